@@ -1,0 +1,128 @@
+"""A command of this host: what its config may say, and how it is launched so that nothing runs unrecorded."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from adapters import host
+from models.process import ProcessIdentity
+from models.work import Work
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+#: What a worker's environment holds of ours (addresses with passwords) is not the command's to know.
+OWN_PREFIXES = ("REPRIEVE_", "FLOWER_", "CELERY_")
+
+
+def _without_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not hold a NUL character")
+    return value
+
+
+Plain = Annotated[str, AfterValidator(_without_nul)]
+
+
+class CommandConfig(BaseModel):
+    """The config of a run that is a command on the worker's host."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    command: list[Plain] = Field(min_length=1, description="The program and its arguments; no shell is involved.")
+    env: dict[Plain, Plain] = Field(default_factory=dict, description="Added to the worker's environment.")
+    cwd: Plain | None = Field(default=None, description="The folder to run in; the worker's own by default.")
+    stdin: Plain | None = Field(default=None, description="Text given on standard input; nothing by default.")
+
+
+class CannotStart(Exception):
+    """Raised when the command cannot be started; the text says why."""
+
+
+@dataclass
+class Launched:
+    """A launcher that waits for `go` before it starts the command. Ends it unless it went."""
+
+    popen: subprocess.Popen[bytes]
+    identity: ProcessIdentity
+    _go_fd: int
+    _error_fd: int
+
+    def go(self) -> None:
+        """Let the command start; returns when it has. Raises `CannotStart`."""
+        go_fd, self._go_fd = self._go_fd, -1
+        try:
+            os.write(go_fd, b"g")
+        except BrokenPipeError:
+            raise CannotStart("its launcher was killed before it could begin") from None
+        finally:
+            os.close(go_fd)
+        problem = os.read(self._error_fd, 4096)
+        if problem:
+            self.popen.wait()
+            raise CannotStart(problem.decode(errors="replace"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._go_fd >= 0:
+            os.close(self._go_fd)
+            self.popen.wait()
+        os.close(self._error_fd)
+
+
+def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes]) -> Launched:
+    """Start the launcher for a run's command, in a session and group of its own.
+
+    `mode` is `own`, or the folder for the record of its exit. Raises `CannotStart`.
+    """
+    config = CommandConfig.model_validate(run.config)
+    go_read, go_write = os.pipe()
+    error_read, error_write = os.pipe()
+    try:
+        with _stdin(config.stdin) as stdin:
+            popen = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(LAUNCHER), str(go_read), str(error_write), mode, *config.command],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=config.cwd,
+                env=_environment(run, config),
+                pass_fds=(go_read, error_write),
+                start_new_session=True,
+            )
+    except OSError as error:
+        os.close(go_write)
+        os.close(error_read)
+        raise CannotStart(f"{error.strerror} ({error.filename})") from None
+    finally:
+        os.close(go_read)
+        os.close(error_write)
+    identity = host.identify(popen.pid)
+    if identity is None:
+        os.close(go_write)
+        os.close(error_read)
+        raise CannotStart("its launcher ended at once")
+    return Launched(popen, identity, go_write, error_read)
+
+
+def _stdin(text: str | None) -> IO[bytes]:
+    """A file, not a pipe: a command that reads late, or not at all, holds nobody up."""
+    if text is None:
+        return open(os.devnull, "rb")
+    file = tempfile.TemporaryFile()
+    file.write(text.encode("utf-8", "surrogateescape"))
+    file.seek(0)
+    return file
+
+
+def _environment(run: Work, config: CommandConfig) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIXES)}
+    own = {"REPRIEVE_RUN_ID": str(run.run_id), "REPRIEVE_ATTEMPT": str(run.attempt)}
+    return inherited | own | config.env

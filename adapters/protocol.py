@@ -1,0 +1,100 @@
+"""What an adapter is, and what it is given: the two protocols between Reprieve and whatever does the work."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from models.status import Probe
+from models.work import Outcome, Work
+
+
+#: A class member is called `type`, so the builtin is out of reach below it.
+ConfigModel = type[BaseModel]
+
+
+class Context(Protocol):
+    """A run's way back to Reprieve. Thread-safe; no call waits for the network, but for the two that record."""
+
+    run_id: UUID
+    attempt: int
+
+    def on_log(self, stream: str, chunk: bytes | str, cursor: dict[str, Any] | None = None) -> None:
+        """Hand over output. `cursor` is the adapter's own place in its source, after this chunk.
+
+        Blocks while the shipper's buffer is full, so that a pipe pushes back; never drops. Raises `InvalidChunk`.
+        """
+        ...
+
+    def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
+        """In-process work: record the child (start time in seconds since boot) before it may begin.
+
+        From here on the worker vouches for the run for as long as that process lives. Raises `Superseded`.
+        """
+        ...
+
+    def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
+        """Out-of-process work: record the handle that `probe` and `terminate` get, before the work may begin.
+
+        `host` names the one host that can act on the handle; None when any can. Raises `Superseded`.
+        """
+        ...
+
+    def heartbeat(self) -> None:
+        """The work was seen alive just now. Costs nothing: call it as often as you look."""
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run has ended without this adapter (cancelled, reaped, timed out): end the work and return."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, but wake at once when told to stop; returns `stopping`."""
+        ...
+
+
+class Adapter(Protocol):
+    """How one kind of work is started, followed and ended.
+
+    Third parties register a class in the entry-point group `reprieve.adapters`. It is built once per process as
+    `AdapterClass(folder, host)`: a folder of its own on this host, and this host's name.
+    """
+
+    type: ClassVar[str]
+    """The name that runs are enqueued under."""
+
+    has_out_of_process_liveness: ClassVar[bool]
+    """True when the work outlives the worker, and its output or its platform's word is the proof of life."""
+
+    config_model: ClassVar[ConfigModel]
+    """What a run's config must look like; checked when it is enqueued."""
+
+    def __init__(self, folder: Path, host: str) -> None: ...
+
+    def execute(self, run: Work, context: Context) -> Outcome:
+        """Start the work, follow it to its end, and say how it ended.
+
+        Out-of-process work that has vanished without a result is not for the adapter to bury: it stops its
+        heartbeats and waits to be told to stop; the reaper decides.
+        """
+        ...
+
+    def terminate(self, handle: dict[str, Any]) -> None:
+        """End the work of one attempt and return when it is gone. Idempotent; touches no other attempt.
+
+        The handle is the one given to `on_dispatch`, or the process given to `on_spawn`. Raises when the work
+        cannot be confirmed gone; it is then asked again.
+        """
+        ...
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """What an adapter adds when its platform can be asked."""
+
+    def probe(self, handles: Sequence[dict[str, Any]]) -> list[Probe]:
+        """For each handle, whether its work is alive; any doubt is UNKNOWN."""
+        ...

@@ -1,0 +1,21 @@
+"""What beat sends, and when: plain data.
+
+There is no `expires` here. Celery compares it with the clock of the worker that takes the message, so a worker whose
+clock is a minute ahead would throw away every sweep. A sweep that waited in a backlog finds, by the database's clock,
+that another was just made, and does nothing (`models.reaping.is_due`).
+"""
+
+from typing import Any
+
+from models.liveness import Timing
+
+
+def beat_schedule(timing: Timing) -> dict[str, dict[str, Any]]:
+    """The periodic tasks of a system with these timings."""
+    return {
+        "reaper.sweep": {
+            "task": "reaper.sweep",
+            "schedule": timing.sweep_interval,
+            "options": {"queue": "control"},
+        },
+    }

@@ -1,0 +1,45 @@
+"""The errors that callers may want to catch: a small tree. Each says when it is raised; its text says what would do."""
+
+
+class ReprieveError(Exception):
+    """The root of the tree: catch it to catch whatever Reprieve refuses."""
+
+
+class TimingRefused(ReprieveError):
+    """Raised when the timings would leave no margin between a late refresh and a dead run."""
+
+
+class SettingsError(ReprieveError):
+    """Raised when a setting is missing or makes no sense; names the setting."""
+
+
+class UnknownAdapter(ReprieveError):
+    """Raised when no installed adapter has the type that was asked for."""
+
+
+class InvalidRequest(ReprieveError):
+    """Raised when a run is asked for with an argument or an adapter's config that cannot work; names the field."""
+
+
+class IdempotencyConflict(ReprieveError):
+    """Raised when an idempotency key comes again with other work than the first time."""
+
+
+class RunNotFound(ReprieveError):
+    """Raised when no run, or more than one, answers to an id or the beginning of one."""
+
+
+class InvalidChunk(ReprieveError):
+    """Raised in `on_log`, where the mistake is, when a chunk could not be stored; names the argument."""
+
+
+class InvalidMessage(ReprieveError):
+    """Raised when a message from the broker is of no known form. Its text never quotes the payload."""
+
+
+class Superseded(ReprieveError):
+    """Raised when a worker writes for a run that it no longer follows: the run ended, or another worker claimed it."""
+
+
+class OutsideRoot(ReprieveError):
+    """Raised when a path that came from outside would leave the folder that it belongs to."""

@@ -1,0 +1,105 @@
+"""Every timing that decides whether a run is alive: its name, its unit and its reason. Nowhere else.
+
+The three timings are fixed, not tuning knobs. A live run's row is at most one refresh interval, plus the lag of our
+own pipeline that we tolerate, plus a few seconds of shipping old; that sum must stay inside the window, or a healthy
+fleet is reaped (Airflow #16573: a threshold set near the heartbeat killed live jobs).
+
+Tests and the demo may run the whole system faster: one *time scale* divides all of the timings together.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from models.errors import TimingRefused
+
+#: A run with no proof of life for this long is suspect, and dead unless something speaks for it.
+WINDOW = timedelta(seconds=300)
+
+#: A run's row is refreshed at most this often, however much it prints: an UPDATE per chunk was 107 GB of WAL a day.
+REFRESH_INTERVAL = timedelta(seconds=60)
+
+#: How often the reaper looks; also the longest that a dead run may outlive the window.
+SWEEP_INTERVAL = timedelta(seconds=60)
+
+#: How often a supervising worker vouches for its work: a third of the refresh interval, so two may be missed.
+KEEPALIVE_INTERVAL = timedelta(seconds=20)
+
+#: How old the last sweep may be before we count as having been blind. Three missed sweeps are no accident.
+BLIND_AFTER = timedelta(seconds=180)
+
+#: The backlog of our own log pipeline that must not cost a live run its life.
+TOLERATED_LAG = timedelta(seconds=120)
+
+#: What shipping a chunk takes on a slow, busy machine. Real time: no time scale makes a machine faster.
+SHIPPING_ALLOWANCE = timedelta(seconds=3)
+
+#: The window must hold at least this many refresh intervals.
+REFRESHES_PER_WINDOW = 5
+
+#: A queued run that nobody claimed is sent again after this long, then after twice as long, and so on …
+RESEND_AFTER = timedelta(seconds=60)
+
+#: … up to this many doublings (64 minutes): a long backlog must not fill the broker with repeated messages.
+RESEND_DOUBLINGS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The timings of one system, all divided by the same time scale.
+
+    Raises `TimingRefused` where the margin between refresh and window would be lost.
+    """
+
+    window: timedelta = WINDOW
+    refresh_interval: timedelta = REFRESH_INTERVAL
+    sweep_interval: timedelta = SWEEP_INTERVAL
+    keepalive_interval: timedelta = KEEPALIVE_INTERVAL
+    blind_after: timedelta = BLIND_AFTER
+    tolerated_lag: timedelta = TOLERATED_LAG
+    resend_after: timedelta = RESEND_AFTER
+
+    def __post_init__(self) -> None:
+        window, refresh = self.window.total_seconds(), self.refresh_interval.total_seconds()
+        if window < REFRESHES_PER_WINDOW * refresh:
+            raise TimingRefused(
+                f"The window ({window:g} s) must be at least {REFRESHES_PER_WINDOW} times the refresh interval "
+                f"({refresh:g} s), or one late refresh ends a live run."
+            )
+        if refresh < 1 or refresh % 1:
+            raise TimingRefused(
+                f"The refresh interval ({refresh:g} s) must be a whole number of seconds: Redis' EX counts in those."
+            )
+        oldest = self.oldest_live_row.total_seconds()
+        if window < oldest:
+            raise TimingRefused(
+                f"The window ({window:g} s) is shorter than a live run's row may be old ({oldest:g} s: refresh "
+                f"interval {refresh:g} s, tolerated lag {self.tolerated_lag.total_seconds():g} s, shipping)."
+            )
+
+    @property
+    def oldest_live_row(self) -> timedelta:
+        """How old `updated_at` of a live run may be at the most while our own pipeline lags as much as tolerated."""
+        return self.refresh_interval + self.tolerated_lag + SHIPPING_ALLOWANCE
+
+    @property
+    def refresh_seconds(self) -> int:
+        """The life of a throttle key: what `EX` is given."""
+        return int(self.refresh_interval.total_seconds())
+
+    @classmethod
+    def scaled(cls, scale: int) -> "Timing":
+        """All timings divided by `scale`; raises `TimingRefused` with the scales that would do."""
+        if scale < 1:
+            raise TimingRefused(f"A time scale of {scale} slows the system down; use 1 or more.")
+        try:
+            return cls(
+                window=WINDOW / scale,
+                refresh_interval=REFRESH_INTERVAL / scale,
+                sweep_interval=SWEEP_INTERVAL / scale,
+                keepalive_interval=KEEPALIVE_INTERVAL / scale,
+                blind_after=BLIND_AFTER / scale,
+                tolerated_lag=TOLERATED_LAG / scale,
+                resend_after=RESEND_AFTER / scale,
+            )
+        except TimingRefused as refused:
+            raise TimingRefused(f"Time scale {scale}: {refused} Use a divisor of 60 up to 30.") from None

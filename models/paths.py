@@ -1,0 +1,14 @@
+"""Paths that come from outside, or out of a row, stay inside the folder they belong to."""
+
+from pathlib import Path
+
+from models.errors import OutsideRoot
+
+
+def inside(root: Path, relative: str) -> Path:
+    """`relative` below `root`, symbolic links followed; raises `OutsideRoot` when that leaves `root`."""
+    base = root.resolve()
+    path = (base / relative).resolve()
+    if path == base or not path.is_relative_to(base):
+        raise OutsideRoot(f"{relative!r} does not name anything inside its folder.")
+    return path

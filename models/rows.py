@@ -1,0 +1,186 @@
+"""The rows in PostgreSQL. `runs` is the narrow one: it is refreshed once a minute for every live run.
+
+Three rules keep a refresh cheap (a HOT update, no index touched), and tests hold them:
+
+1. `updated_at` and `last_proof` are in no index;
+2. the table's fill factor leaves room on each page for the next version of a row;
+3. what is wide or belongs to one attempt lives in a table beside it (`run_specs`, `run_attempts`).
+
+`log_chunks` has no foreign key to `runs`: checking one locks the run's row, which would write it once per chunk.
+"""
+
+import uuid
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, text
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, INTERVAL, JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from models.process import ProcessIdentity
+from models.status import ErrorCode, EventKind, Proof, Status
+
+
+def _one_of(column: str, values: type[Status] | type[ErrorCode] | type[EventKind] | type[Proof]) -> str:
+    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+
+
+class Row(DeclarativeBase):
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: Text(),
+        datetime: TIMESTAMP(timezone=True),
+        timedelta: INTERVAL(),
+        dict[str, Any]: JSONB(),
+        dict[str, str]: JSONB(),
+    }
+
+
+class Run(Row):
+    """One piece of work for an adapter.
+
+    `started_at` is the start of the current attempt. `updated_at` is the last proof of life while the run is
+    running, and the time at which its message was last sent while it is queued.
+    """
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        CheckConstraint(_one_of("status", Status), name="runs_status_known"),
+        CheckConstraint(_one_of("error_code", ErrorCode), name="runs_error_code_known"),
+        CheckConstraint(_one_of("last_proof", Proof), name="runs_last_proof_known"),
+        CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="runs_failed_has_error_code"),
+        CheckConstraint(
+            "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)",
+            name="runs_final_has_finished_at",
+        ),
+        CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="runs_running_has_started_at"),
+        CheckConstraint("attempt BETWEEN 0 AND max_attempts AND max_attempts >= 1", name="runs_attempts_capped"),
+        Index("runs_running", "id", postgresql_where=text("status = 'running'")),
+        Index("runs_queued", "id", postgresql_where=text("status = 'queued'")),
+        {"postgresql_with": {"fillfactor": 70}},
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    adapter: Mapped[str]
+    out_of_process_liveness: Mapped[bool]
+    status: Mapped[str] = mapped_column(server_default=Status.QUEUED.value)
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    max_attempts: Mapped[int] = mapped_column(server_default="1")
+    max_runtime: Mapped[timedelta | None]
+    sends: Mapped[int] = mapped_column(server_default="0")
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    started_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    last_proof: Mapped[str | None]
+    finished_at: Mapped[datetime | None]
+
+    spec: Mapped["RunSpec"] = relationship(lazy="raise", uselist=False)
+    attempts: Mapped[list["RunAttempt"]] = relationship(lazy="raise", order_by="RunAttempt.attempt")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.spec.labels
+
+
+class RunSpec(Row):
+    """What was asked for: written once, read by whoever starts the work."""
+
+    __tablename__ = "run_specs"
+
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    config: Mapped[dict[str, Any]]
+    labels: Mapped[dict[str, str]]
+    idempotency_key: Mapped[str | None] = mapped_column(unique=True)
+
+
+class RunAttempt(Row):
+    """One execution of a run: who follows it, what it started, how it ended, and what is still owed to it.
+
+    The process metadata and the handle belong to the attempt, not to the run: the work of attempt 1 must be ended
+    as itself while attempt 2 waits for exactly that. `termination` is NULL (nothing to do), `owed`, or `done`; it is
+    owed to the host named in `host`, or to any host where that is NULL.
+    """
+
+    __tablename__ = "run_attempts"
+    __table_args__ = (
+        CheckConstraint("termination IN ('owed', 'done')", name="run_attempts_termination_known"),
+        Index("run_attempts_owed", "host", "run_id", postgresql_where=text("termination = 'owed'")),
+    )
+
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    worker_node: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    finished_at: Mapped[datetime | None]
+    host: Mapped[str | None]
+    process_pid: Mapped[int | None]
+    process_group_id: Mapped[int | None]
+    process_started_at: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
+    process_namespace: Mapped[str | None]
+    handle: Mapped[dict[str, Any] | None]
+    outcome: Mapped[dict[str, Any] | None]
+    last_seq: Mapped[int | None] = mapped_column(BigInteger)
+    termination: Mapped[str | None]
+
+    @property
+    def process(self) -> ProcessIdentity | None:
+        """The child that the worker owned, if the adapter spawned one."""
+        if self.process_pid is None or self.process_group_id is None or self.process_started_at is None:
+            return None
+        return ProcessIdentity(
+            self.process_pid, self.process_group_id, self.process_started_at, self.process_namespace or ""
+        )
+
+    @property
+    def work(self) -> dict[str, Any] | None:
+        """What `terminate` is given to end this attempt: its handle, or its child's identity. None: nothing started."""
+        if self.handle is not None:
+            return self.handle
+        return self.process.as_handle() if self.process else None
+
+
+class RunEvent(Row):
+    """What happened to a run, and why. Never changed; a trigger refuses it."""
+
+    __tablename__ = "run_events"
+    __table_args__ = (
+        CheckConstraint(_one_of("kind", EventKind), name="run_events_kind_known"),
+        Index("run_events_of_run", "run_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    kind: Mapped[str]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+
+class LogChunk(Row):
+    """One chunk of output, as the adapter gave it. Each `(run, attempt, seq)` is stored once."""
+
+    __tablename__ = "log_chunks"
+
+    run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    stream: Mapped[str]
+    data: Mapped[bytes]
+    cursor: Mapped[dict[str, Any] | None]
+    stored_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class ReaperWatch(Row):
+    """The reaper's own memory, one row: since when it has been watching without a gap, and its last sweep."""
+
+    __tablename__ = "reaper_watch"
+    __table_args__ = (CheckConstraint("id = 1", name="reaper_watch_single_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, server_default="1")
+    watching_since: Mapped[datetime]
+    last_sweep_at: Mapped[datetime]
+    last_completed_at: Mapped[datetime | None]
+    last_report: Mapped[dict[str, Any] | None]

@@ -1,0 +1,121 @@
+"""The values that pass between the rooms: who may write for a run, what was claimed, what came out, how it ends."""
+
+import signal
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from models.status import ErrorCode, EventKind, Status
+
+#: Error messages are cut to this many characters: they are on the row, in events, and on a terminal.
+MAX_ERROR_MESSAGE = 2_000
+
+
+class Token(NamedTuple):
+    """The fencing token: whoever writes for a run does so only while the run's epoch is still this one."""
+
+    run_id: UUID
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A claimed run, as an adapter gets it."""
+
+    run_id: UUID
+    attempt: int
+    epoch: int
+    adapter: str
+    config: dict[str, Any]
+    labels: dict[str, str]
+    max_runtime_seconds: float | None = None
+
+    @property
+    def token(self) -> Token:
+        return Token(self.run_id, self.epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an adapter says of work that has ended: success, or an error code and a sentence."""
+
+    error_code: ErrorCode | None = None
+    error_message: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def failed(cls, message: str, code: ErrorCode = ErrorCode.ADAPTER_ERROR, **detail: Any) -> "Outcome":
+        return cls(code, message, detail)
+
+    @classmethod
+    def of_exit(cls, returncode: int) -> "Outcome":
+        """From a return code as `subprocess` gives it: negative for a signal."""
+        if returncode < 0:
+            name = _signal_name(-returncode)
+            return cls(ErrorCode.EXIT_STATUS, f"The command was ended by {name}.", {"signal": -returncode})
+        if returncode > 0:
+            message = f"The command ended with exit status {returncode}."
+            return cls(ErrorCode.EXIT_STATUS, message, {"exit_status": returncode})
+        return cls(detail={"exit_status": 0})
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How one run leaves an active status: by its own result, a reap, a time-out, a cancel, or for a retry.
+
+    It applies only while the run has this epoch and `from_status` and, where `silent_before` is given, no proof of
+    life since then: the conditions stand again in the UPDATE. `work_ended` is False when something may still run,
+    which then is owed its termination.
+    """
+
+    token: Token
+    status: Status
+    kind: EventKind
+    error_code: ErrorCode | None = None
+    error_message: str | None = None
+    outcome: dict[str, Any] = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict)
+    last_seq: int | None = None
+    work_ended: bool = False
+    from_status: Status = Status.RUNNING
+    silent_before: datetime | None = None
+
+    @classmethod
+    def by_result(cls, token: Token, outcome: Outcome, last_seq: int, *, work_ended: bool = True) -> "End":
+        """The end that the follower of a run reports."""
+        if outcome.error_code is None:
+            return cls(
+                token=token,
+                status=Status.SUCCEEDED,
+                kind=EventKind.SUCCEEDED,
+                outcome=outcome.detail,
+                detail=outcome.detail,
+                last_seq=last_seq,
+                work_ended=work_ended,
+            )
+        # PostgreSQL's text holds no NUL: an end that could not be written would leave the run running.
+        message = (outcome.error_message or "").replace("\0", "\N{SYMBOL FOR NULL}")[:MAX_ERROR_MESSAGE]
+        detail = outcome.detail | {"error_code": outcome.error_code.value, "error_message": message}
+        return cls(
+            token=token,
+            status=Status.FAILED,
+            kind=EventKind.FAILED,
+            error_code=outcome.error_code,
+            error_message=message,
+            outcome=detail,
+            detail=detail,
+            last_seq=last_seq,
+            work_ended=work_ended,
+        )
+
+    @classmethod
+    def by_cancel(cls, token: Token, from_status: Status) -> "End":
+        return cls(token=token, status=Status.CANCELLED, kind=EventKind.CANCELLED, from_status=from_status)

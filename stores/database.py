@@ -1,0 +1,58 @@
+"""The connection to PostgreSQL, whose clock is the only one that decides anything."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.orm import Session
+
+#: Seconds to wait for a connection, and for the server's word on data sent, before giving up on it.
+CONNECT_TIMEOUT = 5
+#: Milliseconds after which PostgreSQL ends a statement of ours: a hung one would hold up every run of a worker.
+STATEMENT_TIMEOUT_MS = 30_000
+
+
+class Database:
+    """An engine and the three ways in which this project uses one. Opens nothing until it is used."""
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self.engine: Engine = create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=10,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT,
+                "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+                "application_name": "reprieve",
+                "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
+                "keepalives_idle": 30,
+            },
+        )
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """One transaction: committed at the end of the block, rolled back by an exception."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """An ORM session for reading; what it loads stays usable after the block."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    def now(self) -> datetime:
+        """The database's clock."""
+        with self.begin() as connection:
+            return clock(connection)
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def clock(connection: Connection) -> datetime:
+    """The database's clock, as seen from inside a transaction; it moves on while the transaction runs."""
+    now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return now

@@ -1,0 +1,40 @@
+"""Bringing the database to the form that this version of the code expects."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from stores.database import Database
+
+#: Two migrations at once would trip over each other: the second waits for this advisory lock.
+MIGRATION_LOCK = 0x5265_7072_0001
+
+
+def migrate(database: Database) -> str:
+    """Apply what is missing, one migrator at a time; returns the revision the database is at."""
+    with database.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        return current_revision(connection) or "none"
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The revision of the database, `None` when it was never migrated."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def head_revision() -> str | None:
+    """The newest revision that this code knows."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config

@@ -1,0 +1,385 @@
+"""The rows of runs and their attempts: asked for, claimed, recorded, refreshed, ended, read.
+
+Every statement that changes a run repeats its conditions (status, epoch) in itself, and says whether it applied:
+two workers may always be doing the same thing at once, and the second does nothing.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, insert, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import joinedload, selectinload
+from uuid_utils.compat import uuid7
+
+from models.errors import IdempotencyConflict, RunNotFound, Superseded
+from models.process import ProcessIdentity
+from models.rows import Run, RunAttempt, RunEvent, RunSpec
+from models.status import EventKind, Proof, Status
+from models.work import End, Token, Work
+from stores.database import Database
+
+# claim: one worker of all that got the message starts the next attempt; not before the last one's work is ended.
+CLAIM = text("""
+WITH claimed AS (
+    UPDATE runs r
+    SET status = 'running', attempt = r.attempt + 1, epoch = r.epoch + 1,
+        started_at = clock_timestamp(), updated_at = clock_timestamp(), last_proof = 'claim'
+    WHERE r.id = :run_id AND r.status = 'queued' AND r.attempt < r.max_attempts
+      AND NOT EXISTS (SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.termination = 'owed')
+    RETURNING r.id, r.attempt, r.epoch, r.adapter, r.max_runtime
+), opened AS (
+    INSERT INTO run_attempts (run_id, attempt, epoch, worker_node)
+    SELECT id, attempt, epoch, :worker_node FROM claimed
+), told AS (
+    INSERT INTO run_events (run_id, attempt, kind, detail)
+    SELECT id, attempt, 'claimed', jsonb_build_object('worker_node', CAST(:worker_node AS text)) FROM claimed
+)
+SELECT c.*, s.config, s.labels FROM claimed c JOIN run_specs s ON s.run_id = c.id
+""")
+
+# persist: what the attempt started, recorded before it may begin, unless the attempt was ended in the meantime.
+PERSIST = text("""
+WITH recorded AS (
+    UPDATE run_attempts
+    SET host = :host, process_pid = :pid, process_group_id = :process_group_id,
+        process_started_at = :started_at, process_namespace = :namespace, handle = CAST(:handle AS jsonb)
+    WHERE run_id = :run_id AND epoch = :epoch AND finished_at IS NULL
+    RETURNING run_id, attempt
+)
+INSERT INTO run_events (run_id, attempt, kind, detail)
+SELECT run_id, attempt, :kind, CAST(:detail AS jsonb) FROM recorded
+RETURNING run_id
+""")
+
+# refresh: proof of life. Locks in the order of ids, so that two bulk refreshes cannot deadlock.
+REFRESH = text("""
+WITH live AS (
+    SELECT r.id FROM runs r
+    JOIN unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch) ON t.id = r.id
+    WHERE r.epoch = t.epoch AND r.status = 'running'
+    ORDER BY r.id FOR NO KEY UPDATE OF r
+)
+UPDATE runs r SET updated_at = clock_timestamp(), last_proof = :proof
+FROM live WHERE r.id = live.id
+RETURNING r.id, r.epoch
+""")
+
+# current: which of these tokens may still write; the others' producers must stop.
+CURRENT = text("""
+SELECT r.id, r.epoch FROM runs r
+JOIN unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch) ON t.id = r.id AND t.epoch = r.epoch
+WHERE r.status = 'running'
+""")
+
+# finish: the one statement by which runs leave an active status. What must follow is in the same transaction: the
+# attempt's end, the event with its evidence, and the termination that is owed where work may still be running.
+FINISH = text("""
+WITH ends AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:ends AS jsonb)) AS e (
+        run_id uuid, epoch bigint, from_status text, silent_before timestamptz, status text, error_code text,
+        error_message text, kind text, detail jsonb, outcome jsonb, last_seq bigint, work_ended boolean)
+), ended AS (
+    UPDATE runs r
+    SET status = e.status, error_code = e.error_code, error_message = e.error_message, sends = 0,
+        finished_at = CASE WHEN e.status <> 'queued' THEN clock_timestamp() END,
+        updated_at = CASE WHEN e.status = 'queued' THEN clock_timestamp() ELSE r.updated_at END
+    FROM ends e
+    WHERE r.id = e.run_id AND r.epoch = e.epoch AND r.status = e.from_status
+      AND (e.silent_before IS NULL OR r.updated_at < e.silent_before)
+    RETURNING r.id, r.attempt, r.epoch, r.status
+), closed AS (
+    UPDATE run_attempts a
+    SET finished_at = clock_timestamp(), outcome = e.outcome, last_seq = e.last_seq,
+        termination = CASE WHEN NOT e.work_ended THEN 'owed' END
+    FROM ended d JOIN ends e ON e.run_id = d.id
+    WHERE a.run_id = d.id AND a.attempt = d.attempt AND a.finished_at IS NULL
+), told AS (
+    INSERT INTO run_events (run_id, attempt, kind, detail)
+    SELECT d.id, d.attempt, e.kind, e.detail FROM ended d JOIN ends e ON e.run_id = d.id
+)
+SELECT id, attempt, epoch, status FROM ended
+""")
+
+# owed: work that must still be ended and that this host can end.
+OWED = text("""
+SELECT a.run_id, a.attempt FROM run_attempts a
+WHERE a.termination = 'owed' AND (a.host IS NULL OR a.host = :host)
+ORDER BY a.run_id LIMIT :limit
+""")
+
+# settle: the work of an attempt is confirmed gone; the run, if it waits for that, may be claimed again.
+SETTLE = text("""
+WITH settled AS (
+    UPDATE run_attempts SET termination = 'done'
+    WHERE run_id = :run_id AND attempt = :attempt AND termination = 'owed'
+    RETURNING run_id, attempt
+), told AS (
+    INSERT INTO run_events (run_id, attempt, kind) SELECT run_id, attempt, 'terminated' FROM settled
+)
+SELECT r.status = 'queued' FROM settled s JOIN runs r ON r.id = s.run_id
+""")
+
+# resend: queued runs that nobody claimed; each time, the gap to the next doubles.
+RESEND = text("""
+WITH unclaimed AS (
+    SELECT r.id FROM runs r
+    WHERE r.status = 'queued'
+      AND r.updated_at < clock_timestamp() - :resend_after * power(2, least(r.sends, :doublings))
+      AND NOT EXISTS (SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.termination = 'owed')
+    ORDER BY r.id LIMIT :limit FOR NO KEY UPDATE OF r SKIP LOCKED
+), resent AS (
+    UPDATE runs r SET sends = r.sends + 1, updated_at = clock_timestamp()
+    FROM unclaimed u WHERE r.id = u.id
+    RETURNING r.id, r.attempt, r.sends
+)
+INSERT INTO run_events (run_id, attempt, kind, detail)
+SELECT id, attempt, 'resent', jsonb_build_object('sends', sends) FROM resent
+RETURNING run_id
+""")
+
+
+TELL_TERMINATION_FAILED = text("""
+WITH said AS (SELECT jsonb_build_object('host', CAST(:host AS text), 'error', CAST(:error AS text)) AS detail)
+INSERT INTO run_events (run_id, attempt, kind, detail)
+SELECT :run_id, :attempt, 'termination_failed', detail FROM said
+WHERE NOT EXISTS (
+    SELECT FROM run_events e
+    WHERE e.run_id = :run_id AND e.attempt = :attempt AND e.kind = 'termination_failed' AND e.detail = said.detail)
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run as it was asked for, already validated."""
+
+    adapter: str
+    out_of_process_liveness: bool
+    config: dict[str, Any]
+    labels: dict[str, str]
+    max_attempts: int
+    max_runtime: timedelta | None
+    idempotency_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A run that an `End` did apply to."""
+
+    run_id: UUID
+    attempt: int
+    epoch: int
+    status: Status
+
+
+class RunStore:
+    """Runs in PostgreSQL. Methods that take a `connection` are part of the caller's transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- asked for, claimed, recorded
+
+    def add(self, new: NewRun) -> tuple[Run, bool]:
+        """Write the row of a new run; the same idempotency key gives the run of the first time, and False.
+
+        Raises `IdempotencyConflict` when that one was asked to do something else.
+        """
+        run_id = uuid7()
+        try:
+            with self._database.begin() as connection:
+                self._insert(connection, run_id, new)
+        except IntegrityError as error:
+            if new.idempotency_key is None or "idempotency_key" not in str(error.orig):
+                raise
+            return self._same_as_before(new, new.idempotency_key), False
+        return self.get(run_id), True
+
+    @staticmethod
+    def _insert(connection: Connection, run_id: UUID, new: NewRun) -> None:
+        connection.execute(
+            insert(Run).values(
+                id=run_id,
+                adapter=new.adapter,
+                out_of_process_liveness=new.out_of_process_liveness,
+                max_attempts=new.max_attempts,
+                max_runtime=new.max_runtime,
+            )
+        )
+        connection.execute(
+            insert(RunSpec).values(
+                run_id=run_id, config=new.config, labels=new.labels, idempotency_key=new.idempotency_key
+            )
+        )
+        connection.execute(insert(RunEvent).values(run_id=run_id, attempt=0, kind=EventKind.ENQUEUED.value, detail={}))
+
+    def _same_as_before(self, new: NewRun, key: str) -> Run:
+        with self._database.session() as session:
+            run_id = session.execute(select(RunSpec.run_id).where(RunSpec.idempotency_key == key)).scalar_one()
+        run = self.get(run_id)
+        if (run.adapter, run.spec.config) != (new.adapter, new.config):
+            raise IdempotencyConflict(
+                f"idempotency_key {key!r} belongs to run {run_id}, which has another adapter or config; use a new key."
+            )
+        return run
+
+    def claim(self, run_id: UUID, worker_node: str) -> Work | None:
+        """Start the next attempt of a queued run, or None when it is not this worker's to start."""
+        with self._database.begin() as connection:
+            row = connection.execute(CLAIM, {"run_id": run_id, "worker_node": worker_node}).one_or_none()
+        if row is None:
+            return None
+        return Work(
+            run_id=row.id,
+            attempt=row.attempt,
+            epoch=row.epoch,
+            adapter=row.adapter,
+            config=row.config,
+            labels=row.labels,
+            max_runtime_seconds=row.max_runtime.total_seconds() if row.max_runtime else None,
+        )
+
+    def persist_run_process_metadata(self, token: Token, host: str, process: ProcessIdentity) -> None:
+        """Record the child that an attempt has spawned; raises `Superseded` when the attempt is not running."""
+        detail = {"host": host, "pid": process.pid, "process_group_id": process.process_group_id}
+        self._persist(token, EventKind.SPAWNED, detail, host=host, **process.as_handle())
+
+    def persist_run_handle(self, token: Token, host: str | None, handle: dict[str, Any]) -> None:
+        """Record the handle of work that was dispatched elsewhere; raises `Superseded` as above."""
+        self._persist(token, EventKind.DISPATCHED, {"host": host}, host=host, handle=json.dumps(handle))
+
+    def _persist(self, token: Token, kind: EventKind, detail: dict[str, Any], **columns: Any) -> None:
+        absent = dict.fromkeys(("host", "pid", "process_group_id", "started_at", "namespace", "handle"))
+        values = absent | columns | {"kind": kind.value, "detail": json.dumps(detail)}
+        with self._database.begin() as connection:
+            recorded = connection.execute(PERSIST, values | token._asdict()).one_or_none()
+        if recorded is None:
+            raise Superseded(f"Run {token.run_id} is no longer followed under epoch {token.epoch}.")
+
+    # -- alive
+
+    @staticmethod
+    def with_out_of_process_liveness(connection: Connection, run_ids: Iterable[UUID]) -> dict[UUID, bool]:
+        """For each of these runs that exists, whether output is its proof of life."""
+        rows = connection.execute(select(Run.id, Run.out_of_process_liveness).where(Run.id.in_(list(run_ids))))
+        return {run_id: out_of_process for run_id, out_of_process in rows.tuples()}
+
+    @staticmethod
+    def refresh(connection: Connection, tokens: Iterable[Token], proof: Proof) -> set[Token]:
+        """Write a proof of life for the runs that these tokens still follow; returns the tokens it applied to."""
+        parameters = _token_arrays(tokens)
+        if not parameters["ids"]:
+            return set()
+        rows = connection.execute(REFRESH, parameters | {"proof": proof.value})
+        return {Token(row.id, row.epoch) for row in rows}
+
+    def current(self, tokens: Iterable[Token]) -> set[Token]:
+        """Those of these tokens that still follow a running run."""
+        parameters = _token_arrays(tokens)
+        if not parameters["ids"]:
+            return set()
+        with self._database.begin() as connection:
+            return {Token(row.id, row.epoch) for row in connection.execute(CURRENT, parameters)}
+
+    # -- ended
+
+    @staticmethod
+    def finish(connection: Connection, ends: Sequence[End]) -> list[Ended]:
+        """Apply the ends whose conditions still hold; returns those. Call it through `workers.finish.finish`."""
+        rows = connection.execute(FINISH, {"ends": json.dumps([_end_record(end) for end in ends])})
+        return [Ended(row.id, row.attempt, row.epoch, Status(row.status)) for row in rows]
+
+    def owed_terminations(self, host: str, limit: int = 100) -> list[tuple[UUID, int]]:
+        """Run and attempt of the work that must still be ended and that `host` can end."""
+        with self._database.begin() as connection:
+            return [(row.run_id, row.attempt) for row in connection.execute(OWED, {"host": host, "limit": limit})]
+
+    def settle_termination(self, run_id: UUID, attempt: int) -> bool:
+        """Record that an attempt's work is confirmed gone; True when its run waits for exactly that."""
+        with self._database.begin() as connection:
+            return bool(connection.execute(SETTLE, {"run_id": run_id, "attempt": attempt}).scalar())
+
+    def resend_unclaimed(self, resend_after: timedelta, doublings: int, limit: int = 1000) -> list[UUID]:
+        """The queued runs whose message may be lost, marked as sent once more."""
+        parameters = {"resend_after": resend_after, "doublings": doublings, "limit": limit}
+        with self._database.begin() as connection:
+            return list(connection.execute(RESEND, parameters).scalars())
+
+    def tell_termination_failed(self, run_id: UUID, attempt: int, host: str, error: str) -> None:
+        """Say that an attempt's work could not be ended, unless exactly that has been said already."""
+        values = {"run_id": run_id, "attempt": attempt, "host": host, "error": error}
+        with self._database.begin() as connection:
+            connection.execute(TELL_TERMINATION_FAILED, values)
+
+    # -- read
+
+    def get(self, run_id: UUID) -> Run:
+        """A run with what was asked for and its attempts; raises `RunNotFound`."""
+        query = select(Run).where(Run.id == run_id).options(joinedload(Run.spec), selectinload(Run.attempts))
+        with self._database.session() as session:
+            run = session.execute(query).scalar_one_or_none()
+        if run is None:
+            raise RunNotFound(f"There is no run {run_id}.")
+        return run
+
+    def get_attempt(self, run_id: UUID, attempt: int) -> RunAttempt:
+        with self._database.session() as session:
+            return session.get_one(RunAttempt, (run_id, attempt))
+
+    def list(self, *, statuses: Sequence[Status] = (), limit: int = 50) -> list[Run]:
+        """The newest runs first."""
+        query = select(Run).options(joinedload(Run.spec), selectinload(Run.attempts))
+        if statuses:
+            query = query.where(Run.status.in_([status.value for status in statuses]))
+        with self._database.session() as session:
+            return list(session.execute(query.order_by(Run.id.desc()).limit(limit)).unique().scalars())
+
+    def events(self, run_id: UUID) -> Sequence[RunEvent]:
+        """What happened to a run, in the order in which it happened."""
+        with self._database.session() as session:
+            query = select(RunEvent).where(RunEvent.run_id == run_id).order_by(RunEvent.id)
+            return session.execute(query).scalars().all()
+
+    def resolve(self, short: str) -> UUID:
+        """The id of the one run whose id begins or ends with `short`; raises `RunNotFound` for none or several.
+
+        The ids are time-ordered: runs of the same minute differ at the end, which is therefore the handy part.
+        """
+        wanted = short.strip().lower()
+        if len(wanted) < 4 or not all(character in "0123456789abcdef-" for character in wanted):
+            raise RunNotFound(f"{short!r} is no run id; give an id as `reprieve ps` shows it, 4 characters or more.")
+        query = text("SELECT id FROM runs WHERE id::text LIKE :begins OR id::text LIKE :ends LIMIT 2")
+        with self._database.begin() as connection:
+            found = connection.execute(query, {"begins": f"{wanted}%", "ends": f"%{wanted}"}).scalars().all()
+        if len(found) != 1:
+            problem = "fits more than one run; give more of it" if found else "fits no run; see `reprieve ps`"
+            raise RunNotFound(f"The run id {short!r} {problem}.")
+        run_id: UUID = found[0]
+        return run_id
+
+
+def _token_arrays(tokens: Iterable[Token]) -> dict[str, Any]:
+    ordered = sorted(set(tokens))
+    return {"ids": [str(token.run_id) for token in ordered], "epochs": [token.epoch for token in ordered]}
+
+
+def _end_record(end: End) -> dict[str, Any]:
+    silent_before: datetime | None = end.silent_before
+    return {
+        "run_id": str(end.token.run_id),
+        "epoch": end.token.epoch,
+        "from_status": end.from_status.value,
+        "silent_before": silent_before.isoformat() if silent_before else None,
+        "status": end.status.value,
+        "error_code": end.error_code.value if end.error_code else None,
+        "error_message": end.error_message,
+        "kind": end.kind.value,
+        "detail": end.detail,
+        "outcome": end.outcome,
+        "last_seq": end.last_seq,
+        "work_ended": end.work_ended,
+    }

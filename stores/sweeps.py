@@ -1,0 +1,80 @@
+"""What the reaper reads and remembers: its watch, the suspects, and the lock that makes a sweep single-flight."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from models.reaping import Suspect, Watch
+from stores.database import Database
+
+#: Key of the advisory lock that the sweep under way holds.
+SWEEP_LOCK = 0x5265_7072_0002
+
+# suspects: running runs that are silent or overdue, a page by id. Narrow on purpose: no config, handle or outcome.
+SUSPECTS = text("""
+SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.out_of_process_liveness,
+       r.started_at, r.max_runtime, r.updated_at, r.last_proof, a.worker_node
+FROM runs r LEFT JOIN run_attempts a ON a.run_id = r.id AND a.attempt = r.attempt
+WHERE r.status = 'running' AND r.id > :after
+  AND (r.updated_at < :cutoff OR r.started_at + r.max_runtime < :now)
+ORDER BY r.id LIMIT :limit
+""")
+
+NOTE_WATCH = text("""
+INSERT INTO reaper_watch (id, watching_since, last_sweep_at) VALUES (1, :since, :last_sweep_at)
+ON CONFLICT (id) DO UPDATE SET watching_since = :since, last_sweep_at = :last_sweep_at
+""")
+
+COMPLETE = text("""
+UPDATE reaper_watch SET last_completed_at = clock_timestamp(), last_report = CAST(:report AS jsonb)
+""")
+
+#: The least of all ids: where the first page begins.
+FIRST = UUID(int=0)
+
+
+class SweepStore:
+    """The reaper's reading and memory."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @contextmanager
+    def single_flight(self) -> Iterator[bool]:
+        """True for one sweep at a time, on whatever server; False for every other.
+
+        The lock belongs to a transaction, so it is gone with the connection of a sweep that died, and it works
+        through a transaction pooler.
+        """
+        with self._database.begin() as connection:
+            yield bool(connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": SWEEP_LOCK}).scalar())
+
+    def last_watch(self) -> Watch | None:
+        with self._database.begin() as connection:
+            row = connection.execute(text("SELECT watching_since, last_sweep_at FROM reaper_watch")).one_or_none()
+        return Watch(row.watching_since, row.last_sweep_at) if row else None
+
+    def note_watch(self, watch: Watch) -> None:
+        with self._database.begin() as connection:
+            connection.execute(NOTE_WATCH, {"since": watch.since, "last_sweep_at": watch.last_sweep_at})
+
+    def complete(self, report_json: str) -> None:
+        """Remember that a sweep came to its end, and what it did."""
+        with self._database.begin() as connection:
+            connection.execute(COMPLETE, {"report": report_json})
+
+    def suspects(self, cutoff: datetime, now: datetime, page_size: int) -> Iterator[list[Suspect]]:
+        """Pages of suspects in order of id; each page is read when it is asked for."""
+        after = FIRST
+        while True:
+            parameters: dict[str, Any] = {"after": after, "cutoff": cutoff, "now": now, "limit": page_size}
+            with self._database.begin() as connection:
+                page = [Suspect(**row._mapping) for row in connection.execute(SUSPECTS, parameters)]
+            if not page:
+                return
+            yield page
+            after = page[-1].run_id

@@ -1,0 +1,125 @@
+"""The throttle of the refresh: at most one UPDATE of `updated_at` per run and refresh interval.
+
+One `SET proof:{run_id} {token} NX EX 60` per run decides who refreshes. It is one command, so a crash cannot leave a
+key without an end (misk #2541). A key whose UPDATE did not happen is released by compare-and-delete, so the next
+proof of life tries again (kpi #7270). When Redis fails, a bounded throttle in this process's memory stands in: the
+database still gets its refresh.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+from uuid import UUID, uuid4
+
+from cachetools import TTLCache
+from redis import Redis
+from redis.exceptions import RedisError
+
+from models.work import Token
+
+logger = logging.getLogger(__name__)
+
+#: Runs that the stand-in throttle remembers; beyond it the oldest are refreshed more often, which is harmless.
+LOCAL_THROTTLE_RUNS = 10_000
+
+#: Delete the key only if it is still the one we set.
+_COMPARE_AND_DELETE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+
+
+def proof_key(run_id: UUID) -> str:
+    return f"proof:{run_id}"
+
+
+class Throttle:
+    """Who may refresh which run now. Thread-safe; shared by all writers of a process."""
+
+    def __init__(self, redis: Redis, refresh_seconds: int) -> None:
+        self._redis = redis
+        self._refresh_seconds = refresh_seconds
+        self._local: TTLCache[UUID, bool] = TTLCache(LOCAL_THROTTLE_RUNS, ttl=refresh_seconds)
+        self._lock = threading.Lock()
+
+    def claims(self) -> "Claims":
+        """A block in which keys are taken, and released if it ends with an exception."""
+        return Claims(self)
+
+    def take(self, tokens: Iterable[Token], owner: str) -> set[Token]:
+        """The tokens whose runs are due for a refresh, each run's key now taken for `owner`."""
+        wanted = {token.run_id: token for token in tokens}
+        if not wanted:
+            return set()
+        try:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for run_id in wanted:
+                    pipeline.set(proof_key(run_id), owner, nx=True, ex=self._refresh_seconds)
+                answers = pipeline.execute()
+        except RedisError as error:
+            logger.warning("Redis is away (%s): throttling refreshes in memory.", error)
+            return {token for token in wanted.values() if self._take_locally(token.run_id)}
+        return {token for token, won in zip(wanted.values(), answers, strict=True) if won}
+
+    def _take_locally(self, run_id: UUID) -> bool:
+        with self._lock:
+            if run_id in self._local:
+                return False
+            self._local[run_id] = True
+            return True
+
+    def release(self, tokens: Iterable[Token], owner: str) -> None:
+        """Give back keys that `owner` took and did not use; those it no longer owns stay as they are."""
+        run_ids = [token.run_id for token in tokens]
+        with self._lock:
+            for run_id in run_ids:
+                self._local.pop(run_id, None)
+        self._best_effort([(_COMPARE_AND_DELETE, proof_key(run_id), owner) for run_id in run_ids])
+
+    def forget(self, run_ids: Iterable[UUID]) -> None:
+        """Delete the keys of runs that were claimed or ended: the next proof of life counts at once."""
+        ids = list(run_ids)
+        with self._lock:
+            for run_id in ids:
+                self._local.pop(run_id, None)
+        try:
+            if ids:
+                self._redis.delete(*(proof_key(run_id) for run_id in ids))
+        except RedisError as error:
+            logger.warning("Redis is away (%s): %d throttle keys stay until they expire.", error, len(ids))
+
+    def _best_effort(self, scripts: list[tuple[str, str, str]]) -> None:
+        if not scripts:
+            return
+        try:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for script, key, owner in scripts:
+                    pipeline.eval(script, 1, key, owner)
+                pipeline.execute()
+        except RedisError as error:
+            logger.warning("Redis is away (%s): %d throttle keys stay until they expire.", error, len(scripts))
+
+
+class Claims:
+    """The keys taken in one block. Those whose refresh was not made are released when it ends."""
+
+    def __init__(self, throttle: Throttle) -> None:
+        self._throttle = throttle
+        self._owner = uuid4().hex
+        self._taken: set[Token] = set()
+        self._made: set[Token] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def take(self, tokens: Iterable[Token]) -> set[Token]:
+        """Those of `tokens` whose refresh is now this block's to make."""
+        won = self._throttle.take(tokens, self._owner)
+        self._taken |= won
+        return won
+
+    def made(self, tokens: Iterable[Token]) -> None:
+        """These refreshes were made: their keys stay, provided that the block (and its transaction) ends well."""
+        self._made |= set(tokens)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._throttle.release(self._taken if kind else self._taken - self._made, self._owner)

@@ -1,0 +1,140 @@
+"""Real PostgreSQL and real Redis for the whole session, emptied before each test that uses them."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy import text
+
+from stores.cache import connect
+from stores.database import Database
+from stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from stores.migrate import migrate
+from tests.support.processes import READY, Process, celery, spawn
+from workers import bootstrap
+from workers.app import app
+from workers.bootstrap import Services
+from workers.settings import load_settings
+
+TABLES = "runs, run_specs, run_attempts, run_events, log_chunks, reaper_watch"
+
+
+@dataclass(frozen=True)
+class Servers:
+    postgres: EmbeddedPostgres
+    redis: EmbeddedRedis
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"REPRIEVE_DATABASE_URL": self.postgres.url, "REPRIEVE_REDIS_URL": self.redis.url}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> None:
+    """What the developer's shell and `.env` say is not this test's business."""
+    for name in [name for name in os.environ if name.startswith("REPRIEVE_")]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None) -> Iterator[Servers]:
+    """Migrated PostgreSQL, and Redis; the app of this process is set up for them."""
+    folder = tmp_path_factory.mktemp("servers")
+    postgres, redis = EmbeddedPostgres(folder / "postgres"), EmbeddedRedis(folder / "redis")
+    try:
+        postgres.start()
+        redis.start()
+        database = Database(postgres.url)
+        migrate(database)
+        database.dispose()
+        running = Servers(postgres, redis)
+        os.environ.update(running.environment)
+        yield running
+    finally:
+        for name in ("REPRIEVE_DATABASE_URL", "REPRIEVE_REDIS_URL"):
+            os.environ.pop(name, None)
+        app.pool.force_close_all()
+        redis.stop()
+        postgres.remove()
+
+
+@pytest.fixture
+def services(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    """Services at the real timings over empty tables and an empty Redis; `enqueue_run` uses them too."""
+    monkeypatch.setenv("REPRIEVE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("REPRIEVE_NODE_NAME", "test-host")
+    wired = bootstrap.build(load_settings())
+    with wired.database.begin() as connection:
+        connection.execute(text(f"TRUNCATE {TABLES}"))
+    with connect(servers.redis.url) as redis:
+        redis.flushall()
+    bootstrap.use(wired)
+    yield wired
+    bootstrap.use(None)
+
+
+@pytest.fixture
+def redis(services: Services, servers: Servers) -> Iterator[Redis]:
+    """A connection of the test's own."""
+    with connect(servers.redis.url) as client:
+        yield client
+
+
+@pytest.fixture
+def environment(services: Services) -> dict[str, str]:
+    """What a worker of this test gets: the servers, this test's folder, and timings divided by 30 (window 10 s)."""
+    return {
+        "REPRIEVE_DATA_DIR": str(services.settings.data_dir),
+        "REPRIEVE_NODE_NAME": services.settings.node_name,
+        "REPRIEVE_TIME_SCALE": "30",
+    }
+
+
+StartWorker = Callable[..., Process]
+
+
+@pytest.fixture
+def start_worker(environment: dict[str, str], tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts real workers, ready when it returns, and ends them all after the test."""
+    started: list[Process] = []
+
+    def start(
+        queues: str = "runs,logs,control",
+        *,
+        name: str = "worker",
+        concurrency: int = 20,
+        application: str = "workers",
+        extra: Mapping[str, str] = {},  # noqa: B006 - read only
+        wait: bool = True,
+    ) -> Process:
+        options = ("-Q", queues, "-P", "threads", "-c", str(concurrency), "-n", f"{name}@test", "-l", "INFO")
+        command = celery("-A", application, "worker", "--without-gossip", "--without-mingle", *options)
+        process = spawn(f"{name}-{len(started)}", command, {**environment, **extra}, tmp_path)
+        started.append(process)
+        if wait:
+            process.wait_for(READY)
+        return process
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+@pytest.fixture
+def start_beat(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[[], Process]]:
+    """Starts real beats and ends them after the test."""
+    started: list[Process] = []
+
+    def start() -> Process:
+        command = celery("-A", "workers", "beat", "-S", "celery.beat:Scheduler", "-l", "INFO", "--pidfile=")
+        process = spawn(f"beat-{len(started)}", command, environment, tmp_path)
+        started.append(process)
+        process.wait_for("beat: Starting")
+        return process
+
+    yield start
+    for process in started:
+        process.stop()

@@ -1,0 +1,75 @@
+"""Runs put into a state that would take minutes to come by; times are the database's own."""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import text
+
+from models.chunks import Chunk
+from models.rows import Run
+from models.work import Token, Work
+from stores.runs import NewRun
+from workers.bootstrap import Services
+
+
+def new_run(services: Services, **changes: Any) -> Run:
+    """A queued run, written without sending any message."""
+    values: dict[str, Any] = {
+        "adapter": "detached",
+        "out_of_process_liveness": True,
+        "config": {"command": ["true"]},
+        "labels": {},
+        "max_attempts": 1,
+        "max_runtime": None,
+        "idempotency_key": None,
+    }
+    run, _ = services.runs.add(NewRun(**values | changes))
+    return run
+
+
+def running(services: Services, **changes: Any) -> Work:
+    """A run that a worker, which does not exist, has claimed."""
+    work = services.runs.claim(new_run(services, **changes).id, "worker@nowhere")
+    assert work is not None
+    return work
+
+
+def in_process(services: Services, **changes: Any) -> Work:
+    return running(services, adapter="process", out_of_process_liveness=False, **changes)
+
+
+def age(services: Services, run_id: uuid.UUID, seconds: float, column: str = "updated_at") -> None:
+    """Move a time of a run into the past."""
+    statement = text(f"UPDATE runs SET {column} = clock_timestamp() - :age WHERE id = :id")
+    with services.database.begin() as connection:
+        connection.execute(statement, {"age": timedelta(seconds=seconds), "id": run_id})
+
+
+def watch_for(services: Services, seconds: float) -> None:
+    """Have the reaper been watching for so long, its last sweep a minute ago."""
+    statement = text(
+        "INSERT INTO reaper_watch (id, watching_since, last_sweep_at) "
+        "VALUES (1, clock_timestamp() - :age, clock_timestamp() - interval '60 s') "
+        "ON CONFLICT (id) DO UPDATE SET watching_since = EXCLUDED.watching_since, "
+        "last_sweep_at = EXCLUDED.last_sweep_at"
+    )
+    with services.database.begin() as connection:
+        connection.execute(statement, {"age": timedelta(seconds=seconds)})
+
+
+def updated_at(services: Services, run_id: uuid.UUID) -> Any:
+    return services.runs.get(run_id).updated_at
+
+
+def status_of(services: Services, run_id: uuid.UUID) -> str:
+    return services.runs.get(run_id).status
+
+
+def kinds(services: Services, run_id: uuid.UUID) -> list[str]:
+    return [event.kind for event in services.runs.events(run_id)]
+
+
+def chunk(work: Work | Token, seq: int, data: bytes = b"line\n", *, attempt: int = 1, stream: str = "stdout") -> Chunk:
+    attempt = work.attempt if isinstance(work, Work) else attempt
+    return Chunk(work.run_id, attempt, work.epoch, seq, stream, data)

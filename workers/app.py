@@ -1,0 +1,79 @@
+"""The Celery application: queues, routes, serialisation, and how long to wait for a broker.
+
+Each value that differs from Celery's default has its reason beside it.
+"""
+
+from typing import Any
+
+from celery import Celery, Task
+from celery.worker.request import Request
+
+from beat_schedule import beat_schedule
+from workers.bootstrap import resolve_settings
+
+#: Seconds to wait for a frozen broker; without it, publishing blocks without end.
+BROKER_SOCKET_TIMEOUT = 2
+#: Seconds after which unacknowledged messages come back: several times the longest late-acknowledged task.
+VISIBILITY_TIMEOUT = 120
+
+
+def configuration() -> dict[str, Any]:
+    """Celery's settings for this process; asked for when the app is first used, not when it is imported."""
+    settings = resolve_settings()
+    return {
+        "broker_url": settings.require_broker_url(),
+        "imports": ("workers.runs", "workers.logs", "workers.reaper", "workers.lifecycle"),
+        "task_default_queue": "control",
+        "task_routes": {
+            "runs.*": {"queue": "runs"},
+            "logs.*": {"queue": "logs"},
+            "reaper.*": {"queue": "control"},
+        },
+        "beat_schedule": beat_schedule(settings.timing),
+        # Pickle runs code for whoever can reach the broker.
+        "accept_content": ["json", "msgpack"],
+        "task_serializer": "json",
+        # Rows are the results. None is kept, so none piles up.
+        "task_ignore_result": True,
+        "result_backend": None,
+        # A run's message is worth nothing once its row is claimed; take no more than can be worked on.
+        "worker_prefetch_multiplier": 1,
+        # Flower is a user of ours, and messages are few.
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "worker_hijack_root_logger": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {
+            "visibility_timeout": VISIBILITY_TIMEOUT,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": BROKER_SOCKET_TIMEOUT,
+            "socket_connect_timeout": BROKER_SOCKET_TIMEOUT,
+        },
+        # Who publishes has a better answer to a broker that is away than waiting: the row is written.
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2},
+        "timezone": "UTC",
+    }
+
+
+class DiscreetRequest(Request):  # type: ignore[misc]
+    """A request that shows the short form of its arguments wherever a person may look.
+
+    Celery's `inspect`, and Flower's page of a worker with it, give the real arguments of active and reserved tasks,
+    whatever `argsrepr` says; for a log message, these are the log.
+    """
+
+    def info(self, safe: bool = True) -> dict[str, Any]:
+        shown: dict[str, Any] = super().info(safe=True)
+        return shown
+
+
+class DiscreetTask(Task):  # type: ignore[misc]
+    """The base of all tasks here."""
+
+    Request = DiscreetRequest
+
+
+app = Celery("reprieve", task_cls=DiscreetTask)
+app.add_defaults(configuration)

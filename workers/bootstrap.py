@@ -1,0 +1,84 @@
+"""The one place where things are wired together. Nothing is built, opened or connected when a module is imported."""
+
+import threading
+from dataclasses import dataclass
+
+from adapters.registry import Adapters
+from models.liveness import Timing
+from stores.addresses import read_addresses
+from stores.cache import connect
+from stores.database import Database
+from stores.hints import LiveEvents, StopSignals
+from stores.logs import LogStore, PostgresLogStore
+from stores.runs import RunStore
+from stores.sweeps import SweepStore
+from stores.throttle import Throttle
+from workers.settings import Settings, load_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that tasks and commands work with."""
+
+    settings: Settings
+    timing: Timing
+    database: Database
+    runs: RunStore
+    sweeps: SweepStore
+    logs: LogStore
+    throttle: Throttle
+    stops: StopSignals
+    live: LiveEvents
+    adapters: Adapters
+
+    @property
+    def host(self) -> str:
+        return self.settings.node_name
+
+
+def resolve_settings() -> Settings:
+    """The settings, with the embedded servers' addresses where none are set and `reprieve up` runs here."""
+    settings = load_settings()
+    missing = {name: url for name, url in read_addresses(settings.data_dir).items() if not getattr(settings, name)}
+    return settings.model_copy(update=missing)
+
+
+def build(settings: Settings) -> Services:
+    """Services for these settings; connections are opened when they are first used."""
+    database = Database(settings.require_database_url())
+    redis = connect(settings.require_redis_url())
+    timing = settings.timing
+    return Services(
+        settings=settings,
+        timing=timing,
+        database=database,
+        runs=RunStore(database),
+        sweeps=SweepStore(database),
+        logs=PostgresLogStore(database),
+        throttle=Throttle(redis, timing.refresh_seconds),
+        stops=StopSignals(redis),
+        live=LiveEvents(redis),
+        adapters=Adapters(settings.data_dir / "adapters", settings.node_name),
+    )
+
+
+_lock = threading.Lock()
+_services: Services | None = None
+
+
+def services() -> Services:
+    """The services of this process, built at the first call (so each pool process builds its own)."""
+    global _services
+    with _lock:
+        if _services is None:
+            _services = build(resolve_settings())
+        return _services
+
+
+def use(replacement: Services | None) -> None:
+    """Put other services in place; for tests and for commands that choose their own settings."""
+    global _services
+    with _lock:
+        if _services is not None and _services is not replacement:
+            _services.database.dispose()
+        _services = replacement

@@ -1,0 +1,90 @@
+"""What an adapter is given while it follows one attempt: its way to the log, to the row, and to being told to stop."""
+
+import json
+import threading
+import time
+from typing import Any
+
+from adapters.host import is_alive, namespace
+from adapters.shipper import LogShipper
+from models.chunks import Chunk, split_output
+from models.errors import InvalidChunk
+from models.process import ProcessIdentity
+from models.status import Proof
+from models.work import Token, Work
+from workers.bootstrap import Services
+
+
+class RunContext:
+    """Implements `adapters.protocol.Context` for one attempt on this worker. Thread-safe."""
+
+    def __init__(self, services: Services, shipper: LogShipper, work: Work) -> None:
+        self.run_id = work.run_id
+        self.attempt = work.attempt
+        self.token: Token = work.token
+        self._services = services
+        self._shipper = shipper
+        self._lock = threading.Lock()
+        self._seq = 0
+        self._stop = threading.Event()
+        self._process: ProcessIdentity | None = None
+        self._heard = False
+        self._deadline = None if work.max_runtime_seconds is None else time.monotonic() + work.max_runtime_seconds
+
+    # -- what the adapter calls
+
+    def on_log(self, stream: str, chunk: bytes | str, cursor: dict[str, Any] | None = None) -> None:
+        if cursor is not None:
+            _check_cursor(cursor)
+        # Numbered and handed over under one lock: the shipper gets an attempt's chunks in order.
+        with self._lock:
+            for piece in split_output(stream, chunk):
+                self._seq += 1
+                self._shipper.add(Chunk(self.run_id, self.attempt, self.token.epoch, self._seq, stream, piece, cursor))
+
+    def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
+        process = ProcessIdentity(pid, process_group_id, started_at, namespace())
+        self._services.runs.persist_run_process_metadata(self.token, self._services.host, process)
+        self._process = process
+
+    def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
+        self._services.runs.persist_run_handle(self.token, host, handle)
+
+    def heartbeat(self) -> None:
+        self._heard = True
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._stop.wait(seconds)
+
+    # -- what the worker calls
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last chunk handed over: the end of the attempt names it."""
+        with self._lock:
+            return self._seq
+
+    @property
+    def is_overdue(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def proof(self) -> Proof | None:
+        """What can be said for this run since the last time it was asked: its process lives, or a heartbeat came."""
+        if self._process is not None and is_alive(self._process):
+            return Proof.KEEPALIVE
+        heard, self._heard = self._heard, False
+        return Proof.HEARTBEAT if heard else None
+
+
+def _check_cursor(cursor: dict[str, Any]) -> None:
+    try:
+        json.dumps(cursor, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidChunk(f"on_log: cursor cannot be stored as JSON ({error}).") from None

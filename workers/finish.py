@@ -1,0 +1,36 @@
+"""`finish`: the one way in which any run ends, whoever calls it, and the way in which an attempt ends for a retry.
+
+What makes the end a fact is one statement in one transaction (`stores.runs.FINISH`): status, the attempt's outcome,
+the event with its evidence, and the termination owed. What makes it felt soon comes after the commit and may be lost
+without harm: the throttle key expires, a follower learns from the database that it must stop, owed terminations are
+looked for every few seconds.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from models.work import End, Token
+from stores.runs import Ended
+from workers.bootstrap import Services
+
+logger = logging.getLogger(__name__)
+
+
+def finish(services: Services, ends: Sequence[End]) -> list[Ended]:
+    """End runs; returns those to which their end applied. The first final state wins: a late result changes nothing."""
+    if not ends:
+        return []
+    with services.database.begin() as connection:
+        ended = services.runs.finish(connection, ends)
+    _announce(services, ended)
+    return ended
+
+
+def _announce(services: Services, ended: Sequence[Ended]) -> None:
+    """After the commit: free the throttle, and tell whoever still follows these runs to stop."""
+    if not ended:
+        return
+    services.throttle.forget([run.run_id for run in ended])
+    services.stops.send([Token(run.run_id, run.epoch) for run in ended])
+    for run in ended:
+        logger.info("Run %s attempt %d: %s", run.run_id, run.attempt, run.status.value)

@@ -1,0 +1,32 @@
+"""The refresh: proof of life reaches `runs.updated_at`, at most once per run and refresh interval.
+
+    SET proof:{run_id} {token} NX EX 60    who wins, refreshes         (stores/throttle.py)
+    UPDATE runs SET updated_at = <database clock>
+     WHERE id = … AND epoch = … AND status = 'running'                 (stores/runs.py, REFRESH)
+
+A key whose UPDATE failed or matched nothing is released, and a failure surfaces to the caller.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy import Connection
+
+from models.status import Proof
+from models.work import Token
+from stores.throttle import Claims
+from workers.bootstrap import Services
+
+
+def refresh(
+    services: Services, connection: Connection, claims: Claims, tokens: Iterable[Token], proof: Proof
+) -> set[Token]:
+    """Refresh those of `tokens` that are due, inside the caller's transaction; returns those it wrote."""
+    refreshed = services.runs.refresh(connection, claims.take(tokens), proof)
+    claims.made(refreshed)
+    return refreshed
+
+
+def give_proof(services: Services, tokens: Iterable[Token], proof: Proof) -> set[Token]:
+    """The same in a transaction of its own: the way of keepalives and heartbeats."""
+    with services.throttle.claims() as claims, services.database.begin() as connection:
+        return refresh(services, connection, claims, tokens, proof)

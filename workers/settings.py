@@ -1,0 +1,115 @@
+"""The settings: one class, read from the environment (prefix `REPRIEVE_`) and from `.env`, validated once.
+
+Timings are not settings. `REPRIEVE_TIME_SCALE` divides all of them together, for tests and the demo.
+"""
+
+import difflib
+import os
+import re
+import socket
+from pathlib import Path
+
+from platformdirs import user_data_path
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.errors import SettingsError, TimingRefused
+from models.liveness import Timing
+
+PREFIX = "REPRIEVE_"
+
+
+class Settings(BaseSettings):
+    """Where things are. Every field is `REPRIEVE_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    database_url: SecretStr | None = Field(default=None, description="PostgreSQL, as SQLAlchemy writes it.")
+    redis_url: SecretStr | None = Field(default=None, description="Redis for throttles, hints and live events.")
+    broker_url: SecretStr | None = Field(default=None, description="Celery's broker; the Redis above by default.")
+    data_dir: Path = Field(
+        default_factory=lambda: user_data_path("reprieve"),
+        description="Files of this host: output of detached runs, and the embedded servers of `reprieve up`.",
+    )
+    node_name: str = Field(
+        default_factory=socket.gethostname,
+        description="This host's name: the same after a restart, and unique among hosts and containers.",
+    )
+    time_scale: int = Field(default=1, description="Divides all timings: 1 in production; up to 30 to try things.")
+    flower_password: SecretStr | None = Field(default=None, description="For Flower's user `reprieve`.")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("database_url")
+    @classmethod
+    def _for_psycopg2(cls, value: SecretStr | None) -> SecretStr | None:
+        """Accept what other tools write, and say so when it is another database altogether."""
+        if value is None:
+            return None
+        url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", value.get_secret_value())
+        if not url.startswith("postgresql+psycopg2://"):
+            raise ValueError("must begin with postgresql:// (PostgreSQL by psycopg2 is the only database)")
+        return SecretStr(url)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
+    @model_validator(mode="after")
+    def _timing_holds(self) -> "Settings":
+        try:
+            Timing.scaled(self.time_scale)
+        except TimingRefused as refused:
+            raise ValueError(str(refused)) from None
+        return self
+
+    @property
+    def timing(self) -> Timing:
+        return Timing.scaled(self.time_scale)
+
+    def require_database_url(self) -> str:
+        return _require(self.database_url, "DATABASE_URL", "postgresql://user:password@host/database")
+
+    def require_redis_url(self) -> str:
+        return _require(self.redis_url, "REDIS_URL", "redis://host:6379/0")
+
+    def require_broker_url(self) -> str:
+        return self.broker_url.get_secret_value() if self.broker_url else self.require_redis_url()
+
+
+def load_settings() -> Settings:
+    """The settings of this process; raises `SettingsError` that names the setting and what would do."""
+    _refuse_misspelt(os.environ)
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(_problem(details["loc"], details["msg"]) for details in error.errors())
+        raise SettingsError(problems) from None
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    name = f"{PREFIX}{str(location[0]).upper()}: " if location else ""
+    return name + message.removeprefix("Value error, ")
+
+
+def _refuse_misspelt(environment: os._Environ[str]) -> None:
+    """A near miss is a mistake; other names may be anybody's (Kubernetes sets some for a service named reprieve)."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    for name in environment:
+        if name.startswith(PREFIX) and name not in known and (near := difflib.get_close_matches(name, known, 1, 0.85)):
+            raise SettingsError(f"{name} is no setting; did you mean {near[0]}?")
+
+
+def _require(value: SecretStr | None, name: str, example: str) -> str:
+    if value is None:
+        raise SettingsError(
+            f"{PREFIX}{name} is not set, and no `reprieve up` runs on this data folder. "
+            f"Start `reprieve up`, or set it, for example to {example}."
+        )
+    return value.get_secret_value()
