@@ -114,10 +114,8 @@ def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes
 
 def _stdin(text: str | None) -> IO[bytes]:
     """A file, not a pipe: a command that reads late, or not at all, holds nobody up."""
-    if text is None:
-        return open(os.devnull, "rb")
-    file = tempfile.TemporaryFile()
-    file.write(text.encode("utf-8", "surrogateescape"))
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the caller
+    file.write((text or "").encode("utf-8", "surrogateescape"))
     file.seek(0)
     return file
 

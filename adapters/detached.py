@@ -42,7 +42,7 @@ class DetachedAdapter:
         folder = self._folder / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            with open(folder / "stdout", "ab") as stdout, open(folder / "stderr", "ab") as stderr:
+            with (folder / "stdout").open("ab") as stdout, (folder / "stderr").open("ab") as stderr:
                 launched = launch(run, str(folder), stdout, stderr)
             with launched:
                 handle = launched.identity.as_handle() | {"folder": name, "host": self._host_name}
@@ -93,7 +93,7 @@ def _read_new(folder: Path, offsets: dict[str, int], context: Context) -> bool:
     """Hand over the next piece of each file, with the place after it as the cursor; whether there was any."""
     grown = False
     for stream in STREAMS:
-        with open(folder / stream, "rb") as file:
+        with (folder / stream).open("rb") as file:
             file.seek(offsets[stream])
             data = os.read(file.fileno(), READ_SIZE)
         if data:

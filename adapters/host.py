@@ -32,7 +32,7 @@ def namespace() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id")
     pid_namespace = Path("/proc/self/ns/pid")
     if boot.exists() and pid_namespace.exists():
-        return f"{boot.read_text().strip()}/{os.readlink(pid_namespace)}"
+        return f"{boot.read_text().strip()}/{pid_namespace.readlink()}"
     return "no-boot-id"
 
 

@@ -33,7 +33,7 @@ class ProcessAdapter:
     config_model: ClassVar[ConfigModel] = CommandConfig
 
     def __init__(self, folder: Path, host_name: str) -> None:
-        self._host_name = host_name
+        """Needs neither: a child is recorded by its context, and leaves nothing behind."""
 
     def execute(self, run: Work, context: Context) -> Outcome:
         try:

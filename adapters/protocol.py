@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from models.status import Probe
 from models.work import Outcome, Work
 
-
 #: A class member is called `type`, so the builtin is out of reach below it.
 ConfigModel = type[BaseModel]
 

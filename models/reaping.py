@@ -22,6 +22,7 @@ class Watch:
 
     since: datetime
     last_sweep_at: datetime
+    window: timedelta
 
     def age(self, now: datetime) -> timedelta:
         return now - self.since
@@ -31,11 +32,12 @@ def next_watch(previous: Watch | None, now: datetime, timing: Timing) -> Watch:
     """The watch that a sweep at `now` belongs to: a new one if we were blind since the last sweep.
 
     While nobody looked, the system that carries proofs of life may have been away as well: silence from that time
-    is no evidence (kubernetes/kubernetes #24597: all nodes evicted after the controller's own outage).
+    is no evidence (kubernetes/kubernetes #24597: all nodes evicted after the controller's own outage). Nor was there
+    a watch for this window if the last sweep had another one: somebody swept with another time scale.
     """
-    if previous is None or now - previous.last_sweep_at > timing.blind_after:
-        return Watch(since=now, last_sweep_at=now)
-    return Watch(since=previous.since, last_sweep_at=now)
+    blind = previous is None or now - previous.last_sweep_at > timing.blind_after or previous.window != timing.window
+    since = now if previous is None or blind else previous.since
+    return Watch(since=since, last_sweep_at=now, window=timing.window)
 
 
 def is_due(previous: Watch | None, now: datetime, timing: Timing) -> bool:

@@ -182,5 +182,6 @@ class ReaperWatch(Row):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, server_default="1")
     watching_since: Mapped[datetime]
     last_sweep_at: Mapped[datetime]
+    window: Mapped[timedelta] = mapped_column("window_length")
     last_completed_at: Mapped[datetime | None]
     last_report: Mapped[dict[str, Any] | None]

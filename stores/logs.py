@@ -87,7 +87,7 @@ class MemoryLogStore:
     def __init__(self) -> None:
         self._chunks: dict[tuple[UUID, int], dict[int, Chunk]] = {}
 
-    def append(self, connection: Connection | None, chunks: Sequence[Chunk]) -> list[Chunk]:
+    def append(self, connection: Connection | None, chunks: Sequence[Chunk]) -> list[Chunk]:  # noqa: ARG002
         new = []
         for chunk in chunks:
             log = self._chunks.setdefault((chunk.run_id, chunk.attempt), {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -24,9 +25,13 @@ WHERE r.status = 'running' AND r.id > :after
 ORDER BY r.id LIMIT :limit
 """)
 
+LAST_WATCH = text("SELECT watching_since AS since, last_sweep_at, window_length AS window FROM reaper_watch")
+
 NOTE_WATCH = text("""
-INSERT INTO reaper_watch (id, watching_since, last_sweep_at) VALUES (1, :since, :last_sweep_at)
-ON CONFLICT (id) DO UPDATE SET watching_since = :since, last_sweep_at = :last_sweep_at
+INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length)
+VALUES (1, :since, :last_sweep_at, :window)
+ON CONFLICT (id) DO UPDATE
+SET watching_since = :since, last_sweep_at = :last_sweep_at, window_length = :window
 """)
 
 COMPLETE = text("""
@@ -55,12 +60,12 @@ class SweepStore:
 
     def last_watch(self) -> Watch | None:
         with self._database.begin() as connection:
-            row = connection.execute(text("SELECT watching_since, last_sweep_at FROM reaper_watch")).one_or_none()
-        return Watch(row.watching_since, row.last_sweep_at) if row else None
+            row = connection.execute(LAST_WATCH).one_or_none()
+        return Watch(**row._mapping) if row else None
 
     def note_watch(self, watch: Watch) -> None:
         with self._database.begin() as connection:
-            connection.execute(NOTE_WATCH, {"since": watch.since, "last_sweep_at": watch.last_sweep_at})
+            connection.execute(NOTE_WATCH, asdict(watch))
 
     def complete(self, report_json: str) -> None:
         """Remember that a sweep came to its end, and what it did."""

@@ -107,7 +107,7 @@ def start_worker(environment: dict[str, str], tmp_path: Path) -> Iterator[StartW
         name: str = "worker",
         concurrency: int = 20,
         application: str = "workers",
-        extra: Mapping[str, str] = {},  # noqa: B006 - read only
+        extra: Mapping[str, str] = {},
         wait: bool = True,
     ) -> Process:
         options = ("-Q", queues, "-P", "threads", "-c", str(concurrency), "-n", f"{name}@test", "-l", "INFO")

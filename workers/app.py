@@ -9,7 +9,7 @@ from celery import Celery, Task
 from celery.worker.request import Request
 
 from beat_schedule import beat_schedule
-from workers.bootstrap import resolve_settings
+from workers.bootstrap import settings as current_settings
 
 #: Seconds to wait for a frozen broker; without it, publishing blocks without end.
 BROKER_SOCKET_TIMEOUT = 2
@@ -19,7 +19,7 @@ VISIBILITY_TIMEOUT = 120
 
 def configuration() -> dict[str, Any]:
     """Celery's settings for this process; asked for when the app is first used, not when it is imported."""
-    settings = resolve_settings()
+    settings = current_settings()
     return {
         "broker_url": settings.require_broker_url(),
         "imports": ("workers.runs", "workers.logs", "workers.reaper", "workers.lifecycle"),
@@ -64,7 +64,7 @@ class DiscreetRequest(Request):  # type: ignore[misc]
     whatever `argsrepr` says; for a log message, these are the log.
     """
 
-    def info(self, safe: bool = True) -> dict[str, Any]:
+    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 - always safe
         shown: dict[str, Any] = super().info(safe=True)
         return shown
 

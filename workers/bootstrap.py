@@ -66,6 +66,11 @@ _lock = threading.Lock()
 _services: Services | None = None
 
 
+def settings() -> Settings:
+    """The settings of this process: those of its services, or of the environment while there are none."""
+    return _services.settings if _services else resolve_settings()
+
+
 def services() -> Services:
     """The services of this process, built at the first call (so each pool process builds its own)."""
     global _services

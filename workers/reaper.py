@@ -59,19 +59,16 @@ def _judge_all(services: Services, watch: Watch, now: datetime) -> dict[str, Any
     judgements: Counter[str] = Counter()
     reaped = 0
     for page in services.sweeps.suspects(now - services.timing.window, now, PAGE_SIZE):
-        ends = []
-        for suspect in page:
-            judgement = judge(suspect, watch, now, services.timing)
-            judgements[judgement.value] += 1
-            if judgement.error_code is not None:
-                ends.append(_convict(services, suspect, judgement, watch, now))
-        reaped += _reap(services, ends)
+        verdicts = [(suspect, judge(suspect, watch, now, services.timing)) for suspect in page]
+        judgements.update(judgement.value for _, judgement in verdicts)
+        reaped += _reap(services, [end for verdict in verdicts if (end := _end(services, *verdict, watch, now))])
     judged = judgements.total()
     return {"judged": judged, "reaped": reaped, "spared": judged - reaped, "judgements": dict(judgements)}
 
 
-def _convict(services: Services, suspect: Suspect, judgement: Judgement, watch: Watch, now: datetime) -> End:
-    assert judgement.error_code is not None
+def _end(services: Services, suspect: Suspect, judgement: Judgement, watch: Watch, now: datetime) -> End | None:
+    if judgement.error_code is None:
+        return None
     evidence = dossier(suspect, judgement, watch, now, services.timing)
     return conviction(suspect, judgement.error_code, evidence, now, services.timing)
 

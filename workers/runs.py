@@ -63,6 +63,6 @@ def record(services: Services, end: End) -> bool:
     retrying = Retrying(
         retry=retry_if_exception_type(TRANSIENT),
         wait=wait_exponential_jitter(initial=0.2, max=15),
-        before_sleep=lambda state: logger.error("The end of run %s is not recorded yet.", end.token.run_id),
+        before_sleep=lambda _: logger.error("The end of run %s is not recorded yet.", end.token.run_id),
     )
     return bool(retrying(finish, services, [end]))

@@ -61,7 +61,7 @@ class Process:
 
 def spawn(name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Process:
     log = folder / f"{name}.log"
-    with open(log, "ab") as output:
+    with log.open("ab") as output:
         popen = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

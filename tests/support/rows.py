@@ -49,13 +49,13 @@ def age(services: Services, run_id: uuid.UUID, seconds: float, column: str = "up
 def watch_for(services: Services, seconds: float) -> None:
     """Have the reaper been watching for so long, its last sweep a minute ago."""
     statement = text(
-        "INSERT INTO reaper_watch (id, watching_since, last_sweep_at) "
-        "VALUES (1, clock_timestamp() - :age, clock_timestamp() - interval '60 s') "
+        "INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length) "
+        "VALUES (1, clock_timestamp() - :age, clock_timestamp() - interval '60 s', :window) "
         "ON CONFLICT (id) DO UPDATE SET watching_since = EXCLUDED.watching_since, "
         "last_sweep_at = EXCLUDED.last_sweep_at"
     )
     with services.database.begin() as connection:
-        connection.execute(statement, {"age": timedelta(seconds=seconds)})
+        connection.execute(statement, {"age": timedelta(seconds=seconds), "window": services.timing.window})
 
 
 def updated_at(services: Services, run_id: uuid.UUID) -> Any:

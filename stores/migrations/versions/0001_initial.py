@@ -58,6 +58,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), server_default="1", autoincrement=False, nullable=False),
         sa.Column("watching_since", postgresql.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("last_sweep_at", postgresql.TIMESTAMP(timezone=True), nullable=False),
+        sa.Column("window_length", postgresql.INTERVAL(), nullable=False),
         sa.Column("last_completed_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("last_report", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.CheckConstraint("id = 1", name="reaper_watch_single_row"),

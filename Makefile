@@ -1,0 +1,48 @@
+# Python 3.11, pip and make are all that is needed. `make help` lists the targets.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types imports test-slow lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+setup: $(READY) ## Create .venv from the lock file
+
+demo: setup ## Show live runs survive and dead ones found (about a minute; REAL_TIME=1: 8 minutes)
+	$(BIN)/reprieve demo $(if $(REAL_TIME),--real-time)
+
+test: setup ## Run the tests, on real PostgreSQL, Redis and Celery workers of their own
+	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+check: lint types imports test ## Everything that a change must pass
+
+lint: setup ## Style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## Types, strictly
+	$(BIN)/mypy
+
+imports: setup ## The rooms: imports point toward models/
+	$(BIN)/lint-imports --no-logo
+
+test-slow: setup ## The tests that take minutes: load, and the demo at 300/60/60
+	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+lock: setup ## Write the lock files anew from the ranges in pyproject.toml
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+		--all-extras --group dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+		--extra flower pyproject.toml -o requirements-runtime.lock
+
+clean: ## Remove what setup and the tools made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,267 @@
+"""`reprieve demo`: four runs whose ends show what Reprieve is for, on servers and workers of their own.
+
+Every story is real: real PostgreSQL, Redis, Celery workers and beat, commands as processes, and `kill -9` where
+something dies. The demo judges itself: exit status 0 only if each run came to the end that was foretold, in time, and
+no process is left.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from cli.render import span, terminal
+from cli.stack import Stack
+from models.errors import ReprieveError
+from models.liveness import Timing
+from models.rows import Run, RunEvent
+from models.status import EventKind, Status
+from stores.embedded import EmbeddedPostgres
+from workers import bootstrap
+from workers.app import app
+from workers.bootstrap import Services
+from workers.enqueue import enqueue_run
+from workers.settings import Settings
+
+#: All timings divided by this: a window of 10 seconds.
+DEMO_SCALE = 30
+#: Seconds that a slow machine may add to window and sweep before the demo calls a reap late.
+MACHINE_ALLOWANCE = 3.0
+
+
+@dataclass
+class Story:
+    """One run, what must become of it, and what did."""
+
+    name: str
+    told: str
+    expected: str
+    run_id: UUID
+    must_be_reaped: bool = False
+    events_told: int = 0
+    seen: list[str] = field(default_factory=list)
+    found_after: float | None = None
+
+    def learn(self, run: Run, events: list[RunEvent]) -> None:
+        """Note what a run's row and events say about how it ended."""
+        self.seen = [event.detail["error_code"] for event in events if event.kind == EventKind.REAPED]
+        if run.status != Status.FAILED:
+            self.seen.append(run.status)
+        for event in events:
+            if event.kind == EventKind.REAPED:
+                last_sign = datetime.fromisoformat(event.detail["last_proof_at"])
+                self.found_after = (event.at - last_sign).total_seconds()
+
+    def came_out(self, timing: Timing) -> bool:
+        if ", then ".join(self.seen) != self.expected:
+            return False
+        if not self.must_be_reaped:
+            return self.found_after is None
+        limit = (timing.window + timing.sweep_interval).total_seconds() + MACHINE_ALLOWANCE
+        return self.found_after is not None and self.found_after <= limit
+
+
+class Demo:
+    """Tells the stories on a stack that is up."""
+
+    def __init__(self, services: Services, console: Console) -> None:
+        self._services = services
+        self._console = console
+        self._timing = services.timing
+        self._began = time.monotonic()
+        self._stories: list[Story] = []
+
+    def say(self, name: str, text: str) -> None:
+        self._console.print(f"{time.monotonic() - self._began:6.1f} s  [bold]{name:<9}[/] {text}", highlight=False)
+
+    def tell(self) -> bool:
+        """All four stories; True if every one came out."""
+        self._until("the workers are ready", lambda: len(app.control.ping(timeout=1.0)) == 3, seconds=60)
+        self._orphaned()
+        # Short in the demo, several windows long; in real time, long enough to be reaped if it were not refreshed.
+        several = self._timing.window.total_seconds() * (3 if self._timing.window.total_seconds() < 60 else 1.4)
+        self._chatty(several)
+        self._quiet(several * 0.9)
+        self._killed()
+        limit = several + 3 * (self._timing.window + self._timing.sweep_interval).total_seconds() + 60
+        self._until("every run has ended", self._all_ended, seconds=limit)
+        return self._judge()
+
+    def _orphaned(self) -> None:
+        command = 'if [ "$REPRIEVE_ATTEMPT" = 1 ]; then sleep 3600; fi; echo second attempt'
+        told = "in-process; its worker is killed, it is started again"
+        story = self._start("orphaned", told, "process_lost, then succeeded", "process", command, max_attempts=2)
+        story.must_be_reaped = True
+        self._until("it is running", lambda: self._spawned(story), seconds=30)
+        worker = self._services.runs.get(story.run_id).attempts[0].worker_node
+        pid = next(iter(app.control.inspect([worker], timeout=5.0).stats().values()))["pid"]
+        os.kill(pid, signal.SIGKILL)
+        self.say(story.name, f"[red]kill -9[/] of its worker {worker} (pid {pid}); supervisord starts another")
+        self._until("another worker is ready", lambda: self._answers(worker, pid), seconds=60)
+
+    def _chatty(self, seconds: float) -> None:
+        pause = self._timing.refresh_interval.total_seconds() / 8
+        command = f"end=$(($(date +%s) + {seconds:.0f})); while [ $(date +%s) -lt $end ]; do date; sleep {pause}; done"
+        self._start("chatty", f"detached; prints for {span(seconds)} and must live", "succeeded", "detached", command)
+
+    def _quiet(self, seconds: float) -> None:
+        told = f"in-process; says nothing for {span(seconds)} and must live"
+        self._start("quiet", told, "succeeded", "process", f"sleep {seconds:.0f}")
+
+    def _killed(self) -> None:
+        command = "while true; do date; sleep 0.2; done"
+        told = "detached; prints, until its process is killed"
+        story = self._start("killed", told, "adapter_liveness_lost", "detached", command)
+        story.must_be_reaped = True
+        self._until("it prints", lambda: self._services.logs.last_seq(story.run_id, 1) >= 3, seconds=30)
+        handle = self._services.runs.get(story.run_id).attempts[0].handle or {}
+        os.killpg(handle["process_group_id"], signal.SIGKILL)
+        self.say(story.name, f"[red]kill -9[/] of its processes (group {handle['process_group_id']})")
+
+    def _start(self, name: str, told: str, expected: str, adapter: str, script: str, *, max_attempts: int = 1) -> Story:
+        run = enqueue_run(adapter, {"command": ["sh", "-c", script]}, labels={"demo": name}, max_attempts=max_attempts)
+        story = Story(name, told, expected, run.id)
+        self._stories.append(story)
+        self.say(name, told)
+        return story
+
+    def _spawned(self, story: Story) -> bool:
+        return any(event.kind == EventKind.SPAWNED for event in self._services.runs.events(story.run_id))
+
+    def _answers(self, worker: str, old_pid: int) -> bool:
+        stats = app.control.inspect([worker], timeout=1.0).stats() or {}
+        return any(answer["pid"] != old_pid for answer in stats.values())
+
+    def _all_ended(self) -> bool:
+        return all(Status(self._services.runs.get(story.run_id).status).is_final for story in self._stories)
+
+    def _until(self, what: str, condition: Callable[[], object], *, seconds: float) -> None:
+        """Wait for a condition, telling what happens meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self._tell_events()
+            if time.monotonic() > deadline:
+                raise ReprieveError(f"The demo waited {span(seconds)} in vain until {what}.")
+            time.sleep(0.2)
+        self._tell_events()
+
+    def _tell_events(self) -> None:
+        for story in self._stories:
+            events = self._services.runs.events(story.run_id)
+            for event in events[story.events_told :]:
+                if event.kind not in (EventKind.ENQUEUED, EventKind.SPAWNED, EventKind.DISPATCHED):
+                    self.say(story.name, _event_text(event))
+            story.events_told = len(events)
+
+    def _judge(self) -> bool:
+        table = Table(title="What was foretold, and what happened", title_justify="left", box=None, pad_edge=False)
+        for column in ("RUN", "EXPECTED", "SEEN", "FOUND AFTER ITS LAST SIGN OF LIFE", ""):
+            table.add_column(column)
+        all_good = True
+        for story in self._stories:
+            story.learn(self._services.runs.get(story.run_id), list(self._services.runs.events(story.run_id)))
+            good = story.came_out(self._timing)
+            all_good = all_good and good
+            found = span(story.found_after) if story.found_after is not None else "-"
+            verdict = "[green]as expected[/]" if good else "[red]WRONG[/]"
+            table.add_row(story.name, story.expected, ", then ".join(story.seen) or "-", found, verdict)
+        self._console.print()
+        self._console.print(table)
+        window, sweep = self._timing.window, self._timing.sweep_interval
+        self._console.print(f"A dead run must be found within {span(window)} (window) + {span(sweep)} (sweep).")
+        return all_good
+
+
+def _event_text(event: RunEvent) -> str:
+    if event.kind == EventKind.REAPED:
+        again = "; queued again" if event.detail["retry"] else ""
+        return (
+            f"[red]reaped[/] as {event.detail['error_code']}, silent for {span(event.detail['silent_seconds'])}{again}"
+        )
+    texts = {
+        EventKind.CLAIMED: f"attempt {event.attempt} is running on {event.detail.get('worker_node')}",
+        EventKind.SUCCEEDED: "[green]succeeded[/]",
+        EventKind.TERMINATED: f"the work of attempt {event.attempt} is confirmed gone",
+    }
+    return texts.get(EventKind(event.kind), event.kind)
+
+
+def run_demo(*, real_time: bool) -> int:
+    """Set everything up, tell the stories, end everything; the exit status."""
+    console = terminal()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    scale = 1 if real_time else DEMO_SCALE
+    timing = Timing.scaled(scale)
+    console.print(
+        f"Window {span(timing.window)}, refresh {span(timing.refresh_interval)}, sweep {span(timing.sweep_interval)}"
+        + ("." if real_time else f": the real timings divided by {scale}. `make demo REAL_TIME=1` takes 8 minutes.")
+    )
+    console.print("Starting PostgreSQL, Redis, workers and beat …")
+    try:
+        with _data_folder() as folder:
+            came_out = _tell_on_a_stack(folder, scale, console)
+            left = _left_over(folder)
+    except KeyboardInterrupt:
+        console.print("Interrupted; everything was ended.")
+        return 130
+    for process in left:
+        console.print(f"[red]Left behind:[/] {process}")
+    if came_out and not left:
+        console.print("[green]All came out as expected, and no process is left.[/]")
+        return 0
+    return 1
+
+
+def _tell_on_a_stack(folder: Path, scale: int, console: Console) -> bool:
+    settings = Settings(data_dir=folder, database_url=None, redis_url=None, broker_url=None, time_scale=scale)
+    with Stack(settings, flower_password="demo", quiet=True) as stack:  # noqa: S106 - for a minute, on loopback
+        services = bootstrap.build(stack.settings)
+        bootstrap.use(services)
+        try:
+            return Demo(services, console).tell()
+        except ReprieveError as error:
+            console.print(f"[red]{error}[/]")
+            _show_logs(stack.logs)
+            return False
+        finally:
+            app.pool.force_close_all()
+            bootstrap.use(None)
+
+
+def _show_logs(logs: Path) -> None:
+    """The last of what each process wrote, since the folder is about to go."""
+    for log in sorted(logs.glob("*.log")):
+        print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-15:], sep="\n", file=sys.stderr)
+
+
+@contextmanager
+def _data_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="reprieve-demo-"))
+    try:
+        yield folder
+    finally:
+        EmbeddedPostgres(folder / "postgres").remove()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _left_over(folder: Path) -> list[str]:
+    """Processes that this demo started and that still run: they bear its folder in their environment or arguments."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            traces = [*process.cmdline(), process.environ().get("REPRIEVE_DATA_DIR", "")]
+            if process.pid != os.getpid() and any(str(folder) in trace for trace in traces):
+                found.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return found

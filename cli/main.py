@@ -1,0 +1,225 @@
+"""The `reprieve` command. Each command is a few lines over the rooms; errors are a sentence and exit status 2."""
+
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from cli import output, render
+from cli.stack import Stack, wait_for_end
+from models.errors import InvalidRequest, ReprieveError, SettingsError
+from models.status import Status
+from stores.embedded import EmbeddedServerError
+from stores.migrate import migrate as migrate_database
+from workers.bootstrap import Services, resolve_settings, services
+from workers.enqueue import cancel_run, enqueue_run
+from workers.reaper import sweep as sweep_once
+from workers.settings import Settings, load_settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Supervises fleets of long jobs: no live run is reaped, no dead run lingers, no line of log is lost.",
+)
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the beginning or end of one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
+
+
+@app.command()
+def up() -> None:
+    """Run everything on this machine: PostgreSQL, Redis, workers, beat and Flower. Ctrl-C ends it all."""
+    settings = load_settings()
+    secret = settings.flower_password
+    password = secret.get_secret_value() if secret else secrets.token_urlsafe(12)
+    with Stack(settings, flower_password=password) as stack:
+        _print_addresses(settings, stack, password)
+        wait_for_end(stack)
+        print("Ending everything …", flush=True)
+
+
+def _print_addresses(settings: Settings, stack: Stack, password: str) -> None:
+    print(f"PostgreSQL  {stack.database_url}")
+    print(f"Redis       {stack.redis_url}")
+    print(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve, password {password}")
+    print(f"Data        {settings.data_dir}  (logs of the processes in {stack.logs})")
+    print("Try it      reprieve run --follow -- echo hello")
+    print("Ctrl-C ends everything.", flush=True)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="After --: the program and its arguments.")],
+    adapter: Annotated[str, typer.Option(help="What does the work.")] = "process",
+    follow: Annotated[bool, typer.Option("--follow", help="Show its output; exit with its exit status.")] = False,
+    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the command; may be repeated.")] = None,
+    cwd: Annotated[Path | None, typer.Option(help="Folder to run in; the current one by default.")] = None,
+    max_runtime: Annotated[float | None, typer.Option(help="Seconds after which it is ended.")] = None,
+    max_attempts: Annotated[int, typer.Option(help="How often it may be started if its worker is lost.")] = 1,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run.")] = None,
+) -> None:
+    """Start a run."""
+    started = enqueue_run(
+        adapter,
+        {"command": command, "cwd": str((cwd or Path.cwd()).absolute()), "env": _pairs("--env", env)},
+        labels=_pairs("--label", label),
+        max_runtime=max_runtime,
+        max_attempts=max_attempts,
+        idempotency_key=idempotency_key,
+    )
+    if not follow:
+        print(started.id)
+        return
+    print(f"reprieve: run {started.id}", file=sys.stderr, flush=True)
+    raise typer.Exit(_follow_to_the_end(services(), str(started.id)))
+
+
+def _follow_to_the_end(wired: Services, run_id: str) -> int:
+    followed = wired.runs.get(wired.runs.resolve(run_id))
+    try:
+        output.write(output.follower(wired, followed).follow())
+    except KeyboardInterrupt:
+        print(f"\nreprieve: the run goes on; `reprieve cancel {run_id}` ends it.", file=sys.stderr)
+        return 130
+    ended = wired.runs.get(followed.id)
+    if ended.status != Status.SUCCEEDED:
+        code = f" ({ended.error_code})" if ended.error_code else ""
+        print(f"reprieve: {ended.status}{code}. {ended.error_message or ''}".rstrip(), file=sys.stderr)
+    return output.exit_status(ended)
+
+
+def _pairs(option: str, values: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for value in values or []:
+        name, equals, rest = value.partition("=")
+        if not equals or not name:
+            raise InvalidRequest(f"{option} {value!r} is not of the form NAME=VALUE.")
+        pairs[name] = rest
+    return pairs
+
+
+@app.command()
+def ps(
+    status: Annotated[list[Status] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, the newest first."""
+    wired = services()
+    runs = wired.runs.list(statuses=status or [], limit=limit)
+    if as_json:
+        print(json.dumps([render.run_record(each) for each in runs]))
+    elif runs:
+        render.terminal().print(render.runs_table(runs, wired.database.now()))
+    else:
+        print("No runs. Start one with `reprieve run -- COMMAND`.")
+
+
+@app.command()
+def logs(
+    run_id: RunId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="From this attempt on; the first by default.")] = None,
+    after: Annotated[int, typer.Option(min=0, help="After this sequence number of that attempt.")] = 0,
+    stream: Annotated[str | None, typer.Option(help="Only this stream, for example stdout.")] = None,
+) -> None:
+    """Show what a run has printed, byte for byte."""
+    wired = services()
+    wanted = wired.runs.get(wired.runs.resolve(run_id))
+    reader, first = output.follower(wired, wanted), attempt or 1
+    try:
+        if follow:
+            output.write(reader.follow(first, after), stream=stream)
+            return
+        for number in range(first, wanted.attempt + 1):
+            output.write(reader.stored(number, after if number == first else 0), stream=stream)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def cancel(run_id: RunId) -> None:
+    """End a run and its work."""
+    wired = services()
+    before = wired.runs.get(wired.runs.resolve(run_id))
+    after = cancel_run(before.id)
+    already = "had already ended: " if Status(before.status).is_final else ""
+    print(f"{after.id} {already}{after.status}")
+
+
+@app.command()
+def explain(run_id: RunId, as_json: AsJson = False) -> None:
+    """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
+    wired = services()
+    wanted = wired.runs.get(wired.runs.resolve(run_id))
+    events = wired.runs.events(wanted.id)
+    if as_json:
+        record = {"run": render.run_record(wanted), "events": [render.event_record(event) for event in events]}
+        print(json.dumps(record))
+    else:
+        print("\n".join(render.explanation(wanted, events, wired.database.now())))
+
+
+@app.command()
+def sweep() -> None:
+    """Have the reaper look now, instead of at its next turn."""
+    print(json.dumps(sweep_once(services(), by_hand=True)))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the form that this version expects."""
+    print(f"The database is at revision {migrate_database(services().database)}.")
+
+
+@app.command()
+def flower() -> None:
+    """Start Flower on loopback behind a password, unless FLOWER_ADDRESS and REPRIEVE_FLOWER_PASSWORD say otherwise."""
+    secret = resolve_settings().flower_password
+    if secret is None and "FLOWER_BASIC_AUTH" not in os.environ:
+        raise SettingsError("REPRIEVE_FLOWER_PASSWORD is not set; without a password Flower is open to everyone.")
+    if secret is not None:
+        os.environ["FLOWER_BASIC_AUTH"] = f"reprieve:{secret.get_secret_value()}"
+    os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
+    # Its buttons act on tasks, not on runs: `reprieve cancel` is the way to end one.
+    os.environ.setdefault("FLOWER_READ_ONLY", "True")
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "workers", "flower"])
+
+
+@app.command()
+def demo(
+    real_time: Annotated[bool, typer.Option("--real-time", help="At 300/60/60 seconds: about 8 minutes.")] = False,
+) -> None:
+    """Show on servers of its own that live runs survive and dead ones are found; exit status 0 if all came out so."""
+    from cli.demo import run_demo
+
+    raise typer.Exit(run_demo(real_time=real_time))
+
+
+def main() -> None:
+    """The entry point: what goes wrong in a foreseeable way is a sentence, not a traceback."""
+    try:
+        app()
+    except (ReprieveError, EmbeddedServerError) as error:
+        sys.exit(_complain(str(error)))
+    except OperationalError as error:
+        sys.exit(_complain(f"The database does not answer: {str(error.orig).strip().splitlines()[0]}"))
+    except ProgrammingError as error:
+        if "does not exist" not in str(error.orig):
+            raise
+        sys.exit(_complain("The database is not migrated; run `reprieve migrate`."))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _complain(sentence: str) -> int:
+    print(f"reprieve: {sentence}", file=sys.stderr)
+    return 2

@@ -1,0 +1,39 @@
+"""A run's output on this terminal: the bytes as they came, each stream to its own, and the command's exit status."""
+
+import sys
+from collections.abc import Iterable
+
+from models.chunks import Chunk
+from models.rows import Run
+from models.status import Status
+from stores.following import Gap, LogFollower
+from workers.bootstrap import Services
+
+#: What a shell says of a command that a signal ended: this and the signal's number.
+SIGNAL_BASE = 128
+
+
+def follower(services: Services, run: Run) -> LogFollower:
+    return LogFollower(services.runs, services.logs, services.live, run.id)
+
+
+def write(items: Iterable[Chunk | Gap], *, stream: str | None = None) -> None:
+    """Write chunks as they come; a gap is told on standard error. `stream` chooses one of them."""
+    for item in items:
+        if isinstance(item, Gap):
+            told = f"attempt {item.attempt}: chunks {item.first} to {item.last} are missing"
+            print(f"reprieve: {told}", file=sys.stderr, flush=True)
+        elif stream is None or item.stream == stream:
+            output = sys.stderr.buffer if item.stream == "stderr" else sys.stdout.buffer
+            output.write(item.data)
+            output.flush()
+
+
+def exit_status(run: Run) -> int:
+    """The status to exit with after a run: the command's own where there is one, as a shell would give it."""
+    if run.status == Status.SUCCEEDED:
+        return 0
+    outcome = (run.attempts[-1].outcome or {}) if run.attempts else {}
+    if "signal" in outcome:
+        return SIGNAL_BASE + int(outcome["signal"])
+    return int(outcome.get("exit_status") or 1)

@@ -1,0 +1,182 @@
+"""Runs as a person reads them on a terminal, and as a program reads them (`--json`)."""
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from models.rows import Run, RunEvent
+from models.status import EventKind, Status
+
+COLOURS = {
+    Status.QUEUED: "yellow",
+    Status.RUNNING: "cyan",
+    Status.SUCCEEDED: "green",
+    Status.FAILED: "red",
+    Status.CANCELLED: "magenta",
+}
+
+PROOFS = {
+    "claim": "a worker taking it",
+    "output": "output",
+    "keepalive": "its worker's keepalive",
+    "heartbeat": "its adapter's heartbeat",
+    None: "nothing",
+}
+
+
+def terminal() -> Console:
+    """Standard output: as wide as the terminal, and wide enough for a table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def short_id(run: Run) -> str:
+    """The end of an id: ids begin with the time, so it is the end that tells runs of one minute apart."""
+    return str(run.id).rsplit("-", 1)[-1]
+
+
+def span(duration: timedelta | float) -> str:
+    """A duration in words that fit a table: `4.2 s`, `5 min 12 s`, `3 h 4 min`."""
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
+
+
+def runs_table(runs: Sequence[Run], now: datetime) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("RUN", "ADAPTER", "STATUS", "ATTEMPT", "STARTED", "LAST SIGN", "LABELS", "ERROR"):
+        table.add_column(column, no_wrap=column != "ERROR")
+    for run in runs:
+        status = Status(run.status)
+        table.add_row(
+            short_id(run),
+            run.adapter,
+            f"[{COLOURS[status]}]{status.value}[/]",
+            f"{run.attempt}/{run.max_attempts}",
+            f"{span(now - run.started_at)} ago" if run.started_at else "-",
+            f"{span(now - run.updated_at)} ago" if status is Status.RUNNING else "-",
+            " ".join(f"{name}={value}" for name, value in run.labels.items()) or "-",
+            run.error_code or "-",
+        )
+    return table
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """A run as data; the config is left out, since it may hold secrets."""
+    return {
+        "id": str(run.id),
+        "adapter": run.adapter,
+        "out_of_process_liveness": run.out_of_process_liveness,
+        "status": run.status,
+        "attempt": run.attempt,
+        "epoch": run.epoch,
+        "max_attempts": run.max_attempts,
+        "max_runtime_seconds": run.max_runtime.total_seconds() if run.max_runtime else None,
+        "labels": run.labels,
+        "error_code": run.error_code,
+        "error_message": run.error_message,
+        "last_proof": run.last_proof,
+        "created_at": _time(run.created_at),
+        "started_at": _time(run.started_at),
+        "updated_at": _time(run.updated_at),
+        "finished_at": _time(run.finished_at),
+        "attempts": [
+            {
+                "attempt": attempt.attempt,
+                "worker_node": attempt.worker_node,
+                "host": attempt.host,
+                "work": attempt.work,
+                "started_at": _time(attempt.started_at),
+                "finished_at": _time(attempt.finished_at),
+                "outcome": attempt.outcome,
+                "last_seq": attempt.last_seq,
+                "termination": attempt.termination,
+            }
+            for attempt in run.attempts
+        ],
+    }
+
+
+def event_record(event: RunEvent) -> dict[str, Any]:
+    return {"at": _time(event.at), "attempt": event.attempt, "kind": event.kind, "detail": event.detail}
+
+
+def explanation(run: Run, events: Sequence[RunEvent], now: datetime) -> list[str]:
+    """What is known of a run and why it is as it is, for a person who was woken for it."""
+    lines = [f"Run {run.id}", f"{run.adapter}: {_status_sentence(run, now)}"]
+    if run.error_message:
+        lines.append(run.error_message)
+    if run.labels:
+        lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
+    lines += [sentence for event in events if (sentence := _dossier_sentence(event))]
+    lines += _owed_sentences(run)
+    return [*lines, "", *(_event_line(event) for event in events)]
+
+
+def _status_sentence(run: Run, now: datetime) -> str:
+    status = Status(run.status)
+    attempt = f"attempt {run.attempt} of {run.max_attempts}"
+    if status is Status.QUEUED:
+        return f"queued for {span(now - run.updated_at)}, {run.attempt} of {run.max_attempts} attempts used."
+    if status is Status.RUNNING:
+        running = span(now - run.started_at) if run.started_at else "?"
+        proof = f"last proof of life {span(now - run.updated_at)} ago, by {PROOFS[run.last_proof]}"
+        return f"running for {running}, {attempt}, on {run.attempts[-1].worker_node}; {proof}."
+    ended = f"{span(now - run.finished_at)} ago" if run.finished_at else ""
+    code = f" ({run.error_code})" if run.error_code else ""
+    return f"{status.value}{code} {ended}, {attempt}."
+
+
+def _dossier_sentence(event: RunEvent) -> str | None:
+    """The evidence of a reap, in words."""
+    if event.kind != EventKind.REAPED:
+        return None
+    detail = event.detail
+    after = "queued again" if detail["retry"] else "failed"
+    if detail["error_code"] == "timed_out":
+        return f"Attempt {event.attempt} had run for {span(detail['running_seconds'])}, over its max_runtime; {after}."
+    return (
+        f"Attempt {event.attempt} was silent for {span(detail['silent_seconds'])} "
+        f"(window {span(detail['window_seconds'])}). Its last proof of life was {PROOFS[detail['last_proof']]}, "
+        f"at {_clock(detail['last_proof_at'])}; {detail['worker_node'] or 'nobody'} followed it. The reaper had been "
+        f"watching since {_clock(detail['watching_since'])}. So it was reaped as {detail['error_code']}, and {after}."
+    )
+
+
+def _owed_sentences(run: Run) -> list[str]:
+    return [
+        f"The work of attempt {attempt.attempt} is still to be confirmed gone by host {attempt.host or '(any)'}"
+        + (
+            "; the next attempt waits for that. If the host is gone for good, cancel the run and start it again."
+            if run.status == Status.QUEUED
+            else "."
+        )
+        for attempt in run.attempts
+        if attempt.termination == "owed"
+    ]
+
+
+def _event_line(event: RunEvent) -> str:
+    shown = {
+        name: value for name, value in event.detail.items() if event.kind != EventKind.REAPED or name == "error_code"
+    }
+    detail = " ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+    return f"  {event.at:%H:%M:%S}  attempt {event.attempt}  {event.kind:<12} {detail}".rstrip()
+
+
+def _time(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def _clock(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment):%H:%M:%S} UTC"

@@ -1,0 +1,232 @@
+"""Everything on one machine: embedded servers unless addresses are set, and every role as a supervised process.
+
+supervisord keeps the roles running: one that dies is started again. The servers are children of this process, in
+sessions of their own, so that Ctrl-C reaches them last.
+"""
+
+import fcntl
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Self
+
+from cli.roles import ROLES
+from models.errors import ReprieveError
+from stores.addresses import forget_addresses, write_addresses
+from stores.database import Database
+from stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from stores.migrate import migrate
+from workers.settings import Settings
+
+#: Seconds that a role may take to end when asked; a run in its worker is then lost, and found by the next sweep.
+STOP_SECONDS = 10
+
+SUPERVISOR_SECTION = """\
+[supervisord]
+nodaemon=true
+logfile={folder}/supervisord.log
+pidfile={folder}/supervisord.pid
+silent={silent}
+{user}
+"""
+
+PROGRAM_SECTION = """
+[program:{name}]
+command={command}
+directory={folder}
+autorestart=true
+startsecs=2
+startretries=1000000
+stopwaitsecs={stop_seconds}
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={logs}/{name}.log
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=3
+"""
+
+
+class StackError(ReprieveError):
+    """Raised when the processes of one machine cannot be started, or one that all need has ended."""
+
+
+class Stack:
+    """The servers and roles of one data folder; a context manager that ends what it started."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        flower_password: str,
+        roles: Mapping[str, tuple[str, ...]] = ROLES,
+        environment: Mapping[str, str] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._folder = settings.data_dir
+        self._flower_password = flower_password
+        self._roles = roles
+        self._extra = environment or {}
+        self._quiet = quiet
+        self._servers: list[EmbeddedPostgres | EmbeddedRedis] = []
+        self._cleanup = ExitStack()
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self.database_url = settings.database_url.get_secret_value() if settings.database_url else None
+        self.redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+        self.flower_port = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._cleanup.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    @property
+    def logs(self) -> Path:
+        return self._folder / "logs"
+
+    @property
+    def settings(self) -> Settings:
+        """The settings with the addresses of what runs."""
+        return Settings.model_validate(
+            self._settings.model_dump() | {"database_url": self.database_url, "redis_url": self.redis_url}
+        )
+
+    def check(self) -> None:
+        """Raises `StackError` when something that everything needs is gone."""
+        for server in self._servers:
+            if not server.is_running():
+                raise StackError(f"{type(server).__name__} has ended; see its log in {self._folder}.")
+        if self._supervisor is not None and self._supervisor.poll() is not None:
+            raise StackError(f"supervisord has ended; see {self._folder / 'supervisord.log'}.")
+
+    def _start(self) -> None:
+        self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._cleanup.enter_context(self._alone())
+        if self.database_url is None:
+            self.database_url = self._serve(EmbeddedPostgres(self._folder / "postgres"))
+        if self.redis_url is None:
+            self.redis_url = self._serve(EmbeddedRedis(self._folder / "redis"))
+        database = Database(self.database_url)
+        migrate(database)
+        database.dispose()
+        write_addresses(self._folder, self.database_url, self.redis_url)
+        self._cleanup.callback(forget_addresses, self._folder)
+        self.flower_port = _free_port(5555)
+        self._supervise()
+
+    def _alone(self) -> IO[str]:
+        """A lock that ends with this process: two stacks on one folder would fight over its servers."""
+        lock = (self._folder / "up.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StackError(
+                f"Reprieve is already up on {self._folder}. Stop it there (Ctrl-C), or set REPRIEVE_DATA_DIR."
+            ) from None
+        return lock
+
+    def _serve(self, server: EmbeddedPostgres | EmbeddedRedis) -> str:
+        server.start()
+        self._servers.append(server)
+        self._cleanup.callback(server.stop)
+        return server.url
+
+    def _supervise(self) -> None:
+        configuration = self._folder / "supervisord.conf"
+        configuration.write_text(self._configuration())
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._cleanup.callback(_end, self._supervisor)
+
+    def _configuration(self) -> str:
+        user = "user=root" if os.geteuid() == 0 else ""
+        folder = _escaped(str(self._folder))
+        sections = [SUPERVISOR_SECTION.format(folder=folder, silent=str(self._quiet).lower(), user=user)]
+        for name, command in self._roles.items():
+            sections.append(
+                PROGRAM_SECTION.format(
+                    name=name,
+                    command=_escaped(shlex.join(command)),
+                    folder=folder,
+                    logs=_escaped(str(self.logs)),
+                    stop_seconds=STOP_SECONDS,
+                )
+            )
+        return "".join(sections)
+
+    def _environment(self) -> dict[str, str]:
+        programs = str(Path(sys.executable).parent)
+        return {
+            **os.environ,
+            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PYTHONWARNINGS": "ignore",
+            "REPRIEVE_DATABASE_URL": self.database_url or "",
+            "REPRIEVE_REDIS_URL": self.redis_url or "",
+            "REPRIEVE_DATA_DIR": str(self._folder),
+            "REPRIEVE_NODE_NAME": self._settings.node_name,
+            "REPRIEVE_TIME_SCALE": str(self._settings.time_scale),
+            "REPRIEVE_FLOWER_PASSWORD": self._flower_password,
+            "FLOWER_PORT": str(self.flower_port),
+            **self._extra,
+        }
+
+
+def wait_for_end(stack: Stack, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Until Ctrl-C or SIGTERM; raises `StackError` when something ends by itself."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        while True:
+            stack.check()
+            sleep(1)
+    except KeyboardInterrupt:
+        return
+
+
+def _end(supervisor: "subprocess.Popen[bytes]") -> None:
+    supervisor.terminate()
+    try:
+        supervisor.wait(STOP_SECONDS + 10)
+    except subprocess.TimeoutExpired:
+        supervisor.kill()
+        supervisor.wait()
+
+
+def _escaped(text: str) -> str:
+    """supervisord expands %."""
+    return text.replace("%", "%%")
+
+
+def _free_port(preferred: int) -> int:
+    """`preferred` if it is free on loopback, else any."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            number: int = probe.getsockname()[1]
+            return number
+    raise StackError("No TCP port is free on 127.0.0.1.")

@@ -1,0 +1,121 @@
+"""Following a run's log: from any place, in order, without gap or repeat, up to its end.
+
+The store has everything; the live stream only says early what is new. Whatever the stream skips (it is bounded),
+brings out of order or does not bring (Redis away), is read from the store instead.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from redis.exceptions import RedisError
+
+from models.chunks import Chunk, contiguous
+from models.rows import Run
+from models.status import Status
+from stores.cache import LONGEST_BLOCK
+from stores.hints import LiveEvent, LiveEvents
+from stores.logs import LogStore
+from stores.runs import RunStore
+
+#: Seconds after the end of an attempt that a follower waits for output still on its way.
+TAIL_WAIT = 10.0
+PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Output that was handed over but is not in the store: its first and last sequence number."""
+
+    attempt: int
+    first: int
+    last: int
+
+
+class LogFollower:
+    """Reads one run's log, attempt after attempt."""
+
+    def __init__(self, runs: RunStore, logs: LogStore, live: LiveEvents, run_id: UUID) -> None:
+        self._runs = runs
+        self._logs = logs
+        self._live = live
+        self._run_id = run_id
+
+    def stored(self, attempt: int, after_seq: int = 0) -> Iterator[Chunk | Gap]:
+        """What the store has of an attempt now, with the gaps in it."""
+        last_seq = after_seq
+        while page := self._logs.read(self._run_id, attempt, last_seq, PAGE):
+            for chunk in page:
+                if chunk.seq > last_seq + 1:
+                    yield Gap(attempt, last_seq + 1, chunk.seq - 1)
+                yield chunk
+                last_seq = chunk.seq
+
+    def follow(self, first_attempt: int = 1, after_seq: int = 0) -> Iterator[Chunk | Gap]:
+        """Everything from a place on, as it comes, until the run has ended."""
+        attempt = first_attempt
+        while self._wait_for_attempt(attempt):
+            yield from self._follow_attempt(attempt, after_seq)
+            attempt, after_seq = attempt + 1, 0
+
+    def _wait_for_attempt(self, attempt: int) -> bool:
+        """True when the attempt has begun; False when it never will."""
+        while True:
+            run = self._runs.get(self._run_id)
+            if run.attempt >= attempt:
+                return True
+            if Status(run.status).is_final:
+                return False
+            time.sleep(LONGEST_BLOCK / 2)
+
+    def _follow_attempt(self, attempt: int, seq: int) -> Iterator[Chunk | Gap]:
+        # The place in the stream is taken before the store is read: nothing falls between the two.
+        place = self._live.position(self._run_id)
+        ended_at: float | None = None
+        while True:
+            for chunk in self._without_gap(attempt, seq):
+                yield chunk
+                seq = chunk.seq
+            if ended_at is None and self._has_ended(attempt):
+                ended_at = time.monotonic()
+                continue  # What was stored before the end is read once more.
+            if ended_at is not None and self._is_whole(attempt, seq, time.monotonic() - ended_at):
+                yield from self._rest(attempt, seq)
+                return
+            events, place = self._events(place)
+            for event in events:
+                if event.attempt == attempt and event.seq == seq + 1 and event.data is not None:
+                    yield Chunk(self._run_id, attempt, 0, event.seq, event.stream, event.data)
+                    seq = event.seq
+
+    def _without_gap(self, attempt: int, seq: int) -> Iterator[Chunk]:
+        while page := contiguous(seq, self._logs.read(self._run_id, attempt, seq, PAGE)):
+            yield from page
+            seq = page[-1].seq
+
+    def _events(self, place: str) -> tuple[list[LiveEvent], str]:
+        try:
+            return self._live.wait(self._run_id, place)
+        except RedisError:
+            time.sleep(LONGEST_BLOCK)
+            return [], place
+
+    def _has_ended(self, attempt: int) -> bool:
+        run: Run = self._runs.get(self._run_id)
+        return Status(run.status).is_final or run.attempts[attempt - 1].finished_at is not None
+
+    def _is_whole(self, attempt: int, seq: int, since_end: float) -> bool:
+        """Whether nothing more is to be waited for: the last chunk is there, or the wait was long enough."""
+        last_seq = self._runs.get_attempt(self._run_id, attempt).last_seq
+        return since_end > TAIL_WAIT or (last_seq is not None and seq >= last_seq)
+
+    def _rest(self, attempt: int, seq: int) -> Iterator[Chunk | Gap]:
+        """What lies behind a gap that nothing filled, and a missing end, by their numbers."""
+        for item in self.stored(attempt, seq):
+            yield item
+            if isinstance(item, Chunk):
+                seq = item.seq
+        last_seq = self._runs.get_attempt(self._run_id, attempt).last_seq
+        if last_seq is not None and last_seq > seq:
+            yield Gap(attempt, seq + 1, last_seq)

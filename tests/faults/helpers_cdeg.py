@@ -1,0 +1,139 @@
+"""What the fault tests of rows C, D, E and G share: ends brought about, rows compared, processes to be ended."""
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psutil
+from sqlalchemy import text
+
+from adapters import host
+from adapters.shipper import LogShipper
+from models.process import ProcessIdentity
+from models.status import EventKind
+from models.work import Work
+from tests.support.processes import processes_marked
+from tests.support.rows import age, watch_for
+from workers.bootstrap import Services, build
+from workers.logs import ingest
+from workers.reaper import sweep
+from workers.supervisor import Supervisor
+
+T = TypeVar("T")
+
+FINAL_KINDS = {EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED, EventKind.REAPED}
+
+
+def reap(services: Services, run_id: UUID) -> dict[str, Any]:
+    """Have a real sweep find the run silent for longer than the window; returns its report."""
+    watch_for(services, 400)
+    age(services, run_id, 400)
+    return sweep(services, by_hand=True)
+
+
+def as_stored(services: Services, run_id: UUID) -> tuple[Any, ...]:
+    """The row of a run with the transaction that wrote it: equal twice only when nobody wrote it in between."""
+    with services.database.begin() as connection:
+        row = connection.execute(text("SELECT xmin::text, ctid::text, * FROM runs WHERE id = :id"), {"id": run_id})
+        return tuple(row.one())
+
+
+def attempt_as_stored(services: Services, work: Work) -> tuple[Any, ...]:
+    query = text("SELECT xmin::text, ctid::text, * FROM run_attempts WHERE run_id = :id AND attempt = :attempt")
+    with services.database.begin() as connection:
+        return tuple(connection.execute(query, {"id": work.run_id, "attempt": work.attempt}).one())
+
+
+def final_kinds(services: Services, run_id: UUID) -> list[str]:
+    """The kinds of the events that ended a run which had one attempt."""
+    return [event.kind for event in services.runs.events(run_id) if event.kind in FINAL_KINDS]
+
+
+@contextmanager
+def counting_updates(services: Services) -> Iterator[Callable[[], int]]:
+    """Counts the UPDATEs that touch a row of `runs`, whoever makes them."""
+    install = """
+        CREATE SEQUENCE counted_updates;
+        CREATE FUNCTION count_update() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM nextval('counted_updates'); RETURN NULL; END $$;
+        CREATE TRIGGER count_updates AFTER UPDATE ON runs FOR EACH ROW EXECUTE FUNCTION count_update();
+    """
+    remove = "DROP TRIGGER count_updates ON runs; DROP FUNCTION count_update; DROP SEQUENCE counted_updates;"
+
+    def counted() -> int:
+        with services.database.begin() as connection:
+            query = text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM counted_updates")
+            return int(connection.execute(query).scalar_one())
+
+    with services.database.begin() as connection:
+        connection.execute(text(install))
+    try:
+        yield counted
+    finally:
+        with services.database.begin() as connection:
+            connection.execute(text(remove))
+
+
+def direct_shipper(services: Services) -> LogShipper:
+    """A shipper whose batches are ingested at once, by this process."""
+    return LogShipper(lambda chunks: ingest(services, chunks))
+
+
+def bury(services: Services) -> None:
+    """One turn over the owed terminations, as a worker makes it that was just started on the host of `services`."""
+    Supervisor(services, direct_shipper(services)).bury()
+
+
+@contextmanager
+def on_another_host(services: Services, name: str) -> Iterator[Services]:
+    """The same system, as a process on the host `name` sees it."""
+    there = build(services.settings.model_copy(update={"node_name": name}))
+    try:
+        yield there
+    finally:
+        there.database.dispose()
+
+
+@contextmanager
+def sleeping_process() -> Iterator[ProcessIdentity]:
+    """A process that leads its own group and does nothing for as long as the block lasts, unless it is ended."""
+    popen = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        identity = host.identify(popen.pid)
+        assert identity is not None
+        yield identity
+    finally:
+        popen.kill()
+        popen.wait()
+
+
+@contextmanager
+def no_process_left(*run_ids: UUID) -> Iterator[None]:
+    """Ends what these runs have started and a test that failed has left running."""
+    try:
+        yield
+    finally:
+        for process in [process for run_id in run_ids for process in processes_of(run_id)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def processes_of(run_id: UUID) -> list[psutil.Process]:
+    return processes_marked("REPRIEVE_RUN_ID", str(run_id))
+
+
+def all_at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of these calls, each on a thread of its own, all let go at the same moment."""
+    start = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], T]) -> T:
+        start.wait(timeout=60)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
