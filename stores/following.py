@@ -19,8 +19,10 @@ from stores.hints import LiveEvent, LiveEvents
 from stores.logs import LogStore
 from stores.runs import RunStore
 
-#: Seconds after the end of an attempt that a follower waits for output still on its way.
-TAIL_WAIT = 10.0
+#: Seconds after the end of an attempt that a follower waits for the last chunk that it named.
+TAIL_WAIT = 60.0
+#: The same where the end named none (a reap): nobody knows whether anything is still on its way.
+UNKNOWN_TAIL_WAIT = 5.0
 PAGE = 500
 
 
@@ -108,7 +110,9 @@ class LogFollower:
     def _is_whole(self, attempt: int, seq: int, since_end: float) -> bool:
         """Whether nothing more is to be waited for: the last chunk is there, or the wait was long enough."""
         last_seq = self._runs.get_attempt(self._run_id, attempt).last_seq
-        return since_end > TAIL_WAIT or (last_seq is not None and seq >= last_seq)
+        if last_seq is None:
+            return since_end > UNKNOWN_TAIL_WAIT
+        return seq >= last_seq or since_end > TAIL_WAIT
 
     def _rest(self, attempt: int, seq: int) -> Iterator[Chunk | Gap]:
         """What lies behind a gap that nothing filled, and a missing end, by their numbers."""

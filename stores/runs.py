@@ -266,7 +266,7 @@ class RunStore:
     def with_out_of_process_liveness(connection: Connection, run_ids: Iterable[UUID]) -> dict[UUID, bool]:
         """For each of these runs that exists, whether output is its proof of life."""
         rows = connection.execute(select(Run.id, Run.out_of_process_liveness).where(Run.id.in_(list(run_ids))))
-        return dict(rows.tuples())
+        return dict(rows.tuples().all())
 
     @staticmethod
     def refresh(connection: Connection, tokens: Iterable[Token], proof: Proof) -> set[Token]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,22 +44,20 @@ def _clean_environment() -> None:
 def servers(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None) -> Iterator[Servers]:
     """Migrated PostgreSQL, and Redis; the app of this process is set up for them."""
     folder = tmp_path_factory.mktemp("servers")
-    postgres, redis = EmbeddedPostgres(folder / "postgres"), EmbeddedRedis(folder / "redis")
-    try:
+    with ExitStack() as ending:
+        postgres = EmbeddedPostgres(folder / "postgres")
+        ending.callback(postgres.remove)
+        redis = ending.enter_context(EmbeddedRedis(folder / "redis"))
         postgres.start()
-        redis.start()
         database = Database(postgres.url)
         migrate(database)
         database.dispose()
         running = Servers(postgres, redis)
-        os.environ.update(running.environment)
+        patch = ending.enter_context(pytest.MonkeyPatch.context())
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        ending.callback(app.pool.force_close_all)
         yield running
-    finally:
-        for name in ("REPRIEVE_DATABASE_URL", "REPRIEVE_REDIS_URL"):
-            os.environ.pop(name, None)
-        app.pool.force_close_all()
-        redis.stop()
-        postgres.remove()
 
 
 @pytest.fixture

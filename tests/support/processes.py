@@ -56,7 +56,7 @@ class Process:
             assert self.popen.poll() is None, f"{self.name} ended:\n{self.output}"
             return text in self.output
 
-        eventually(said, timeout=timeout, what=f"{text!r} from {self.name}; it said:\n{self.output[-2000:]}")
+        eventually(said, timeout=timeout, what=lambda: f"{text!r} from {self.name}:\n{self.output[-2000:]}")
 
 
 def spawn(name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Process:

@@ -1,0 +1,246 @@
+"""`reprieve up` and the commands beside it, as a person uses them: real processes, real signals, real exit statuses."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from stores.embedded import EmbeddedPostgres
+from tests.support.processes import Process, spawn
+from tests.support.waiting import eventually
+
+PROGRAMS = Path(sys.executable).parent
+
+
+class Terminal:
+    """A shell's view of one data folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.environment = {
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            # Empty is unset: what this folder's `reprieve up` wrote counts, not another test's servers.
+            "REPRIEVE_DATABASE_URL": "",
+            "REPRIEVE_REDIS_URL": "",
+            "REPRIEVE_DATA_DIR": str(data_dir),
+            "REPRIEVE_NODE_NAME": "terminal",
+            "REPRIEVE_TIME_SCALE": "30",
+        }
+        self.data_dir = data_dir
+
+    def __call__(self, *arguments: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("REPRIEVE_")}
+        return subprocess.run(
+            [PROGRAMS / "reprieve", *arguments],
+            env={**inherited, **self.environment, **extra},
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that belongs to this data folder and still runs."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                traces = [*process.cmdline(), process.environ().get("REPRIEVE_DATA_DIR", "")]
+            except psutil.Error:
+                continue
+            if any(str(self.data_dir) in trace for trace in traces):
+                found.append(process)
+        return found
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Terminal, Process]]:
+    """`reprieve up` on a folder of its own, ended as a terminal's Ctrl-C ends it; then nothing of it may be left."""
+    folder = tmp_path_factory.mktemp("up")
+    terminal = Terminal(folder / "data")
+    up = spawn("up", ["reprieve", "up"], terminal.environment, folder)
+    try:
+        up.wait_for("Ctrl-C ends everything", timeout=90)
+        yield terminal, up
+        up.send(signal.SIGINT)
+        assert up.popen.wait(60) == 0, up.output
+        assert terminal.processes() == []
+    finally:
+        for process in terminal.processes():
+            process.kill()
+        up.stop()
+        EmbeddedPostgres(terminal.data_dir / "postgres").remove()
+
+
+@pytest.fixture
+def terminal(stack: tuple[Terminal, Process]) -> Terminal:
+    return stack[0]
+
+
+def test_a_followed_run_gives_both_streams_and_the_exit_status(terminal: Terminal) -> None:
+    done = terminal("run", "--follow", "--", "sh", "-c", "echo out; echo err >&2; exit 5")
+    assert (done.returncode, done.stdout) == (5, "out\n"), done.stderr
+    assert "err\n" in done.stderr
+    assert "exit status 5" in done.stderr
+
+
+def test_a_run_ended_by_a_signal_gives_the_status_that_a_shell_gives(terminal: Terminal) -> None:
+    assert terminal("run", "--follow", "--", "sh", "-c", "kill -TERM $$").returncode == 128 + signal.SIGTERM
+
+
+def test_a_run_works_in_the_folder_where_it_was_started(terminal: Terminal, tmp_path: Path) -> None:
+    done = terminal("run", "--follow", "--adapter", "detached", "--", "pwd", cwd=tmp_path)
+    assert done.stdout.strip() == str(tmp_path)
+
+
+def test_env_and_labels_reach_the_run(terminal: Terminal) -> None:
+    started = terminal("run", "--env", "GREETING=hello", "--label", "team=data", "--", "sh", "-c", "echo $GREETING")
+    run_id = started.stdout.strip()
+    assert terminal("logs", "-f", run_id).stdout == "hello\n"
+    (listed,) = [run for run in json.loads(terminal("ps", "--json").stdout) if run["id"] == run_id]
+    assert listed["labels"] == {"team": "data"}
+
+
+def test_a_cancelled_run_is_explained(terminal: Terminal) -> None:
+    run_id = terminal("run", "--adapter", "detached", "--", "sleep", "300").stdout.strip()
+    eventually(lambda: "running" in terminal("explain", run_id[-8:]).stdout, interval=0.5)
+    assert terminal("cancel", run_id[-8:]).stdout.strip() == f"{run_id} cancelled"
+    assert "had already ended" in terminal("cancel", run_id).stdout
+    explained = json.loads(terminal("explain", "--json", run_id).stdout)
+    assert explained["run"]["status"] == "cancelled"
+    assert [event["kind"] for event in explained["events"]][:2] == ["enqueued", "claimed"]
+
+
+def test_an_interrupted_follower_leaves_the_run_alone(terminal: Terminal, tmp_path: Path) -> None:
+    command = ["reprieve", "run", "--follow", "--", "sh", "-c", "echo begun; sleep 300"]
+    follower = spawn("follower", command, terminal.environment, tmp_path)
+    try:
+        follower.wait_for("begun")
+        follower.send(signal.SIGINT)
+        assert follower.popen.wait(20) == 130
+        assert "the run goes on" in follower.output
+        run_id = re.search(r"run ([0-9a-f-]{36})", follower.output)
+        assert run_id is not None
+        assert terminal("cancel", run_id[1]).stdout.strip().endswith("cancelled")
+    finally:
+        follower.stop()
+
+
+def test_logs_of_a_run_go_on_from_any_place(terminal: Terminal) -> None:
+    script = "for i in 1 2 3 4; do echo $i; sleep 0.4; done"
+    run_id = terminal("run", "--", "sh", "-c", script).stdout.strip()
+    assert terminal("logs", "--follow", "--after", "2", run_id).stdout == "3\n4\n"
+    assert terminal("logs", run_id).stdout == "1\n2\n3\n4\n"
+
+
+def test_a_run_without_a_log_yet_has_an_empty_log(terminal: Terminal) -> None:
+    run_id = terminal("run", "--", "sleep", "300").stdout.strip()
+    done = terminal("logs", run_id)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    terminal("cancel", run_id)
+
+
+def test_a_sweep_by_hand_says_what_it_did(terminal: Terminal) -> None:
+    assert json.loads(terminal("sweep").stdout)["reaped"] == 0
+
+
+def test_a_killed_worker_is_started_again(terminal: Terminal) -> None:
+    (worker,) = [process for process in terminal.processes() if "--queues=logs" in process.cmdline()]
+    worker.kill()
+    eventually(
+        lambda: any("--queues=logs" in process.cmdline() for process in terminal.processes() if process != worker)
+    )
+    assert terminal("run", "--follow", "--", "echo", "still here").stdout == "still here\n"
+
+
+def test_g05_flower_refuses_who_has_no_password_and_shows_no_log_text(stack: tuple[Terminal, Process]) -> None:
+    terminal, up = stack
+    address = re.search(r"Flower +(\S+)  user reprieve, password (\S+)", up.output)
+    assert address is not None
+    url, password = address.groups()
+    assert url.startswith("http://127.0.0.1:")
+    assert eventually(lambda: status_without_password(f"{url}/api/tasks")) == 401
+
+    def tasks() -> dict[str, Any]:
+        token = b64encode(f"reprieve:{password}".encode()).decode()
+        request = urllib.request.Request(f"{url}/api/tasks", headers={"Authorization": f"Basic {token}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def names() -> set[str]:
+        return {task["name"] for task in tasks().values()}
+
+    # Flower knows what it has seen itself: once it sees sweeps, it sees everything.
+    eventually(lambda: "reaper.sweep" in names(), interval=0.5)
+    terminal("run", "--follow", "--", "echo", "a-secret-line")
+    eventually(lambda: names() >= {"runs.execute", "logs.ingest"}, interval=0.5)
+    shown = json.dumps(tasks())
+    assert "a-secret-line" not in shown
+    assert re.search(r"attempt 1 seq 1-\d+: \d+ chunks, \d+ bytes", shown)
+
+
+def status_without_password(url: str) -> int | None:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status
+    except urllib.error.HTTPError as refused:
+        return refused.code
+    except urllib.error.URLError:
+        return None  # Flower is still starting.
+
+
+def test_a_second_up_on_the_same_folder_is_refused(terminal: Terminal) -> None:
+    done = terminal("up")
+    assert done.returncode == 2
+    assert "already up" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["run", "--adapter", "proces", "--", "true"],
+            "There is no adapter 'proces' here; installed: detached, process",
+        ),
+        (["run", "--label", "team", "--", "true"], "--label 'team' is not of the form NAME=VALUE"),
+        (["run", "--max-runtime", "0", "--", "true"], "max_runtime is 0.0; give seconds above 0"),
+        (["logs", "../../etc/passwd"], "is no run id"),
+        (["explain", "ffffffff"], "fits no run"),
+    ],
+)
+def test_a_wrong_argument_gets_a_sentence(terminal: Terminal, arguments: list[str], sentence: str) -> None:
+    done = terminal(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_database_the_command_says_what_to_do(tmp_path: Path) -> None:
+    done = Terminal(tmp_path)("ps")
+    assert done.returncode == 2
+    assert "REPRIEVE_DATABASE_URL is not set" in done.stderr
+    assert "reprieve up" in done.stderr
+
+
+def test_a_time_scale_without_a_margin_is_refused(tmp_path: Path) -> None:
+    done = Terminal(tmp_path)("ps", REPRIEVE_TIME_SCALE="60")
+    assert done.returncode == 2
+    assert "REPRIEVE" in done.stderr or "Time scale 60" in done.stderr
+
+
+def test_the_demo_comes_out_and_leaves_nothing(tmp_path: Path) -> None:
+    before = time.monotonic()
+    done = subprocess.run([PROGRAMS / "reprieve", "demo"], capture_output=True, text=True, timeout=170, cwd=tmp_path)
+    assert done.returncode == 0, f"after {time.monotonic() - before:.0f} s:\n{done.stdout}\n{done.stderr}"
+    assert done.stdout.count("as expected") == 5
+    assert "no process is left" in done.stdout
