@@ -98,7 +98,7 @@ def _read_new(folder: Path, offsets: dict[str, int], context: Context) -> bool:
             data = os.read(file.fileno(), READ_SIZE)
         if data:
             offsets[stream] += len(data)
-            context.on_log(stream, data, {stream: offsets[stream]})
+            context.on_log(stream, data, str(offsets[stream]))
             grown = True
     return grown
 

@@ -20,8 +20,8 @@ class Context(Protocol):
     run_id: UUID
     attempt: int
 
-    def on_log(self, stream: str, chunk: bytes | str, cursor: dict[str, Any] | None = None) -> None:
-        """Hand over output. `cursor` is the adapter's own place in its source, after this chunk.
+    def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        """Hand over output. `cursor` is the adapter's own place in its source after this chunk, as short text.
 
         Blocks while the shipper's buffer is full, so that a pipe pushes back; never drops. Raises `InvalidChunk`.
         """

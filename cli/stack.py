@@ -8,7 +8,6 @@ import fcntl
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,11 +21,15 @@ from models.errors import ReprieveError
 from stores.addresses import forget_addresses, write_addresses
 from stores.database import Database
 from stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from stores.embedded.address import choose_port, port_is_free
 from stores.migrate import migrate
 from workers.settings import Settings
 
 #: Seconds that a role may take to end when asked; a run in its worker is then lost, and found by the next sweep.
 STOP_SECONDS = 10
+
+#: Where Flower is, if the port is free.
+FLOWER_PORT = 5555
 
 SUPERVISOR_SECTION = """\
 [supervisord]
@@ -124,7 +127,7 @@ class Stack:
         database.dispose()
         write_addresses(self._folder, self.database_url, self.redis_url)
         self._cleanup.callback(forget_addresses, self._folder)
-        self.flower_port = _free_port(5555)
+        self.flower_port = FLOWER_PORT if port_is_free(FLOWER_PORT) else choose_port()
         self._supervise()
 
     def _alone(self) -> IO[str]:
@@ -216,17 +219,3 @@ def _end(supervisor: "subprocess.Popen[bytes]") -> None:
 def _escaped(text: str) -> str:
     """supervisord expands %."""
     return text.replace("%", "%%")
-
-
-def _free_port(preferred: int) -> int:
-    """`preferred` if it is free on loopback, else any."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            number: int = probe.getsockname()[1]
-            return number
-    raise StackError("No TCP port is free on 127.0.0.1.")

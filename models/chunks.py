@@ -17,6 +17,9 @@ from models.work import Token
 #: A larger chunk is split, not dropped: it bounds a row, a message and a reader's memory.
 MAX_CHUNK_BYTES = 64 * 1024
 
+#: Characters of a cursor; it is stored with every chunk.
+MAX_CURSOR_LENGTH = 256
+
 #: The form of the message. Readers accept every version that any supported release sends.
 MESSAGE_VERSION = 1
 
@@ -25,7 +28,10 @@ _STREAM_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of one stream of one attempt. `cursor` is the adapter's own place in its source, after this chunk."""
+    """A piece of one stream of one attempt.
+
+    `cursor` is the adapter's own place in its source after this chunk, in its own words: a byte offset, a timestamp.
+    """
 
     run_id: UUID
     attempt: int
@@ -33,7 +39,7 @@ class Chunk:
     seq: int
     stream: str
     data: bytes
-    cursor: dict[str, Any] | None = None
+    cursor: str | None = None
 
     @property
     def token(self) -> Token:
@@ -53,6 +59,14 @@ def split_output(stream: str, output: bytes | str) -> Iterator[bytes]:
         raise InvalidChunk(f"on_log: chunk is of type {type(output).__name__}; give bytes or str.")
     view = memoryview(output)
     return (bytes(view[start : start + MAX_CHUNK_BYTES]) for start in range(0, len(view), MAX_CHUNK_BYTES))
+
+
+def check_cursor(cursor: object) -> None:
+    """Raises `InvalidChunk` for a cursor that a message or the store could not hold."""
+    if cursor is None:
+        return
+    if not isinstance(cursor, str) or len(cursor) > MAX_CURSOR_LENGTH or not cursor.isprintable():
+        raise InvalidChunk(f"on_log: cursor must be printable text of at most {MAX_CURSOR_LENGTH} characters, or None.")
 
 
 def encode_batch(chunks: Sequence[Chunk]) -> dict[str, Any]:

@@ -169,7 +169,7 @@ class LogChunk(Row):
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     stream: Mapped[str]
     data: Mapped[bytes]
-    cursor: Mapped[dict[str, Any] | None]
+    cursor: Mapped[str | None]
     stored_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 

@@ -11,6 +11,17 @@ from sqlalchemy.orm import Session
 CONNECT_TIMEOUT = 5
 #: Milliseconds after which PostgreSQL ends a statement of ours: a hung one would hold up every run of a worker.
 STATEMENT_TIMEOUT_MS = 30_000
+#: The same for waiting for a row that another transaction holds …
+LOCK_TIMEOUT_MS = 5_000
+#: … and for a transaction of ours that does nothing: a stopped worker must not hold its rows for ever.
+IDLE_TRANSACTION_TIMEOUT_MS = 120_000
+
+_SERVER_OPTIONS = {
+    "statement_timeout": STATEMENT_TIMEOUT_MS,
+    "lock_timeout": LOCK_TIMEOUT_MS,
+    "idle_in_transaction_session_timeout": IDLE_TRANSACTION_TIMEOUT_MS,
+    "timezone": "UTC",
+}
 
 
 class Database:
@@ -24,7 +35,7 @@ class Database:
             pool_pre_ping=True,
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT,
-                "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+                "options": " ".join(f"-c {name}={value}" for name, value in _SERVER_OPTIONS.items()),
                 "application_name": "reprieve",
                 "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
                 "keepalives_idle": 30,

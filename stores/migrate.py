@@ -17,6 +17,8 @@ MIGRATION_LOCK = 0x5265_7072_0001
 def migrate(database: Database) -> str:
     """Apply what is missing, one migrator at a time; returns the revision the database is at."""
     with database.begin() as connection:
+        # A migration may take long, and may have to wait for another that does.
+        connection.execute(text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         config = _config()
         config.attributes["connection"] = connection

@@ -56,13 +56,14 @@ SELECT run_id, attempt, :kind, CAST(:detail AS jsonb) FROM recorded
 RETURNING run_id
 """)
 
-# refresh: proof of life. Locks in the order of ids, so that two bulk refreshes cannot deadlock.
+# refresh: proof of life. A row that somebody else is writing just now is skipped: a stalled transaction on one run
+# must not cost the others their proof, and two bulk refreshes cannot deadlock.
 REFRESH = text("""
 WITH live AS (
     SELECT r.id FROM runs r
     JOIN unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch) ON t.id = r.id
     WHERE r.epoch = t.epoch AND r.status = 'running'
-    ORDER BY r.id FOR NO KEY UPDATE OF r
+    FOR NO KEY UPDATE OF r SKIP LOCKED
 )
 UPDATE runs r SET updated_at = clock_timestamp(), last_proof = :proof
 FROM live WHERE r.id = live.id
@@ -266,7 +267,7 @@ class RunStore:
     def with_out_of_process_liveness(connection: Connection, run_ids: Iterable[UUID]) -> dict[UUID, bool]:
         """For each of these runs that exists, whether output is its proof of life."""
         rows = connection.execute(select(Run.id, Run.out_of_process_liveness).where(Run.id.in_(list(run_ids))))
-        return dict(rows.tuples().all())
+        return {row.id: row.out_of_process_liveness for row in rows}
 
     @staticmethod
     def refresh(connection: Connection, tokens: Iterable[Token], proof: Proof) -> set[Token]:

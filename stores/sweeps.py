@@ -21,7 +21,7 @@ SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.out_of_process_live
        r.started_at, r.max_runtime, r.updated_at, r.last_proof, a.worker_node
 FROM runs r LEFT JOIN run_attempts a ON a.run_id = r.id AND a.attempt = r.attempt
 WHERE r.status = 'running' AND r.id > :after
-  AND (r.updated_at < :cutoff OR r.started_at + r.max_runtime < :now)
+  AND (r.updated_at < :cutoff OR :now - r.started_at > r.max_runtime)
 ORDER BY r.id LIMIT :limit
 """)
 

@@ -1,14 +1,12 @@
 """What an adapter is given while it follows one attempt: its way to the log, to the row, and to being told to stop."""
 
-import json
 import threading
 import time
 from typing import Any
 
 from adapters.host import is_alive, namespace
 from adapters.shipper import LogShipper
-from models.chunks import Chunk, split_output
-from models.errors import InvalidChunk
+from models.chunks import Chunk, check_cursor, split_output
 from models.process import ProcessIdentity
 from models.status import Proof
 from models.work import Token, Work
@@ -33,14 +31,16 @@ class RunContext:
 
     # -- what the adapter calls
 
-    def on_log(self, stream: str, chunk: bytes | str, cursor: dict[str, Any] | None = None) -> None:
-        if cursor is not None:
-            _check_cursor(cursor)
+    def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        check_cursor(cursor)
         # Numbered and handed over under one lock: the shipper gets an attempt's chunks in order.
         with self._lock:
-            for piece in split_output(stream, chunk):
+            pieces = list(split_output(stream, chunk))
+            for number, piece in enumerate(pieces, start=1):
                 self._seq += 1
-                self._shipper.add(Chunk(self.run_id, self.attempt, self.token.epoch, self._seq, stream, piece, cursor))
+                # Only the last piece bears the cursor: whoever reads on from it must have all of them.
+                place = cursor if number == len(pieces) else None
+                self._shipper.add(Chunk(self.run_id, self.attempt, self.token.epoch, self._seq, stream, piece, place))
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
         process = ProcessIdentity(pid, process_group_id, started_at, namespace())
@@ -64,9 +64,8 @@ class RunContext:
 
     @property
     def last_seq(self) -> int:
-        """The number of the last chunk handed over: the end of the attempt names it."""
-        with self._lock:
-            return self._seq
+        """The number of the last chunk handed over: the end of the attempt names it. Never waits for a full buffer."""
+        return self._seq
 
     @property
     def is_overdue(self) -> bool:
@@ -81,10 +80,3 @@ class RunContext:
             return Proof.KEEPALIVE
         heard, self._heard = self._heard, False
         return Proof.HEARTBEAT if heard else None
-
-
-def _check_cursor(cursor: dict[str, Any]) -> None:
-    try:
-        json.dumps(cursor, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidChunk(f"on_log: cursor cannot be stored as JSON ({error}).") from None

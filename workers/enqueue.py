@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 MAX_LABELS = 16
 MAX_LABEL_LENGTH = 128
 MAX_KEY_LENGTH = 255
+#: A longer limit is none.
+MAX_RUNTIME = timedelta(days=3650)
 
 
 def enqueue_run(
@@ -109,9 +111,10 @@ def _checked_runtime(max_runtime: float | timedelta | None) -> timedelta | None:
         limit = max_runtime if isinstance(max_runtime, timedelta) else timedelta(seconds=max_runtime)
     except (TypeError, ValueError, OverflowError):
         limit = timedelta(0)
-    if limit <= timedelta(0):
+    if not timedelta(0) < limit <= MAX_RUNTIME:
         raise InvalidRequest(
-            f"max_runtime is {max_runtime!r}; give seconds above 0, a timedelta, or None for no limit."
+            f"max_runtime is {max_runtime!r}; give seconds above 0 and up to {MAX_RUNTIME.days} days, "
+            "or None for no limit."
         )
     return limit
 

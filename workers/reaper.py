@@ -27,7 +27,6 @@ from workers.app import app
 from workers.bootstrap import Services, services
 from workers.enqueue import send_execute
 from workers.finish import finish
-from workers.logs import TRANSIENT
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +76,9 @@ def _reap(services: Services, ends: list[End]) -> int:
     """End these runs in one statement; if one row of them makes it fail, one by one, so that it fails alone."""
     try:
         return len(finish(services, ends))
-    except TRANSIENT:
-        raise
-    except DBAPIError:
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise
         if len(ends) == 1:
             logger.exception("Run %s cannot be reaped; the others are.", ends[0].token.run_id)
             return 0

@@ -22,7 +22,9 @@ PREFIX = "REPRIEVE_"
 class Settings(BaseSettings):
     """Where things are. Every field is `REPRIEVE_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     database_url: SecretStr | None = Field(default=None, description="PostgreSQL, as SQLAlchemy writes it.")
     redis_url: SecretStr | None = Field(default=None, description="Redis for throttles, hints and live events.")

@@ -84,20 +84,31 @@ class Supervisor:
                 del self._followed[work.token]
 
     def supervise(self) -> None:
-        """One turn over the followed runs."""
+        """One turn over the followed runs; a step that fails does not keep the others from theirs."""
         with self._lock:
             contexts = dict(self._followed)
+        if not contexts:
+            return
+        for step in (self._keepalive, self._stop_told, self._end_overdue):
+            try:
+                step(contexts)
+            except Exception:
+                logger.exception("A step of supervision failed; it is tried again in a moment.")
+
+    def _stop_told(self, contexts: dict[Token, RunContext]) -> None:
         for token in self._services.stops.received(list(contexts)):
             contexts[token].stop()
-        overdue = [context for context in contexts.values() if context.is_overdue and not context.stopping]
-        finish(self._services, [_timed_out(context) for context in overdue])
-        for context in overdue:
-            context.stop()
-        if contexts and time.monotonic() >= self._next_keepalive:
-            self._keepalive(contexts)
+
+    def _end_overdue(self, contexts: dict[Token, RunContext]) -> None:
+        for context in contexts.values():
+            if context.is_overdue and not context.stopping:
+                finish(self._services, [_timed_out(context)])
+                context.stop()
 
     def _keepalive(self, contexts: dict[Token, RunContext]) -> None:
         """Give proof of life for what is alive, then stop whatever the database says is no longer ours."""
+        if time.monotonic() < self._next_keepalive:
+            return
         proofs = {token: context.proof() for token, context in contexts.items()}
         for proof in (Proof.KEEPALIVE, Proof.HEARTBEAT):
             give_proof(self._services, [token for token, given in proofs.items() if given is proof], proof)

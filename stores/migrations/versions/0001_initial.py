@@ -44,7 +44,7 @@ def upgrade() -> None:
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("stream", sa.Text(), nullable=False),
         sa.Column("data", sa.LargeBinary(), nullable=False),
-        sa.Column("cursor", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("cursor", sa.Text(), nullable=True),
         sa.Column(
             "stored_at",
             postgresql.TIMESTAMP(timezone=True),
