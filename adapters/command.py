@@ -26,7 +26,14 @@ def _without_nul(value: str) -> str:
     return value
 
 
+def _nameable(name: str) -> str:
+    if not name or "=" in name:
+        raise ValueError("a variable's name must not be empty or hold '='")
+    return name
+
+
 Plain = Annotated[str, AfterValidator(_without_nul)]
+Name = Annotated[Plain, AfterValidator(_nameable)]
 
 
 class CommandConfig(BaseModel):
@@ -35,7 +42,7 @@ class CommandConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     command: list[Plain] = Field(min_length=1, description="The program and its arguments; no shell is involved.")
-    env: dict[Plain, Plain] = Field(default_factory=dict, description="Added to the worker's environment.")
+    env: dict[Name, Plain] = Field(default_factory=dict, description="Added to the worker's environment.")
     cwd: Plain | None = Field(default=None, description="The folder to run in; the worker's own by default.")
     stdin: Plain | None = Field(default=None, description="Text given on standard input; nothing by default.")
 
@@ -64,7 +71,6 @@ class Launched:
             os.close(go_fd)
         problem = os.read(self._error_fd, 4096)
         if problem:
-            self.popen.wait()
             raise CannotStart(problem.decode(errors="replace"))
 
     def __enter__(self) -> Self:
@@ -73,8 +79,11 @@ class Launched:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._go_fd >= 0:
             os.close(self._go_fd)
-            self.popen.wait()
         os.close(self._error_fd)
+        if error is not None:
+            # Not let go, or told why it cannot start: in either case it ends by itself.
+            with self.popen:
+                pass
 
 
 def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes]) -> Launched:

@@ -77,13 +77,16 @@ def _follow(folder: Path, launched: Launched, context: Context) -> Outcome:
         returncode = _exit_code(folder)
         grown = _read_new(folder, offsets, context)
         if returncode is not None and not grown:
+            launched.popen.wait()
             return Outcome.of_exit(returncode)
         launched.popen.poll()  # The launcher is our child while we live: collect it when it ends.
         if host.is_alive(launched.identity):
             context.heartbeat()
         if context.stopping:
             host.terminate_group(launched.identity)
-            _read_new(folder, offsets, context)
+            launched.popen.wait()
+            while _read_new(folder, offsets, context):
+                pass
             return Outcome.failed("Stopped.")
         if not grown:
             context.wait(LOOK_INTERVAL)

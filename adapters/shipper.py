@@ -35,7 +35,8 @@ class LogShipper:
         self._buffer_bytes = buffer_bytes
         self._waiting: deque[Chunk] = deque()
         self._bytes = 0
-        self._sending = False
+        self._added = 0
+        self._sent = 0
         self._flushing = 0
         self._oldest = 0.0
         self._changed = threading.Condition()
@@ -51,17 +52,19 @@ class LogShipper:
             if not self._waiting:
                 self._oldest = time.monotonic()
             self._waiting.append(chunk)
+            self._added += 1
             self._bytes += len(chunk.data)
             self._start()
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
-        """Send what is waiting now, without waiting for a batch to fill; False if that took too long (seconds)."""
+        """Send what was added so far, without waiting for a batch to fill; False if that took too long (seconds)."""
         with self._changed:
+            wanted = self._added
             self._flushing += 1
             self._changed.notify_all()
             try:
-                return self._changed.wait_for(lambda: not self._waiting and not self._sending, timeout)
+                return self._changed.wait_for(lambda: self._sent >= wanted, timeout)
             finally:
                 self._flushing -= 1
 
@@ -82,7 +85,7 @@ class LogShipper:
         while batch := self._next_batch():
             self._send(batch)
             with self._changed:
-                self._sending = False
+                self._sent += len(batch)
                 self._bytes -= sum(len(chunk.data) for chunk in batch)
                 self._changed.notify_all()
 
@@ -98,7 +101,6 @@ class LogShipper:
                 batch.append(self._waiting.popleft())
                 size += len(batch[-1].data)
             self._oldest = time.monotonic()
-            self._sending = bool(batch)
             return batch
 
     def _is_due(self) -> bool:

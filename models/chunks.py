@@ -54,11 +54,19 @@ def split_output(stream: str, output: bytes | str) -> Iterator[bytes]:
     if not isinstance(stream, str) or not _STREAM_NAME.fullmatch(stream):
         raise InvalidChunk(f"on_log: stream {stream!r} is no name; use lower-case letters, digits, '-' and '_'.")
     if isinstance(output, str):
-        output = output.encode("utf-8", "surrogateescape")
+        output = _encoded(output)
     if not isinstance(output, bytes | bytearray | memoryview):
         raise InvalidChunk(f"on_log: chunk is of type {type(output).__name__}; give bytes or str.")
-    view = memoryview(output)
+    view = memoryview(output).cast("B")
     return (bytes(view[start : start + MAX_CHUNK_BYTES]) for start in range(0, len(view), MAX_CHUNK_BYTES))
+
+
+def _encoded(text: str) -> bytes:
+    """Text that Python made of undecodable bytes becomes those bytes again."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidChunk("on_log: chunk holds half a surrogate pair, which is no text; give the bytes.") from None
 
 
 def check_cursor(cursor: object) -> None:
@@ -83,15 +91,26 @@ def decode_batch(message: Any) -> list[Chunk]:
     """The chunks of a message; raises `InvalidMessage`, which quotes nothing of it, when its form is unknown."""
     version = message.get("version") if isinstance(message, dict) else None
     if version != MESSAGE_VERSION:
-        raise InvalidMessage(f"A log message of version {version!r}; this worker reads version {MESSAGE_VERSION}.")
+        told = version if version is None or isinstance(version, int) else f"({type(version).__name__})"
+        raise InvalidMessage(f"A log message of version {told}; this worker reads version {MESSAGE_VERSION}.")
     try:
         return [
-            Chunk(UUID(bytes=run_id), int(attempt), int(epoch), int(seq), str(stream), bytes(data), cursor)
+            _chunk(run_id, attempt, epoch, *entry)
             for run_id, attempt, epoch, entries in message["runs"]
-            for seq, stream, data, cursor in entries
+            for entry in entries
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidMessage(f"A log message that is not of its version's form ({type(error).__name__}).") from None
+
+
+def _chunk(run_id: Any, attempt: Any, epoch: Any, seq: Any, stream: Any, data: Any, cursor: Any) -> Chunk:
+    """Raises `TypeError` for what this version never sends; Python would turn a number into so many zero bytes."""
+    numbers = all(type(number) is int for number in (attempt, epoch, seq))
+    if not (numbers and isinstance(run_id, bytes) and isinstance(stream, str) and isinstance(data, bytes)):
+        raise TypeError
+    if not isinstance(cursor, str | None):
+        raise TypeError
+    return Chunk(UUID(bytes=run_id), attempt, epoch, seq, stream, data, cursor)
 
 
 def describe_batch(chunks: Sequence[Chunk]) -> str:

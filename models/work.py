@@ -1,5 +1,6 @@
 """The values that pass between the rooms: who may write for a run, what was claimed, what came out, how it ends."""
 
+import math
 import signal
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -60,6 +61,27 @@ class Outcome:
         return cls(detail={"exit_status": 0})
 
 
+def _storable(value: Any) -> Any:
+    """What PostgreSQL can hold of a value: an end that could not be written would leave its run running.
+
+    Its text holds no NUL, UTF-8 no half of a surrogate pair, and JSON no more than numbers that are finite, text,
+    lists and objects with names.
+    """
+    match value:
+        case str():
+            return value.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "backslashreplace").decode()
+        case None | bool() | int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case dict():
+            return {_storable(str(name)): _storable(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_storable(inner) for inner in value]
+        case _:
+            return _storable(str(value))
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -91,19 +113,19 @@ class End:
     @classmethod
     def by_result(cls, token: Token, outcome: Outcome, last_seq: int, *, work_ended: bool = True) -> "End":
         """The end that the follower of a run reports."""
+        said = {name: _storable(value) for name, value in outcome.detail.items()}
         if outcome.error_code is None:
             return cls(
                 token=token,
                 status=Status.SUCCEEDED,
                 kind=EventKind.SUCCEEDED,
-                outcome=outcome.detail,
-                detail=outcome.detail,
+                outcome=said,
+                detail=said,
                 last_seq=last_seq,
                 work_ended=work_ended,
             )
-        # PostgreSQL's text holds no NUL: an end that could not be written would leave the run running.
-        message = (outcome.error_message or "").replace("\0", "\N{SYMBOL FOR NULL}")[:MAX_ERROR_MESSAGE]
-        detail = outcome.detail | {"error_code": outcome.error_code.value, "error_message": message}
+        message = _storable(outcome.error_message or "")[:MAX_ERROR_MESSAGE]
+        detail = said | {"error_code": outcome.error_code.value, "error_message": message}
         return cls(
             token=token,
             status=Status.FAILED,

@@ -1,22 +1,20 @@
 """Where the embedded servers of a data folder are: written by `reprieve up`, read by every other command."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import SecretStr
+
+from stores.embedded.address import write_private
 
 _FILE = "addresses.json"
 
 
 def write_addresses(data_dir: Path, database_url: str | None, redis_url: str | None) -> None:
     """Remember the addresses of the servers that run; they hold passwords, so the file is the owner's alone."""
-    path = data_dir / _FILE
     urls = {"database_url": database_url, "redis_url": redis_url}
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump({name: url for name, url in urls.items() if url}, file)
+    write_private(data_dir / _FILE, json.dumps({name: url for name, url in urls.items() if url}))
 
 
 def read_addresses(data_dir: Path) -> Mapping[str, SecretStr]:

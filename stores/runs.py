@@ -110,7 +110,7 @@ SELECT id, attempt, epoch, status FROM ended
 OWED = text("""
 SELECT a.run_id, a.attempt FROM run_attempts a
 WHERE a.termination = 'owed' AND (a.host IS NULL OR a.host = :host)
-ORDER BY a.run_id LIMIT :limit
+ORDER BY a.run_id
 """)
 
 # settle: the work of an attempt is confirmed gone; the run, if it waits for that, may be claimed again.
@@ -294,10 +294,13 @@ class RunStore:
         rows = connection.execute(FINISH, {"ends": json.dumps([_end_record(end) for end in ends])})
         return [Ended(row.id, row.attempt, row.epoch, Status(row.status)) for row in rows]
 
-    def owed_terminations(self, host: str, limit: int = 100) -> list[tuple[UUID, int]]:
-        """Run and attempt of the work that must still be ended and that `host` can end."""
+    def owed_terminations(self, host: str) -> list[tuple[UUID, int]]:
+        """Run and attempt of all work that must still be ended and that `host` can end.
+
+        All of it: behind a limit, work that cannot be ended would hide the work that can.
+        """
         with self._database.begin() as connection:
-            return [(row.run_id, row.attempt) for row in connection.execute(OWED, {"host": host, "limit": limit})]
+            return [(row.run_id, row.attempt) for row in connection.execute(OWED, {"host": host})]
 
     def settle_termination(self, run_id: UUID, attempt: int) -> bool:
         """Record that an attempt's work is confirmed gone; True when its run waits for exactly that."""

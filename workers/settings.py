@@ -10,13 +10,16 @@ import socket
 from pathlib import Path
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import SettingsError, TimingRefused
 from models.liveness import Timing
 
 PREFIX = "REPRIEVE_"
+
+#: What Kubernetes sets in every container for a service that is called `reprieve-…`.
+_OF_A_SERVICE = re.compile(r"_(SERVICE|PORT)(_|$)")
 
 
 class Settings(BaseSettings):
@@ -63,13 +66,14 @@ class Settings(BaseSettings):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return value
 
-    @model_validator(mode="after")
-    def _timing_holds(self) -> "Settings":
+    @field_validator("time_scale")
+    @classmethod
+    def _timing_holds(cls, value: int) -> int:
         try:
-            Timing.scaled(self.time_scale)
+            Timing.scaled(value)
         except TimingRefused as refused:
             raise ValueError(str(refused)) from None
-        return self
+        return value
 
     @property
     def timing(self) -> Timing:
@@ -101,10 +105,12 @@ def _problem(location: tuple[int | str, ...], message: str) -> str:
 
 
 def _refuse_misspelt(environment: os._Environ[str]) -> None:
-    """A near miss is a mistake; other names may be anybody's (Kubernetes sets some for a service named reprieve)."""
+    """A near miss is a mistake; other names may be anybody's."""
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     for name in environment:
-        if name.startswith(PREFIX) and name not in known and (near := difflib.get_close_matches(name, known, 1, 0.85)):
+        if not name.startswith(PREFIX) or name in known or _OF_A_SERVICE.search(name):
+            continue
+        if near := difflib.get_close_matches(name, known, 1, 0.85):
             raise SettingsError(f"{name} is no setting; did you mean {near[0]}?")
 
 
