@@ -61,7 +61,7 @@ class DetachedAdapter:
                 return Probe.UNKNOWN
             ended = _exit_code(inside(self._folder, handle["folder"])) is not None
             alive = host.is_alive(ProcessIdentity.from_handle(handle))
-        except (KeyError, OutsideRoot, OSError):
+        except (KeyError, TypeError, ValueError, OutsideRoot, OSError):
             return Probe.UNKNOWN
         return Probe.ALIVE if alive and not ended else Probe.DEAD
 

@@ -8,7 +8,10 @@ from models.errors import OutsideRoot
 def inside(root: Path, relative: str) -> Path:
     """`relative` below `root`, symbolic links followed; raises `OutsideRoot` when that leaves `root`."""
     base = root.resolve()
-    path = (base / relative).resolve()
+    try:
+        path = (base / relative).resolve()
+    except (OSError, RuntimeError, TypeError, ValueError):  # a loop of links, a NUL, no text at all
+        path = base
     if path == base or not path.is_relative_to(base):
         raise OutsideRoot(f"{relative!r} does not name anything inside its folder.")
     return path

@@ -81,7 +81,7 @@ WHERE r.status = 'running'
 # attempt's end, the event with its evidence, and the termination that is owed where work may still be running.
 FINISH = text("""
 WITH ends AS (
-    SELECT * FROM jsonb_to_recordset(CAST(:ends AS jsonb)) AS e (
+    SELECT DISTINCT ON (run_id, epoch) * FROM jsonb_to_recordset(CAST(:ends AS jsonb)) AS e (
         run_id uuid, epoch bigint, from_status text, silent_before timestamptz, status text, error_code text,
         error_message text, kind text, detail jsonb, outcome jsonb, last_seq bigint, work_ended boolean)
 ), ended AS (
@@ -97,11 +97,12 @@ WITH ends AS (
     UPDATE run_attempts a
     SET finished_at = clock_timestamp(), outcome = e.outcome, last_seq = e.last_seq,
         termination = CASE WHEN NOT e.work_ended THEN 'owed' END
-    FROM ended d JOIN ends e ON e.run_id = d.id
+    FROM ended d JOIN ends e ON e.run_id = d.id AND e.epoch = d.epoch
     WHERE a.run_id = d.id AND a.attempt = d.attempt AND a.finished_at IS NULL
 ), told AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
-    SELECT d.id, d.attempt, e.kind, e.detail FROM ended d JOIN ends e ON e.run_id = d.id
+    SELECT d.id, d.attempt, e.kind, e.detail
+    FROM ended d JOIN ends e ON e.run_id = d.id AND e.epoch = d.epoch
 )
 SELECT id, attempt, epoch, status FROM ended
 """)

@@ -47,7 +47,8 @@ class Throttle:
 
     def take(self, tokens: Iterable[Token], owner: str) -> set[Token]:
         """The tokens whose runs are due for a refresh, each run's key now taken for `owner`."""
-        wanted = {token.run_id: token for token in tokens}
+        # A run has one key: where a message bears tokens of several epochs, the newest speaks for it.
+        wanted = {token.run_id: token for token in sorted(tokens)}
         if not wanted:
             return set()
         try:

@@ -33,7 +33,7 @@ def ingest_task(message: dict[str, Any]) -> dict[str, int]:
     # Tried again here, not by a delayed message: a message's delay is counted by the clock of whoever takes it.
     retrying = Retrying(
         retry=retry_if_exception_type(TRANSIENT),
-        wait=wait_exponential_jitter(initial=0.1, max=5),
+        wait=wait_exponential_jitter(multiplier=0.1, max=5),
         stop=stop_after_delay(TRY_FOR),
         before_sleep=lambda state: logger.error("Ingest failed (try %d), trying again.", state.attempt_number),
         reraise=True,

@@ -62,7 +62,7 @@ def record(services: Services, end: End) -> bool:
     """Record an end, for as long as it takes a database that is away to come back; False when another end was first."""
     retrying = Retrying(
         retry=retry_if_exception_type(TRANSIENT),
-        wait=wait_exponential_jitter(initial=0.2, max=15),
+        wait=wait_exponential_jitter(multiplier=0.2, max=15),
         before_sleep=lambda _: logger.error("The end of run %s is not recorded yet.", end.token.run_id),
     )
     return bool(retrying(finish, services, [end]))

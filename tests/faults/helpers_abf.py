@@ -10,30 +10,37 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
+import pytest
 import time_machine
+from kombu.serialization import dumps, loads
 from redis import Redis
 from sqlalchemy import text
 
 import models.liveness
+from adapters import host
 from adapters.shipper import LogShipper
-from models.chunks import decode_batch, encode_batch
+from models.chunks import Chunk, decode_batch, encode_batch
+from models.process import ProcessIdentity
 from models.reaping import Suspect
 from models.work import Work
 from stores.runs import RunStore
-from tests.support.processes import Process, celery, spawn
+from tests.support.processes import Process, celery, processes_marked, spawn
 from tests.support.waiting import eventually
 from workers import app as app  # The application that Celery's `-A` looks for.
-from workers.bootstrap import Services
+from workers import cancel_run, enqueue_run
+from workers.bootstrap import Services, build
 from workers.context import RunContext
 from workers.logs import ingest
+from workers.supervisor import Supervisor
 
 BROKEN_WORKER = __name__
 CLOCK_SHIFT = "FAULT_CLOCK_SHIFT_SECONDS"
@@ -89,17 +96,22 @@ class Follower:
     def say(self, output: str) -> None:
         """Hand over output; returns when it is stored."""
         self.context.on_log("stdout", output)
-        assert self.shipper.flush(30)
+        assert self.shipper.flush(15)
 
 
 @contextmanager
 def shipping(services: Services) -> Iterator[LogShipper]:
-    """A shipper whose messages reach `ingest` without a broker between them."""
-    shipper = LogShipper(lambda chunks: ingest(services, decode_batch(encode_batch(chunks))))
+    """A shipper whose messages reach `ingest` in the form in which they travel, without a broker between them."""
+
+    def publish(chunks: Sequence[Chunk]) -> None:
+        kind, encoding, message = dumps(encode_batch(chunks), "msgpack")
+        ingest(services, decode_batch(loads(message, kind, encoding, accept=[kind])))
+
+    shipper = LogShipper(publish)
     try:
         yield shipper
     finally:
-        shipper.close(30)
+        shipper.close(5)
 
 
 @contextmanager
@@ -108,7 +120,34 @@ def following(services: Services, work: Work) -> Iterator[Follower]:
         yield Follower(RunContext(services, shipper, work), shipper)
 
 
+@contextmanager
+def supervised(services: Services, work: Work) -> Iterator[tuple[Supervisor, RunContext]]:
+    """A supervisor that gives proof of life whenever the test asks it to, and the context of a run that it follows."""
+    eager = replace(services, timing=replace(services.timing, keepalive_interval=timedelta(0)))
+    with shipping(eager) as shipper:
+        supervisor = Supervisor(eager, shipper)
+        with supervisor.follow(work) as context:
+            yield supervisor, context
+
+
+def one_turn(supervisor: Supervisor) -> None:
+    """A turn as the supervisor's thread makes it: what fails is tried again at the next."""
+    try:
+        supervisor.supervise()
+    except Exception as error:
+        print(f"The turn failed: {error}")
+
+
 # -- the database's share
+
+
+@contextmanager
+def impatient_services(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    """Services whose statements are ended by the database after one second."""
+    monkeypatch.setattr("stores.database.STATEMENT_TIMEOUT_MS", 1_000)
+    impatient = build(services.settings)
+    yield impatient
+    impatient.database.dispose()
 
 
 @contextmanager
@@ -203,6 +242,43 @@ def reap_event(services: Services, run_id: UUID) -> dict[str, Any]:
 
 
 # -- processes
+
+
+@contextmanager
+def enqueueing(services: Services) -> Iterator[Callable[..., UUID]]:
+    """Gives `enqueue_run`, returning the id; cancels the runs afterwards and leaves none of their processes."""
+    run_ids: list[UUID] = []
+
+    def enqueue(*arguments: Any, **options: Any) -> UUID:
+        run_ids.append(enqueue_run(*arguments, **options).id)
+        return run_ids[-1]
+
+    try:
+        yield enqueue
+    finally:
+        for run_id in run_ids:
+            cancel_run(run_id)
+            for process in processes_of(run_id):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+@contextmanager
+def child() -> Iterator[ProcessIdentity]:
+    """A live process that leads its own group and prints nothing."""
+    process = subprocess.Popen(SILENT, start_new_session=True)
+    try:
+        identity = host.identify(process.pid)
+        assert identity is not None
+        yield identity
+    finally:
+        process.kill()
+        process.wait()
+
+
+def processes_of(run_id: UUID) -> list[psutil.Process]:
+    """The live processes of this machine that are work of this run."""
+    return processes_marked("REPRIEVE_RUN_ID", str(run_id))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from models.process import ProcessIdentity
 from models.status import EventKind
 from models.work import Work
 from tests.support.processes import processes_marked
-from tests.support.rows import age, watch_for
+from tests.support.rows import age, kinds, watch_for
 from workers.bootstrap import Services, build
 from workers.logs import ingest
 from workers.reaper import sweep
@@ -31,22 +31,33 @@ FINAL_KINDS = {EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED, Event
 
 def reap(services: Services, run_id: UUID) -> dict[str, Any]:
     """Have a real sweep find the run silent for longer than the window; returns its report."""
+    forget_watch(services)
     watch_for(services, 400)
     age(services, run_id, 400)
     return sweep(services, by_hand=True)
 
 
-def as_stored(services: Services, run_id: UUID) -> tuple[Any, ...]:
-    """The row of a run with the transaction that wrote it: equal twice only when nobody wrote it in between."""
+def forget_watch(services: Services) -> None:
+    """`watch_for` leaves the window of a watch as it is; a real worker of this test had another time scale."""
     with services.database.begin() as connection:
-        row = connection.execute(text("SELECT xmin::text, ctid::text, * FROM runs WHERE id = :id"), {"id": run_id})
-        return tuple(row.one())
+        connection.execute(text("DELETE FROM reaper_watch"))
 
 
-def attempt_as_stored(services: Services, work: Work) -> tuple[Any, ...]:
-    query = text("SELECT xmin::text, ctid::text, * FROM run_attempts WHERE run_id = :id AND attempt = :attempt")
+_IMAGE = """
+    SELECT r.xmin::text AS written_by, r.ctid::text AS place, r.*, a.xmin::text, a.ctid::text, a.*
+    FROM runs r LEFT JOIN run_attempts a ON a.run_id = r.id AND a.attempt = :attempt WHERE r.id = :id
+"""
+
+
+def image(services: Services, *works: Work) -> list[Any]:
+    """The rows of these attempts and their runs, with the transaction that wrote each, and what happened: equal twice
+    only when nobody wrote any of it in between."""
     with services.database.begin() as connection:
-        return tuple(connection.execute(query, {"id": work.run_id, "attempt": work.attempt}).one())
+        rows = [
+            tuple(connection.execute(text(_IMAGE), {"id": work.run_id, "attempt": work.attempt}).one())
+            for work in works
+        ]
+    return [*rows, *(kinds(services, work.run_id) for work in works)]
 
 
 def final_kinds(services: Services, run_id: UUID) -> list[str]:
@@ -97,6 +108,16 @@ def on_another_host(services: Services, name: str) -> Iterator[Services]:
         yield there
     finally:
         there.database.dispose()
+
+
+@contextmanager
+def at_time_scale(services: Services, scale: int) -> Iterator[Services]:
+    """The same system with all timings divided by `scale`."""
+    quick = build(services.settings.model_copy(update={"time_scale": scale}))
+    try:
+        yield quick
+    finally:
+        quick.database.dispose()
 
 
 @contextmanager

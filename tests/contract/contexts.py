@@ -1,0 +1,111 @@
+"""A context for adapters that stands alone: it remembers what it is told, and can be told to stop."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from adapters.host import namespace
+from adapters.protocol import Adapter, Context
+from models.process import ProcessIdentity
+from models.work import Outcome, Work
+from tests.support.waiting import eventually
+
+
+class RecordingContext:
+    """Implements `adapters.protocol.Context`. `refusal` is raised when the work is recorded."""
+
+    def __init__(self, run_id: UUID, attempt: int = 1) -> None:
+        self.run_id = run_id
+        self.attempt = attempt
+        self.chunks: list[tuple[str, bytes, str | None]] = []
+        self.spawned: list[tuple[int, int, float]] = []
+        self.dispatched: list[tuple[dict[str, Any], str | None]] = []
+        self.heartbeats = 0
+        self.looks = 0
+        self.refusal: Exception | None = None
+        self._stop = threading.Event()
+
+    def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        self.chunks.append((stream, chunk.encode() if isinstance(chunk, str) else chunk, cursor))
+
+    def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
+        self.spawned.append((pid, process_group_id, started_at))
+        self._record()
+
+    def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
+        self.dispatched.append((handle, host))
+        self._record()
+
+    def _record(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    def heartbeat(self) -> None:
+        self.heartbeats += 1
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        self.looks += 1
+        return self._stop.wait(seconds)
+
+    # -- what the test calls
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def output(self, stream: str = "stdout") -> bytes:
+        return b"".join(data for name, data, _ in self.chunks if name == stream)
+
+    @property
+    def pid(self) -> int:
+        """The process that was recorded, whichever way; 0 while there is none."""
+        if self.spawned:
+            return self.spawned[0][0]
+        return int(self.dispatched[0][0]["pid"]) if self.dispatched else 0
+
+    @property
+    def handle(self) -> dict[str, Any]:
+        """What `terminate` gets: the handle that was dispatched, or the identity of the child that was spawned."""
+        if self.dispatched:
+            return self.dispatched[0][0]
+        return ProcessIdentity(*self.spawned[0], namespace()).as_handle()
+
+
+_is_context: type[Context] = RecordingContext
+
+
+@dataclass
+class Following:
+    """A run that is being followed on another thread."""
+
+    context: RecordingContext
+    result: Future[Outcome]
+
+    def wait_for(self, output: bytes, stream: str = "stdout") -> None:
+        eventually(lambda: output in self.context.output(stream) or self.result.done(), interval=0.01)
+        assert output in self.context.output(stream)
+
+    def outcome(self) -> Outcome:
+        return self.result.result(timeout=60)
+
+
+def work(*command: str, attempt: int = 1, **config: Any) -> Work:
+    return Work(uuid4(), attempt, attempt, "any", {"command": list(command), **config}, {})
+
+
+@contextmanager
+def following(adapter: Adapter, run: Work) -> Iterator[Following]:
+    """Follow a run while the block lasts; whatever still runs at its end is stopped."""
+    context = RecordingContext(run.run_id, run.attempt)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield Following(context, pool.submit(adapter.execute, run, context))
+        finally:
+            context.stop()

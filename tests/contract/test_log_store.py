@@ -1,0 +1,227 @@
+"""What every log store promises: each chunk once, in order, byte for byte. Over the fake and over PostgreSQL."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from models.chunks import MAX_CHUNK_BYTES, Chunk
+from stores.logs import LogStore, MemoryLogStore, PostgresLogStore
+from tests.support.waiting import eventually
+from workers.bootstrap import Services
+
+Entry = tuple[int, str, bytes, Any]
+
+
+class Log:
+    """A store of either kind with its transaction around each append."""
+
+    def __init__(self, store: LogStore, services: Services | None) -> None:
+        self.store = store
+        self._services = services
+
+    def append(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        if self._services is None:
+            return self.store.append(None, chunks)
+        with self._services.database.begin() as connection:
+            return self.store.append(connection, chunks)
+
+    def read(self, run_id: UUID, *place: int, attempt: int = 1) -> list[Entry]:
+        return [(one.seq, one.stream, one.data, one.cursor) for one in self.store.read(run_id, attempt, *place)]
+
+    def seqs(self, run_id: UUID, *place: int, attempt: int = 1) -> list[int]:
+        return [seq for seq, *_ in self.read(run_id, *place, attempt=attempt)]
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def log(request: pytest.FixtureRequest) -> Iterator[Log]:
+    if request.param == "memory":
+        yield Log(MemoryLogStore(), None)
+    else:
+        services = request.getfixturevalue("services")
+        yield Log(PostgresLogStore(services.database), services)
+
+
+@pytest.fixture
+def run_id() -> UUID:
+    return uuid4()
+
+
+def chunk(run_id: UUID, seq: int, data: bytes = b"line\n", **changes: Any) -> Chunk:
+    values = {"attempt": 1, "epoch": 1, "stream": "stdout", "cursor": None}
+    return Chunk(run_id=run_id, seq=seq, data=data, **values | changes)
+
+
+def seqs(chunks: Sequence[Chunk]) -> list[int]:
+    return sorted(one.seq for one in chunks)
+
+
+def test_a_log_that_nobody_wrote_is_empty(log: Log, run_id: UUID) -> None:
+    assert log.read(run_id) == []
+    assert log.store.last_seq(run_id, 1) == 0
+
+
+def test_appending_nothing_is_no_error(log: Log) -> None:
+    assert log.append([]) == []
+
+
+def test_what_was_appended_is_read_in_the_order_of_its_numbers(log: Log, run_id: UUID) -> None:
+    log.append([chunk(run_id, 3), chunk(run_id, 1)])
+    log.append([chunk(run_id, 2)])
+    assert log.seqs(run_id) == [1, 2, 3]
+    assert log.store.last_seq(run_id, 1) == 3
+
+
+def test_a_gap_stays_a_gap(log: Log, run_id: UUID) -> None:
+    log.append([chunk(run_id, 1), chunk(run_id, 5)])
+    assert log.seqs(run_id) == [1, 5]
+    assert log.store.last_seq(run_id, 1) == 5
+
+
+def test_a_chunk_that_comes_again_is_not_new_and_changes_nothing(log: Log, run_id: UUID) -> None:
+    assert seqs(log.append([chunk(run_id, 1, b"first")])) == [1]
+    assert log.append([chunk(run_id, 1, b"again", stream="stderr", epoch=2)]) == []
+    assert log.read(run_id) == [(1, "stdout", b"first", None)]
+
+
+def test_of_a_batch_that_overlaps_an_earlier_one_only_the_rest_is_new(log: Log, run_id: UUID) -> None:
+    log.append([chunk(run_id, seq) for seq in (1, 2, 3)])
+    assert seqs(log.append([chunk(run_id, seq) for seq in (5, 3, 4, 2)])) == [4, 5]
+    assert log.seqs(run_id) == [1, 2, 3, 4, 5]
+
+
+def test_a_number_that_stands_twice_in_one_batch_is_stored_as_it_came_first(log: Log, run_id: UUID) -> None:
+    assert seqs(log.append([chunk(run_id, 1, b"first"), chunk(run_id, 1, b"again")])) == [1]
+    assert log.read(run_id) == [(1, "stdout", b"first", None)]
+
+
+def test_what_is_new_is_returned_as_it_was_given_epoch_and_all(log: Log, run_id: UUID) -> None:
+    given = [chunk(run_id, 1, b"\xff", epoch=7, stream="stderr", cursor="1"), chunk(run_id, 2, epoch=8)]
+    assert sorted(log.append(given), key=lambda one: one.seq) == given
+
+
+@pytest.mark.parametrize(
+    ("place", "read"),
+    [
+        ((0,), [1, 2, 4, 5]),
+        ((1,), [2, 4, 5]),
+        ((2,), [4, 5]),
+        ((3,), [4, 5]),
+        ((5,), []),
+        ((99,), []),
+        ((0, 1), [1]),
+        ((0, 4), [1, 2, 4, 5]),
+        ((0, 5), [1, 2, 4, 5]),
+        ((2, 1), [4]),
+    ],
+)
+def test_a_reader_gets_so_many_chunks_after_its_place(
+    log: Log, run_id: UUID, place: tuple[int, ...], read: list[int]
+) -> None:
+    log.append([chunk(run_id, seq) for seq in (1, 2, 4, 5)])
+    assert log.seqs(run_id, *place) == read
+
+
+def test_a_reader_that_names_no_limit_gets_a_thousand_chunks(log: Log, run_id: UUID) -> None:
+    log.append([chunk(run_id, seq) for seq in range(1, 1002)])
+    assert log.seqs(run_id) == list(range(1, 1001))
+    assert log.seqs(run_id, 1000) == [1001]
+
+
+def test_runs_and_attempts_have_logs_of_their_own(log: Log, run_id: UUID) -> None:
+    other = uuid4()
+    batch = [chunk(run_id, 1, b"a"), chunk(run_id, 1, b"b", attempt=2), chunk(other, 1, b"c"), chunk(other, 2, b"d")]
+    assert len(log.append(batch)) == 4
+    assert log.read(run_id) == [(1, "stdout", b"a", None)]
+    assert log.read(run_id, attempt=2) == [(1, "stdout", b"b", None)]
+    assert log.seqs(other) == [1, 2]
+    assert [log.store.last_seq(*place) for place in ((run_id, 1), (run_id, 2), (run_id, 3), (other, 1))] == [1, 1, 0, 2]
+
+
+@pytest.mark.parametrize("size", [0, 1, MAX_CHUNK_BYTES, 1_000_000])
+def test_a_chunk_of_any_size_is_read_byte_for_byte(log: Log, run_id: UUID, size: int) -> None:
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
+    log.append([chunk(run_id, 1, data)])
+    assert log.read(run_id) == [(1, "stdout", data, None)]
+
+
+@pytest.mark.parametrize("cursor", [None, "", "1048576", "2026-01-01T00:00:00.1Z ä'\"", "x" * 256])
+def test_a_cursor_is_given_back_as_it_was_given(log: Log, run_id: UUID, cursor: str | None) -> None:
+    log.append([chunk(run_id, 1, cursor=cursor)])
+    assert log.read(run_id) == [(1, "stdout", b"line\n", cursor)]
+
+
+def test_the_largest_number_is_a_number_like_any_other(log: Log, run_id: UUID) -> None:
+    log.append([chunk(run_id, 2**63 - 1)])
+    assert log.seqs(run_id, 2**63 - 2) == [2**63 - 1]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 2), st.integers(1, 9), st.binary(max_size=9)), max_size=6), max_size=4)
+)
+def test_each_number_is_stored_once_with_its_first_bytes_in_whatever_batches_it_comes(
+    log: Log, batches: list[list[tuple[int, int, bytes]]]
+) -> None:
+    run_id, expected = uuid4(), dict[tuple[int, int], bytes]()
+    for batch in batches:
+        chunks = {(attempt, seq): chunk(run_id, seq, data, attempt=attempt) for attempt, seq, data in batch}
+        new = log.append(list(chunks.values()))
+        assert {(one.attempt, one.seq) for one in new} == chunks.keys() - expected.keys()
+        expected = {key: one.data for key, one in chunks.items()} | expected
+    stored = {(number, seq): data for number in (1, 2) for seq, _, data, _ in log.read(run_id, attempt=number)}
+    assert stored == expected
+
+
+# -- what only a store with transactions can promise
+
+
+@pytest.fixture
+def postgres(services: Services) -> Log:
+    return Log(PostgresLogStore(services.database), services)
+
+
+def test_what_a_transaction_that_fails_appended_is_not_there_and_is_new_the_next_time(
+    postgres: Log, services: Services, run_id: UUID
+) -> None:
+    with pytest.raises(ZeroDivisionError), services.database.begin() as connection:
+        postgres.store.append(connection, [chunk(run_id, 1)])
+        raise ZeroDivisionError
+    assert postgres.read(run_id) == []
+    assert seqs(postgres.append([chunk(run_id, 1)])) == [1]
+
+
+def test_batches_that_overlap_at_the_same_moment_share_what_is_new_without_deadlock(
+    postgres: Log, services: Services, run_id: UUID
+) -> None:
+    """Both come to wait for a number in the middle; in opposite orders, each would then hold what the other needs."""
+    batch = [chunk(run_id, seq) for seq in range(1, 10)]
+    with ThreadPoolExecutor(2) as pool:
+        with suppress(ZeroDivisionError), services.database.begin() as connection:
+            postgres.store.append(connection, [chunk(run_id, 5)])
+            both = [pool.submit(postgres.append, one) for one in (batch, batch[::-1])]
+            eventually(lambda: waiting_for_each_other(services) == 2)
+            raise ZeroDivisionError  # rolls back: number 5 is theirs
+        new = [one for part in both for one in part.result(timeout=30)]
+    assert seqs(new) == list(range(1, 10))
+
+
+def waiting_for_each_other(services: Services) -> int:
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with services.database.begin() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
+def test_a_chunk_without_a_cursor_has_none_in_its_row_either(postgres: Log, services: Services, run_id: UUID) -> None:
+    postgres.append([chunk(run_id, 1), chunk(run_id, 2, cursor="1")])
+    with services.database.begin() as connection:
+        rows = connection.execute(text("SELECT seq FROM log_chunks WHERE cursor IS NOT NULL")).scalars().all()
+    assert rows == [2]

@@ -1,0 +1,84 @@
+"""C01: a message that comes again, or many times at once, starts nothing a second time."""
+
+from pathlib import Path
+from uuid import UUID
+
+from models.work import End, Outcome
+from tests.faults.helpers_cdeg import all_at_once, no_process_left
+from tests.support.processes import Process
+from tests.support.rows import kinds, new_run, status_of
+from tests.support.waiting import eventually
+from workers import enqueue_run
+from workers.bootstrap import Services
+from workers.enqueue import send_execute
+from workers.finish import finish
+
+#: Says that it started, then waits to be let go, half a minute at most.
+WORK = 'echo started >> "$1.starts"; for i in $(seq 300); do [ -e "$1.go" ] && exit 0; sleep 0.1; done'
+
+
+def _enqueue(folder: Path, name: str) -> UUID:
+    """A run that may be attempted again: nothing but the claim keeps a second copy from starting."""
+    config = {"command": ["sh", "-c", WORK, "sh", name], "cwd": str(folder)}
+    return enqueue_run("process", config, max_attempts=5).id
+
+
+def _starts(folder: Path, name: str) -> int:
+    path = folder / f"{name}.starts"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def _received(worker: Process, run_id: UUID) -> int:
+    return worker.output.count(f"Task runs.execute[{run_id}] received")
+
+
+def _turned_away(worker: Process, run_id: UUID) -> int:
+    return worker.output.count(f"{{'run': '{run_id}', 'started': False}}")
+
+
+def test_c01_a_redelivered_message_starts_no_second_child_beside_the_one_that_runs(
+    services: Services, start_worker, tmp_path: Path
+) -> None:
+    worker = start_worker(concurrency=2, application="tests.faults.short_visibility")
+    first, second, waiting = (_enqueue(tmp_path, name) for name in ("first", "second", "waiting"))
+    with no_process_left(first, second, waiting):
+        eventually(lambda: _received(worker, waiting) >= 3, what="the waiting message to come again")
+        (tmp_path / "first.go").touch()
+        (tmp_path / "second.go").touch()
+        eventually(lambda: _turned_away(worker, waiting), what="a second copy of the message to be turned away")
+        assert status_of(services, waiting) == "running"
+        (tmp_path / "waiting.go").touch()
+        for run_id in (first, second, waiting):
+            eventually(lambda run_id=run_id: status_of(services, run_id) == "succeeded")
+    assert [_starts(tmp_path, name) for name in ("first", "second", "waiting")] == [1, 1, 1]
+
+
+def test_c01_the_same_message_sent_five_times_at_once_starts_one_child(
+    services: Services, start_worker, tmp_path: Path
+) -> None:
+    run_id = _enqueue(tmp_path, "work")
+    all_at_once([lambda: send_execute(run_id)] * 4)
+    worker = start_worker()
+    with no_process_left(run_id):
+        eventually(lambda: _turned_away(worker, run_id) == 4)
+        (tmp_path / "work.go").touch()
+        eventually(lambda: status_of(services, run_id) == "succeeded")
+    assert _starts(tmp_path, "work") == 1
+    assert kinds(services, run_id) == ["enqueued", "claimed", "spawned", "succeeded"]
+
+
+def test_c01_a_run_claimed_from_many_threads_at_once_is_claimed_once(services: Services) -> None:
+    for _ in range(20):
+        run = new_run(services, max_attempts=3)
+        claims = all_at_once([lambda run=run: services.runs.claim(run.id, "worker@test")] * 8)
+        assert [work.attempt for work in claims if work is not None] == [1]
+        assert len(services.runs.get(run.id).attempts) == 1
+
+
+def test_c01_a_run_that_has_ended_is_not_started_by_a_message_that_comes_late(services: Services) -> None:
+    run = new_run(services, max_attempts=3)
+    work = services.runs.claim(run.id, "worker@test")
+    assert work is not None
+    finish(services, [End.by_result(work.token, Outcome(), 0)])
+    assert services.runs.claim(run.id, "worker@test") is None
+    assert kinds(services, run.id) == ["enqueued", "claimed", "succeeded"]

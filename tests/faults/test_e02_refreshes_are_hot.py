@@ -1,0 +1,80 @@
+"""E02: a refresh touches no index: nothing indexes what it writes, and each page has room for a row's next version."""
+
+import pytest
+from sqlalchemy import Connection, text
+
+from models.rows import Run
+from models.status import Proof
+from models.work import Work
+from tests.support.rows import running
+from workers.bootstrap import Services
+
+RUNS = 200
+ROUNDS = 15
+#: Tokens in one UPDATE: what the keepalive of a worker of 20 threads writes.
+TOGETHER = 20
+
+
+def _updates(connection: Connection) -> tuple[int, int]:
+    """The updates of `runs` so far and those of them that touched no index, this session's included."""
+    connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    connection.commit()
+    query = text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'runs'")
+    updates, hot = connection.execute(query).one()
+    connection.commit()
+    return updates, hot
+
+
+def _refresh_again_and_again(services: Services, connection: Connection, works: list[Work]) -> None:
+    for _ in range(ROUNDS):
+        for first in range(0, len(works), TOGETHER):
+            tokens = [work.token for work in works[first : first + TOGETHER]]
+            assert services.runs.refresh(connection, tokens, Proof.OUTPUT) == set(tokens)
+            connection.commit()
+
+
+def _vacuum(services: Services) -> None:
+    with services.database.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM runs"))
+
+
+def test_e02_no_index_holds_what_a_refresh_writes(services: Services) -> None:
+    query = text("SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'runs'::regclass")
+    with services.database.begin() as connection:
+        indexes = connection.execute(query).scalars().all()
+    assert any("runs_running" in index for index in indexes)
+    assert [index for index in indexes if "updated_at" in index or "last_proof" in index] == []
+
+
+def test_e02_the_table_leaves_room_on_its_pages_for_the_next_version_of_a_row(services: Services) -> None:
+    query = text(
+        "SELECT CAST(option_value AS int) FROM pg_class, pg_options_to_table(reloptions) "
+        "WHERE oid = 'runs'::regclass AND option_name = 'fillfactor'"
+    )
+    with services.database.begin() as connection:
+        fill_factor = connection.execute(query).scalar_one()
+    assert 50 <= fill_factor <= 80
+    assert Run.__table__.dialect_options["postgresql"]["with"] == {"fillfactor": fill_factor}
+
+
+@pytest.mark.parametrize("vacuumed", [False, True], ids=["as claimed", "just vacuumed"])
+def test_e02_more_than_99_of_100_refreshes_touch_no_index(services: Services, vacuumed: bool) -> None:
+    works = [running(services) for _ in range(RUNS)]
+    if vacuumed:
+        _vacuum(services)
+    with services.database.engine.connect() as connection:
+        updates_before, hot_before = _updates(connection)
+        _refresh_again_and_again(services, connection, works)
+        updates, hot = _updates(connection)
+    assert updates - updates_before == RUNS * ROUNDS
+    assert (hot - hot_before) / (updates - updates_before) > 0.99
+
+
+def test_e02_a_refresh_leaves_the_size_of_the_table_as_it_is(services: Services) -> None:
+    works = [running(services) for _ in range(RUNS)]
+    size = text("SELECT pg_relation_size('runs'), pg_indexes_size('runs')")
+    with services.database.engine.connect() as connection:
+        before = connection.execute(size).one()
+        connection.commit()
+        _refresh_again_and_again(services, connection, works)
+        assert connection.execute(size).one() == before

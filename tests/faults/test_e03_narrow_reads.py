@@ -1,0 +1,136 @@
+"""E03: what is refreshed is narrow, and a sweep reads nothing that is wide."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import event, text
+
+from models.process import ProcessIdentity
+from stores.sweeps import SUSPECTS
+from tests.faults.helpers_cdeg import forget_watch
+from tests.support.rows import age, in_process, running, watch_for
+from workers.bootstrap import Services
+from workers.reaper import sweep
+
+WIDE_TYPES = ("jsonb", "json", "bytea", "xml", "ARRAY", "USER-DEFINED")
+#: What is wide, or may be: of a run, of its attempts, of its log.
+WIDE = ("config", "labels", "handle", "outcome", "data", "error_message", "run_specs", "log_chunks", "*")
+
+
+def _plan(services: Services) -> dict:
+    now = services.database.now()
+    parameters = {"after": "00000000-0000-0000-0000-000000000000", "cutoff": now, "now": now, "limit": 500}
+    with services.database.begin() as connection:
+        statement = text(f"EXPLAIN (VERBOSE, FORMAT JSON) {SUSPECTS.text}")
+        return connection.execute(statement, parameters).scalar_one()[0]["Plan"]
+
+
+def _nodes(plan: dict) -> Iterator[dict]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _nodes(child)
+
+
+@contextmanager
+def _statements(services: Services) -> Iterator[list[str]]:
+    """Collects the statements that are sent to the database."""
+    sent: list[str] = []
+
+    def collect(connection, cursor, statement, *rest) -> None:
+        sent.append(statement)
+
+    event.listen(services.database.engine, "before_cursor_execute", collect)
+    try:
+        yield sent
+    finally:
+        event.remove(services.database.engine, "before_cursor_execute", collect)
+
+
+def _suspects_of_every_kind(services: Services) -> None:
+    """Silent and overdue runs with as much beside their rows as there can be, and a live one."""
+    wide = {"command": ["true"], "stdin": "x" * 100_000}
+    silent, child, overdue, _ = (
+        running(services, config=wide),
+        in_process(services, config=wide, max_attempts=2),
+        running(services, config=wide, max_runtime="1 hour"),
+        running(services, config=wide),
+    )
+    services.runs.persist_run_handle(silent.token, "host", {"pad": "x" * 100_000})
+    services.runs.persist_run_process_metadata(child.token, "host", ProcessIdentity(1, 1, 1.0, "here"))
+    age(services, silent.run_id, 400)
+    age(services, child.run_id, 400)
+    age(services, overdue.run_id, 3700, "started_at")
+
+
+def test_e03_the_row_that_is_refreshed_holds_nothing_wide(services: Services) -> None:
+    query = text("SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'runs'")
+    with services.database.begin() as connection:
+        columns = {row.column_name: row.data_type for row in connection.execute(query)}
+    assert columns["updated_at"] == "timestamp with time zone"
+    assert {name for name, kind in columns.items() if kind in WIDE_TYPES} == set()
+    # The text there is: words of ours, a type's name, and one bounded sentence that is written when the run has ended.
+    assert {name for name, kind in columns.items() if kind == "text"} == {
+        "adapter",
+        "status",
+        "error_code",
+        "error_message",
+        "last_proof",
+    }
+
+
+def test_e03_a_refreshed_row_is_small_whatever_was_asked_for(services: Services) -> None:
+    narrow, wide = running(services), running(services, config={"command": ["true"], "stdin": "x" * 1_000_000})
+    query = text("SELECT pg_column_size(runs.*) FROM runs WHERE id = :id")
+    with services.database.begin() as connection:
+        sizes = [connection.execute(query, {"id": work.run_id}).scalar_one() for work in (narrow, wide)]
+    assert sizes[0] == sizes[1] < 300
+
+
+def test_e03_suspects_are_read_from_runs_and_attempts_and_give_ids_and_times_alone(services: Services) -> None:
+    plan = _plan(services)
+    assert {node["Relation Name"] for node in _nodes(plan) if "Relation Name" in node} == {"runs", "run_attempts"}
+    assert {column.partition(".")[2] for column in plan["Output"]} == {
+        "id",
+        "epoch",
+        "attempt",
+        "max_attempts",
+        "out_of_process_liveness",
+        "started_at",
+        "max_runtime",
+        "updated_at",
+        "last_proof",
+        "worker_node",
+    }
+
+
+def test_e03_running_runs_are_found_without_reading_those_that_have_ended(services: Services) -> None:
+    with services.database.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO runs (id, adapter, out_of_process_liveness, status, finished_at) "
+                "SELECT gen_random_uuid(), 'detached', true, 'succeeded', now() FROM generate_series(1, 5000)"
+            )
+        )
+        connection.execute(text("ANALYZE runs"))
+    running(services)
+    indexes = {node.get("Index Name") for node in _nodes(_plan(services)) if node.get("Relation Name") == "runs"}
+    assert indexes == {"runs_running"}
+
+
+@pytest.mark.parametrize("round_", ["the first sweep", "the second sweep"])
+def test_e03_a_whole_sweep_reads_nothing_wide(services: Services, round_: str) -> None:
+    _suspects_of_every_kind(services)
+    forget_watch(services)
+    watch_for(services, 400)
+    if round_ == "the second sweep":
+        sweep(services, by_hand=True)
+    with _statements(services) as statements:
+        report = sweep(services, by_hand=True)
+    assert report["reaped"] == (3 if round_ == "the first sweep" else 0)
+    read = [statement for statement in statements if statement.lstrip().startswith("SELECT")]
+    assert any("FROM runs r" in statement for statement in read)
+    words = {word for statement in read for word in re.findall(r"[a-z_]+|\*", statement)}
+    assert words & set(WIDE) == set(), json.dumps(read)

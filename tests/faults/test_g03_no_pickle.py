@@ -1,0 +1,84 @@
+"""G03: a pickled message is refused on every queue, runs no code, and costs no worker its life."""
+
+import os
+import pickle
+from pathlib import Path
+from uuid import uuid4
+
+from kombu import Queue
+from redis import Redis
+
+from tests.support.processes import Process
+from tests.support.rows import status_of
+from tests.support.waiting import eventually
+from workers import enqueue_run
+from workers.app import app
+from workers.bootstrap import Services
+
+TASKS = {"runs": "runs.execute", "logs": "logs.ingest", "control": "reaper.sweep"}
+
+
+class MakesFolder:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self._path,)
+
+
+def _send_as_a_task(queue: str, trap: MakesFolder) -> None:
+    app.send_task(TASKS[queue], args=[trap], queue=queue, serializer="pickle")
+
+
+def _send_bare(queue: str, trap: MakesFolder) -> None:
+    """Without the headers of a task: what any client of the broker may put there."""
+    with app.connection_for_write() as connection:
+        producer = connection.Producer(serializer="pickle")
+        producer.publish(trap, exchange=queue, routing_key=queue, declare=[Queue(queue, routing_key=queue)])
+
+
+def _send_mislabelled(queue: str, trap: MakesFolder) -> None:
+    """With the arguments pickled and the other headers of a task as they should be."""
+    task_id = str(uuid4())
+    headers = {"task": TASKS[queue], "id": task_id, "root_id": task_id, "lang": "py"}
+    with app.connection_for_write() as connection:
+        producer = connection.Producer(serializer="pickle")
+        body = ([trap], {}, {})
+        producer.publish(body, exchange=queue, routing_key=queue, headers=headers, correlation_id=task_id)
+
+
+def _refusals(worker: Process) -> int:
+    return sum(worker.output.count(said) for said in ("ignored and discarded", "Can't decode message body"))
+
+
+SENDERS = [_send_as_a_task, _send_bare, _send_mislabelled]
+
+
+def test_g03_pickled_messages_run_no_code_and_the_worker_goes_on(
+    services: Services, redis: Redis, start_worker, tmp_path: Path
+) -> None:
+    worker = start_worker()
+    traps = [tmp_path / f"trap-{number}" for number in range(len(SENDERS) * len(TASKS))]
+    ways = [(send, queue) for send in SENDERS for queue in TASKS]
+    for (send, queue), trap in zip(ways, traps, strict=True):
+        send(queue, MakesFolder(trap))
+    eventually(lambda: _refusals(worker) == len(ways), what="all messages to be refused")
+    run = enqueue_run("process", {"command": ["echo", "hello"]})
+    eventually(lambda: status_of(services, run.id) == "succeeded")
+    eventually(lambda: [stored.data for stored in services.logs.read(run.id, 1)] == [b"hello\n"])
+    app.send_task("reaper.sweep")
+    assert worker.popen.poll() is None
+    assert [trap for trap in traps if trap.exists()] == []
+    eventually(lambda: not redis.exists("unacked", *TASKS), what="the refused messages to be gone")
+
+
+def test_g03_only_json_and_messagepack_are_accepted(services: Services) -> None:
+    assert sorted(app.conf.accept_content) == ["json", "msgpack"]
+    assert app.conf.task_serializer == "json"
+
+
+def test_g03_the_trap_would_have_snapped(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(MakesFolder(tmp_path / "trap")))
+    assert (tmp_path / "trap").exists()

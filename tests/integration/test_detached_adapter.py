@@ -1,0 +1,260 @@
+"""The `detached` adapter: what is its own beyond the contract of all adapters that run a command."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from adapters import host
+from adapters.detached import DetachedAdapter
+from adapters.protocol import Probing
+from models.process import ProcessIdentity
+from models.status import Probe
+from models.work import Outcome, Work
+from tests.contract.contexts import Following, RecordingContext, following, work
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+
+#: Follows a run for as long as it lives, and says its handle.
+STARTER = """
+import json, sys
+from pathlib import Path
+from adapters.detached import DetachedAdapter
+from tests.contract.contexts import RecordingContext, work
+
+class Telling(RecordingContext):
+    def on_log(self, stream, chunk, cursor=None):
+        print(json.dumps(self.handle), flush=True)
+
+run = work("sh", "-c", "echo up; sleep 100")
+DetachedAdapter(Path(sys.argv[1]), "here").execute(run, Telling(run.run_id))
+"""
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> DetachedAdapter:
+    return DetachedAdapter(tmp_path / "adapter", "here")
+
+
+@pytest.fixture
+def up(adapter: DetachedAdapter) -> Iterator[Following]:
+    """A run that has said `up` and is silent from then on."""
+    with following(adapter, shell("printf up; exec sleep 100")) as run:
+        run.wait_for(b"up")
+        yield run
+
+
+def shell(script: str, **config: Any) -> Work:
+    return work("sh", "-c", script, **config)
+
+
+def execute(adapter: DetachedAdapter, run: Work) -> tuple[Outcome, RecordingContext]:
+    context = RecordingContext(run.run_id, run.attempt)
+    return adapter.execute(run, context), context
+
+
+def probe(adapter: DetachedAdapter, handle: Any) -> Probe:
+    [answer] = adapter.probe([handle])
+    return answer
+
+
+# -- where it writes
+
+
+def test_the_handle_names_the_process_its_folder_and_the_one_host_that_can_end_it(up: Following) -> None:
+    [(handle, named)] = up.context.dispatched
+    identity = ProcessIdentity.from_handle(handle)
+    assert host.is_alive(identity)
+    assert identity.pid == identity.process_group_id == os.getsid(identity.pid)
+    assert (handle["folder"], handle["host"], named) == (f"{up.context.run_id}/1", "here", "here")
+    assert json.loads(json.dumps(handle)) == handle
+    assert up.context.spawned == []
+
+
+def test_its_output_is_nobody_elses_to_read(up: Following, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter" / up.context.handle["folder"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_each_attempt_writes_to_files_of_its_own(adapter: DetachedAdapter, tmp_path: Path) -> None:
+    first = shell("printf $REPRIEVE_ATTEMPT", attempt=1)
+    second = Work(first.run_id, 2, 2, first.adapter, first.config, {})
+    assert [execute(adapter, run)[1].output() for run in (first, second)] == [b"1", b"2"]
+
+
+def test_a_cursor_is_the_number_of_bytes_of_its_stream_up_to_and_with_its_chunk(adapter: DetachedAdapter) -> None:
+    _, context = execute(adapter, shell("printf err >&2; head -c 100000 /dev/zero"))
+    assert len([stream for stream, *_ in context.chunks if stream == "stdout"]) >= 2
+    read = {"stdout": 0, "stderr": 0}
+    for stream, data, cursor in context.chunks:
+        read[stream] += len(data)
+        assert cursor == str(read[stream])
+    assert read == {"stdout": 100_000, "stderr": 3}
+
+
+# -- proof of life
+
+
+def test_a_silent_command_gets_a_heartbeat_at_every_look(up: Following) -> None:
+    seen = up.context.heartbeats
+    eventually(lambda: up.context.heartbeats >= seen + 3)
+
+
+def test_a_command_that_vanished_without_a_record_has_no_outcome_and_no_heartbeat_until_told_to_stop(
+    up: Following,
+) -> None:
+    """It is not the adapter's to bury: the reaper decides."""
+    os.killpg(up.context.pid, signal.SIGKILL)
+    identity = ProcessIdentity.from_handle(up.context.handle)
+    eventually(lambda: not host.is_alive(identity))
+    looks = up.context.looks
+    eventually(lambda: up.context.looks >= looks + 2)
+    heartbeats, looks = up.context.heartbeats, up.context.looks
+    eventually(lambda: up.context.looks >= looks + 3)
+    assert up.context.heartbeats == heartbeats
+    assert not up.result.done()
+    up.context.stop()
+    assert up.outcome().error_code is not None
+
+
+def test_a_command_whose_launcher_alone_is_killed_ends_with_it(adapter: DetachedAdapter) -> None:
+    with following(adapter, shell("echo $$; exec sleep 100")) as run:
+        run.wait_for(b"\n")
+        command = psutil.Process(int(run.context.output()))
+        assert command.ppid() == run.context.pid
+        os.kill(run.context.pid, signal.SIGKILL)
+        eventually(lambda: not command.is_running() or command.status() == psutil.STATUS_ZOMBIE, timeout=10)
+
+
+def test_a_command_that_was_terminated_is_told_by_its_signal(adapter: DetachedAdapter, up: Following) -> None:
+    adapter.terminate(up.context.handle)
+    assert up.outcome() == Outcome.of_exit(-signal.SIGTERM)
+
+
+# -- stop
+
+
+class StopsWhenAllIsWritten(RecordingContext):
+    """Told to stop at its first chunk, when much more than that is already in the file."""
+
+    def __init__(self, run: Work, file: Path, size: int) -> None:
+        super().__init__(run.run_id)
+        self._file = file
+        self._size = size
+
+    def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        super().on_log(stream, chunk, cursor)
+        eventually(lambda: self._file.stat().st_size == self._size)
+        self.stop()
+
+
+def test_what_was_written_before_a_stop_is_all_read(adapter: DetachedAdapter, tmp_path: Path) -> None:
+    run = shell("head -c 1000000 /dev/zero; sleep 100")
+    context = StopsWhenAllIsWritten(run, tmp_path / "adapter" / str(run.run_id) / "1" / "stdout", 1_000_000)
+    adapter.execute(run, context)
+    assert len(context.output()) == 1_000_000
+
+
+# -- outliving the worker
+
+
+@pytest.fixture
+def orphan(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The handle of a run whose worker was killed."""
+    command = [sys.executable, "-c", STARTER, str(tmp_path / "adapter")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        with closing(starter.stdout):
+            handle = json.loads(starter.stdout.readline())
+        starter.kill()
+    yield handle
+    host.terminate_group(ProcessIdentity.from_handle(handle), grace=0.2)
+
+
+def test_a_command_outlives_its_worker_and_is_ended_by_its_handle(
+    adapter: DetachedAdapter, orphan: dict[str, Any]
+) -> None:
+    identity = ProcessIdentity.from_handle(orphan)
+    assert host.is_alive(identity)
+    assert probe(adapter, orphan) is Probe.ALIVE
+    adapter.terminate(orphan)
+    assert not host.is_alive(identity)
+    assert probe(adapter, orphan) is Probe.DEAD
+
+
+# -- probe
+
+
+def test_the_adapter_can_be_asked(adapter: DetachedAdapter) -> None:
+    assert isinstance(adapter, Probing)
+
+
+def test_work_that_runs_is_alive_and_work_that_has_finished_is_dead(adapter: DetachedAdapter, up: Following) -> None:
+    _, finished = execute(adapter, work("true"))
+    assert adapter.probe([up.context.handle, finished.handle]) == [Probe.ALIVE, Probe.DEAD]
+    assert adapter.probe([]) == []
+
+
+def test_work_that_was_killed_without_a_record_is_dead(adapter: DetachedAdapter, up: Following) -> None:
+    os.killpg(up.context.pid, signal.SIGKILL)
+    eventually(lambda: probe(adapter, up.context.handle) is Probe.DEAD)
+
+
+@pytest.mark.parametrize(
+    "change", [{"started_at": 1.0}, {"namespace": "another-boot/pid:[1]"}], ids=["other start", "other boot"]
+)
+def test_a_process_that_only_has_the_number_of_ours_does_not_make_it_alive(
+    adapter: DetachedAdapter, up: Following, change: dict[str, Any]
+) -> None:
+    assert probe(adapter, up.context.handle | change) is Probe.DEAD
+
+
+def test_work_of_another_host_is_unknown_here(adapter: DetachedAdapter, up: Following, tmp_path: Path) -> None:
+    elsewhere = DetachedAdapter(tmp_path / "adapter", "another-host")
+    assert probe(elsewhere, up.context.handle) is Probe.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pid": None},
+        {"pid": "not a number"},
+        {"pid": -1},
+        {"started_at": "yesterday"},
+        {"folder": "../.."},
+        {"folder": "/etc"},
+        {"folder": "a\0b"},
+        {"folder": None},
+    ],
+    ids=repr,
+)
+def test_a_handle_that_makes_no_sense_is_unknown_and_the_others_are_answered(
+    adapter: DetachedAdapter, up: Following, change: dict[str, Any]
+) -> None:
+    handles = [up.context.handle | change, up.context.handle]
+    assert adapter.probe(handles) == [Probe.UNKNOWN, Probe.ALIVE]
+
+
+@pytest.mark.parametrize("member", ["pid", "process_group_id", "started_at", "namespace", "folder", "host"])
+def test_a_handle_that_lacks_a_member_is_unknown(adapter: DetachedAdapter, up: Following, member: str) -> None:
+    handle = {name: value for name, value in up.context.handle.items() if name != member}
+    assert probe(adapter, handle) is Probe.UNKNOWN
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]", '{"returncode": "x"}', "{}"])
+def test_a_record_of_an_exit_that_cannot_be_read_leaves_the_work_unknown(
+    adapter: DetachedAdapter, tmp_path: Path, record: str
+) -> None:
+    _, finished = execute(adapter, work("true"))
+    (tmp_path / "adapter" / finished.handle["folder"] / "exit.json").write_text(record)
+    assert probe(adapter, finished.handle) is Probe.UNKNOWN

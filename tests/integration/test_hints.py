@@ -1,0 +1,173 @@
+"""Hints in Redis: they make something happen soon, are bounded, and may all be lost."""
+
+import threading
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from models.chunks import Chunk
+from models.work import Token
+from stores.cache import connect
+from stores.hints import (
+    LIVE_EVENT_BYTES,
+    LIVE_EVENTS_KEPT,
+    LIVE_STREAM_LIFE,
+    STOP_SIGNAL_LIFE,
+    LiveEvent,
+    LiveEvents,
+    StopSignals,
+    live_key,
+    stop_key,
+)
+from tests.support.rows import chunk, running
+from workers.bootstrap import Services
+from workers.logs import ingest
+
+#: Nobody listens on this port.
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def live(redis: Redis) -> LiveEvents:
+    return LiveEvents(redis)
+
+
+@pytest.fixture
+def stops(redis: Redis) -> StopSignals:
+    return StopSignals(redis)
+
+
+@pytest.fixture
+def away() -> Iterator[Redis]:
+    with connect(NOWHERE) as client:
+        yield client
+
+
+@pytest.fixture
+def run_id() -> UUID:
+    return uuid4()
+
+
+def line(run_id: UUID, seq: int, data: bytes = b"line\n") -> Chunk:
+    return Chunk(run_id, 1, 1, seq, "stdout", data)
+
+
+# -- live events
+
+
+def test_what_ingest_stored_can_be_waited_for(services: Services) -> None:
+    work = running(services)
+    place = services.live.position(work.run_id)
+    ingest(services, [chunk(work, 1, b"a\xff"), chunk(work, 2, b"b", stream="stderr")])
+    events, place = services.live.wait(work.run_id, place)
+    assert events == [LiveEvent(1, 1, "stdout", b"a\xff"), LiveEvent(1, 2, "stderr", b"b")]
+    assert services.live.wait(work.run_id, place) == ([], place)
+
+
+def test_what_came_again_is_not_announced_again(services: Services) -> None:
+    work = running(services)
+    ingest(services, [chunk(work, 1)])
+    place = services.live.position(work.run_id)
+    ingest(services, [chunk(work, 1), chunk(work, 2)])
+    assert [event.seq for event in services.live.wait(work.run_id, place)[0]] == [2]
+
+
+def test_a_reader_who_waits_is_woken_by_the_next_event(live: LiveEvents, run_id: UUID) -> None:
+    later = threading.Timer(0.1, live.publish, [[line(run_id, 1)]])
+    later.start()
+    events, _ = live.wait(run_id, live.position(run_id))
+    later.join()
+    assert [event.seq for event in events] == [1]
+
+
+def test_a_reader_gets_only_what_comes_after_its_place(live: LiveEvents, run_id: UUID) -> None:
+    live.publish([line(run_id, 1)])
+    place = live.position(run_id)
+    live.publish([line(run_id, 2), line(run_id, 3)])
+    events, place = live.wait(run_id, place)
+    assert [event.seq for event in events] == [2, 3]
+    assert place == live.position(run_id)
+
+
+def test_the_place_in_a_stream_that_does_not_exist_is_its_beginning(live: LiveEvents, run_id: UUID) -> None:
+    place = live.position(run_id)
+    live.publish([line(run_id, 1)])
+    assert [event.seq for event in live.wait(run_id, place)[0]] == [1]
+
+
+def test_each_run_has_a_stream_of_its_own(live: LiveEvents, run_id: UUID) -> None:
+    other = uuid4()
+    live.publish([line(run_id, 1), line(other, 7)])
+    assert [event.seq for event in live.wait(other, "0")[0]] == [7]
+
+
+@pytest.mark.parametrize(("size", "travels"), [(0, True), (LIVE_EVENT_BYTES, True), (LIVE_EVENT_BYTES + 1, False)])
+def test_a_large_chunk_is_announced_without_its_data(live: LiveEvents, run_id: UUID, size: int, travels: bool) -> None:
+    live.publish([line(run_id, 1, b"x" * size)])
+    [event] = live.wait(run_id, "0")[0]
+    assert (event.seq, event.data) == (1, b"x" * size if travels else None)
+
+
+def test_a_stream_keeps_the_newest_events_and_not_many_more(live: LiveEvents, redis: Redis, run_id: UUID) -> None:
+    for start in range(1, 3001, 500):
+        live.publish([line(run_id, seq) for seq in range(start, start + 500)])
+    assert LIVE_EVENTS_KEPT <= redis.xlen(live_key(run_id)) <= LIVE_EVENTS_KEPT * 1.2
+    [(_, newest)] = redis.xrevrange(live_key(run_id), count=1)
+    assert newest[b"seq"] == b"3000"
+
+
+def test_a_stream_is_gone_some_time_after_its_last_event(live: LiveEvents, redis: Redis, run_id: UUID) -> None:
+    live.publish([line(run_id, 1)])
+    redis.expire(live_key(run_id), 5)
+    live.publish([line(run_id, 2)])
+    assert LIVE_STREAM_LIFE - 60 < redis.ttl(live_key(run_id)) <= LIVE_STREAM_LIFE
+
+
+# -- stop signals
+
+
+@pytest.mark.parametrize(("signalled", "told"), [(4, False), (5, True), (6, True)])
+def test_a_follower_is_told_by_a_signal_for_its_epoch_or_a_later_one(
+    stops: StopSignals, run_id: UUID, signalled: int, told: bool
+) -> None:
+    stops.send([Token(run_id, signalled)])
+    token = Token(run_id, 5)
+    assert stops.received([token]) == ({token} if told else set())
+
+
+def test_a_signal_is_for_its_run_alone(stops: StopSignals, run_id: UUID) -> None:
+    stops.send([Token(run_id, 1)])
+    tokens = [Token(uuid4(), 1), Token(run_id, 1), Token(uuid4(), 1)]
+    assert stops.received(tokens) == {tokens[1]}
+    assert stops.received([]) == set()
+
+
+def test_a_signal_does_not_wait_for_ever(stops: StopSignals, redis: Redis, run_id: UUID) -> None:
+    stops.send([Token(run_id, 1)])
+    assert STOP_SIGNAL_LIFE - 60 < redis.ttl(stop_key(run_id)) <= STOP_SIGNAL_LIFE
+
+
+# -- Redis away
+
+
+def test_without_redis_a_hint_is_lost_with_a_word_and_no_error(
+    away: Redis, run_id: UUID, caplog: pytest.LogCaptureFixture
+) -> None:
+    LiveEvents(away).publish([line(run_id, 1, b"hunter2")])
+    StopSignals(away).send([Token(run_id, 1)])
+    assert "1 chunks were stored without a live event" in caplog.text
+    assert "followers will learn from the database" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_without_redis_nobody_is_told_to_stop_and_every_place_is_the_beginning(away: Redis, run_id: UUID) -> None:
+    assert StopSignals(away).received([Token(run_id, 1)]) == set()
+    assert LiveEvents(away).position(run_id) == "0"
+
+
+def test_without_redis_a_reader_who_waits_learns_it(away: Redis, run_id: UUID) -> None:
+    with pytest.raises(RedisError):
+        LiveEvents(away).wait(run_id, "0")

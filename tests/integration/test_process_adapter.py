@@ -1,0 +1,126 @@
+"""The `process` adapter: what is its own beyond the contract of all adapters that run a command."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from adapters import host
+from adapters import process as module
+from adapters.process import ProcessAdapter
+from models.work import Outcome, Work
+from tests.contract.contexts import RecordingContext, following, work
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+SUCCESS = Outcome.of_exit(0)
+
+#: Follows a run for as long as it lives, and says the number of its child.
+STARTER = """
+import sys
+from pathlib import Path
+from adapters.process import ProcessAdapter
+from tests.contract.contexts import RecordingContext, work
+
+class Telling(RecordingContext):
+    def on_log(self, stream, chunk, cursor=None):
+        print(self.pid, flush=True)
+
+run = work("sh", "-c", "echo up; sleep 100")
+ProcessAdapter(Path(sys.argv[1]), "here").execute(run, Telling(run.run_id))
+"""
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> ProcessAdapter:
+    return ProcessAdapter(tmp_path, "here")
+
+
+@pytest.fixture
+def short_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_SECONDS", 0.3)
+
+
+def shell(script: str) -> Work:
+    return work("sh", "-c", script)
+
+
+def execute(adapter: ProcessAdapter, run: Work) -> tuple[Outcome, RecordingContext]:
+    context = RecordingContext(run.run_id)
+    return adapter.execute(run, context), context
+
+
+def group_is_empty(group: int) -> bool:
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return False
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return True
+
+
+def test_the_child_that_was_recorded_is_the_command_and_leads_a_group_and_session_of_its_own(
+    adapter: ProcessAdapter,
+) -> None:
+    with following(adapter, shell("echo $$; sleep 100")) as run:
+        run.wait_for(b"\n")
+        [(pid, group, started_at)] = run.context.spawned
+        assert int(run.context.output()) == pid == group == os.getsid(pid)
+        assert started_at == host.started_at(pid)
+        assert run.context.dispatched == []
+
+
+def test_a_child_that_another_kills_is_told_by_its_signal(adapter: ProcessAdapter) -> None:
+    with following(adapter, shell("printf up; exec sleep 100")) as run:
+        run.wait_for(b"up")
+        os.kill(run.context.pid, signal.SIGKILL)
+        assert run.outcome() == Outcome.of_exit(-signal.SIGKILL)
+
+
+def test_a_child_that_closes_its_output_is_followed_to_its_end(adapter: ProcessAdapter) -> None:
+    outcome, context = execute(adapter, shell("printf said; exec >&- 2>&-; sleep 0.3; exit 4"))
+    assert (outcome, context.output()) == (Outcome.of_exit(4), b"said")
+
+
+@pytest.mark.usefixtures("short_drain")
+def test_a_grandchild_that_keeps_the_output_open_is_ended_and_does_not_hang_the_run(adapter: ProcessAdapter) -> None:
+    outcome, context = execute(adapter, shell("sleep 100 & printf said; exit 3"))
+    assert (outcome, context.output()) == (Outcome.of_exit(3), b"said")
+    assert group_is_empty(context.pid)
+
+
+def test_what_a_grandchild_says_soon_after_the_child_has_ended_is_read(adapter: ProcessAdapter) -> None:
+    outcome, context = execute(adapter, shell("(sleep 0.3; printf late) & printf early"))
+    assert (outcome, context.output()) == (SUCCESS, b"earlylate")
+
+
+@pytest.mark.usefixtures("short_drain")
+def test_what_a_grandchild_says_when_it_is_asked_to_end_is_read(adapter: ProcessAdapter, tmp_path: Path) -> None:
+    grandchild = f"trap 'printf bye; exit' TERM; printf up; touch {tmp_path}/up; while :; do sleep 0.05; done"
+    wait = f"while [ ! -e {tmp_path}/up ]; do sleep 0.05; done"
+    outcome, context = execute(adapter, shell(f"({grandchild}) & {wait}"))
+    assert (outcome, context.output()) == (SUCCESS, b"upbye")
+
+
+@pytest.fixture
+def starter(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", STARTER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as popen:
+        yield popen
+        popen.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_the_child_dies_with_the_worker_that_started_it(starter: subprocess.Popen[str]) -> None:
+    assert starter.stdout is not None
+    with closing(starter.stdout):
+        child = psutil.Process(int(starter.stdout.readline()))
+    starter.kill()
+    eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, timeout=10)

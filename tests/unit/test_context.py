@@ -1,0 +1,221 @@
+"""What an adapter is given for an attempt: numbered output, a refusal where the mistake is, and its deadline."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from adapters.host import identify
+from adapters.shipper import LogShipper
+from models.chunks import MAX_CHUNK_BYTES, Chunk
+from models.errors import InvalidChunk, Superseded
+from models.process import ProcessIdentity
+from models.status import Proof
+from models.work import Work
+from tests.support.waiting import eventually
+from workers.context import RunContext
+
+RUN = UUID(int=1)
+
+
+class Shipped(list[Chunk]):
+    """Stands in for the shipper; lets others have their turn before it takes a chunk."""
+
+    def add(self, chunk: Chunk) -> None:
+        time.sleep(0)
+        self.append(chunk)
+
+
+class Rows:
+    """Stands in for the rows: remembers what is recorded, or refuses."""
+
+    def __init__(self) -> None:
+        self.recorded: list[Any] = []
+        self.superseded = False
+
+    def persist_run_process_metadata(self, *values: Any) -> None:
+        if self.superseded:
+            raise Superseded("no longer followed")
+        self.recorded.append(values)
+
+    persist_run_handle = persist_run_process_metadata
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return Rows()
+
+
+@pytest.fixture
+def shipped() -> Shipped:
+    return Shipped()
+
+
+@pytest.fixture
+def make(rows: Rows, shipped: Shipped) -> Callable[..., RunContext]:
+    def build(shipper: Any = shipped, max_runtime_seconds: float | None = None) -> RunContext:
+        work = Work(RUN, 2, 5, "any", {}, {}, max_runtime_seconds)
+        return RunContext(SimpleNamespace(runs=rows, host="here"), shipper, work)
+
+    return build
+
+
+@pytest.fixture
+def context(make: Callable[..., RunContext]) -> RunContext:
+    return make()
+
+
+# -- output
+
+
+def test_output_is_numbered_from_one_under_the_attempts_own_token(context: RunContext, shipped: Shipped) -> None:
+    context.on_log("stdout", b"a")
+    context.on_log("stderr", "ä", "place 2")
+    assert shipped == [
+        Chunk(RUN, 2, 5, 1, "stdout", b"a"),
+        Chunk(RUN, 2, 5, 2, "stderr", b"\xc3\xa4", "place 2"),
+    ]
+    assert context.last_seq == 2
+
+
+def test_a_run_that_has_said_nothing_has_the_last_number_0(context: RunContext) -> None:
+    context.on_log("stdout", b"")
+    assert context.last_seq == 0
+
+
+def test_large_output_is_handed_over_in_pieces_each_with_its_number(context: RunContext, shipped: Shipped) -> None:
+    context.on_log("stdout", b"x" * (2 * MAX_CHUNK_BYTES + 1))
+    assert [(one.seq, len(one.data)) for one in shipped] == [(1, MAX_CHUNK_BYTES), (2, MAX_CHUNK_BYTES), (3, 1)]
+
+
+def test_only_the_last_piece_says_that_the_whole_was_handed_over(context: RunContext, shipped: Shipped) -> None:
+    """Whoever reads on from the cursor of the first piece must not miss the second."""
+    context.on_log("stdout", b"x" * (MAX_CHUNK_BYTES + 1), str(MAX_CHUNK_BYTES + 1))
+    assert shipped[-1].cursor == str(MAX_CHUNK_BYTES + 1)
+    assert shipped[0].cursor != shipped[-1].cursor
+
+
+def test_threads_that_print_at_once_get_every_number_once_and_in_order(context: RunContext, shipped: Shipped) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: [context.on_log("stdout", b"x" * (MAX_CHUNK_BYTES + 1)) for _ in range(20)], range(8)))
+    assert [one.seq for one in shipped] == list(range(1, 321))
+
+
+@pytest.mark.parametrize("arguments", [("bad name", b"x"), ("stdout", None), ("stdout", b"x", "a\0b")])
+def test_a_refused_chunk_takes_no_number(context: RunContext, shipped: Shipped, arguments: Any) -> None:
+    with pytest.raises(InvalidChunk):
+        context.on_log(*arguments)
+    context.on_log("stdout", b"x")
+    assert [one.seq for one in shipped] == [1]
+
+
+def test_the_last_number_can_be_read_while_output_waits_for_a_full_buffer(make: Callable[..., RunContext]) -> None:
+    """The supervisor reads it; were it held up, no run of this worker would get its proof of life."""
+    broker_back = threading.Event()
+    shipper = LogShipper(lambda batch: broker_back.wait(), buffer_bytes=1)
+    context = make(shipper)
+    printing = threading.Thread(target=lambda: [context.on_log("stdout", b"x") for _ in range(2)], daemon=True)
+    reading = threading.Thread(target=lambda: context.last_seq, daemon=True)
+    printing.start()
+    try:
+        eventually(lambda: context._seq == 2)
+        reading.start()
+        reading.join(2)
+        assert not reading.is_alive()
+    finally:
+        broker_back.set()
+        printing.join(10)
+        shipper.close(10)
+
+
+# -- what was started
+
+
+def test_a_child_is_recorded_with_this_host_and_namespace_before_it_may_begin(context: RunContext, rows: Rows) -> None:
+    own = own_identity()
+    context.on_spawn(own.pid, own.process_group_id, own.started_at)
+    assert rows.recorded == [(context.token, "here", own)]
+
+
+def test_work_elsewhere_is_recorded_with_its_handle_and_the_host_it_names(context: RunContext, rows: Rows) -> None:
+    context.on_dispatch({"job": "a"}, "there")
+    context.on_dispatch({"job": "b"})
+    assert rows.recorded == [(context.token, "there", {"job": "a"}), (context.token, None, {"job": "b"})]
+
+
+def test_a_superseded_attempt_learns_it_when_it_records_and_is_not_vouched_for(context: RunContext, rows: Rows) -> None:
+    rows.superseded = True
+    own = own_identity()
+    with pytest.raises(Superseded):
+        context.on_spawn(own.pid, own.process_group_id, own.started_at)
+    with pytest.raises(Superseded):
+        context.on_dispatch({})
+    assert context.proof() is None
+
+
+# -- proof of life
+
+
+def own_identity() -> ProcessIdentity:
+    own = identify(os.getpid())
+    assert own is not None
+    return own
+
+
+def test_there_is_no_proof_of_life_before_anything_was_seen_alive(context: RunContext) -> None:
+    context.on_log("stdout", b"output is not the worker's to vouch for")
+    assert context.proof() is None
+
+
+def test_a_heartbeat_is_proof_once(context: RunContext) -> None:
+    context.heartbeat()
+    context.heartbeat()
+    assert [context.proof(), context.proof()] == [Proof.HEARTBEAT, None]
+
+
+def test_a_child_is_vouched_for_as_long_as_it_lives(context: RunContext) -> None:
+    own = own_identity()
+    context.on_spawn(own.pid, own.process_group_id, own.started_at)
+    assert [context.proof(), context.proof()] == [Proof.KEEPALIVE, Proof.KEEPALIVE]
+
+
+def test_a_child_that_is_gone_is_not_vouched_for_whoever_has_its_number(context: RunContext) -> None:
+    own = own_identity()
+    context.on_spawn(own.pid, own.process_group_id, own.started_at - 60)
+    assert context.proof() is None
+
+
+# -- stop and deadline
+
+
+def test_a_wait_ends_at_once_when_told_to_stop(context: RunContext) -> None:
+    waiting = threading.Thread(target=context.wait, args=(100,))
+    waiting.start()
+    assert not context.stopping
+    context.stop()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    assert context.stopping
+    assert context.wait(100)
+
+
+def test_a_wait_that_nobody_ends_says_that_there_is_no_reason_to_stop(context: RunContext) -> None:
+    assert context.wait(0.01) is False
+
+
+@pytest.mark.parametrize("limit", [None, 100.0])
+def test_a_run_without_a_limit_or_within_it_is_not_overdue(
+    make: Callable[..., RunContext], limit: float | None
+) -> None:
+    assert not make(max_runtime_seconds=limit).is_overdue
+
+
+def test_a_run_beyond_its_limit_is_overdue(make: Callable[..., RunContext]) -> None:
+    context = make(max_runtime_seconds=0.05)
+    eventually(lambda: context.is_overdue, timeout=5)

@@ -1,0 +1,135 @@
+"""Finding adapters, and what is said of a config that cannot work."""
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from adapters import registry
+from adapters.detached import DetachedAdapter
+from adapters.process import ProcessAdapter
+from adapters.registry import Adapters, adapter_classes, find_adapter, validate_config
+from models.errors import InvalidRequest, UnknownAdapter
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Puts other adapters in place of those that are installed."""
+
+    def put(*classes: Any) -> None:
+        points = [SimpleNamespace(value=f"plugin:{one.__name__}", load=lambda one=one: one) for one in classes]
+        monkeypatch.setattr(registry, "entry_points", lambda group: points)
+        adapter_classes.cache_clear()
+
+    yield put
+    adapter_classes.cache_clear()
+
+
+class Complete:
+    type, has_out_of_process_liveness, config_model = "complete", False, object
+    execute = terminate = None
+
+
+def test_the_built_in_adapters_are_found_by_their_types() -> None:
+    assert find_adapter("process") is ProcessAdapter
+    assert find_adapter("detached") is DetachedAdapter
+
+
+def test_a_third_partys_adapter_is_found_by_its_type(install: Callable[..., None]) -> None:
+    install(Complete)
+    assert find_adapter("complete") is Complete
+
+
+def test_an_unknown_adapter_is_refused_with_those_that_are_installed() -> None:
+    installed = ", ".join(sorted(adapter_classes()))
+    with pytest.raises(UnknownAdapter, match=f"no adapter 'kubernets' here; installed: {installed}"):
+        find_adapter("kubernets")
+
+
+def test_where_no_adapter_is_installed_the_refusal_says_so(install: Callable[..., None]) -> None:
+    install()
+    with pytest.raises(UnknownAdapter, match="installed: none"):
+        find_adapter("process")
+
+
+@pytest.mark.parametrize("member", ["type", "has_out_of_process_liveness", "config_model", "execute", "terminate"])
+def test_an_adapter_that_lacks_a_member_is_refused_by_name_and_member(
+    install: Callable[..., None], member: str
+) -> None:
+    members = {name: value for name, value in vars(Complete).items() if name != member and not name.startswith("__")}
+    install(type("Partial", (), members))
+    with pytest.raises(UnknownAdapter, match=f"'plugin:Partial' declares no '{member}'"):
+        find_adapter("anything")
+
+
+def test_an_adapter_that_cannot_be_imported_is_named(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install()
+    point = EntryPoint("broken", "no_such_plugin:Adapter", registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    with pytest.raises(ImportError, match="no_such_plugin"):
+        adapter_classes()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"command": ["true"]}, {"command": ["a", "b"], "env": {"A": "1"}, "cwd": "/", "stdin": "Grüße"}],
+)
+def test_a_good_config_is_stored_as_it_was_given_without_defaults(config: dict[str, Any]) -> None:
+    assert validate_config(ProcessAdapter, config) == config
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({}, "config.command: field required"),
+        ({"command": []}, "config.command: list should have at least 1 item"),
+        ({"command": "ls -l"}, "config.command: input should be a valid list"),
+        ({"command": ["ls", 1]}, "config.command.1: input should be a valid string"),
+        ({"command": ["a\0b"]}, "config.command.0: value error, must not hold a NUL character"),
+        ({"command": ["a"], "env": {"A": 1}}, "config.env.A: input should be a valid string"),
+        ({"command": ["a"], "env": {"A": "\0"}}, "config.env.A: value error, must not hold a NUL"),
+        ({"command": ["a"], "cwd": 1}, "config.cwd: input should be a valid string"),
+        ({"command": ["a"], "stdin": "\0"}, "config.stdin: value error, must not hold a NUL"),
+        ({"command": ["a"], "comand": 1}, "config.comand is not a field; known are command, env, cwd, stdin"),
+    ],
+)
+def test_a_bad_config_is_refused_with_its_field_and_what_would_do(config: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        validate_config(ProcessAdapter, config)
+    assert str(refused.value).startswith("Adapter 'process': ")
+    assert sentence in str(refused.value)
+
+
+def test_every_mistake_of_a_config_is_told_at_once() -> None:
+    with pytest.raises(InvalidRequest, match=r"config\.command.*; config\.cwd"):
+        validate_config(DetachedAdapter, {"cwd": 1})
+
+
+@pytest.mark.parametrize("name", ["", "A=B"])
+def test_an_environment_name_that_no_process_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"config\.env"):
+        validate_config(ProcessAdapter, {"command": ["a"], "env": {name: "1"}})
+
+
+def test_a_refusal_does_not_quote_the_value() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        validate_config(ProcessAdapter, {"command": "hunter2", "env": {"A": ["hunter2"]}, "stdin": "hunter2\0"})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_each_adapter_is_built_once_in_a_folder_of_its_own(install: Callable[..., None], tmp_path: Path) -> None:
+    built = []
+    install(type("Noted", (Complete,), {"__init__": lambda self, folder, host: built.append((folder, host))}))
+    adapters = Adapters(tmp_path, "a-host")
+    assert adapters.get("complete") is adapters.get("complete")
+    assert built == [(tmp_path / "complete", "a-host")]
+
+
+def test_an_unknown_adapter_is_refused_by_a_worker_too(tmp_path: Path) -> None:
+    with pytest.raises(UnknownAdapter, match="'nothing'"):
+        Adapters(tmp_path, "a-host").get("nothing")
