@@ -50,24 +50,30 @@ class ProcessAdapter:
 
 
 def _follow(launched: Launched, context: Context) -> int:
-    """Hand over what the group prints until its leader has exited and its pipes are drained; gives the return code."""
-    popen, drained_by = launched.popen, float("inf")
-    ending: threading.Thread | None = None
-    with popen, selectors.DefaultSelector() as selector:
+    """Hand over what the group prints until its leader has exited; then end what is left of it. The return code."""
+    with launched.popen as popen, selectors.DefaultSelector() as selector:
         for name, pipe in (("stdout", popen.stdout), ("stderr", popen.stderr)):
             if pipe is not None:
                 selector.register(pipe.fileno(), selectors.EVENT_READ, name)
-        while selector.get_map() or popen.poll() is None:
-            _read_ready(selector, context)
-            if popen.poll() is not None and drained_by == float("inf"):
-                drained_by = time.monotonic() + DRAIN_SECONDS
-            if ending is None and (context.stopping or time.monotonic() > drained_by):
-                # On a thread, since a group that is asked to end may still have something to say.
-                ending = threading.Thread(target=host.terminate_group, args=(launched.identity,), daemon=True)
-                ending.start()
-        if ending is not None:
-            ending.join()
+        try:
+            _read_to_the_end(launched, selector, context)
+        finally:
+            host.terminate_group(launched.identity)
         return popen.wait()
+
+
+def _read_to_the_end(launched: Launched, selector: selectors.BaseSelector, context: Context) -> None:
+    """Until the leader has exited and its pipes are closed; told to stop, or drained for long enough, see to it."""
+    popen, drained_by = launched.popen, float("inf")
+    ending: threading.Thread | None = None
+    while selector.get_map() or popen.poll() is None:
+        _read_ready(selector, context)
+        if popen.poll() is not None and drained_by == float("inf"):
+            drained_by = time.monotonic() + DRAIN_SECONDS
+        if ending is None and (context.stopping or time.monotonic() > drained_by):
+            # On a thread, since a group that is asked to end may still have something to say.
+            ending = threading.Thread(target=host.terminate_group, args=(launched.identity,), daemon=True)
+            ending.start()
 
 
 def _read_ready(selector: selectors.BaseSelector, context: Context) -> None:

@@ -177,12 +177,14 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         programs = str(Path(sys.executable).parent)
+        broker = self._settings.broker_url
         return {
             **os.environ,
             "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
-            "PYTHONWARNINGS": "ignore",
             "REPRIEVE_DATABASE_URL": self.database_url or "",
             "REPRIEVE_REDIS_URL": self.redis_url or "",
+            # Set in a .env beside us, perhaps, which the processes do not see from the data folder.
+            "REPRIEVE_BROKER_URL": broker.get_secret_value() if broker else "",
             "REPRIEVE_DATA_DIR": str(self._folder),
             "REPRIEVE_NODE_NAME": self._settings.node_name,
             "REPRIEVE_TIME_SCALE": str(self._settings.time_scale),

@@ -124,3 +124,22 @@ def test_the_child_dies_with_the_worker_that_started_it(starter: subprocess.Pope
         child = psutil.Process(int(starter.stdout.readline()))
     starter.kill()
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, timeout=10)
+
+
+def test_a_child_is_ended_when_its_output_cannot_be_handed_over(adapter: ProcessAdapter) -> None:
+    run = shell("echo x; sleep 100")
+
+    class Refusing(RecordingContext):
+        def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+            raise RuntimeError("no room")
+
+    context = Refusing(run.run_id)
+    with pytest.raises(RuntimeError, match="no room"):
+        adapter.execute(run, context)
+    assert group_is_empty(context.spawned[0][1])
+
+
+def test_what_the_child_left_running_in_its_group_is_ended_even_if_it_holds_no_pipe(adapter: ProcessAdapter) -> None:
+    outcome, context = execute(adapter, shell("sleep 100 >/dev/null 2>&1 & exit 0"))
+    assert outcome == SUCCESS
+    assert group_is_empty(context.spawned[0][1])
