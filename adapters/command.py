@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from adapters import host
 from models.process import ProcessIdentity
+from models.text import is_plain_text
 from models.work import Work
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -20,9 +21,9 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 OWN_PREFIXES = ("REPRIEVE_", "FLOWER_", "CELERY_")
 
 
-def _without_nul(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("must not hold a NUL character")
+def _plain(value: str) -> str:
+    if not is_plain_text(value):
+        raise ValueError("must not hold a NUL or half a surrogate pair")
     return value
 
 
@@ -32,7 +33,7 @@ def _nameable(name: str) -> str:
     return name
 
 
-Plain = Annotated[str, AfterValidator(_without_nul)]
+Plain = Annotated[str, AfterValidator(_plain)]
 Name = Annotated[Plain, AfterValidator(_nameable)]
 
 

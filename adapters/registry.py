@@ -38,6 +38,8 @@ def find_adapter(adapter_type: str) -> type[Adapter]:
 
 def validate_config(adapter_class: type[Adapter], config: Mapping[str, Any]) -> dict[str, Any]:
     """The config in its stored form; raises `InvalidRequest` naming each field that is wrong and what would do."""
+    if not isinstance(config, Mapping):
+        raise InvalidRequest(f"config is of type {type(config).__name__}; give a mapping of fields to values.")
     try:
         model = adapter_class.config_model.model_validate(dict(config))
     except ValidationError as error:
@@ -52,7 +54,8 @@ def _problem(details: Any, adapter_class: type[Adapter]) -> str:
     if details["type"] == "extra_forbidden":
         known = ", ".join(adapter_class.config_model.model_fields)
         return f"{field} is not a field; known are {known}"
-    return f"{field}: {details['msg'][:1].lower()}{details['msg'][1:]}"
+    told = details["msg"].removeprefix("Value error, ")
+    return f"{field}: {told[:1].lower()}{told[1:]}"
 
 
 class Adapters:

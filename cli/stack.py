@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Self
+
+import psutil
 
 from cli.roles import ROLES
 from models.errors import ReprieveError
@@ -212,9 +214,11 @@ def wait_for_end(stack: Stack, sleep: Callable[[float], None] = time.sleep) -> N
 def _end(supervisor: "subprocess.Popen[bytes]") -> None:
     supervisor.terminate()
     try:
-        supervisor.wait(STOP_SECONDS + 10)
+        supervisor.wait(STOP_SECONDS + 20)
     except subprocess.TimeoutExpired:
-        supervisor.kill()
+        for process in [*psutil.Process(supervisor.pid).children(recursive=True), psutil.Process(supervisor.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         supervisor.wait()
 
 

@@ -46,7 +46,9 @@ class PostgresLogStore:
         if not chunks:
             return []
         # In the order of the key: two messages that overlap wait for each other instead of deadlocking.
-        unique = {(chunk.run_id, chunk.attempt, chunk.seq): chunk for chunk in chunks}
+        unique: dict[tuple[UUID, int, int], Chunk] = {}
+        for chunk in chunks:
+            unique.setdefault((chunk.run_id, chunk.attempt, chunk.seq), chunk)
         rows = [
             {
                 "run_id": chunk.run_id,

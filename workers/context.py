@@ -75,8 +75,11 @@ class RunContext:
         self._stop.set()
 
     def proof(self) -> Proof | None:
-        """What can be said for this run since the last time it was asked: its process lives, or a heartbeat came."""
+        """What can be said for this run: its process lives, or a heartbeat came that has not been given yet."""
         if self._process is not None and is_alive(self._process):
             return Proof.KEEPALIVE
-        heard, self._heard = self._heard, False
-        return Proof.HEARTBEAT if heard else None
+        return Proof.HEARTBEAT if self._heard else None
+
+    def proof_given(self) -> None:
+        """The proof reached the database; the next one needs a new heartbeat."""
+        self._heard = False

@@ -14,6 +14,7 @@ from adapters.registry import find_adapter, validate_config
 from models.errors import InvalidRequest
 from models.rows import Run
 from models.status import Status
+from models.text import is_plain_text
 from models.work import End, Token
 from stores.runs import NewRun
 from workers.app import app
@@ -89,11 +90,13 @@ def _as_uuid(wired: Services, run_id: UUID | str) -> UUID:
 
 
 def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(labels, Mapping):
+        raise InvalidRequest(f"labels is of type {type(labels).__name__}; give a mapping of names to values.")
     if len(labels) > MAX_LABELS:
         raise InvalidRequest(f"labels: {len(labels)} of them; at most {MAX_LABELS} are kept.")
     for name, value in labels.items():
         for part in (name, value):
-            if not isinstance(part, str) or len(part) > MAX_LABEL_LENGTH or "\0" in part:
+            if not is_plain_text(part) or len(part) > MAX_LABEL_LENGTH:
                 raise InvalidRequest(f"labels: {name!r} must be text of at most {MAX_LABEL_LENGTH} characters.")
     return dict(labels)
 
@@ -120,6 +123,6 @@ def _checked_runtime(max_runtime: float | timedelta | None) -> timedelta | None:
 
 
 def _checked_key(key: str | None) -> str | None:
-    if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH or "\0" in key):
+    if key is not None and not (is_plain_text(key) and 1 <= len(key) <= MAX_KEY_LENGTH):
         raise InvalidRequest(f"idempotency_key must be text of 1 to {MAX_KEY_LENGTH} characters.")
     return key

@@ -111,7 +111,10 @@ class Supervisor:
             return
         proofs = {token: context.proof() for token, context in contexts.items()}
         for proof in (Proof.KEEPALIVE, Proof.HEARTBEAT):
-            give_proof(self._services, [token for token, given in proofs.items() if given is proof], proof)
+            proven = [token for token, given in proofs.items() if given is proof]
+            give_proof(self._services, proven, proof)
+            for token in proven:
+                contexts[token].proof_given()
         for token in contexts.keys() - self._services.runs.current(contexts):
             contexts[token].stop()
         self._next_keepalive = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()

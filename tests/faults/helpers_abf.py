@@ -19,11 +19,10 @@ from typing import Any
 from uuid import UUID
 
 import psutil
-import pytest
 import time_machine
 from kombu.serialization import dumps, loads
 from redis import Redis
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 import models.liveness
 from adapters import host
@@ -142,10 +141,16 @@ def one_turn(supervisor: Supervisor) -> None:
 
 
 @contextmanager
-def impatient_services(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    """Services whose statements are ended by the database after one second."""
-    monkeypatch.setattr("stores.database.STATEMENT_TIMEOUT_MS", 1_000)
+def impatient_services(services: Services) -> Iterator[Services]:
+    """Services that wait for a lock for half a second only, so that a test need not wait for long."""
     impatient = build(services.settings)
+
+    @event.listens_for(impatient.database.engine, "connect")
+    def be_impatient(connection: Any, _: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = 500; SET statement_timeout = 2000")
+        connection.commit()
+
     yield impatient
     impatient.database.dispose()
 

@@ -15,7 +15,7 @@ from models.status import Proof
 from models.work import Token
 from stores.cache import connect
 from stores.throttle import Throttle, proof_key
-from tests.faults.helpers_abf import pass_time, poisoned
+from tests.faults.helpers_abf import one_turn, pass_time, poisoned, supervised
 from tests.support.rows import chunk, running, updated_at
 from tests.support.waiting import eventually
 from workers import logs
@@ -36,7 +36,7 @@ def without_redis(services: Services, refresh_seconds: int = 60) -> Iterator[Ser
 # -- A08
 
 
-@pytest.mark.parametrize("at_commit", [False, True], ids=["at the UPDATE", "at the commit"])
+@pytest.mark.parametrize("at_commit", [False, True], ids=["at_the_update", "at_the_commit"])
 def test_a08_a_failed_refresh_releases_the_key_surfaces_and_leaves_the_next_chunk_to_refresh(
     services: Services, redis: Redis, at_commit: bool
 ) -> None:
@@ -59,6 +59,17 @@ def test_a08_a_failed_keepalive_releases_the_key_and_surfaces(services: Services
             give_proof(services, [work.token], Proof.KEEPALIVE)
         assert redis.get(proof_key(work.run_id)) is None
     assert give_proof(services, [work.token], Proof.KEEPALIVE) == {work.token}
+
+
+def test_a08_a_heartbeat_whose_refresh_failed_is_given_at_the_next_turn(services: Services) -> None:
+    work = running(services)
+    with supervised(services, work) as (supervisor, context):
+        context.heartbeat()
+        with poisoned(services, work.run_id):
+            one_turn(supervisor)
+        assert services.runs.get(work.run_id).last_proof == "claim"
+        one_turn(supervisor)
+    assert services.runs.get(work.run_id).last_proof == "heartbeat"
 
 
 def test_a08_the_output_of_a_failed_refresh_is_stored_when_its_message_comes_again(

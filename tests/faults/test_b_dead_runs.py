@@ -168,14 +168,12 @@ def test_b07_a_poisoned_row_does_not_keep_its_neighbours_alive(services: Service
     assert sweep(services)["reaped"] == 1
 
 
-def test_b07_a_row_that_a_stalled_transaction_holds_does_not_keep_its_neighbour_alive(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_b07_a_row_that_a_stalled_transaction_holds_does_not_keep_its_neighbour_alive(services: Services) -> None:
     held, dead = running(services).run_id, running(services).run_id
     for run_id in (held, dead):
         age(services, run_id, 600)
     watch_for(services, 3600)
-    with impatient_services(services, monkeypatch) as impatient, locked(services, held):
+    with impatient_services(services) as impatient, locked(services, held):
         sweep(impatient)
         assert status_of(services, dead) == "failed"
     assert status_of(services, held) == "running"

@@ -3,24 +3,25 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 import pytest
 
+from models.chunks import Chunk
+from models.rows import Run
 from models.work import End, Outcome
-from stores.following import LogFollower
+from stores.following import Gap, LogFollower
 from stores.logs import LogStore, MemoryLogStore
-from tests.faults.helpers_cdeg import all_at_once
+from stores.runs import RunStore
 from tests.support.rows import chunk, new_run, running
 from workers import cancel_run
 from workers.bootstrap import Services
 from workers.finish import finish
 from workers.logs import ingest
-
-
-def _follower(services: Services, run_id: UUID) -> LogFollower:
-    return LogFollower(services.runs, services.logs, services.live, run_id)
 
 
 def _reprieve(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -44,34 +45,52 @@ def test_e09_live_events_of_a_run_that_said_nothing_are_none(services: Services)
     assert services.live.wait(run_id, position) == ([], position)
 
 
+class NoticedRuns(RunStore):
+    """Says when somebody has looked at a run."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(services.database)
+        self.looked_at = threading.Event()
+
+    def get(self, run_id: UUID) -> Run:
+        run = super().get(run_id)
+        self.looked_at.set()
+        return run
+
+
+@contextmanager
+def _following(services: Services, run_id: UUID) -> Iterator[Future[list[Chunk | Gap]]]:
+    """What somebody gets to see who has begun to follow when the block begins, and does so until the run ends."""
+    runs = NoticedRuns(services)
+    follower = LogFollower(runs, services.logs, services.live, run_id)
+    with ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(lambda: list(follower.follow()))
+        assert runs.looked_at.wait(30)
+        yield seen
+
+
 def test_e09_following_a_run_without_output_ends_empty_when_the_run_ends(services: Services) -> None:
-    work, queued = running(services), new_run(services)
-    with ThreadPoolExecutor(2) as pool:
-        followed = [
-            pool.submit(lambda run_id=run_id: list(_follower(services, run_id).follow()))
-            for run_id in (work.run_id, queued.id)
-        ]
+    work = running(services)
+    with _following(services, work.run_id) as seen:
         finish(services, [End.by_result(work.token, Outcome(), 0)])
-        cancel_run(queued.id)
-        assert [each.result(timeout=30) for each in followed] == [[], []]
+        assert seen.result(timeout=30) == []
 
 
-def test_e09_whoever_follows_before_the_first_chunk_gets_it(services: Services) -> None:
+def test_e09_following_a_run_that_never_begins_ends_empty_when_it_is_cancelled(services: Services) -> None:
     queued = new_run(services)
+    with _following(services, queued.id) as seen:
+        cancel_run(queued.id)
+        assert seen.result(timeout=30) == []
 
-    def follow() -> list[bytes]:
-        return [item.data for item in _follower(services, queued.id).follow()]
 
-    def run() -> list[bytes]:
+def test_e09_whoever_follows_a_run_that_has_not_begun_gets_its_first_chunk(services: Services) -> None:
+    queued = new_run(services)
+    with _following(services, queued.id) as seen:
         work = services.runs.claim(queued.id, "worker@test")
         assert work is not None
-        assert list(_follower(services, queued.id).stored(1)) == []
         ingest(services, [chunk(work, 1, b"first\n")])
         finish(services, [End.by_result(work.token, Outcome(), 1)])
-        return [b"first\n"]
-
-    seen, printed = all_at_once([follow, run])
-    assert seen == printed
+        assert [item.data for item in seen.result(timeout=30)] == [b"first\n"]
 
 
 def test_e09_the_command_line_shows_nothing_of_a_run_without_a_log(

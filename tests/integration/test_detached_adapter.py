@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from adapters import detached as module
 from adapters import host
 from adapters.detached import DetachedAdapter
 from adapters.protocol import Probing
@@ -100,6 +101,21 @@ def test_a_cursor_is_the_number_of_bytes_of_its_stream_up_to_and_with_its_chunk(
         read[stream] += len(data)
         assert cursor == str(read[stream])
     assert read == {"stdout": 100_000, "stderr": 3}
+
+
+def test_what_is_written_between_two_looks_just_before_the_end_is_read(
+    adapter: DetachedAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command says its only word, and ends, while the adapter looks whether it has ended."""
+    look = module._exit_code
+
+    def look_when_it_has_ended(folder: Path) -> int | None:
+        (tmp_path / "go").touch()
+        return eventually(lambda: [look(folder)] if (folder / "exit.json").exists() else None)[0]
+
+    monkeypatch.setattr(module, "_exit_code", look_when_it_has_ended)
+    _, context = execute(adapter, shell(f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; printf last"))
+    assert context.output() == b"last"
 
 
 # -- proof of life

@@ -89,6 +89,13 @@ def test_a_child_that_closes_its_output_is_followed_to_its_end(adapter: ProcessA
     assert (outcome, context.output()) == (Outcome.of_exit(4), b"said")
 
 
+def test_a_child_that_has_closed_its_output_can_be_stopped(adapter: ProcessAdapter) -> None:
+    with following(adapter, shell("printf said; exec >&- 2>&-; exec sleep 100")) as run:
+        run.wait_for(b"said")
+        run.context.stop()
+        assert run.outcome() == Outcome.of_exit(-signal.SIGTERM)
+
+
 @pytest.mark.usefixtures("short_drain")
 def test_a_grandchild_that_keeps_the_output_open_is_ended_and_does_not_hang_the_run(adapter: ProcessAdapter) -> None:
     outcome, context = execute(adapter, shell("sleep 100 & printf said; exit 3"))
@@ -97,7 +104,7 @@ def test_a_grandchild_that_keeps_the_output_open_is_ended_and_does_not_hang_the_
 
 
 def test_what_a_grandchild_says_soon_after_the_child_has_ended_is_read(adapter: ProcessAdapter) -> None:
-    outcome, context = execute(adapter, shell("(sleep 0.3; printf late) & printf early"))
+    outcome, context = execute(adapter, shell("(sleep 1; printf late) & printf early"))
     assert (outcome, context.output()) == (SUCCESS, b"earlylate")
 
 

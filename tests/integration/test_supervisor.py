@@ -1,6 +1,7 @@
 """The supervisor: who is told to stop, what counts as proof of life, what is overdue, and which work is ended."""
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,6 +23,7 @@ from stores.throttle import Throttle, proof_key
 from tests.support.rows import age, in_process, kinds, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
 from workers import cancel_run
+from workers import supervisor as module
 from workers.bootstrap import Services
 from workers.context import RunContext
 from workers.finish import finish
@@ -349,6 +351,25 @@ def test_work_that_cannot_be_ended_stays_owed_is_told_once_and_does_not_hold_up_
     assert kinds(services, stuck.run_id).count("termination_failed") == 1
     Supervisor(services, shipper()).bury()
     assert kinds(services, stuck.run_id).count("termination_failed") == 1
+
+
+def test_work_that_could_not_be_ended_is_tried_again_after_a_while_and_not_before(
+    services: Services, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BURY_AGAIN", 1.0)
+    identity, supervisor = spawn(), Supervisor(services, shipper())
+    work, tries = owed(services, identity.as_handle()), []
+
+    def terminate(handle: dict[str, Any]) -> None:
+        tries.append(time.monotonic())
+        if len(tries) < 2:
+            raise ConnectionError("the platform is away")
+
+    monkeypatch.setattr(services.adapters.get("detached"), "terminate", terminate)
+    eventually(lambda: supervisor.bury() or termination(services, work) == "done", timeout=10)
+    assert len(tries) == 2
+    assert tries[1] - tries[0] >= 1
+    assert kinds(services, work.run_id)[-2:] == ["termination_failed", "terminated"]
 
 
 def test_much_work_that_cannot_be_ended_does_not_keep_other_work_from_its_end(

@@ -69,8 +69,14 @@ def spawn(name: str, command: Sequence[str], environment: Mapping[str, str], fol
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             start_new_session=True,
+            # A shell that runs the tests in the background ignores Ctrl-C, and so would its children.
+            preexec_fn=_heed_interrupts,
         )
     return Process(name, popen, log)
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def celery(*arguments: str) -> list[str]:

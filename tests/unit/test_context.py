@@ -173,10 +173,12 @@ def test_there_is_no_proof_of_life_before_anything_was_seen_alive(context: RunCo
     assert context.proof() is None
 
 
-def test_a_heartbeat_is_proof_once(context: RunContext) -> None:
+def test_a_heartbeat_is_proof_until_it_was_given_and_no_longer(context: RunContext) -> None:
     context.heartbeat()
     context.heartbeat()
-    assert [context.proof(), context.proof()] == [Proof.HEARTBEAT, None]
+    assert [context.proof(), context.proof()] == [Proof.HEARTBEAT, Proof.HEARTBEAT]
+    context.proof_given()
+    assert context.proof() is None
 
 
 def test_a_child_is_vouched_for_as_long_as_it_lives(context: RunContext) -> None:
