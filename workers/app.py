@@ -6,6 +6,7 @@ Each value that differs from Celery's default has its reason beside it.
 from typing import Any
 
 from celery import Celery, Task
+from celery.local import PromiseProxy
 from celery.worker.request import Request
 
 from beat_schedule import beat_schedule
@@ -76,4 +77,5 @@ class DiscreetTask(Task):  # type: ignore[misc]
 
 
 app = Celery("reprieve", task_cls=DiscreetTask)
-app.add_defaults(configuration)
+# A promise, so that importing this reads no settings; one that fails (settings not there yet) is asked again.
+app.config_from_object(PromiseProxy(configuration))

@@ -52,7 +52,7 @@ def watch_for(services: Services, seconds: float) -> None:
         "INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length) "
         "VALUES (1, clock_timestamp() - :age, clock_timestamp() - interval '60 s', :window) "
         "ON CONFLICT (id) DO UPDATE SET watching_since = EXCLUDED.watching_since, "
-        "last_sweep_at = EXCLUDED.last_sweep_at"
+        "last_sweep_at = EXCLUDED.last_sweep_at, window_length = EXCLUDED.window_length"
     )
     with services.database.begin() as connection:
         connection.execute(statement, {"age": timedelta(seconds=seconds), "window": services.timing.window})
