@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from cli import output, render
 from cli.stack import Stack, wait_for_end
 from models.errors import InvalidRequest, ReprieveError, SettingsError
+from models.rows import Run
 from models.status import Status
 from stores.embedded import EmbeddedServerError
 from stores.migrate import migrate as migrate_database
@@ -78,21 +79,25 @@ def run(
         print(started.id)
         return
     print(f"reprieve: run {started.id}", file=sys.stderr, flush=True)
-    raise typer.Exit(_follow_to_the_end(services(), str(started.id)))
+    raise typer.Exit(_follow_to_the_end(services(), started))
 
 
-def _follow_to_the_end(wired: Services, run_id: str) -> int:
-    followed = wired.runs.get(wired.runs.resolve(run_id))
+def _follow_to_the_end(wired: Services, started: Run) -> int:
     try:
-        output.write(output.follower(wired, followed).follow())
+        output.write(output.follower(wired, started).follow())
     except KeyboardInterrupt:
-        print(f"\nreprieve: the run goes on; `reprieve cancel {run_id}` ends it.", file=sys.stderr)
+        print(f"\nreprieve: the run goes on; `reprieve cancel {started.id}` ends it.", file=sys.stderr)
         return 130
-    ended = wired.runs.get(followed.id)
+    ended = wired.runs.get(started.id)
     if ended.status != Status.SUCCEEDED:
         code = f" ({ended.error_code})" if ended.error_code else ""
         print(f"reprieve: {ended.status}{code}. {ended.error_message or ''}".rstrip(), file=sys.stderr)
     return output.exit_status(ended)
+
+
+def _find(wired: Services, run_id: str) -> Run:
+    """The run that a person means; raises `RunNotFound`."""
+    return wired.runs.get(wired.runs.resolve(run_id))
 
 
 def _pairs(option: str, values: list[str] | None) -> dict[str, str]:
@@ -132,7 +137,7 @@ def logs(
 ) -> None:
     """Show what a run has printed, byte for byte."""
     wired = services()
-    wanted = wired.runs.get(wired.runs.resolve(run_id))
+    wanted = _find(wired, run_id)
     reader, first = output.follower(wired, wanted), attempt or 1
     try:
         if follow:
@@ -148,7 +153,7 @@ def logs(
 def cancel(run_id: RunId) -> None:
     """End a run and its work."""
     wired = services()
-    before = wired.runs.get(wired.runs.resolve(run_id))
+    before = _find(wired, run_id)
     after = cancel_run(before.id)
     already = "had already ended: " if Status(before.status).is_final else ""
     print(f"{after.id} {already}{after.status}")
@@ -158,7 +163,7 @@ def cancel(run_id: RunId) -> None:
 def explain(run_id: RunId, as_json: AsJson = False) -> None:
     """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
     wired = services()
-    wanted = wired.runs.get(wired.runs.resolve(run_id))
+    wanted = _find(wired, run_id)
     events = wired.runs.events(wanted.id)
     if as_json:
         record = {"run": render.run_record(wanted), "events": [render.event_record(event) for event in events]}

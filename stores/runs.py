@@ -6,12 +6,13 @@ two workers may always be doing the same thing at once, and the second does noth
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, TextClause, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import joinedload, selectinload
 from uuid_utils.compat import uuid7
@@ -357,14 +358,22 @@ class RunStore:
         wanted = short.strip().lower()
         if len(wanted) < 4 or not all(character in "0123456789abcdef-" for character in wanted):
             raise RunNotFound(f"{short!r} is no run id; give an id as `reprieve ps` shows it, 4 characters or more.")
-        query = text("SELECT id FROM runs WHERE id::text LIKE :begins OR id::text LIKE :ends LIMIT 2")
         with self._database.begin() as connection:
-            found = connection.execute(query, {"begins": f"{wanted}%", "ends": f"%{wanted}"}).scalars().all()
+            found = connection.execute(*_id_query(wanted)).scalars().all()
         if len(found) != 1:
             problem = "fits more than one run; give more of it" if found else "fits no run; see `reprieve ps`"
             raise RunNotFound(f"The run id {short!r} {problem}.")
         run_id: UUID = found[0]
         return run_id
+
+
+def _id_query(wanted: str) -> tuple[TextClause, dict[str, str]]:
+    """A whole id is found by the primary key; only a part of one has to be looked for in every row."""
+    with suppress(ValueError):
+        if str(UUID(wanted)) == wanted:
+            return text("SELECT id FROM runs WHERE id = CAST(:id AS uuid)"), {"id": wanted}
+    parts = {"begins": f"{wanted}%", "ends": f"%{wanted}"}
+    return text("SELECT id FROM runs WHERE id::text LIKE :begins OR id::text LIKE :ends LIMIT 2"), parts
 
 
 def _token_arrays(tokens: Iterable[Token]) -> dict[str, Any]:

@@ -8,13 +8,14 @@ database still gets its refresh.
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 from uuid import UUID, uuid4
 
 from cachetools import TTLCache
 from redis import Redis
+from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from models.work import Token
@@ -71,33 +72,26 @@ class Throttle:
     def release(self, tokens: Iterable[Token], owner: str) -> None:
         """Give back keys that `owner` took and did not use; those it no longer owns stay as they are."""
         run_ids = [token.run_id for token in tokens]
-        with self._lock:
-            for run_id in run_ids:
-                self._local.pop(run_id, None)
-        self._best_effort([(_COMPARE_AND_DELETE, proof_key(run_id), owner) for run_id in run_ids])
+        self._drop(run_ids, lambda pipeline, key: pipeline.eval(_COMPARE_AND_DELETE, 1, key, owner))
 
     def forget(self, run_ids: Iterable[UUID]) -> None:
         """Delete the keys of runs that were claimed or ended: the next proof of life counts at once."""
-        ids = list(run_ids)
-        with self._lock:
-            for run_id in ids:
-                self._local.pop(run_id, None)
-        try:
-            if ids:
-                self._redis.delete(*(proof_key(run_id) for run_id in ids))
-        except RedisError as error:
-            logger.warning("Redis is away (%s): %d throttle keys stay until they expire.", error, len(ids))
+        self._drop(list(run_ids), lambda pipeline, key: pipeline.delete(key))
 
-    def _best_effort(self, scripts: list[tuple[str, str, str]]) -> None:
-        if not scripts:
+    def _drop(self, run_ids: Sequence[UUID], command: Callable[[Pipeline, str], object]) -> None:
+        """Drop what stands in for these keys here, and have Redis drop the keys, if it is there."""
+        with self._lock:
+            for run_id in run_ids:
+                self._local.pop(run_id, None)
+        if not run_ids:
             return
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
-                for script, key, owner in scripts:
-                    pipeline.eval(script, 1, key, owner)
+                for run_id in run_ids:
+                    command(pipeline, proof_key(run_id))
                 pipeline.execute()
         except RedisError as error:
-            logger.warning("Redis is away (%s): %d throttle keys stay until they expire.", error, len(scripts))
+            logger.warning("Redis is away (%s): %d throttle keys stay until they expire.", error, len(run_ids))
 
 
 class Claims:

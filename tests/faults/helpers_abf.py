@@ -25,14 +25,12 @@ from redis import Redis
 from sqlalchemy import event, text
 
 import models.liveness
-from adapters import host
 from adapters.shipper import LogShipper
 from models.chunks import Chunk, decode_batch, encode_batch
-from models.process import ProcessIdentity
 from models.reaping import Suspect
 from models.work import Work
 from stores.runs import RunStore
-from tests.support.processes import Process, celery, processes_marked, spawn
+from tests.support.processes import Process, celery, processes_of, spawn
 from tests.support.waiting import eventually
 from workers import app as app  # The application that Celery's `-A` looks for.
 from workers import cancel_run, enqueue_run
@@ -266,24 +264,6 @@ def enqueueing(services: Services) -> Iterator[Callable[..., UUID]]:
             for process in processes_of(run_id):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-
-
-@contextmanager
-def child() -> Iterator[ProcessIdentity]:
-    """A live process that leads its own group and prints nothing."""
-    process = subprocess.Popen(SILENT, start_new_session=True)
-    try:
-        identity = host.identify(process.pid)
-        assert identity is not None
-        yield identity
-    finally:
-        process.kill()
-        process.wait()
-
-
-def processes_of(run_id: UUID) -> list[psutil.Process]:
-    """The live processes of this machine that are work of this run."""
-    return processes_marked("REPRIEVE_RUN_ID", str(run_id))
 
 
 @contextmanager

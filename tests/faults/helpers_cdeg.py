@@ -1,7 +1,6 @@
 """What the fault tests of rows C, D, E and G share: ends brought about, rows compared, processes to be ended."""
 
 import contextlib
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +11,10 @@ from uuid import UUID
 import psutil
 from sqlalchemy import text
 
-from adapters import host
 from adapters.shipper import LogShipper
-from models.process import ProcessIdentity
 from models.status import EventKind
 from models.work import Work
-from tests.support.processes import processes_marked
+from tests.support.processes import processes_of
 from tests.support.rows import age, kinds, watch_for
 from workers.bootstrap import Services, build
 from workers.logs import ingest
@@ -121,19 +118,6 @@ def at_time_scale(services: Services, scale: int) -> Iterator[Services]:
 
 
 @contextmanager
-def sleeping_process() -> Iterator[ProcessIdentity]:
-    """A process that leads its own group and does nothing for as long as the block lasts, unless it is ended."""
-    popen = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    try:
-        identity = host.identify(popen.pid)
-        assert identity is not None
-        yield identity
-    finally:
-        popen.kill()
-        popen.wait()
-
-
-@contextmanager
 def no_process_left(*run_ids: UUID) -> Iterator[None]:
     """Ends what these runs have started and a test that failed has left running."""
     try:
@@ -142,10 +126,6 @@ def no_process_left(*run_ids: UUID) -> Iterator[None]:
         for process in [process for run_id in run_ids for process in processes_of(run_id)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-
-
-def processes_of(run_id: UUID) -> list[psutil.Process]:
-    return processes_marked("REPRIEVE_RUN_ID", str(run_id))
 
 
 def all_at_once(calls: Sequence[Callable[[], T]]) -> list[T]:

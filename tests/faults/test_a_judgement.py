@@ -17,12 +17,12 @@ from stores.runs import REFRESH
 from tests.faults.helpers_abf import (
     BROKEN_WORKER,
     WINDOW,
-    child,
     interrupted,
     shipping,
     somebody_waits_for_a_lock,
     sweep_in_another_process,
 )
+from tests.support.processes import sleeping_process
 from tests.support.rows import age, chunk, in_process, new_run, running, status_of, watch_for
 from tests.support.waiting import eventually
 from workers import lifecycle
@@ -39,7 +39,7 @@ MINUTE = timedelta(seconds=60)
 
 @pytest.fixture
 def live_process() -> Iterator[ProcessIdentity]:
-    with child() as identity:
+    with sleeping_process() as identity:
         yield identity
 
 

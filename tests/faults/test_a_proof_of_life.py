@@ -13,7 +13,6 @@ from models.liveness import Timing
 from models.process import ProcessIdentity
 from tests.faults.helpers_abf import (
     SILENT,
-    child,
     database_time_after,
     enqueueing,
     following,
@@ -25,6 +24,7 @@ from tests.faults.helpers_abf import (
     supervised,
     swept_again,
 )
+from tests.support.processes import sleeping_process
 from tests.support.rows import age, chunk, in_process, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
 from workers.bootstrap import Services
@@ -141,7 +141,7 @@ def test_a02_a_supervisor_vouches_for_a_silent_child_until_the_child_is_gone(ser
     work = in_process(services)
     watch_for(services, 3600)
     with supervised(services, work) as (supervisor, context):
-        with child() as process:
+        with sleeping_process() as process:
             spawned(context, process)
             for _ in MINUTES:
                 pass_time(services, redis)

@@ -18,12 +18,12 @@ from tests.faults.helpers_abf import (
     locked,
     one_turn,
     poisoned,
-    processes_of,
     reap_event,
     supervised,
     sweep_in_another_process,
     swept_again,
 )
+from tests.support.processes import processes_of
 from tests.support.rows import age, chunk, kinds, new_run, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
 from workers import enqueue_run

@@ -16,16 +16,8 @@ from adapters.process import ProcessAdapter
 from models.errors import Superseded
 from models.process import ProcessIdentity
 from models.work import Work
-from tests.faults.helpers_cdeg import (
-    all_at_once,
-    bury,
-    direct_shipper,
-    no_process_left,
-    on_another_host,
-    processes_of,
-    reap,
-    sleeping_process,
-)
+from tests.faults.helpers_cdeg import all_at_once, bury, direct_shipper, no_process_left, on_another_host, reap
+from tests.support.processes import processes_of, sleeping_process
 from tests.support.rows import age, in_process, kinds, running, status_of
 from tests.support.waiting import eventually
 from workers import enqueue_run

@@ -20,7 +20,7 @@ from workers.proof import give_proof
 def _old_and_new(services: Services) -> tuple[Work, Work]:
     """The two attempts of one out-of-process run: the first was lost, the second runs."""
     first = running(services, max_attempts=2)
-    finish(services, [End(token=first.token, status=Status.QUEUED, kind=EventKind.RETRIED, work_ended=True)])
+    finish(services, [End(token=first.token, status=Status.QUEUED, kind=EventKind.REAPED, work_ended=True)])
     second = services.runs.claim(first.run_id, "worker@test")
     assert second is not None
     assert second.epoch == first.epoch + 1

@@ -7,7 +7,8 @@ import pytest
 from adapters import host
 from models.process import ProcessIdentity
 from models.work import Work
-from tests.faults.helpers_cdeg import bury, forget_watch, image, on_another_host, reap, sleeping_process
+from tests.faults.helpers_cdeg import bury, forget_watch, image, on_another_host, reap
+from tests.support.processes import sleeping_process
 from tests.support.rows import age, in_process, kinds, running, status_of, watch_for
 from workers.bootstrap import Services
 from workers.reaper import sweep

@@ -11,7 +11,8 @@ from models.status import Proof
 from models.work import End, Outcome, Work
 from stores.hints import stop_key
 from stores.throttle import proof_key
-from tests.faults.helpers_cdeg import forget_watch, image, no_process_left, processes_of, reap
+from tests.faults.helpers_cdeg import forget_watch, image, no_process_left, reap
+from tests.support.processes import processes_of
 from tests.support.rows import age, in_process, kinds, running, status_of, watch_for
 from tests.support.waiting import eventually
 from workers import cancel_run, enqueue_run

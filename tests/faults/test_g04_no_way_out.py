@@ -11,7 +11,7 @@ from adapters.detached import DetachedAdapter
 from models.errors import OutsideRoot, RunNotFound, UnknownAdapter
 from models.paths import inside
 from models.status import Probe
-from tests.faults.helpers_cdeg import sleeping_process
+from tests.support.processes import sleeping_process
 from tests.support.rows import new_run
 from workers import cancel_run, enqueue_run
 from workers.bootstrap import Services

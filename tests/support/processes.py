@@ -5,12 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 
+from adapters import host
+from models.process import ProcessIdentity
 from tests.support.waiting import eventually
 
 READY = " ready."
@@ -91,3 +95,21 @@ def processes_marked(name: str, value: str) -> list[psutil.Process]:
             if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(name) == value:
                 found.append(process)
     return found
+
+
+def processes_of(run_id: UUID) -> list[psutil.Process]:
+    """The living processes of a run's work."""
+    return processes_marked("REPRIEVE_RUN_ID", str(run_id))
+
+
+@contextmanager
+def sleeping_process() -> Iterator[ProcessIdentity]:
+    """A process that leads its own group and does nothing for as long as the block lasts, unless it is ended."""
+    popen = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        identity = host.identify(popen.pid)
+        assert identity is not None
+        yield identity
+    finally:
+        popen.kill()
+        popen.wait()
