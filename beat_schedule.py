@@ -5,6 +5,7 @@ clock is a minute ahead would throw away every sweep. A sweep that waited in a b
 that another was just made, and does nothing (`models.reaping.is_due`).
 """
 
+from datetime import timedelta
 from typing import Any
 
 from models.liveness import Timing
@@ -17,5 +18,11 @@ def beat_schedule(timing: Timing) -> dict[str, dict[str, Any]]:
             "task": "reaper.sweep",
             "schedule": timing.sweep_interval,
             "options": {"queue": "control"},
+        },
+        # Retention needs one turn a day; beat counts from its own start, so an hour makes sure of that.
+        "logs.expire": {
+            "task": "logs.expire",
+            "schedule": timedelta(hours=1),
+            "options": {"queue": "archive"},
         },
     }

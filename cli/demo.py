@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.render import span, terminal
+from cli.roles import ROLES
 from cli.stack import Stack
 from models.errors import ReprieveError
 from models.liveness import Timing
@@ -88,7 +89,11 @@ class Demo:
 
     def tell(self) -> bool:
         """All four stories; True if every one came out."""
-        self._until("the workers are ready", lambda: len(app.control.ping(timeout=1.0)) == 3, seconds=60)
+        self._until(
+            "the workers are ready",
+            lambda: len(app.control.ping(timeout=1.0)) == sum(name.startswith("worker-") for name in ROLES),
+            seconds=60,
+        )
         self._orphaned()
         # Short in the demo, several windows long; in real time, long enough to be reaped if it were not refreshed.
         several = self._timing.window.total_seconds() * (3 if self._timing.window.total_seconds() < 60 else 1.4)

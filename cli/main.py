@@ -134,19 +134,27 @@ def logs(
     attempt: Annotated[int | None, typer.Option(min=1, help="From this attempt on; the first by default.")] = None,
     after: Annotated[int, typer.Option(min=0, help="After this sequence number of that attempt.")] = 0,
     stream: Annotated[str | None, typer.Option(help="Only this stream, for example stdout.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="With --stream: its bytes on standard output, of one attempt, the last one.")
+    ] = False,
 ) -> None:
-    """Show what a run has printed, byte for byte."""
+    """Show what a run has printed, byte for byte. Exit status 1 if some of it is missing."""
+    if raw and stream is None:
+        raise InvalidRequest("--raw needs --stream, for example --stream stdout: one file cannot hold two streams.")
     wired = services()
     wanted = _find(wired, run_id)
-    reader, first = output.follower(wired, wanted), attempt or 1
+    if attempt is not None and attempt > wanted.attempt and not follow:
+        raise InvalidRequest(f"There is no attempt {attempt} (yet): the run has had {wanted.attempt}.")
+    first = attempt or (max(wanted.attempt, 1) if raw else 1)
+    reader = output.follower(wired, wanted)
+    attempts = range(first, wanted.attempt + 1)[: 1 if raw else None]
+    stored = (item for number in attempts for item in reader.stored(number, after if number == first else 0))
     try:
-        if follow:
-            output.write(reader.follow(first, after), stream=stream)
-            return
-        for number in range(first, wanted.attempt + 1):
-            output.write(reader.stored(number, after if number == first else 0), stream=stream)
+        whole = output.write(reader.follow(first, after) if follow else stored, stream=stream, raw=raw)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    if not whole:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -165,11 +173,16 @@ def explain(run_id: RunId, as_json: AsJson = False) -> None:
     wired = services()
     wanted = _find(wired, run_id)
     events = wired.runs.events(wanted.id)
+    logs = [wired.closings.state(wanted.id, number) for number in range(1, wanted.attempt + 1)]
     if as_json:
-        record = {"run": render.run_record(wanted), "events": [render.event_record(event) for event in events]}
+        record = {
+            "run": render.run_record(wanted),
+            "logs": [render.log_record(log) for log in logs],
+            "events": [render.event_record(event) for event in events],
+        }
         print(json.dumps(record))
     else:
-        print("\n".join(render.explanation(wanted, events, wired.database.now())))
+        print("\n".join(render.explanation(wanted, events, logs, wired.database.now())))
 
 
 @app.command()

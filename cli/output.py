@@ -17,16 +17,24 @@ def follower(services: Services, run: Run) -> LogFollower:
     return LogFollower(services.runs, services.logs, services.live, run.id)
 
 
-def write(items: Iterable[Chunk | Gap], *, stream: str | None = None) -> None:
-    """Write chunks as they come; a gap is told on standard error. `stream` chooses one of them."""
+def write(items: Iterable[Chunk | Gap], *, stream: str | None = None, raw: bool = False) -> bool:
+    """Write chunks as they come; a gap is told on standard error. Returns whether there was none.
+
+    `stream` chooses one of them; `raw` writes it to standard output, whichever it is.
+    """
+    whole = True
     for item in items:
         if isinstance(item, Gap):
+            whole = False
             told = f"attempt {item.attempt}: chunks {item.first} to {item.last} are missing"
             print(f"reprieve: {told}", file=sys.stderr, flush=True)
         elif stream is None or item.stream == stream:
-            output = sys.stderr.buffer if item.stream == "stderr" else sys.stdout.buffer
+            output = sys.stderr.buffer if item.stream == "stderr" and not raw else sys.stdout.buffer
             output.write(item.data)
-            output.flush()
+            if not raw:
+                output.flush()
+    sys.stdout.buffer.flush()
+    return whole
 
 
 def exit_status(run: Run) -> int:

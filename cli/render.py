@@ -10,6 +10,7 @@ from rich.table import Table
 
 from models.rows import Run, RunEvent
 from models.status import EventKind, Status
+from stores.closings import LogState
 
 COLOURS = {
     Status.QUEUED: "yellow",
@@ -111,7 +112,47 @@ def event_record(event: RunEvent) -> dict[str, Any]:
     return {"at": _time(event.at), "attempt": event.attempt, "kind": event.kind, "detail": event.detail}
 
 
-def explanation(run: Run, events: Sequence[RunEvent], now: datetime) -> list[str]:
+def log_record(log: LogState) -> dict[str, Any]:
+    """The state of an attempt's log as data."""
+    archive = log.archive
+    return {
+        "attempt": log.attempt,
+        "chunks": log.stored.count,
+        "missing": list(log.missing),
+        "late": list(log.late),
+        "quarantined": [{"first": first, "last": last, "reason": reason} for first, last, reason in log.quarantined],
+        "archive": archive
+        and {
+            "object": archive.key,
+            "bytes": archive.size,
+            "sha256": archive.sha256,
+            "written_at": _time(archive.written_at),
+            "removed_at": _time(archive.removed_at),
+        },
+    }
+
+
+def _log_sentences(log: LogState) -> list[str]:
+    """Where an attempt's log is, and everything about it that is not as it should be."""
+    archive, of_attempt = log.archive, f"The log of attempt {log.attempt}"
+    where = "is open" if archive is None else "is closed"
+    if archive is not None and archive.removed_at:
+        where = f"was removed at {archive.removed_at:%Y-%m-%d %H:%M:%S} UTC (retention)"
+    elif archive is not None and archive.key:
+        where = f"is closed: {archive.size} bytes in {archive.key}"
+    lines = [f"{of_attempt} {where}; {log.stored.count} chunks."]
+    if log.missing and (archive is not None or log.ended):
+        lines.append(f"{of_attempt} lacks the chunks {log.missing}.")
+    if log.late:
+        lines.append(f"{of_attempt}: the chunks {log.late} came after it was closed.")
+    lines += [
+        f"{of_attempt}: the chunks {first}-{last} could not be stored and are in quarantine: {reason}."
+        for first, last, reason in log.quarantined
+    ]
+    return lines
+
+
+def explanation(run: Run, events: Sequence[RunEvent], logs: Sequence[LogState], now: datetime) -> list[str]:
     """What is known of a run and why it is as it is, for a person who was woken for it."""
     lines = [f"Run {run.id}", f"{run.adapter}: {_status_sentence(run, now)}"]
     if run.error_message:
@@ -120,6 +161,7 @@ def explanation(run: Run, events: Sequence[RunEvent], now: datetime) -> list[str
         lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
     lines += [sentence for event in events if (sentence := _dossier_sentence(event))]
     lines += _owed_sentences(run)
+    lines += [sentence for log in logs for sentence in _log_sentences(log)]
     return [*lines, "", *(_event_line(event) for event in events)]
 
 

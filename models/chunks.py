@@ -1,29 +1,52 @@
-"""Chunks of output, and the one message that carries many of them.
+"""Output on its way to the store: chunks, the blocks they travel and are kept in, and the message of many blocks.
 
-A chunk is checked where it is made: a bad one fails in `on_log`, not in a worker far away. The message is versioned
-and made of plain lists, numbers and bytes (MessagePack), so that any byte is legal and no character can be torn.
+A chunk is checked and encoded once, where it is made (`on_log`): a bad one fails there, not in a worker far away.
+From then on its bytes are only copied. The chunks of one attempt that follow each other are a *block*: a MessagePack
+array of `[time, stream, data, cursor]`, compressed with zstd where that pays. Spool, message and store all hold
+blocks or parts of them, so that what a chunk costs is what `on_log` costs.
+
+MessagePack, so that any byte is legal and no character can be torn.
 """
 
 import re
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from models.errors import InvalidChunk, InvalidMessage
+import msgspec
+import zstandard
+
+from models.errors import InvalidBlock, InvalidChunk, InvalidMessage
+from models.sequences import MAX_SEQ, Range, SeqRanges
 from models.work import Token
 
-#: A larger chunk is split, not dropped: it bounds a row, a message and a reader's memory.
+#: A larger chunk is split, not dropped: it bounds a block, a message and a reader's memory.
 MAX_CHUNK_BYTES = 64 * 1024
 
-#: Characters of a cursor; it is stored with every chunk.
+#: Characters of a cursor; it is stored with its chunk.
 MAX_CURSOR_LENGTH = 256
 
+#: A block that claims to be larger than this when unpacked is refused: no message may fill a worker's memory.
+MAX_BLOCK_BYTES = 16 * 1024 * 1024
+
 #: The form of the message. Readers accept every version that any supported release sends.
-MESSAGE_VERSION = 1
+MESSAGE_VERSION = 2
+
+#: Level of compression: the fastest, which loses little on the small blocks that logs come in.
+ZSTD_LEVEL = 1
+#: Bytes below which compression does not pay.
+COMPRESS_FROM = 256
 
 _STREAM_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+
+#: The first byte of a MessagePack array with a 32-bit length; a zstd frame never begins with it.
+_ARRAY = b"\xdd"
+
+#: Time in milliseconds since 1970 by the worker's clock (to be shown, never to decide), stream, data, cursor.
+Record = tuple[int, str, bytes, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +63,146 @@ class Chunk:
     stream: str
     data: bytes
     cursor: str | None = None
+    at: int = 0
 
     @property
     def token(self) -> Token:
         return Token(self.run_id, self.epoch)
 
 
-def split_output(stream: str, output: bytes | str) -> Iterator[bytes]:
-    """The pieces, none larger than `MAX_CHUNK_BYTES`, that `output` is stored as; none for empty output.
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The chunks `first_seq` to `last_seq` of one attempt, encoded."""
 
-    Raises `InvalidChunk` naming the argument that cannot be stored.
-    """
+    run_id: UUID
+    attempt: int
+    epoch: int
+    first_seq: int
+    last_seq: int
+    payload: bytes
+
+    @property
+    def token(self) -> Token:
+        return Token(self.run_id, self.epoch)
+
+    @property
+    def key(self) -> tuple[UUID, int]:
+        """The log that it is part of: run and attempt."""
+        return self.run_id, self.attempt
+
+    @property
+    def count(self) -> int:
+        return self.last_seq - self.first_seq + 1
+
+    def chunks(self) -> list[Chunk]:
+        """Its chunks, in order; raises `InvalidBlock`, which quotes nothing of it."""
+        records = _unpacked(self)
+        return [
+            Chunk(self.run_id, self.attempt, self.epoch, seq, stream, data, cursor, at)
+            for seq, (at, stream, data, cursor) in enumerate(records, start=self.first_seq)
+        ]
+
+    def check(self) -> None:
+        """Raises `InvalidBlock` for a block that a reader could not decode."""
+        _unpacked(self)
+
+    def cut(self, wanted: SeqRanges) -> "list[Block]":
+        """The parts of it that are in `wanted`: itself, if that is all of it."""
+        if wanted.covers(self.first_seq, self.last_seq):
+            return [self]
+        outside = SeqRanges.of([(self.first_seq, self.last_seq)]) - wanted
+        parts = SeqRanges.of([(self.first_seq, self.last_seq)]) - outside
+        if not parts:
+            return []
+        chunks = self.chunks()
+        return [self._part(chunks, part) for part in parts]
+
+    def _part(self, chunks: Sequence[Chunk], part: Range) -> "Block":
+        first, last = part
+        records = [encode_record(one) for one in chunks[first - self.first_seq : last - self.first_seq + 1]]
+        return replace(self, first_seq=first, last_seq=last, payload=pack(records))
+
+
+class _Codecs(threading.local):
+    """zstd's contexts serve one thread at a time."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_codecs = _Codecs()
+_decoder = msgspec.msgpack.Decoder(list[Record])
+_encoder = msgspec.msgpack.Encoder()
+
+#: A chunk's record, encoded; what `pack` makes blocks of.
+encode = _encoder.encode
+
+
+def encode_record(chunk: Chunk) -> bytes:
+    return encode((chunk.at, chunk.stream, chunk.data, chunk.cursor))
+
+
+def pack(records: Sequence[bytes]) -> bytes:
+    """The payload of a block with these records."""
+    packed = b"".join((_ARRAY, len(records).to_bytes(4, "big"), *records))
+    if len(packed) < COMPRESS_FROM:
+        return packed
+    compressed = _codecs.compressor.compress(packed)
+    return compressed if len(compressed) < len(packed) else packed
+
+
+def _unpacked(block: Block) -> list[Record]:
+    try:
+        records = _decoder.decode(_decompressed(block.payload))
+    except (msgspec.MsgspecError, zstandard.ZstdError) as error:
+        raise InvalidBlock(f"it cannot be unpacked ({type(error).__name__})") from None
+    if len(records) != block.count:
+        raise InvalidBlock(f"it holds {len(records)} chunks, not {block.count}")
+    return records
+
+
+def _decompressed(payload: bytes) -> bytes:
+    if payload.startswith(_ARRAY):
+        return payload
+    size = zstandard.frame_content_size(payload)
+    if not 0 <= size <= MAX_BLOCK_BYTES:
+        raise InvalidBlock("it is no MessagePack array, or one that is too large")
+    return _codecs.decompressor.decompress(payload)
+
+
+def blocks_of(chunks: Iterable[Chunk]) -> list[Block]:
+    """These chunks as blocks; of a number that comes twice, the first counts."""
+    unique: dict[tuple[UUID, int, int, int], Chunk] = {}
+    for chunk in chunks:
+        unique.setdefault((chunk.run_id, chunk.attempt, chunk.epoch, chunk.seq), chunk)
+    ordered = sorted(unique.items(), key=lambda item: item[0])
+    blocks = []
+    for _, group in groupby(enumerate(ordered), key=lambda item: (*item[1][0][:3], item[1][0][3] - item[0])):
+        run = [chunk for _, (_, chunk) in group]
+        first = run[0]
+        payload = pack([encode_record(chunk) for chunk in run])
+        blocks.append(Block(first.run_id, first.attempt, first.epoch, first.seq, run[-1].seq, payload))
+    return blocks
+
+
+def check_stream(stream: object) -> None:
+    """Raises `InvalidChunk` for what is no name of a stream."""
     if not isinstance(stream, str) or not _STREAM_NAME.fullmatch(stream):
         raise InvalidChunk(f"on_log: stream {stream!r} is no name; use lower-case letters, digits, '-' and '_'.")
+
+
+def split_output(output: bytes | str) -> Sequence[bytes]:
+    """The pieces, none larger than `MAX_CHUNK_BYTES`, that `output` is stored as; none for empty output.
+
+    Raises `InvalidChunk` for what is neither bytes nor text.
+    """
     if isinstance(output, str):
         output = _encoded(output)
     if not isinstance(output, bytes | bytearray | memoryview):
         raise InvalidChunk(f"on_log: chunk is of type {type(output).__name__}; give bytes or str.")
     view = memoryview(output).cast("B")
-    return (bytes(view[start : start + MAX_CHUNK_BYTES]) for start in range(0, len(view), MAX_CHUNK_BYTES))
+    return [bytes(view[start : start + MAX_CHUNK_BYTES]) for start in range(0, len(view), MAX_CHUNK_BYTES)]
 
 
 def _encoded(text: str) -> bytes:
@@ -77,51 +221,62 @@ def check_cursor(cursor: object) -> None:
         raise InvalidChunk(f"on_log: cursor must be printable text of at most {MAX_CURSOR_LENGTH} characters, or None.")
 
 
-def encode_batch(chunks: Sequence[Chunk]) -> dict[str, Any]:
-    """The message for these chunks: each run named once, its chunks in the order given."""
-    by_run: dict[tuple[UUID, int, int], list[list[Any]]] = {}
-    for chunk in chunks:
-        entries = by_run.setdefault((chunk.run_id, chunk.attempt, chunk.epoch), [])
-        entries.append([chunk.seq, chunk.stream, chunk.data, chunk.cursor])
-    runs = [[run_id.bytes, attempt, epoch, entries] for (run_id, attempt, epoch), entries in by_run.items()]
-    return {"version": MESSAGE_VERSION, "runs": runs}
+def encode_message(blocks: Sequence[Block]) -> dict[str, Any]:
+    """The message that carries these blocks."""
+    entries = [[one.run_id.bytes, one.attempt, one.epoch, one.first_seq, one.last_seq, one.payload] for one in blocks]
+    return {"version": MESSAGE_VERSION, "blocks": entries}
 
 
-def decode_batch(message: Any) -> list[Chunk]:
-    """The chunks of a message; raises `InvalidMessage`, which quotes nothing of it, when its form is unknown."""
+def decode_message(message: Any) -> list[Block]:
+    """The blocks of a message; raises `InvalidMessage`, which quotes nothing of it, when its form is unknown."""
     version = message.get("version") if isinstance(message, dict) else None
-    if version != MESSAGE_VERSION:
-        told = version if version is None or isinstance(version, int) else f"({type(version).__name__})"
-        raise InvalidMessage(f"A log message of version {told}; this worker reads version {MESSAGE_VERSION}.")
     try:
-        return [
-            _chunk(run_id, attempt, epoch, *entry)
-            for run_id, attempt, epoch, entries in message["runs"]
-            for entry in entries
-        ]
+        if version == MESSAGE_VERSION:
+            return [_block(*entry) for entry in message["blocks"]]
+        if version == 1:
+            return blocks_of(_chunks_of_version_1(message["runs"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidMessage(f"A log message that is not of its version's form ({type(error).__name__}).") from None
+    told = version if version is None or isinstance(version, int) else f"({type(version).__name__})"
+    raise InvalidMessage(f"A log message of version {told}; this worker reads versions 1 to {MESSAGE_VERSION}.")
 
 
-def _chunk(run_id: Any, attempt: Any, epoch: Any, seq: Any, stream: Any, data: Any, cursor: Any) -> Chunk:
+def _block(run_id: Any, attempt: Any, epoch: Any, first_seq: Any, last_seq: Any, payload: Any) -> Block:
     """Raises `TypeError` for what this version never sends; Python would turn a number into so many zero bytes."""
-    numbers = all(type(number) is int for number in (attempt, epoch, seq))
-    if not (numbers and isinstance(run_id, bytes) and isinstance(stream, str) and isinstance(data, bytes)):
+    numbers = all(type(number) is int for number in (attempt, epoch, first_seq, last_seq))
+    if not (numbers and isinstance(run_id, bytes) and isinstance(payload, bytes)):
         raise TypeError
-    if not isinstance(cursor, str | None):
-        raise TypeError
-    return Chunk(UUID(bytes=run_id), attempt, epoch, seq, stream, data, cursor)
+    _check_numbers(attempt, epoch, first_seq, last_seq)
+    return Block(UUID(bytes=run_id), attempt, epoch, first_seq, last_seq, payload)
 
 
-def describe_batch(chunks: Sequence[Chunk]) -> str:
+def _check_numbers(attempt: int, epoch: int, first_seq: int, last_seq: int) -> None:
+    """Raises `ValueError` for numbers that no row can hold."""
+    if not (1 <= attempt < 2**31 and 0 <= epoch < 2**63 and 1 <= first_seq <= last_seq <= MAX_SEQ):
+        raise ValueError
+
+
+def _chunks_of_version_1(runs: Any) -> Iterator[Chunk]:
+    """Version 1 named each run once, with a list of `[seq, stream, data, cursor]`."""
+    for run_id, attempt, epoch, entries in runs:
+        for seq, stream, data, cursor in entries:
+            texts = isinstance(stream, str) and isinstance(cursor, str | None)
+            numbers = all(type(number) is int for number in (attempt, epoch, seq))
+            if not (texts and numbers and isinstance(run_id, bytes) and isinstance(data, bytes)):
+                raise TypeError
+            _check_numbers(attempt, epoch, seq, seq)
+            yield Chunk(UUID(bytes=run_id), attempt, epoch, seq, stream, data, cursor)
+
+
+def describe(blocks: Sequence[Block]) -> str:
     """What Flower and a log line may show of a message: runs, attempts, sequence ranges and size; never its text."""
-    ordered = sorted(chunks, key=lambda chunk: (chunk.run_id, chunk.attempt, chunk.seq))
-    runs = [list(group) for _, group in groupby(ordered, key=lambda chunk: (chunk.run_id, chunk.attempt))]
-    size = sum(len(chunk.data) for chunk in chunks)
-    first = runs[0] if runs else []
-    shown = f"{first[0].run_id} attempt {first[0].attempt} seq {first[0].seq}-{first[-1].seq}" if first else "no chunk"
-    more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
-    return f"({shown}{more}: {len(chunks)} chunks, {size} bytes)"
+    chunks, size = sum(block.count for block in blocks), sum(len(block.payload) for block in blocks)
+    first = min(blocks, key=lambda block: (block.key, block.first_seq), default=None)
+    if first is None:
+        return "(no chunk)"
+    shown = f"{first.run_id} attempt {first.attempt} seq {first.first_seq}-{first.last_seq}"
+    more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
+    return f"({shown}{more}: {chunks} chunks, {size} bytes)"
 
 
 def contiguous(after_seq: int, chunks: Iterable[Chunk]) -> list[Chunk]:

@@ -37,6 +37,14 @@ class InvalidMessage(ReprieveError):
     """Raised when a message from the broker is of no known form. Its text never quotes the payload."""
 
 
+class InvalidBlock(ReprieveError):
+    """Raised when a block of output cannot be decoded: it is kept aside instead. Its text never quotes the payload."""
+
+
+class LogUnavailable(ReprieveError):
+    """Raised when a closed log's archive cannot be read, or is not what was written; names the object."""
+
+
 class Superseded(ReprieveError):
     """Raised when a worker writes for a run that it no longer follows: the run ended, or another worker claimed it."""
 

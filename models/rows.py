@@ -6,7 +6,7 @@ Three rules keep a refresh cheap (a HOT update, no index touched), and tests hol
 2. the table's fill factor leaves room on each page for the next version of a row;
 3. what is wide or belongs to one attempt lives in a table beside it (`run_specs`, `run_attempts`).
 
-`log_chunks` has no foreign key to `runs`: checking one locks the run's row, which would write it once per chunk.
+The tables of logs have no foreign key to `runs`: checking one locks the run's row, which would write it once per block.
 """
 
 import uuid
@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, text
-from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, INTERVAL, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, INT8MULTIRANGE, INTERVAL, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from models.process import ProcessIdentity
@@ -100,13 +100,19 @@ class RunAttempt(Row):
 
     The process metadata and the handle belong to the attempt, not to the run: the work of attempt 1 must be ended
     as itself while attempt 2 waits for exactly that. `termination` is NULL (nothing to do), `owed`, or `done`; it is
-    owed to the host named in `host`, or to any host where that is NULL.
+    owed to the host named in `host`, or to any host where that is NULL. An attempt that has finished is owed the
+    closing of its log until `log_closed_at` says that it is done.
     """
 
     __tablename__ = "run_attempts"
     __table_args__ = (
         CheckConstraint("termination IN ('owed', 'done')", name="run_attempts_termination_known"),
         Index("run_attempts_owed", "host", "run_id", postgresql_where=text("termination = 'owed'")),
+        Index(
+            "run_attempts_log_open",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL AND log_closed_at IS NULL"),
+        ),
     )
 
     run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
@@ -124,6 +130,7 @@ class RunAttempt(Row):
     outcome: Mapped[dict[str, Any] | None]
     last_seq: Mapped[int | None] = mapped_column(BigInteger)
     termination: Mapped[str | None]
+    log_closed_at: Mapped[datetime | None]
 
     @property
     def process(self) -> ProcessIdentity | None:
@@ -159,18 +166,70 @@ class RunEvent(Row):
     detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
 
-class LogChunk(Row):
-    """One chunk of output, as the adapter gave it. Each `(run, attempt, seq)` is stored once."""
+class AttemptLog(Row):
+    """What is stored of an attempt's log. Whoever writes segments of it holds this row: they never overlap.
 
-    __tablename__ = "log_chunks"
+    It is also the store's acknowledgement: the shippers read `stored`, and forget what is in it.
+    """
+
+    __tablename__ = "attempt_logs"
+    __table_args__ = ({"postgresql_with": {"fillfactor": 70}},)
 
     run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
-    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    stream: Mapped[str]
-    data: Mapped[bytes]
-    cursor: Mapped[str | None]
+    stored: Mapped[str] = mapped_column(INT8MULTIRANGE, server_default="{}")
+
+
+class LogSegment(Row):
+    """The hot tier: a block of one attempt's chunks (`models.chunks.Block`), as it was shipped.
+
+    Partitioned by run id, which begins with the time: what a day's runs have printed lies together, and the emptied
+    partition of a day is dropped as a whole (`stores.partitions`).
+    """
+
+    __tablename__ = "log_segments"
+    __table_args__ = ({"postgresql_partition_by": "RANGE (run_id)"},)
+
+    run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    first_seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    last_seq: Mapped[int] = mapped_column(BigInteger)
     stored_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    payload: Mapped[bytes]
+
+
+class LogArchive(Row):
+    """A closed log: where its one object is, and what is in it. `object_key` is NULL for a log without a chunk.
+
+    `frames` is the index of the object: first number, offset and size in bytes of each zstd frame.
+    """
+
+    __tablename__ = "log_archives"
+
+    run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    object_key: Mapped[str | None]
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None]
+    frames: Mapped[list[list[int]]] = mapped_column(JSONB)
+    held: Mapped[str] = mapped_column(INT8MULTIRANGE)
+    gaps: Mapped[str] = mapped_column(INT8MULTIRANGE)
+    written_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    removed_at: Mapped[datetime | None]
+
+
+class LogQuarantine(Row):
+    """A block that could not be stored, and why: kept aside, so that it holds up no other and is not lost."""
+
+    __tablename__ = "log_quarantine"
+
+    run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    first_seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    last_seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    reason: Mapped[str]
+    payload: Mapped[bytes]
+    received_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
 class ReaperWatch(Row):

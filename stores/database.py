@@ -49,6 +49,18 @@ class Database:
             yield connection
 
     @contextmanager
+    def single_flight(self, name: str) -> Iterator[bool]:
+        """True for one block of this name at a time, on whatever server; False for every other.
+
+        The lock belongs to a transaction, so it is gone with the connection of a block that died, and it works through
+        a transaction pooler. The transaction may be idle for as long as the block takes: it holds no row.
+        """
+        with self.begin() as connection:
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            query = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+            yield bool(connection.execute(query, {"name": name}).scalar())
+
+    @contextmanager
     def session(self) -> Iterator[Session]:
         """An ORM session for reading; what it loads stays usable after the block."""
         with Session(self.engine, expire_on_commit=False) as session:

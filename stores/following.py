@@ -5,13 +5,14 @@ brings out of order or does not bring (Redis away), is read from the store inste
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from redis.exceptions import RedisError
 
 from models.chunks import Chunk, contiguous
+from models.closing import TAIL_WAIT
 from models.rows import Run
 from models.status import Status
 from stores.cache import LONGEST_BLOCK
@@ -19,8 +20,6 @@ from stores.hints import LiveEvent, LiveEvents
 from stores.logs import LogStore
 from stores.runs import RunStore
 
-#: Seconds after the end of an attempt that a follower waits for the last chunk that it named.
-TAIL_WAIT = 60.0
 #: The same where the end named none (a reap): nobody knows whether anything is still on its way.
 UNKNOWN_TAIL_WAIT = 5.0
 PAGE = 500
@@ -45,7 +44,7 @@ class LogFollower:
         self._run_id = run_id
 
     def stored(self, attempt: int, after_seq: int = 0) -> Iterator[Chunk | Gap]:
-        """What the store has of an attempt now, with the gaps in it."""
+        """What the store has of an attempt now, with the gaps in it; one that has ended may lack its last chunks."""
         last_seq = after_seq
         while page := self._logs.read(self._run_id, attempt, last_seq, PAGE):
             for chunk in page:
@@ -53,6 +52,9 @@ class LogFollower:
                     yield Gap(attempt, last_seq + 1, chunk.seq - 1)
                 yield chunk
                 last_seq = chunk.seq
+        named = self._runs.get_attempt(self._run_id, attempt).last_seq
+        if named is not None and named > last_seq:
+            yield Gap(attempt, last_seq + 1, named)
 
     def follow(self, first_attempt: int = 1, after_seq: int = 0) -> Iterator[Chunk | Gap]:
         """Everything from a place on, as it comes, until the run has ended."""
@@ -83,13 +85,12 @@ class LogFollower:
                 ended_at = time.monotonic()
                 continue  # What was stored before the end is read once more.
             if ended_at is not None and self._is_whole(attempt, seq, time.monotonic() - ended_at):
-                yield from self._rest(attempt, seq)
+                yield from self.stored(attempt, seq)
                 return
             events, place = self._events(place)
-            for event in events:
-                if event.attempt == attempt and event.seq == seq + 1 and event.data is not None:
-                    yield Chunk(self._run_id, attempt, 0, event.seq, event.stream, event.data)
-                    seq = event.seq
+            for chunk in _chunks_after(events, attempt, seq):
+                yield chunk
+                seq = chunk.seq
 
     def _without_gap(self, attempt: int, seq: int) -> Iterator[Chunk]:
         while page := contiguous(seq, self._logs.read(self._run_id, attempt, seq, PAGE)):
@@ -112,14 +113,13 @@ class LogFollower:
         last_seq = self._runs.get_attempt(self._run_id, attempt).last_seq
         if last_seq is None:
             return since_end > UNKNOWN_TAIL_WAIT
-        return seq >= last_seq or since_end > TAIL_WAIT
+        return seq >= last_seq or since_end > TAIL_WAIT.total_seconds()
 
-    def _rest(self, attempt: int, seq: int) -> Iterator[Chunk | Gap]:
-        """What lies behind a gap that nothing filled, and a missing end, by their numbers."""
-        for item in self.stored(attempt, seq):
-            yield item
-            if isinstance(item, Chunk):
-                seq = item.seq
-        last_seq = self._runs.get_attempt(self._run_id, attempt).last_seq
-        if last_seq is not None and last_seq > seq:
-            yield Gap(attempt, seq + 1, last_seq)
+
+def _chunks_after(events: Sequence[LiveEvent], attempt: int, seq: int) -> Iterator[Chunk]:
+    """The chunks that these events bring, as long as they follow each other."""
+    for event in events:
+        if event.attempt == attempt and event.block is not None and event.block.first_seq <= seq + 1:
+            for chunk in event.block.chunks()[seq + 1 - event.block.first_seq :]:
+                yield chunk
+                seq = chunk.seq

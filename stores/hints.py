@@ -13,7 +13,7 @@ from uuid import UUID
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.chunks import Chunk
+from models.chunks import Block
 from models.work import Token
 from stores.cache import LONGEST_BLOCK
 
@@ -22,15 +22,21 @@ logger = logging.getLogger(__name__)
 #: Seconds that a stop signal waits for a follower that is stalled.
 STOP_SIGNAL_LIFE = 3_600
 #: Events of a run kept for readers of its tail; everything older is in the log store.
-LIVE_EVENTS_KEPT = 1_000
-#: Bytes of a chunk that travel in its event; of a larger one, the event only says that it is there.
+LIVE_EVENTS_KEPT = 500
+#: Bytes of a block that travel in its event; of a larger one, the event only says that it is there.
 LIVE_EVENT_BYTES = 4 * 1024
 #: Seconds after its last event at which a run's stream is gone.
-LIVE_STREAM_LIFE = 3_600
+LIVE_STREAM_LIFE = 300
+#: Seconds for which a reader is taken to watch a run after it last asked for events.
+WATCH_LIFE = 30
 
 
 def stop_key(run_id: UUID) -> str:
     return f"stop:{run_id}"
+
+
+def watch_key(run_id: UUID) -> bytes:
+    return b"watch:" + run_id.bytes
 
 
 def live_key(run_id: UUID) -> str:
@@ -67,35 +73,52 @@ class StopSignals:
 
 @dataclass(frozen=True, slots=True)
 class LiveEvent:
-    """That a chunk was stored. `data` is None for one too large to travel here: read it from the store."""
+    """That a block was stored. `block` is None for one too large to travel here: read it from the store."""
 
     attempt: int
-    seq: int
-    stream: str
-    data: bytes | None
+    block: Block | None
 
 
 class LiveEvents:
-    """A bounded Redis stream per run, written after the commit."""
+    """A bounded Redis stream per run that somebody watches, written after the commit.
+
+    Most runs are watched by nobody, and an event costs more than storing what it tells.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    def publish(self, chunks: Sequence[Chunk]) -> None:
-        """Best effort: a failure is logged, never raised; the chunks are stored."""
+    def publish(self, blocks: Sequence[Block]) -> None:
+        """Tell those who watch. Best effort: a failure is logged, never raised; the blocks are stored."""
+        if not blocks:
+            return
         try:
+            watched = self._watched({block.run_id for block in blocks})
             with self._redis.pipeline(transaction=False) as pipeline:
-                for chunk in chunks:
-                    pipeline.xadd(live_key(chunk.run_id), _fields(chunk), maxlen=LIVE_EVENTS_KEPT, approximate=True)
-                for run_id in {chunk.run_id for chunk in chunks}:
+                for block in blocks:
+                    if block.run_id in watched:
+                        pipeline.xadd(live_key(block.run_id), _fields(block), maxlen=LIVE_EVENTS_KEPT, approximate=True)
+                for run_id in watched:
                     pipeline.expire(live_key(run_id), LIVE_STREAM_LIFE)
                 pipeline.execute()
         except RedisError as error:
-            logger.warning("Redis is away (%s): %d chunks were stored without a live event.", error, len(chunks))
+            logger.warning("Redis is away (%s): %d blocks were stored without a live event.", error, len(blocks))
+
+    def _watched(self, run_ids: Iterable[UUID]) -> set[UUID]:
+        ordered = list(run_ids)
+        marks = cast("list[bytes | None]", self._redis.mget([watch_key(run_id) for run_id in ordered]))
+        return {run_id for run_id, mark in zip(ordered, marks, strict=True) if mark is not None}
+
+    def _watch(self, run_id: UUID) -> None:
+        self._redis.set(watch_key(run_id), 1, ex=WATCH_LIFE)
 
     def position(self, run_id: UUID) -> str:
-        """The place of the newest event, from which `wait` goes on; take it before reading the store."""
+        """Begin to watch a run: the place of its newest event, from which `wait` goes on.
+
+        To be called before the store is read: whatever is stored after that is then told of.
+        """
         try:
+            self._watch(run_id)
             newest = cast("list[Any]", self._redis.xrevrange(live_key(run_id), count=1))
         except RedisError:
             return "0"
@@ -106,19 +129,24 @@ class LiveEvents:
 
         Raises `RedisError` when Redis is away: the caller reads the store instead.
         """
+        self._watch(run_id)
         answer = self._redis.xread({live_key(run_id): after}, count=500, block=int(LONGEST_BLOCK * 1000))
         if not answer:
             return [], after
         entries = cast("list[Any]", answer)[0][1]
-        return [_event(fields) for _, fields in entries], entries[-1][0].decode()
+        return [_event(run_id, fields) for _, fields in entries], entries[-1][0].decode()
 
 
-def _fields(chunk: Chunk) -> dict[Any, Any]:
-    fields: dict[Any, Any] = {"attempt": chunk.attempt, "seq": chunk.seq, "stream": chunk.stream}
-    if len(chunk.data) <= LIVE_EVENT_BYTES:
-        fields["data"] = chunk.data
+def _fields(block: Block) -> dict[Any, Any]:
+    fields: dict[Any, Any] = {"attempt": block.attempt, "first": block.first_seq, "last": block.last_seq}
+    if len(block.payload) <= LIVE_EVENT_BYTES:
+        fields["payload"] = block.payload
     return fields
 
 
-def _event(fields: dict[bytes, bytes]) -> LiveEvent:
-    return LiveEvent(int(fields[b"attempt"]), int(fields[b"seq"]), fields[b"stream"].decode(), fields.get(b"data"))
+def _event(run_id: UUID, fields: dict[bytes, bytes]) -> LiveEvent:
+    attempt = int(fields[b"attempt"])
+    payload = fields.get(b"payload")
+    if payload is None:
+        return LiveEvent(attempt, None)
+    return LiveEvent(attempt, Block(run_id, attempt, 0, int(fields[b"first"]), int(fields[b"last"]), payload))

@@ -1,30 +1,98 @@
 """The log store: every chunk once, in order, byte for byte.
 
-`LogStore` is the protocol; `PostgresLogStore` is the hot tier, and `MemoryLogStore` the fake that tests may use: one
-contract suite (`tests/contract/`) runs over both. Segments, closing and the archive will stand behind the same
-protocol.
+`LogStore` is the protocol; `PostgresLogStore` is the real one, and `MemoryLogStore` the fake that tests may use: one
+contract suite (`tests/contract/`) runs over both.
+
+The hot tier keeps segments: blocks as they were shipped. Whatever way a log was cut into deliveries, its segments
+never overlap: whoever writes any holds the row of the log (`attempt_logs`), which says what is stored already. The
+same row is the acknowledgement that the shippers wait for. A closed log lies in the archive (`stores.archive`); a
+reader sees one log, wherever it is.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from itertools import islice
+from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, text
 
-from models.chunks import Chunk
-from models.rows import LogChunk
+from models.chunks import Block, Chunk
+from models.sequences import SeqRanges
 from stores.database import Database
+
+LogKey = tuple[UUID, int]
+
+# heads: what is stored of these logs, each held until the transaction ends; in the order of their keys, so that two
+# messages with the same logs wait for each other instead of deadlocking.
+HEADS = text("""
+SELECT l.run_id, l.attempt, CAST(l.stored AS text) AS stored FROM attempt_logs l
+JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt) USING (run_id, attempt)
+ORDER BY l.run_id, l.attempt FOR NO KEY UPDATE OF l
+""")
+
+OPEN_HEADS = text("""
+INSERT INTO attempt_logs (run_id, attempt)
+SELECT k.run_id, k.attempt FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt)
+ORDER BY k.run_id, k.attempt ON CONFLICT DO NOTHING
+""")
+
+ADVANCE = text("""
+UPDATE attempt_logs l SET stored = CAST(k.stored AS int8multirange)
+FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stored AS text[])) AS k (run_id, attempt, stored)
+WHERE l.run_id = k.run_id AND l.attempt = k.attempt
+""")
+
+# segments: one multi-row write.
+INSERT_SEGMENTS = text("""
+INSERT INTO log_segments (run_id, attempt, first_seq, last_seq, payload)
+SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:first AS bigint[]), CAST(:last AS bigint[]),
+                     CAST(:payloads AS bytea[]))
+""")
+
+# stored: the acknowledgement. What is in quarantine need not be sent again either.
+STORED = text("""
+WITH keys AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt))
+SELECT run_id, attempt, CAST(stored AS text) AS stored FROM attempt_logs JOIN keys USING (run_id, attempt)
+UNION ALL
+SELECT run_id, attempt, CAST(range_agg(int8range(first_seq, last_seq, '[]')) AS text)
+FROM log_quarantine JOIN keys USING (run_id, attempt) GROUP BY run_id, attempt
+""")
+
+QUARANTINE = text("""
+INSERT INTO log_quarantine (run_id, attempt, first_seq, last_seq, reason, payload)
+VALUES (:run_id, :attempt, :first_seq, :last_seq, :reason, :payload) ON CONFLICT DO NOTHING
+""")
+
+READ = text("""
+SELECT first_seq, last_seq, payload FROM log_segments
+WHERE run_id = :run_id AND attempt = :attempt AND first_seq >= coalesce(
+    (SELECT first_seq FROM log_segments WHERE run_id = :run_id AND attempt = :attempt AND first_seq <= :after + 1
+     ORDER BY first_seq DESC LIMIT 1), 0)
+ORDER BY first_seq LIMIT :limit
+""")
+
+#: Segments that are read at once; a block bounds how much memory each takes.
+SEGMENTS_PER_READ = 16
 
 
 class LogStore(Protocol):
     """Where chunks are kept, and read by sequence number."""
 
-    def append(self, connection: Connection, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """Store what is new, as part of the caller's transaction; returns the chunks that were new.
+    def append(self, connection: Connection, blocks: Sequence[Block]) -> list[Block]:
+        """Store what is new, as part of the caller's transaction; returns what was new, cut out of the blocks.
 
-        Each `(run, attempt, seq)` is stored once, in whatever batches and order it comes.
+        Each `(run, attempt, seq)` is stored once, in whatever blocks and order it comes. Raises `InvalidBlock` where
+        a block has to be cut that cannot be decoded.
         """
+        ...
+
+    def stored(self, keys: Iterable[LogKey]) -> dict[LogKey, SeqRanges]:
+        """What need not be sent again of these logs: it is stored, or kept aside."""
+        ...
+
+    def quarantine(self, connection: Connection, block: Block, reason: str) -> None:
+        """Keep a block aside that cannot be stored; the same one again changes nothing."""
         ...
 
     def read(self, run_id: UUID, attempt: int, after_seq: int = 0, limit: int = 1000) -> list[Chunk]:
@@ -36,67 +104,159 @@ class LogStore(Protocol):
         ...
 
 
+class Archive(Protocol):
+    """Where closed logs are read (`stores.archive.LogArchives`)."""
+
+    def read(self, run_id: UUID, attempt: int, after_seq: int) -> Iterator[Chunk]:
+        """The chunks of a closed log after `after_seq`, in order, a frame at a time; none for a log that is open."""
+        ...
+
+
+def _arrays(keys: Iterable[LogKey]) -> dict[str, Any]:
+    ordered = sorted(set(keys))
+    return {"ids": [str(run_id) for run_id, _ in ordered], "attempts": [attempt for _, attempt in ordered]}
+
+
+def new_parts(
+    blocks: Sequence[Block], stored: Mapping[LogKey, SeqRanges]
+) -> tuple[list[Block], dict[LogKey, SeqRanges]]:
+    """The parts of these blocks that are not stored, and what is stored of each log once they are."""
+    after = dict(stored)
+    new: list[Block] = []
+    for block in blocks:
+        before = after.get(block.key, SeqRanges())
+        whole = SeqRanges(((block.first_seq, block.last_seq),))
+        if missing := whole - before:
+            new += block.cut(missing)
+            after[block.key] = before | whole
+    return new, after
+
+
 class PostgresLogStore:
-    """The hot tier: a row per chunk."""
+    """Segments in PostgreSQL, and behind them the archive."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, archive: Archive | None = None) -> None:
         self._database = database
+        self._archive = archive
 
-    def append(self, connection: Connection, chunks: Sequence[Chunk]) -> list[Chunk]:
-        if not chunks:
+    def append(self, connection: Connection, blocks: Sequence[Block]) -> list[Block]:
+        if not blocks:
             return []
-        # In the order of the key: two messages that overlap wait for each other instead of deadlocking.
-        unique: dict[tuple[UUID, int, int], Chunk] = {}
-        for chunk in chunks:
-            unique.setdefault((chunk.run_id, chunk.attempt, chunk.seq), chunk)
-        rows = [
-            {
-                "run_id": chunk.run_id,
-                "attempt": chunk.attempt,
-                "seq": chunk.seq,
-                "stream": chunk.stream,
-                "data": chunk.data,
-                "cursor": chunk.cursor,
-            }
-            for _, chunk in sorted(unique.items(), key=lambda item: item[0])
-        ]
-        statement = insert(LogChunk).on_conflict_do_nothing()
-        stored = connection.execute(statement.returning(LogChunk.run_id, LogChunk.attempt, LogChunk.seq), rows)
-        return [unique[row.run_id, row.attempt, row.seq] for row in stored]
+        before = self._hold(connection, {block.key for block in blocks})
+        new, after = new_parts(blocks, before)
+        if new:
+            connection.execute(INSERT_SEGMENTS, _columns(new))
+            grown = sorted(key for key, stored in after.items() if stored != before.get(key))
+            stored = [after[key].as_multirange() for key in grown]
+            connection.execute(ADVANCE, _arrays(grown) | {"stored": stored})
+        return new
+
+    @staticmethod
+    def _hold(connection: Connection, keys: set[LogKey]) -> dict[LogKey, SeqRanges]:
+        """What is stored of these logs; nobody else writes them until this transaction ends."""
+        held = _ranges(connection.execute(HEADS, _arrays(keys)))
+        if missing := keys - held.keys():
+            connection.execute(OPEN_HEADS, _arrays(missing))
+            held |= _ranges(connection.execute(HEADS, _arrays(missing)))
+        return held
+
+    def stored(self, keys: Iterable[LogKey]) -> dict[LogKey, SeqRanges]:
+        parameters = _arrays(keys)
+        if not parameters["ids"]:
+            return {}
+        with self._database.begin() as connection:
+            return _ranges(connection.execute(STORED, parameters))
+
+    def quarantine(self, connection: Connection, block: Block, reason: str) -> None:
+        connection.execute(QUARANTINE, _row(block) | {"reason": reason})
 
     def read(self, run_id: UUID, attempt: int, after_seq: int = 0, limit: int = 1000) -> list[Chunk]:
-        query = (
-            select(LogChunk.seq, LogChunk.stream, LogChunk.data, LogChunk.cursor)
-            .where(LogChunk.run_id == run_id, LogChunk.attempt == attempt, LogChunk.seq > after_seq)
-            .order_by(LogChunk.seq)
-            .limit(limit)
-        )
-        with self._database.begin() as connection:
-            return [
-                Chunk(run_id, attempt, 0, row.seq, row.stream, bytes(row.data), row.cursor)
-                for row in connection.execute(query)
-            ]
+        # Hot before archived: a log that is closed between the two is then seen in both, and never in neither.
+        hot = list(islice(self.hot(run_id, attempt, after_seq), limit))
+        archived = self._archive.read(run_id, attempt, after_seq) if self._archive else iter(())
+        return list(islice(_each_once(merge(archived, hot, key=lambda chunk: chunk.seq)), limit))
+
+    def hot(self, run_id: UUID, attempt: int, after_seq: int = 0) -> Iterator[Chunk]:
+        """What the hot tier has of a log, in order, a few segments in memory at a time."""
+        while True:
+            place = {"run_id": run_id, "attempt": attempt, "after": after_seq, "limit": SEGMENTS_PER_READ}
+            with self._database.begin() as connection:
+                rows = connection.execute(READ, place).all()
+            for row in rows:
+                block = Block(run_id, attempt, 0, row.first_seq, row.last_seq, bytes(row.payload))
+                yield from (chunk for chunk in block.chunks() if chunk.seq > after_seq)
+            if len(rows) < SEGMENTS_PER_READ:
+                return
+            after_seq = max(after_seq, rows[-1].last_seq)
 
     def last_seq(self, run_id: UUID, attempt: int) -> int:
-        query = select(func.max(LogChunk.seq)).where(LogChunk.run_id == run_id, LogChunk.attempt == attempt)
+        query = text(
+            "SELECT CAST(stored AS text) AS stored FROM attempt_logs WHERE run_id = :id AND attempt = :attempt"
+        )
         with self._database.begin() as connection:
-            return connection.execute(query).scalar() or 0
+            stored = connection.execute(query, {"id": run_id, "attempt": attempt}).scalar()
+        return SeqRanges.from_multirange(stored).last
+
+
+def _row(block: Block) -> dict[str, Any]:
+    return {
+        "run_id": block.run_id,
+        "attempt": block.attempt,
+        "first_seq": block.first_seq,
+        "last_seq": block.last_seq,
+        "payload": block.payload,
+    }
+
+
+def _columns(blocks: Sequence[Block]) -> dict[str, Any]:
+    return {
+        "ids": [str(block.run_id) for block in blocks],
+        "attempts": [block.attempt for block in blocks],
+        "first": [block.first_seq for block in blocks],
+        "last": [block.last_seq for block in blocks],
+        "payloads": [block.payload for block in blocks],
+    }
+
+
+def _ranges(rows: Iterable[Any]) -> dict[LogKey, SeqRanges]:
+    found: dict[LogKey, SeqRanges] = {}
+    for row in rows:
+        key = (row.run_id, row.attempt)
+        found[key] = found.get(key, SeqRanges()) | SeqRanges.from_multirange(row.stored)
+    return found
+
+
+def _each_once(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Of a chunk that lies in both tiers for a moment, the first."""
+    last = 0
+    for chunk in chunks:
+        if chunk.seq > last:
+            yield chunk
+            last = chunk.seq
 
 
 class MemoryLogStore:
     """The fake: the same promises, for as long as the process lives. It takes part in no transaction."""
 
     def __init__(self) -> None:
-        self._chunks: dict[tuple[UUID, int], dict[int, Chunk]] = {}
+        self._chunks: dict[LogKey, dict[int, Chunk]] = {}
+        self._stored: dict[LogKey, SeqRanges] = {}
+        self._aside: dict[LogKey, SeqRanges] = {}
 
-    def append(self, connection: Connection | None, chunks: Sequence[Chunk]) -> list[Chunk]:  # noqa: ARG002
-        new = []
-        for chunk in chunks:
-            log = self._chunks.setdefault((chunk.run_id, chunk.attempt), {})
-            if chunk.seq not in log:
-                log[chunk.seq] = chunk
-                new.append(chunk)
+    def append(self, connection: Connection | None, blocks: Sequence[Block]) -> list[Block]:  # noqa: ARG002
+        new, self._stored = new_parts(blocks, self._stored)
+        for block in new:
+            self._chunks.setdefault(block.key, {}).update((chunk.seq, chunk) for chunk in block.chunks())
         return new
+
+    def stored(self, keys: Iterable[LogKey]) -> dict[LogKey, SeqRanges]:
+        known = self._stored.keys() | self._aside.keys()
+        nothing = SeqRanges()
+        return {key: self._stored.get(key, nothing) | self._aside.get(key, nothing) for key in keys if key in known}
+
+    def quarantine(self, connection: Connection | None, block: Block, reason: str) -> None:  # noqa: ARG002
+        whole = SeqRanges(((block.first_seq, block.last_seq),))
+        self._aside[block.key] = self._aside.get(block.key, SeqRanges()) | whole
 
     def read(self, run_id: UUID, attempt: int, after_seq: int = 0, limit: int = 1000) -> list[Chunk]:
         log = self._chunks.get((run_id, attempt), {})

@@ -57,6 +57,9 @@ SELECT run_id, attempt, :kind, CAST(:detail AS jsonb) FROM recorded
 RETURNING run_id
 """)
 
+# capability: whose output is its proof of life.
+CAPABILITY = text("SELECT id, out_of_process_liveness FROM runs WHERE id = ANY(CAST(:ids AS uuid[]))")
+
 # refresh: proof of life. A row that somebody else is writing just now is skipped: a stalled transaction on one run
 # must not cost the others their proof, and two bulk refreshes cannot deadlock.
 REFRESH = text("""
@@ -268,7 +271,7 @@ class RunStore:
     @staticmethod
     def with_out_of_process_liveness(connection: Connection, run_ids: Iterable[UUID]) -> dict[UUID, bool]:
         """For each of these runs that exists, whether output is its proof of life."""
-        rows = connection.execute(select(Run.id, Run.out_of_process_liveness).where(Run.id.in_(list(run_ids))))
+        rows = connection.execute(CAPABILITY, {"ids": [str(run_id) for run_id in run_ids]})
         return {row.id: row.out_of_process_liveness for row in rows}
 
     @staticmethod

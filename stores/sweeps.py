@@ -1,7 +1,7 @@
 """What the reaper reads and remembers: its watch, the suspects, and the lock that makes a sweep single-flight."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -11,9 +11,6 @@ from sqlalchemy import text
 
 from models.reaping import Suspect, Watch
 from stores.database import Database
-
-#: Key of the advisory lock that the sweep under way holds.
-SWEEP_LOCK = 0x5265_7072_0002
 
 # suspects: running runs that are silent or overdue, a page by id. Narrow on purpose: no config, handle or outcome.
 SUSPECTS = text("""
@@ -48,15 +45,9 @@ class SweepStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @contextmanager
-    def single_flight(self) -> Iterator[bool]:
-        """True for one sweep at a time, on whatever server; False for every other.
-
-        The lock belongs to a transaction, so it is gone with the connection of a sweep that died, and it works
-        through a transaction pooler.
-        """
-        with self._database.begin() as connection:
-            yield bool(connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": SWEEP_LOCK}).scalar())
+    def single_flight(self) -> AbstractContextManager[bool]:
+        """True for one sweep at a time, on whatever server; False for every other."""
+        return self._database.single_flight("reaper.sweep")
 
     def last_watch(self) -> Watch | None:
         with self._database.begin() as connection:

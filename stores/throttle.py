@@ -8,6 +8,7 @@ database still gets its refresh.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 #: Runs that the stand-in throttle remembers; beyond it the oldest are refreshed more often, which is harmless.
 LOCAL_THROTTLE_RUNS = 10_000
 
+#: Runs whose keys are remembered as being there; beyond it, Redis is asked again.
+HELD_RUNS = 100_000
+
 #: Delete the key only if it is still the one we set.
 _COMPARE_AND_DELETE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
@@ -41,6 +45,9 @@ class Throttle:
         self._refresh_seconds = refresh_seconds
         self._local: TTLCache[UUID, bool] = TTLCache(LOCAL_THROTTLE_RUNS, ttl=refresh_seconds)
         self._lock = threading.Lock()
+        # What Redis has just said need not be asked again for each message of a chatty run.
+        self._held: dict[UUID, float] = {}
+        self._held_seconds = refresh_seconds / 20
 
     def claims(self) -> "Claims":
         """A block in which keys are taken, and released if it ends with an exception."""
@@ -49,7 +56,7 @@ class Throttle:
     def take(self, tokens: Iterable[Token], owner: str) -> set[Token]:
         """The tokens whose runs are due for a refresh, each run's key now taken for `owner`."""
         # A run has one key: where a message bears tokens of several epochs, the newest speaks for it.
-        wanted = {token.run_id: token for token in sorted(tokens)}
+        wanted = {token.run_id: token for token in sorted(tokens) if not self._is_held(token.run_id)}
         if not wanted:
             return set()
         try:
@@ -60,7 +67,19 @@ class Throttle:
         except RedisError as error:
             logger.warning("Redis is away (%s): throttling refreshes in memory.", error)
             return {token for token in wanted.values() if self._take_locally(token.run_id)}
+        self._hold(wanted)
         return {token for token, won in zip(wanted.values(), answers, strict=True) if won}
+
+    def _is_held(self, run_id: UUID) -> bool:
+        """Whether the key was there, ours or another's, a moment ago (a twentieth of its life)."""
+        return self._held.get(run_id, 0.0) > time.monotonic()
+
+    def _hold(self, run_ids: Iterable[UUID]) -> None:
+        until = time.monotonic() + self._held_seconds
+        with self._lock:
+            if len(self._held) > HELD_RUNS:
+                self._held.clear()
+            self._held.update(dict.fromkeys(run_ids, until))
 
     def _take_locally(self, run_id: UUID) -> bool:
         with self._lock:
@@ -83,6 +102,7 @@ class Throttle:
         with self._lock:
             for run_id in run_ids:
                 self._local.pop(run_id, None)
+                self._held.pop(run_id, None)
         if not run_ids:
             return
         try:

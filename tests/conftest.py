@@ -20,7 +20,9 @@ from workers.app import app
 from workers.bootstrap import Services
 from workers.settings import load_settings
 
-TABLES = "runs, run_specs, run_attempts, run_events, log_chunks, reaper_watch"
+TABLES = (
+    "runs, run_specs, run_attempts, run_events, reaper_watch, attempt_logs, log_segments, log_archives, log_quarantine"
+)
 
 
 @dataclass(frozen=True)

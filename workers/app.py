@@ -23,11 +23,13 @@ def configuration() -> dict[str, Any]:
     settings = current_settings()
     return {
         "broker_url": settings.require_broker_url(),
-        "imports": ("workers.runs", "workers.logs", "workers.reaper", "workers.lifecycle"),
+        "imports": ("workers.runs", "workers.logs", "workers.closing", "workers.reaper", "workers.lifecycle"),
         "task_default_queue": "control",
         "task_routes": {
             "runs.*": {"queue": "runs"},
-            "logs.*": {"queue": "logs"},
+            "logs.ingest": {"queue": "logs"},
+            # Archives are long work: neither output nor a sweep may wait behind one.
+            "logs.*": {"queue": "archive"},
             "reaper.*": {"queue": "control"},
         },
         "beat_schedule": beat_schedule(settings.timing),

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from adapters.registry import Adapters
 from models.liveness import Timing
 from stores.addresses import read_addresses
+from stores.archive import LogArchives
 from stores.cache import connect
+from stores.closings import Closings
 from stores.database import Database
 from stores.hints import LiveEvents, StopSignals
-from stores.logs import LogStore, PostgresLogStore
+from stores.logs import PostgresLogStore
 from stores.runs import RunStore
 from stores.sweeps import SweepStore
 from stores.throttle import Throttle
@@ -25,7 +27,9 @@ class Services:
     database: Database
     runs: RunStore
     sweeps: SweepStore
-    logs: LogStore
+    logs: PostgresLogStore
+    archives: LogArchives
+    closings: Closings
     throttle: Throttle
     stops: StopSignals
     live: LiveEvents
@@ -48,13 +52,16 @@ def build(settings: Settings) -> Services:
     database = Database(settings.require_database_url())
     redis = connect(settings.require_redis_url())
     timing = settings.timing
+    archives = LogArchives(database, settings.archive_url)
     return Services(
         settings=settings,
         timing=timing,
         database=database,
         runs=RunStore(database),
         sweeps=SweepStore(database),
-        logs=PostgresLogStore(database),
+        logs=PostgresLogStore(database, archives),
+        archives=archives,
+        closings=Closings(database, archives),
         throttle=Throttle(redis, timing.refresh_seconds),
         stops=StopSignals(redis),
         live=LiveEvents(redis),

@@ -6,7 +6,8 @@ from typing import Any
 
 from adapters.host import is_alive, namespace
 from adapters.shipper import LogShipper
-from models.chunks import Chunk, check_cursor, split_output
+from adapters.spool import SpooledLog
+from models.chunks import MAX_CHUNK_BYTES, check_cursor, check_stream, encode, split_output
 from models.process import ProcessIdentity
 from models.status import Proof
 from models.work import Token, Work
@@ -22,8 +23,8 @@ class RunContext:
         self.token: Token = work.token
         self._services = services
         self._shipper = shipper
-        self._lock = threading.Lock()
-        self._seq = 0
+        self._log = SpooledLog(work.run_id, work.attempt, work.epoch)
+        self._streams: set[str] = set()
         self._stop = threading.Event()
         self._process: ProcessIdentity | None = None
         self._heard = False
@@ -32,15 +33,19 @@ class RunContext:
     # -- what the adapter calls
 
     def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        if stream not in self._streams:
+            check_stream(stream)
+            self._streams.add(stream)
         check_cursor(cursor)
-        # Numbered and handed over under one lock: the shipper gets an attempt's chunks in order.
-        with self._lock:
-            pieces = list(split_output(stream, chunk))
-            for number, piece in enumerate(pieces, start=1):
-                self._seq += 1
-                # Only the last piece bears the cursor: whoever reads on from it must have all of them.
-                place = cursor if number == len(pieces) else None
-                self._shipper.add(Chunk(self.run_id, self.attempt, self.token.epoch, self._seq, stream, piece, place))
+        at = time.time_ns() // 1_000_000
+        if type(chunk) is bytes and 0 < len(chunk) <= MAX_CHUNK_BYTES:
+            # The usual case, at no more than it must cost: this is called for each line that a run prints.
+            self._shipper.add(self._log, (encode((at, stream, chunk, cursor)),))
+        elif pieces := split_output(chunk):
+            # Only the last piece bears the cursor: whoever reads on from it must have all of them.
+            places = [None] * (len(pieces) - 1) + [cursor]
+            records = zip(pieces, places, strict=True)
+            self._shipper.add(self._log, [encode((at, stream, piece, place)) for piece, place in records])
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
         process = ProcessIdentity(pid, process_group_id, started_at, namespace())
@@ -64,8 +69,8 @@ class RunContext:
 
     @property
     def last_seq(self) -> int:
-        """The number of the last chunk handed over: the end of the attempt names it. Never waits for a full buffer."""
-        return self._seq
+        """The number of the last chunk handed over: the end of the attempt names it."""
+        return self._log.last_seq
 
     @property
     def is_overdue(self) -> bool:

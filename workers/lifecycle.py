@@ -15,7 +15,7 @@ from workers.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a worker which ends may take to send what it still holds.
+#: Seconds that a worker which ends waits for the store to have all of its output.
 CLOSE_TIMEOUT = 10.0
 
 
@@ -36,20 +36,24 @@ def crew() -> Crew:
     global _crew
     with _lock:
         if _crew is None:
-            shipper = LogShipper(publish)
-            _crew = Crew(shipper, Supervisor(services(), shipper))
+            wired = services()
+            shipper = LogShipper(wired.settings.spool_dir, publish, wired.logs.stored, limit=wired.settings.spool_bytes)
+            _crew = Crew(shipper, Supervisor(wired, shipper))
+            shipper.start()
             _crew.supervisor.start()
         return _crew
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def begin(sender: Any, **_: Any) -> None:
-    """A worker of runs looks at once for work of its host that is owed its end; one of control sweeps at once."""
+    """A worker of runs looks at once for what an earlier one of its host left; one of control sweeps at once."""
     queues = set(sender.app.amqp.queues.consume_from)
     if "runs" in queues:
         crew()
     if "control" in queues:
         app.send_task("reaper.sweep")
+    if "archive" in queues:
+        app.send_task("logs.expire")
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
@@ -58,5 +62,5 @@ def end(**_: Any) -> None:
     if _crew is None:
         return
     if not _crew.shipper.close(CLOSE_TIMEOUT):
-        logger.error("The worker ends with output that no broker took.")
+        logger.warning("The worker ends with output that is not stored yet; the next one on this folder ships it.")
     _crew.supervisor.close()

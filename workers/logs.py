@@ -1,19 +1,22 @@
-"""`logs.ingest`: a message of chunks becomes stored output, proof of life, and live events.
+"""`logs.ingest`: a message of blocks becomes stored output, proof of life, and live events.
 
 One transaction stores what is new and refreshes the runs that gave it; after the commit the live events go out. A
 message that comes again, late, or cut differently changes nothing but what is missing. Only new output is proof of
-life, and only for runs whose liveness is out of process: the row says which.
+life, and only for runs whose liveness is out of process: the row says which. A block that cannot be stored is kept
+aside, and holds up no other.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from celery.exceptions import Reject
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from models.chunks import Chunk, decode_batch, describe_batch, encode_batch
+from models.chunks import Block, decode_message, describe, encode_message
+from models.errors import InvalidBlock
 from models.status import Proof
 from workers.app import app
 from workers.bootstrap import Services, services
@@ -29,7 +32,7 @@ TRY_FOR = 20
 
 @app.task(name="logs.ingest", acks_late=True, acks_on_failure_or_timeout=True)  # type: ignore[untyped-decorator]
 def ingest_task(message: dict[str, Any]) -> dict[str, int]:
-    chunks = decode_batch(message)
+    blocks = decode_message(message)
     # Tried again here, not by a delayed message: a message's delay is counted by the clock of whoever takes it.
     retrying = Retrying(
         retry=retry_if_exception_type(TRANSIENT),
@@ -39,30 +42,91 @@ def ingest_task(message: dict[str, Any]) -> dict[str, int]:
         reraise=True,
     )
     try:
-        return retrying(ingest, services(), chunks)
+        return retrying(ingest, services(), blocks)
     except TRANSIENT as error:
-        logger.error("The database is away (%s): %s goes back.", type(error).__name__, describe_batch(chunks))
+        logger.error("The database is away (%s): %s goes back.", type(error).__name__, describe(blocks))
         raise Reject(type(error).__name__, requeue=True) from None
 
 
-def ingest(services: Services, chunks: Sequence[Chunk]) -> dict[str, int]:
-    """Store, refresh, publish. A failure releases the throttle keys it took, and surfaces."""
+def ingest(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
+    """Store, refresh, publish; keep aside what cannot be stored. A failure releases the throttle keys it took."""
+    good, bad = _sorted_out(blocks)
+    try:
+        report = _store(services, good)
+    except _Refused as refused:
+        report = _one_by_one(services, good, str(refused))
+    for block, reason in bad:
+        _keep_aside(services, block, reason)
+        report["refused"] += 1
+    return report
+
+
+def _sorted_out(blocks: Sequence[Block]) -> tuple[list[Block], list[tuple[Block, str]]]:
+    """The blocks that a reader will be able to decode, and the others with the reason why not."""
+    good, bad = [], []
+    for block in blocks:
+        try:
+            block.check()
+            good.append(block)
+        except InvalidBlock as problem:
+            bad.append((block, str(problem)))
+    return good, bad
+
+
+def _store(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
     with services.throttle.claims() as claims, services.database.begin() as connection:
-        capability = services.runs.with_out_of_process_liveness(connection, {chunk.run_id for chunk in chunks})
-        new = services.logs.append(connection, [chunk for chunk in chunks if chunk.run_id in capability])
-        proofs = {chunk.token for chunk in new if capability[chunk.run_id]}
+        capability = services.runs.with_out_of_process_liveness(connection, {block.run_id for block in blocks})
+        new = _append(services, connection, [block for block in blocks if block.run_id in capability])
+        proofs = {block.token for block in new if capability[block.run_id]}
         refreshed = refresh(services, connection, claims, proofs, Proof.OUTPUT)
     services.live.publish(new)
-    unknown = sum(chunk.run_id not in capability for chunk in chunks)
-    if unknown:
-        logger.error("%d chunks are of runs that do not exist.", unknown)
-    return {"chunks": len(chunks), "new": len(new), "refreshed": len(refreshed), "unknown": unknown}
+    unknown = [block for block in blocks if block.run_id not in capability]
+    for block in unknown:
+        _keep_aside(services, block, "there is no such run")
+    return {
+        "chunks": _count(blocks),
+        "new": _count(new),
+        "refreshed": len(refreshed),
+        "refused": len(unknown),
+    }
 
 
-def publish(chunks: Sequence[Chunk]) -> None:
-    """Send one message with these chunks; raises when the broker does not take it."""
+class _Refused(Exception):
+    """Raised when the store fails for what is in a block: to try again would change nothing. Quotes none of it."""
+
+
+def _append(services: Services, connection: Connection, blocks: Sequence[Block]) -> list[Block]:
+    try:
+        return services.logs.append(connection, blocks)
+    except DBAPIError as error:
+        if isinstance(error, TRANSIENT) or error.connection_invalidated:
+            raise
+        raise _Refused(f"the database refused it ({type(error.orig).__name__})") from error
+
+
+def _one_by_one(services: Services, blocks: Sequence[Block], reason: str) -> dict[str, int]:
+    """Find the block that the store refuses, keep it aside, and store the others."""
+    if len(blocks) == 1:
+        _keep_aside(services, blocks[0], reason)
+        return {"chunks": _count(blocks), "new": 0, "refreshed": 0, "refused": 1}
+    reports = [ingest(services, [block]) for block in blocks]
+    return {name: sum(report[name] for report in reports) for name in reports[0]}
+
+
+def _keep_aside(services: Services, block: Block, reason: str) -> None:
+    logger.error("%s cannot be stored: %s. It is kept in quarantine.", describe([block]), reason)
+    with services.database.begin() as connection:
+        services.logs.quarantine(connection, block, reason)
+
+
+def _count(blocks: Iterable[Block]) -> int:
+    return sum(block.count for block in blocks)
+
+
+def publish(blocks: Sequence[Block]) -> None:
+    """Send one message with these blocks; raises when the broker does not take it."""
     ingest_task.apply_async(
-        args=[encode_batch(chunks)],
-        argsrepr=describe_batch(chunks),
+        args=[encode_message(blocks)],
+        argsrepr=describe(blocks),
         serializer="msgpack",
     )

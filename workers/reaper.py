@@ -25,6 +25,7 @@ from models.reaping import Judgement, Suspect, Watch, conviction, dossier, is_du
 from models.work import End
 from workers.app import app
 from workers.bootstrap import Services, services
+from workers.closing import send_owed
 from workers.enqueue import send_execute
 from workers.finish import finish
 
@@ -49,7 +50,7 @@ def sweep(services: Services, *, by_hand: bool = False) -> dict[str, Any]:
             return {"skipped": "a sweep has just been made"}
         watch = next_watch(previous, now, services.timing)
         services.sweeps.note_watch(watch)
-        report = _judge_all(services, watch, now) | {"resent": _resend(services)}
+        report = _judge_all(services, watch, now) | {"resent": _resend(services), "closing": send_owed(services)}
         services.sweeps.complete(json.dumps(report))
         return report
 

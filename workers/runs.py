@@ -16,6 +16,7 @@ from models.status import ErrorCode
 from models.work import End, Outcome, Work
 from workers.app import app
 from workers.bootstrap import Services, services
+from workers.closing import send_close
 from workers.context import RunContext
 from workers.finish import finish
 from workers.lifecycle import crew
@@ -38,6 +39,7 @@ def execute_task(self: Any, run_id: str) -> dict[str, Any]:
         outcome, work_ended = perform(wired, work, context)
         crew().shipper.flush(FLUSH_TIMEOUT)
         recorded = record(wired, End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended))
+    send_close(work.run_id, work.attempt)
     return {
         "run": run_id,
         "attempt": work.attempt,

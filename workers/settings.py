@@ -13,6 +13,7 @@ from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from adapters.spool import SPOOL_BYTES
 from models.errors import SettingsError, TimingRefused
 from models.liveness import Timing
 
@@ -39,6 +40,18 @@ class Settings(BaseSettings):
     node_name: str = Field(
         default_factory=socket.gethostname,
         description="This host's name: the same after a restart, and unique among hosts and containers.",
+    )
+    spool_bytes: int = Field(
+        default=SPOOL_BYTES,
+        ge=1024 * 1024,
+        description="Bytes of output that may wait on a worker's disk for the store; beyond it, output waits.",
+    )
+    log_archive_url: str | None = Field(
+        default=None,
+        description="Where closed logs go, s3://bucket/prefix for example; a folder of data_dir by default.",
+    )
+    log_retention_days: float | None = Field(
+        default=None, gt=0, description="Days after which the log of a finished run is removed; never by default."
     )
     time_scale: int = Field(default=1, description="Divides all timings: 1 in production; up to 30 to try things.")
     flower_password: SecretStr | None = Field(default=None, description="For Flower's user `reprieve`.")
@@ -74,6 +87,14 @@ class Settings(BaseSettings):
         except TimingRefused as refused:
             raise ValueError(str(refused)) from None
         return value
+
+    @property
+    def archive_url(self) -> str:
+        return self.log_archive_url or (self.data_dir / "archive").as_uri()
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.data_dir / "spool"
 
     @property
     def timing(self) -> Timing:

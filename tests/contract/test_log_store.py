@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from models.chunks import MAX_CHUNK_BYTES, Chunk
+from models.chunks import MAX_CHUNK_BYTES, Block, Chunk, blocks_of
+from models.sequences import MAX_SEQ, SeqRanges
 from stores.logs import LogStore, MemoryLogStore, PostgresLogStore
 from tests.support.waiting import eventually
 from workers.bootstrap import Services
@@ -27,16 +28,28 @@ class Log:
         self._services = services
 
     def append(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        blocks = blocks_of(chunks)
         if self._services is None:
-            return self.store.append(None, chunks)
+            return unpacked(self.store.append(None, blocks))
         with self._services.database.begin() as connection:
-            return self.store.append(connection, chunks)
+            return unpacked(self.store.append(connection, blocks))
+
+    def quarantine(self, block: Block) -> None:
+        if self._services is None:
+            self.store.quarantine(None, block, "a reason")
+            return
+        with self._services.database.begin() as connection:
+            self.store.quarantine(connection, block, "a reason")
 
     def read(self, run_id: UUID, *place: int, attempt: int = 1) -> list[Entry]:
         return [(one.seq, one.stream, one.data, one.cursor) for one in self.store.read(run_id, attempt, *place)]
 
     def seqs(self, run_id: UUID, *place: int, attempt: int = 1) -> list[int]:
         return [seq for seq, *_ in self.read(run_id, *place, attempt=attempt)]
+
+
+def unpacked(blocks: Sequence[Block]) -> list[Chunk]:
+    return [one for block in blocks for one in block.chunks()]
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -158,8 +171,8 @@ def test_a_cursor_is_given_back_as_it_was_given(log: Log, run_id: UUID, cursor: 
 
 
 def test_the_largest_number_is_a_number_like_any_other(log: Log, run_id: UUID) -> None:
-    log.append([chunk(run_id, 2**63 - 1)])
-    assert log.seqs(run_id, 2**63 - 2) == [2**63 - 1]
+    log.append([chunk(run_id, MAX_SEQ)])
+    assert log.seqs(run_id, MAX_SEQ - 1) == [MAX_SEQ]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -179,6 +192,31 @@ def test_each_number_is_stored_once_with_its_first_bytes_in_whatever_batches_it_
     assert stored == expected
 
 
+# -- what need not be sent again
+
+
+def test_the_store_says_what_it_has_gaps_and_all(log: Log, run_id: UUID) -> None:
+    other = uuid4()
+    log.append([chunk(run_id, seq) for seq in (1, 2, 3, 7)])
+    assert log.store.stored([(run_id, 1), (run_id, 2), (other, 1)]) == {(run_id, 1): SeqRanges(((1, 3), (7, 7)))}
+    assert log.store.stored([]) == {}
+
+
+def test_what_was_kept_aside_need_not_be_sent_again_and_is_not_read(log: Log, run_id: UUID) -> None:
+    log.append([chunk(run_id, 1)])
+    bad = Block(run_id, 1, 1, 2, 4, b"no block")
+    log.quarantine(bad)
+    log.quarantine(bad)
+    assert log.store.stored([(run_id, 1)]) == {(run_id, 1): SeqRanges(((1, 4),))}
+    assert log.seqs(run_id) == [1]
+
+
+def test_what_was_kept_aside_can_still_be_stored(log: Log, run_id: UUID) -> None:
+    log.quarantine(Block(run_id, 1, 1, 1, 1, b"no block"))
+    assert seqs(log.append([chunk(run_id, 1)])) == [1]
+    assert log.seqs(run_id) == [1]
+
+
 # -- what only a store with transactions can promise
 
 
@@ -191,7 +229,7 @@ def test_what_a_transaction_that_fails_appended_is_not_there_and_is_new_the_next
     postgres: Log, services: Services, run_id: UUID
 ) -> None:
     with pytest.raises(ZeroDivisionError), services.database.begin() as connection:
-        postgres.store.append(connection, [chunk(run_id, 1)])
+        postgres.store.append(connection, blocks_of([chunk(run_id, 1)]))
         raise ZeroDivisionError
     assert postgres.read(run_id) == []
     assert seqs(postgres.append([chunk(run_id, 1)])) == [1]
@@ -204,7 +242,7 @@ def test_batches_that_overlap_at_the_same_moment_share_what_is_new_without_deadl
     batch = [chunk(run_id, seq) for seq in range(1, 10)]
     with ThreadPoolExecutor(2) as pool:
         with suppress(ZeroDivisionError), services.database.begin() as connection:
-            postgres.store.append(connection, [chunk(run_id, 5)])
+            postgres.store.append(connection, blocks_of([chunk(run_id, 5)]))
             both = [pool.submit(postgres.append, one) for one in (batch, batch[::-1])]
             eventually(lambda: waiting_for_each_other(services) == 2)
             raise ZeroDivisionError  # rolls back: number 5 is theirs
@@ -220,8 +258,28 @@ def waiting_for_each_other(services: Services) -> int:
         return int(connection.execute(query).scalar_one())
 
 
-def test_a_chunk_without_a_cursor_has_none_in_its_row_either(postgres: Log, services: Services, run_id: UUID) -> None:
-    postgres.append([chunk(run_id, 1), chunk(run_id, 2, cursor="1")])
-    with services.database.begin() as connection:
-        rows = connection.execute(text("SELECT seq FROM log_chunks WHERE cursor IS NOT NULL")).scalars().all()
-    assert rows == [2]
+deliveries = st.lists(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 12), st.integers(1, 6)), min_size=1, max_size=5),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(deliveries, st.integers(1, 3))
+def test_d04_deliveries_that_are_cut_shuffled_repeated_and_interleaved_store_each_number_once(
+    postgres: Log, cuts: list[list[tuple[int, int, int]]], threads: int
+) -> None:
+    """Each delivery holds stretches (run, first number, length) of three logs; several are under way at once."""
+    runs = [uuid4() for _ in range(3)]
+    messages = [
+        [chunk(runs[run], seq, b"%d:%d" % (run, seq)) for run, first, size in cut for seq in range(first, first + size)]
+        for cut in cuts
+    ]
+    with ThreadPoolExecutor(threads) as pool:
+        new = [one for part in pool.map(postgres.append, messages) for one in part]
+    sent = {(one.run_id, one.seq): one.data for message in messages for one in message}
+    assert sorted((one.run_id, one.seq) for one in new) == sorted(sent)
+    for run in runs:
+        expected = sorted((seq, data) for (of, seq), data in sent.items() if of == run)
+        assert [(seq, data) for seq, _, data, _ in postgres.read(run)] == expected

@@ -24,6 +24,7 @@ AT_WORK = {
     "migrate": "The database is at revision",
     "worker-runs": " ready.",
     "worker-logs": " ready.",
+    "worker-archive": " ready.",
     "worker-control": " ready.",
     "beat": "beat: Starting",
     "flower": "Visit me at http://127.0.0.1:",

@@ -26,7 +26,7 @@ from sqlalchemy import event, text
 
 import models.liveness
 from adapters.shipper import LogShipper
-from models.chunks import Chunk, decode_batch, encode_batch
+from models.chunks import Block, decode_message, encode_message
 from models.reaping import Suspect
 from models.work import Work
 from stores.runs import RunStore
@@ -64,6 +64,7 @@ def pass_time(services: Services, redis: Redis, seconds: float = 60) -> None:
         left = redis.ttl(key)
         if left >= 0:  # A key without an end stays, as it would.
             redis.expire(key, max(0, int(left - seconds)))
+    services.throttle._held.clear()  # What Redis said that long ago is asked again.
 
 
 def lengthen_watch(services: Services, seconds: float = 3600) -> None:
@@ -100,11 +101,11 @@ class Follower:
 def shipping(services: Services) -> Iterator[LogShipper]:
     """A shipper whose messages reach `ingest` in the form in which they travel, without a broker between them."""
 
-    def publish(chunks: Sequence[Chunk]) -> None:
-        kind, encoding, message = dumps(encode_batch(chunks), "msgpack")
-        ingest(services, decode_batch(loads(message, kind, encoding, accept=[kind])))
+    def publish(blocks: Sequence[Block]) -> None:
+        kind, encoding, message = dumps(encode_message(blocks), "msgpack")
+        ingest(services, decode_message(loads(message, kind, encoding, accept=[kind])))
 
-    shipper = LogShipper(publish)
+    shipper = LogShipper(services.settings.spool_dir, publish, services.logs.stored)
     try:
         yield shipper
     finally:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -89,7 +90,8 @@ def counting_updates(services: Services) -> Iterator[Callable[[], int]]:
 
 def direct_shipper(services: Services) -> LogShipper:
     """A shipper whose batches are ingested at once, by this process."""
-    return LogShipper(lambda chunks: ingest(services, chunks))
+    publish = partial(ingest, services)
+    return LogShipper(services.settings.spool_dir, publish, services.logs.stored)
 
 
 def bury(services: Services) -> None:

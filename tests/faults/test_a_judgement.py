@@ -23,12 +23,11 @@ from tests.faults.helpers_abf import (
     sweep_in_another_process,
 )
 from tests.support.processes import sleeping_process
-from tests.support.rows import age, chunk, in_process, new_run, running, status_of, watch_for
+from tests.support.rows import age, chunk, in_process, ingest, new_run, running, status_of, watch_for
 from tests.support.waiting import eventually
 from workers import lifecycle
 from workers.bootstrap import Services
 from workers.finish import finish
-from workers.logs import ingest
 from workers.proof import give_proof
 from workers.reaper import sweep
 from workers.settings import load_settings

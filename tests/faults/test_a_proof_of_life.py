@@ -25,11 +25,10 @@ from tests.faults.helpers_abf import (
     swept_again,
 )
 from tests.support.processes import sleeping_process
-from tests.support.rows import age, chunk, in_process, running, status_of, updated_at, watch_for
+from tests.support.rows import age, chunk, in_process, ingest, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
 from workers.bootstrap import Services
 from workers.context import RunContext
-from workers.logs import ingest
 from workers.reaper import sweep
 
 #: A run whose last proof of life was before the first of these minutes is dead after the fifth, and not before.

@@ -10,17 +10,16 @@ import pytest
 from redis import Redis
 from sqlalchemy.exc import DBAPIError
 
-from models.chunks import encode_batch
+from models.chunks import blocks_of, encode_message
 from models.status import Proof
 from models.work import Token
 from stores.cache import connect
 from stores.throttle import Throttle, proof_key
 from tests.faults.helpers_abf import one_turn, pass_time, poisoned, supervised
-from tests.support.rows import chunk, running, updated_at
+from tests.support.rows import chunk, ingest, running, updated_at
 from tests.support.waiting import eventually
 from workers import logs
 from workers.bootstrap import Services
-from workers.logs import ingest
 from workers.proof import give_proof
 
 
@@ -77,11 +76,11 @@ def test_a08_the_output_of_a_failed_refresh_is_stored_when_its_message_comes_aga
 ) -> None:
     work = running(services)
     before = updated_at(services, work.run_id)
-    message = encode_batch([chunk(work, 1), chunk(work, 2)])
+    message = encode_message(blocks_of([chunk(work, 1), chunk(work, 2)]))
     with poisoned(services, work.run_id), pytest.raises(DBAPIError, match="poisoned row"):
         logs.ingest_task(message)
     assert services.logs.read(work.run_id, 1) == []
-    assert logs.ingest_task(message) == {"chunks": 2, "new": 2, "refreshed": 1, "unknown": 0}
+    assert logs.ingest_task(message) == {"chunks": 2, "new": 2, "refreshed": 1, "refused": 0}
     assert updated_at(services, work.run_id) > before
 
 

@@ -24,11 +24,10 @@ from tests.faults.helpers_abf import (
     swept_again,
 )
 from tests.support.processes import processes_of
-from tests.support.rows import age, chunk, kinds, new_run, running, status_of, updated_at, watch_for
+from tests.support.rows import age, chunk, ingest, kinds, new_run, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
 from workers import enqueue_run
 from workers.bootstrap import Services
-from workers.logs import ingest
 from workers.reaper import sweep
 
 # -- B03

@@ -9,11 +9,10 @@ from models.status import EventKind, Proof, Status
 from models.work import End, Outcome, Work
 from stores.throttle import proof_key
 from tests.faults.helpers_cdeg import image, reap
-from tests.support.rows import age, chunk, running, status_of, updated_at
+from tests.support.rows import age, chunk, ingest, running, status_of, updated_at
 from workers import cancel_run
 from workers.bootstrap import Services
 from workers.finish import finish
-from workers.logs import ingest
 from workers.proof import give_proof
 
 
@@ -102,7 +101,7 @@ def test_c04_an_old_attempt_does_not_take_away_its_successors_throttle_key(servi
 def test_c04_output_of_old_and_new_in_one_message_refreshes_the_successor(services: Services) -> None:
     pairs = [_old_and_new(services) for _ in range(20)]
     message = [chunk(work, 1) for pair in pairs for work in pair]
-    assert ingest(services, message) == {"chunks": 40, "new": 40, "refreshed": 20, "unknown": 0}
+    assert ingest(services, message) == {"chunks": 40, "new": 40, "refreshed": 20, "refused": 0}
 
 
 def test_c04_an_old_attempt_cannot_record_what_it_starts(services: Services) -> None:

@@ -9,12 +9,11 @@ import pytest
 
 from models.chunks import MAX_CHUNK_BYTES, Chunk
 from tests.faults.helpers_cdeg import direct_shipper, no_process_left
-from tests.support.rows import chunk, running, status_of
+from tests.support.rows import chunk, ingest, running, status_of
 from tests.support.waiting import eventually
 from workers import enqueue_run
 from workers.bootstrap import Services
 from workers.context import RunContext
-from workers.logs import ingest
 
 EMOJI = "\N{FOX FACE}".encode()
 EVERY_BYTE = bytes(range(256))
@@ -76,6 +75,8 @@ def test_d01_output_that_is_split_inside_a_character_is_put_together_again(servi
 
 def test_d01_live_events_carry_every_byte_value_as_it_is(services: Services) -> None:
     work = running(services)
+    place = services.live.position(work.run_id)
     ingest(services, [chunk(work, 1, EMOJI[:2]), chunk(work, 2, EMOJI[2:] + EVERY_BYTE)])
-    events, _ = services.live.wait(work.run_id, "0")
-    assert b"".join(event.data or b"" for event in events) == EMOJI + EVERY_BYTE
+    events, _ = services.live.wait(work.run_id, place)
+    told = [one.data for event in events if event.block for one in event.block.chunks()]
+    assert b"".join(told) == EMOJI + EVERY_BYTE

@@ -10,13 +10,11 @@ from redis import Redis
 from models.chunks import Chunk
 from models.status import EventKind, Status
 from models.work import End, Work
-from stores.hints import live_key
 from stores.throttle import proof_key
 from tests.faults.helpers_cdeg import all_at_once, image
-from tests.support.rows import age, chunk, running, updated_at
+from tests.support.rows import age, chunk, expire_key, ingest, running, updated_at
 from workers.bootstrap import Services
 from workers.finish import finish
-from workers.logs import ingest
 
 CHUNKS_OF_AN_ATTEMPT = 6
 
@@ -66,12 +64,14 @@ def test_d04_overlapping_messages_taken_at_once_store_and_announce_each_chunk_on
 ) -> None:
     works = [running(services) for _ in range(4)]
     chunks = [piece for work in works for piece in _output(work, 50)]
+    places = {work.run_id: services.live.position(work.run_id) for work in works}
     messages = [random.sample(chunks, 150) for _ in range(7)] + [random.sample(chunks, len(chunks))]
     reports = all_at_once([lambda message=message: ingest(services, message) for message in messages])
     assert sum(report["new"] for report in reports) == len(chunks)
     for work in works:
         assert _seqs(services, work.run_id, 1) == list(range(1, 51))
-        assert redis.xlen(live_key(work.run_id)) == 50
+        announced = [one.seq for one in _announced(services, work.run_id, places[work.run_id])]
+        assert sorted(announced) == list(range(1, 51))
 
 
 def test_d04_a_repeated_chunk_does_not_replace_the_first(services: Services) -> None:
@@ -86,14 +86,15 @@ def test_d04_repeated_output_is_no_proof_of_life_even_when_no_throttle_holds_it_
 ) -> None:
     work = running(services)
     output = _output(work)
+    place = services.live.position(work.run_id)
     assert ingest(services, output)["refreshed"] == 1
     age(services, work.run_id, 200)
-    redis.delete(proof_key(work.run_id))
+    expire_key(services, redis, work.run_id)
     before = image(services, work)
-    assert ingest(services, output[::-1]) == {"chunks": 6, "new": 0, "refreshed": 0, "unknown": 0}
+    assert ingest(services, output[::-1]) == {"chunks": 6, "new": 0, "refreshed": 0, "refused": 0}
     assert image(services, work) == before
     assert redis.exists(proof_key(work.run_id)) == 0
-    assert redis.xlen(live_key(work.run_id)) == 6
+    assert len(_announced(services, work.run_id, place)) == 6
 
 
 def test_d04_one_new_chunk_among_repeated_ones_is_proof_of_life(services: Services, redis: Redis) -> None:
@@ -101,7 +102,16 @@ def test_d04_one_new_chunk_among_repeated_ones_is_proof_of_life(services: Servic
     output = _output(work)
     ingest(services, output[:5])
     age(services, work.run_id, 200)
-    redis.delete(proof_key(work.run_id))
+    expire_key(services, redis, work.run_id)
     before = updated_at(services, work.run_id)
-    assert ingest(services, output) == {"chunks": 6, "new": 1, "refreshed": 1, "unknown": 0}
+    assert ingest(services, output) == {"chunks": 6, "new": 1, "refreshed": 1, "refused": 0}
     assert updated_at(services, work.run_id) > before
+
+
+def _announced(services: Services, run_id: UUID, place: str) -> list[Chunk]:
+    """The chunks that live events told of since a place."""
+    told = []
+    while events := (answer := services.live.wait(run_id, place))[0]:
+        place = answer[1]
+        told += [chunk for event in events if event.block for chunk in event.block.chunks()]
+    return told

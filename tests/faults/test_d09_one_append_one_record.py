@@ -1,8 +1,11 @@
 """D09: what one call of `on_log` hands over stays together, and the numbers have no gap, however many call at once."""
 
 import time
+from collections.abc import Sequence
+from functools import partial
 
 from adapters.shipper import LogShipper
+from adapters.spool import SpooledLog
 from models.chunks import MAX_CHUNK_BYTES, Chunk
 from tests.faults.helpers_cdeg import all_at_once
 from tests.support.rows import running
@@ -17,15 +20,15 @@ APPENDS = 20
 class PoliteShipper(LogShipper):
     """Lets another thread go first after each chunk, so that what can be torn is."""
 
-    def add(self, chunk: Chunk) -> None:
-        super().add(chunk)
+    def add(self, log: SpooledLog, chunks: Sequence[bytes]) -> None:
+        super().add(log, chunks)
         time.sleep(0.0001)
 
 
 def _written_at_once(services: Services, size: int, appends: int) -> list[Chunk]:
     """What is stored after all writers made their appends, each of `size` bytes of its own kind."""
     work = running(services)
-    shipper = PoliteShipper(lambda chunks: ingest(services, chunks))
+    shipper = PoliteShipper(services.settings.spool_dir, partial(ingest, services), services.logs.stored)
     context = RunContext(services, shipper, work)
 
     def write(writer: int) -> None:

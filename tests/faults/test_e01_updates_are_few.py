@@ -8,10 +8,9 @@ from models.status import Proof
 from models.work import Work
 from stores.throttle import proof_key
 from tests.faults.helpers_cdeg import all_at_once, at_time_scale, counting_updates
-from tests.support.rows import chunk, running
+from tests.support.rows import chunk, expire_key, ingest, running
 from tests.support.waiting import eventually
 from workers.bootstrap import Services
-from workers.logs import ingest
 from workers.proof import give_proof
 
 
@@ -51,7 +50,7 @@ def test_e01_the_interval_is_the_throttle_keys_life_and_is_not_prolonged_by_outp
         redis.expire(key, 20)
         ingest(services, [chunk(work, 2)])
         assert 15 <= redis.ttl(key) <= 20
-        redis.delete(key)
+        expire_key(services, redis, work.run_id)
         ingest(services, [chunk(work, 3)])
         ingest(services, [chunk(work, 4)])
         assert updates() == 2

@@ -17,7 +17,7 @@ from workers.reaper import sweep
 
 WIDE_TYPES = ("jsonb", "json", "bytea", "xml", "ARRAY", "USER-DEFINED")
 #: What is wide, or may be: of a run, of its attempts, of its log.
-WIDE = ("config", "labels", "handle", "outcome", "data", "error_message", "run_specs", "log_chunks", "*")
+WIDE = ("config", "labels", "handle", "outcome", "data", "error_message", "run_specs", "log_segments", "*")
 
 
 def _plan(services: Services) -> dict:

@@ -1,14 +1,16 @@
-"""E06: nothing is left in Redis for a message of output: no result, no meta data, one bounded stream per run."""
+"""E06: nothing is left in Redis for a message of output: no result, no meta data; a bounded stream for who watches."""
 
 from redis import Redis
 
+from models.chunks import blocks_of
 from models.work import Work
-from stores.hints import LIVE_EVENTS_KEPT, live_key
-from tests.support.rows import chunk, running
+from stores.hints import LIVE_EVENTS_KEPT, live_key, watch_key
+from stores.throttle import proof_key
+from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
 from workers import cancel_run
 from workers.bootstrap import Services
-from workers.logs import ingest, publish
+from workers.logs import publish
 
 #: What comes and goes by itself: messages on their way, and the throttle, a key per run with an end.
 PASSING = (b"logs", b"unacked", b"proof:")
@@ -17,7 +19,7 @@ PASSING = (b"logs", b"unacked", b"proof:")
 def _send(services: Services, works: list[Work], first: int, last: int) -> None:
     """One message per sequence number, each with a chunk of every run; returns when all are stored."""
     for seq in range(first, last + 1):
-        publish([chunk(work, seq) for work in works])
+        publish(blocks_of([chunk(work, seq) for work in works]))
     for work in works:
         eventually(lambda work=work: len(services.logs.read(work.run_id, 1)) == last, what=f"{last} chunks")
 
@@ -36,23 +38,29 @@ def test_e06_the_number_of_keys_stays_flat_over_hundreds_of_log_messages(
     _send(services, works, 21, 420)
     eventually(lambda: worker.output.count("succeeded in") == 420, what="all messages to be worked off")
     assert _lasting_keys(redis) == before
-    assert {key for key in before if key.startswith(b"live:")} == {live_key(work.run_id).encode() for work in works}
+    assert [key for key in before if key.startswith(b"live:")] == []
     assert [key for key in redis.keys("*") if b"celery-task-meta" in key] == []
     eventually(lambda: not redis.exists("logs", "unacked", "unacked_index"), what="no message to be left")
 
 
 def test_e06_every_key_of_a_run_has_an_end(services: Services, redis: Redis) -> None:
     work = running(services)
+    services.live.position(work.run_id)
     ingest(services, [chunk(work, 1)])
+    assert redis.exists(proof_key(work.run_id), watch_key(work.run_id), live_key(work.run_id)) == 3
+    ends = [redis.ttl(key) for key in (proof_key(work.run_id), watch_key(work.run_id))]
     cancel_run(work.run_id)
     keys = redis.keys(f"*{work.run_id}*")
     assert len(keys) == 2
+    assert all(0 < end <= 60 for end in ends)
     assert all(0 < redis.ttl(key) <= 3600 for key in keys)
 
 
 def test_e06_the_stream_of_a_run_is_bounded(services: Services, redis: Redis) -> None:
     work = running(services)
+    services.live.position(work.run_id)
     for first in range(1, 5 * LIVE_EVENTS_KEPT, 500):
-        services.live.publish([chunk(work, seq) for seq in range(first, first + 500)])
+        blocks = [block for seq in range(first, first + 500) for block in blocks_of([chunk(work, seq)])]
+        services.live.publish(blocks)
     # Redis trims whole nodes of its stream, of 100 entries each.
     assert LIVE_EVENTS_KEPT <= redis.xlen(live_key(work.run_id)) <= LIVE_EVENTS_KEPT + 100

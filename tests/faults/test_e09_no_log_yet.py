@@ -17,11 +17,10 @@ from models.work import End, Outcome
 from stores.following import Gap, LogFollower
 from stores.logs import LogStore, MemoryLogStore
 from stores.runs import RunStore
-from tests.support.rows import chunk, new_run, running
+from tests.support.rows import chunk, ingest, new_run, running
 from workers import cancel_run
 from workers.bootstrap import Services
 from workers.finish import finish
-from workers.logs import ingest
 
 
 def _reprieve(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[bytes]:

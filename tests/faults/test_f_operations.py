@@ -29,10 +29,9 @@ from tests.faults.helpers_abf import (
     swept_again,
 )
 from tests.support.processes import READY, Process
-from tests.support.rows import age, chunk, in_process, kinds, running, status_of, watch_for
+from tests.support.rows import age, chunk, in_process, ingest, kinds, running, status_of, watch_for
 from tests.support.waiting import eventually
 from workers.bootstrap import Services
-from workers.logs import ingest
 from workers.proof import give_proof
 from workers.reaper import sweep
 

@@ -1,14 +1,16 @@
 """Hints in Redis: they make something happen soon, are bounded, and may all be lost."""
 
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.chunks import Chunk
+from models.chunks import Block, Chunk, blocks_of
 from models.work import Token
 from stores.cache import connect
 from stores.hints import (
@@ -22,9 +24,8 @@ from stores.hints import (
     live_key,
     stop_key,
 )
-from tests.support.rows import chunk, running
+from tests.support.rows import chunk, ingest, running
 from workers.bootstrap import Services
-from workers.logs import ingest
 
 #: Nobody listens on this port.
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -51,8 +52,13 @@ def run_id() -> UUID:
     return uuid4()
 
 
-def line(run_id: UUID, seq: int, data: bytes = b"line\n") -> Chunk:
-    return Chunk(run_id, 1, 1, seq, "stdout", data)
+def line(run_id: UUID, seq: int, data: bytes = b"line\n") -> Block:
+    [block] = blocks_of([Chunk(run_id, 1, 1, seq, "stdout", data)])
+    return block
+
+
+def seqs(events: Sequence[LiveEvent]) -> list[int]:
+    return [chunk.seq for event in events if event.block for chunk in event.block.chunks()]
 
 
 # -- live events
@@ -63,7 +69,9 @@ def test_what_ingest_stored_can_be_waited_for(services: Services) -> None:
     place = services.live.position(work.run_id)
     ingest(services, [chunk(work, 1, b"a\xff"), chunk(work, 2, b"b", stream="stderr")])
     events, place = services.live.wait(work.run_id, place)
-    assert events == [LiveEvent(1, 1, "stdout", b"a\xff"), LiveEvent(1, 2, "stderr", b"b")]
+    assert [event.attempt for event in events] == [1]
+    told = [(chunk.seq, chunk.stream, chunk.data) for event in events for chunk in event.block.chunks()]
+    assert told == [(1, "stdout", b"a\xff"), (2, "stderr", b"b")]
     assert services.live.wait(work.run_id, place) == ([], place)
 
 
@@ -72,7 +80,7 @@ def test_what_came_again_is_not_announced_again(services: Services) -> None:
     ingest(services, [chunk(work, 1)])
     place = services.live.position(work.run_id)
     ingest(services, [chunk(work, 1), chunk(work, 2)])
-    assert [event.seq for event in services.live.wait(work.run_id, place)[0]] == [2]
+    assert seqs(services.live.wait(work.run_id, place)[0]) == [2]
 
 
 def test_a_reader_who_waits_is_woken_by_the_next_event(live: LiveEvents, run_id: UUID) -> None:
@@ -80,46 +88,59 @@ def test_a_reader_who_waits_is_woken_by_the_next_event(live: LiveEvents, run_id:
     later.start()
     events, _ = live.wait(run_id, live.position(run_id))
     later.join()
-    assert [event.seq for event in events] == [1]
+    assert seqs(events) == [1]
+
+
+def test_a_run_that_nobody_watches_has_no_stream(live: LiveEvents, run_id: UUID) -> None:
+    live.publish([line(run_id, 1)])
+    assert live.wait(run_id, "0") == ([], "0")
 
 
 def test_a_reader_gets_only_what_comes_after_its_place(live: LiveEvents, run_id: UUID) -> None:
+    live.position(run_id)
     live.publish([line(run_id, 1)])
     place = live.position(run_id)
     live.publish([line(run_id, 2), line(run_id, 3)])
     events, place = live.wait(run_id, place)
-    assert [event.seq for event in events] == [2, 3]
+    assert seqs(events) == [2, 3]
     assert place == live.position(run_id)
 
 
 def test_the_place_in_a_stream_that_does_not_exist_is_its_beginning(live: LiveEvents, run_id: UUID) -> None:
     place = live.position(run_id)
     live.publish([line(run_id, 1)])
-    assert [event.seq for event in live.wait(run_id, place)[0]] == [1]
+    assert seqs(live.wait(run_id, place)[0]) == [1]
 
 
 def test_each_run_has_a_stream_of_its_own(live: LiveEvents, run_id: UUID) -> None:
     other = uuid4()
+    live.position(run_id)
+    live.position(other)
     live.publish([line(run_id, 1), line(other, 7)])
-    assert [event.seq for event in live.wait(other, "0")[0]] == [7]
+    assert seqs(live.wait(other, "0")[0]) == [7]
 
 
-@pytest.mark.parametrize(("size", "travels"), [(0, True), (LIVE_EVENT_BYTES, True), (LIVE_EVENT_BYTES + 1, False)])
-def test_a_large_chunk_is_announced_without_its_data(live: LiveEvents, run_id: UUID, size: int, travels: bool) -> None:
-    live.publish([line(run_id, 1, b"x" * size)])
+@pytest.mark.parametrize(("size", "travels"), [(1, True), (LIVE_EVENT_BYTES // 2, True), (LIVE_EVENT_BYTES + 1, False)])
+def test_a_large_block_is_announced_without_its_data(live: LiveEvents, run_id: UUID, size: int, travels: bool) -> None:
+    block = line(run_id, 1, random.Random(1).randbytes(size))
+    live.position(run_id)
+    live.publish([block])
     [event] = live.wait(run_id, "0")[0]
-    assert (event.seq, event.data) == (1, b"x" * size if travels else None)
+    assert (event.block is not None) is travels
+    assert not travels or event.block.chunks() == [replace(chunk, epoch=0) for chunk in block.chunks()]
 
 
 def test_a_stream_keeps_the_newest_events_and_not_many_more(live: LiveEvents, redis: Redis, run_id: UUID) -> None:
+    live.position(run_id)
     for start in range(1, 3001, 500):
         live.publish([line(run_id, seq) for seq in range(start, start + 500)])
     assert LIVE_EVENTS_KEPT <= redis.xlen(live_key(run_id)) <= LIVE_EVENTS_KEPT * 1.2
     [(_, newest)] = redis.xrevrange(live_key(run_id), count=1)
-    assert newest[b"seq"] == b"3000"
+    assert newest[b"last"] == b"3000"
 
 
 def test_a_stream_is_gone_some_time_after_its_last_event(live: LiveEvents, redis: Redis, run_id: UUID) -> None:
+    live.position(run_id)
     live.publish([line(run_id, 1)])
     redis.expire(live_key(run_id), 5)
     live.publish([line(run_id, 2)])
@@ -158,7 +179,7 @@ def test_without_redis_a_hint_is_lost_with_a_word_and_no_error(
 ) -> None:
     LiveEvents(away).publish([line(run_id, 1, b"hunter2")])
     StopSignals(away).send([Token(run_id, 1)])
-    assert "1 chunks were stored without a live event" in caplog.text
+    assert "1 blocks were stored without a live event" in caplog.text
     assert "followers will learn from the database" in caplog.text
     assert "hunter2" not in caplog.text
 

@@ -34,14 +34,14 @@ Follow = Callable[[Work], RunContext]
 Spawn = Callable[..., ProcessIdentity]
 
 
-def shipper() -> LogShipper:
-    return LogShipper(lambda batch: None)
+def shipper(services: Services) -> LogShipper:
+    return LogShipper(services.settings.spool_dir, lambda blocks: None, lambda keys: {})
 
 
 @pytest.fixture
 def supervisor(services: Services) -> Supervisor:
     """One whose turns are the test's to take."""
-    return Supervisor(services, shipper())
+    return Supervisor(services, shipper(services))
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_cancelled_run_is_told_to_stop_at_the_next_turn(
 
 
 def test_without_redis_the_database_tells_a_run_that_ended_to_stop(services: Services, blind: Services) -> None:
-    supervisor = Supervisor(blind, shipper())
+    supervisor = Supervisor(blind, shipper(services))
     ended, other = running(services), running(services)
     with supervisor.follow(ended) as context, supervisor.follow(other) as untouched:
         finish(blind, [End.by_result(ended.token, Outcome.failed("elsewhere"), 0)])
@@ -125,7 +125,7 @@ def test_without_redis_the_database_tells_a_run_that_ended_to_stop(services: Ser
 
 
 def test_without_redis_a_run_that_was_claimed_anew_is_told_to_stop(services: Services, blind: Services) -> None:
-    supervisor = Supervisor(blind, shipper())
+    supervisor = Supervisor(blind, shipper(services))
     work = in_process(services, max_attempts=2)
     with supervisor.follow(work) as context:
         watch_for(services, 3600)
@@ -179,7 +179,7 @@ def test_a_keepalive_refreshes_a_run_whose_process_lives_and_none_whose_process_
 
 
 def test_without_redis_a_live_run_is_refreshed_all_the_same(services: Services, blind: Services) -> None:
-    supervisor, work = Supervisor(blind, shipper()), running(services)
+    supervisor, work = Supervisor(blind, shipper(services)), running(services)
     with supervisor.follow(work) as context:
         age(services, work.run_id, 200)
         context.heartbeat()
@@ -190,7 +190,7 @@ def test_without_redis_a_live_run_is_refreshed_all_the_same(services: Services, 
 def test_a_run_is_vouched_for_once_per_keepalive_interval(services: Services, redis: Redis) -> None:
     """The interval is 0.7 s here; the throttle, which would hide it, is opened by hand."""
     quick = replace(services, timing=Timing.scaled(30))
-    supervisor, work = Supervisor(quick, shipper()), running(services)
+    supervisor, work = Supervisor(quick, shipper(services)), running(services)
     with supervisor.follow(work) as context:
         supervisor.supervise()
         redis.delete(proof_key(work.run_id))
@@ -349,7 +349,7 @@ def test_work_that_cannot_be_ended_stays_owed_is_told_once_and_does_not_hold_up_
     supervisor.bury()
     assert (termination(services, stuck), termination(services, other)) == ("owed", "done")
     assert kinds(services, stuck.run_id).count("termination_failed") == 1
-    Supervisor(services, shipper()).bury()
+    Supervisor(services, shipper(services)).bury()
     assert kinds(services, stuck.run_id).count("termination_failed") == 1
 
 
@@ -357,7 +357,7 @@ def test_work_that_could_not_be_ended_is_tried_again_after_a_while_and_not_befor
     services: Services, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BURY_AGAIN", 1.0)
-    identity, supervisor = spawn(), Supervisor(services, shipper())
+    identity, supervisor = spawn(), Supervisor(services, shipper(services))
     work, tries = owed(services, identity.as_handle()), []
 
     def terminate(handle: dict[str, Any]) -> None:
@@ -388,7 +388,7 @@ def test_much_work_that_cannot_be_ended_does_not_keep_other_work_from_its_end(
 
 def test_a_supervisor_that_was_started_takes_its_turns_until_it_is_closed(services: Services, spawn: Spawn) -> None:
     quick = replace(services, timing=Timing.scaled(30))
-    supervisor = Supervisor(quick, shipper())
+    supervisor = Supervisor(quick, shipper(services))
     supervisor.start()
     try:
         with supervisor.follow(running(services)) as context:
@@ -405,7 +405,7 @@ def test_a_turn_that_fails_is_told_and_tried_again(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     quick = replace(services, timing=Timing.scaled(30))
-    supervisor, failures = Supervisor(quick, shipper()), []
+    supervisor, failures = Supervisor(quick, shipper(services)), []
 
     def supervise() -> None:
         failures.append(1)

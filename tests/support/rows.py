@@ -1,15 +1,19 @@
 """Runs put into a state that would take minutes to come by; times are the database's own."""
 
 import uuid
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+from redis import Redis
 from sqlalchemy import text
 
-from models.chunks import Chunk
+from models.chunks import Chunk, blocks_of
 from models.rows import Run
 from models.work import Token, Work
 from stores.runs import NewRun
+from stores.throttle import proof_key
+from workers import logs
 from workers.bootstrap import Services
 
 
@@ -73,3 +77,14 @@ def kinds(services: Services, run_id: uuid.UUID) -> list[str]:
 def chunk(work: Work | Token, seq: int, data: bytes = b"line\n", *, attempt: int = 1, stream: str = "stdout") -> Chunk:
     attempt = work.attempt if isinstance(work, Work) else attempt
     return Chunk(work.run_id, attempt, work.epoch, seq, stream, data)
+
+
+def ingest(services: Services, chunks: Sequence[Chunk]) -> dict[str, int]:
+    """What the log workers do with a message of these chunks."""
+    return logs.ingest(services, blocks_of(chunks))
+
+
+def expire_key(services: Services, redis: Redis, run_id: uuid.UUID) -> None:
+    """Have a run's throttle key be gone, as if its time had passed."""
+    redis.delete(proof_key(run_id))
+    services.throttle._held.clear()

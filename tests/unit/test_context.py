@@ -3,19 +3,24 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
+from adapters import spool as spool_module
 from adapters.host import identify
 from adapters.shipper import LogShipper
+from adapters.spool import SpooledLog
 from models.chunks import MAX_CHUNK_BYTES, Chunk
 from models.errors import InvalidChunk, Superseded
 from models.process import ProcessIdentity
+from models.sequences import SeqRanges
 from models.status import Proof
 from models.work import Work
 from tests.support.waiting import eventually
@@ -25,11 +30,14 @@ RUN = UUID(int=1)
 
 
 class Shipped(list[Chunk]):
-    """Stands in for the shipper; lets others have their turn before it takes a chunk."""
+    """Stands in for the shipper: numbers what it takes over."""
 
-    def add(self, chunk: Chunk) -> None:
-        time.sleep(0)
-        self.append(chunk)
+    def add(self, log: SpooledLog, chunks: Sequence[bytes]) -> None:
+        for record in chunks:
+            log.last_seq += 1
+            at, stream, data, cursor = msgspec.msgpack.decode(record)
+            assert abs(at - time.time() * 1000) < 60_000
+            self.append(Chunk(RUN, 2, 5, log.last_seq, stream, data, cursor))
 
 
 class Rows:
@@ -101,12 +109,6 @@ def test_only_the_last_piece_says_that_the_whole_was_handed_over(context: RunCon
     assert shipped[0].cursor != shipped[-1].cursor
 
 
-def test_threads_that_print_at_once_get_every_number_once_and_in_order(context: RunContext, shipped: Shipped) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: [context.on_log("stdout", b"x" * (MAX_CHUNK_BYTES + 1)) for _ in range(20)], range(8)))
-    assert [one.seq for one in shipped] == list(range(1, 321))
-
-
 @pytest.mark.parametrize("arguments", [("bad name", b"x"), ("stdout", None), ("stdout", b"x", "a\0b")])
 def test_a_refused_chunk_takes_no_number(context: RunContext, shipped: Shipped, arguments: Any) -> None:
     with pytest.raises(InvalidChunk):
@@ -115,23 +117,29 @@ def test_a_refused_chunk_takes_no_number(context: RunContext, shipped: Shipped, 
     assert [one.seq for one in shipped] == [1]
 
 
-def test_the_last_number_can_be_read_while_output_waits_for_a_full_buffer(make: Callable[..., RunContext]) -> None:
+def test_the_last_number_can_be_read_while_output_waits_for_a_full_spool(
+    make: Callable[..., RunContext], tmp_path: Path
+) -> None:
     """The supervisor reads it; were it held up, no run of this worker would get its proof of life."""
-    broker_back = threading.Event()
-    shipper = LogShipper(lambda batch: broker_back.wait(), buffer_bytes=1)
+    store_back = threading.Event()
+    shipper = LogShipper(tmp_path, lambda blocks: store_back.wait(), lambda keys: everything(keys, store_back), limit=1)
     context = make(shipper)
-    printing = threading.Thread(target=lambda: [context.on_log("stdout", b"x") for _ in range(2)], daemon=True)
-    reading = threading.Thread(target=lambda: context.last_seq, daemon=True)
+    full = spool_module.FULL._value.get()
+    printing = threading.Thread(target=lambda: [context.on_log("stdout", b"x" * 60_000) for _ in range(4)], daemon=True)
     printing.start()
     try:
-        eventually(lambda: context._seq == 2)
-        reading.start()
-        reading.join(2)
-        assert not reading.is_alive()
+        eventually(lambda: spool_module.FULL._value.get() > full)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(lambda: context.last_seq).result(timeout=2) == 2
     finally:
-        broker_back.set()
+        store_back.set()
         printing.join(10)
         shipper.close(10)
+    assert context.last_seq == 4
+
+
+def everything(keys: Iterable[Any], store_back: threading.Event) -> dict[Any, SeqRanges]:
+    return dict.fromkeys(keys, SeqRanges.of([(1, 100)])) if store_back.is_set() else {}
 
 
 # -- what was started

@@ -1,310 +1,312 @@
-"""The shipper: when a batch is sent, what happens when the broker does not take it, and that nothing is lost."""
+"""The shipper: when a batch is sent, what is sent again, and that the spool is given back only on the store's word."""
 
 import logging
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from adapters import shipper as module
-from adapters.shipper import LogShipper
-from models.chunks import Chunk
+from adapters.shipper import LogKey, LogShipper
+from adapters.spool import SpooledLog
+from models.chunks import Block, encode
+from models.sequences import SeqRanges
 from tests.support.waiting import eventually
 
-RUN, OTHER_RUN = UUID(int=1), UUID(int=2)
+RUN, OTHER = UUID(int=1), UUID(int=2)
 #: Seconds that no test waits for: what is sent, is sent for another reason.
 NEVER = 1_000.0
 
 
-def chunk(seq: int, data: bytes = b"x", run_id: UUID = RUN) -> Chunk:
-    return Chunk(run_id, 1, 1, seq, "stdout", data)
-
-
-class Broker:
-    """Takes batches; told to, it refuses them, or holds them up."""
+class Store:
+    """Broker and store in one: takes batches and has them stored, or refuses or loses them."""
 
     def __init__(self) -> None:
-        self.batches: list[list[Chunk]] = []
-        self.refusals = 0
-        self.seconds = 0.0
-        self.open = threading.Event()
-        self.open.set()
+        self.batches: list[list[Block]] = []
+        self.refuses = False
+        self.loses = False
+        self.answers = True
+        self.has: dict[LogKey, SeqRanges] = {}
 
-    def publish(self, batch: Sequence[Chunk]) -> None:
-        self.open.wait()
-        time.sleep(self.seconds)
-        if self.refusals > 0:
-            self.refusals -= 1
+    def publish(self, blocks: Sequence[Block]) -> None:
+        if self.refuses:
             raise ConnectionError("no broker")
-        self.batches.append(list(batch))
+        self.batches.append(list(blocks))
+        if self.loses:
+            return
+        for block in blocks:
+            whole = SeqRanges(((block.first_seq, block.last_seq),))
+            self.has[block.key] = self.has.get(block.key, SeqRanges()) | whole
 
-    @property
-    def taken(self) -> list[Chunk]:
-        return [one for batch in self.batches for one in batch]
+    def stored(self, keys: Iterable[LogKey]) -> dict[LogKey, SeqRanges]:
+        if not self.answers:
+            raise ConnectionError("no database")
+        return {key: self.has[key] for key in keys if key in self.has}
 
-    @property
-    def sizes(self) -> list[int]:
-        return [len(batch) for batch in self.batches]
+    def texts(self, run: UUID = RUN) -> list[str]:
+        chunks = [one for batch in list(self.batches) for block in batch for one in block.chunks() if one.run_id == run]
+        by_number = {one.seq: one.data.decode() for one in chunks}
+        return [by_number[seq] for seq in sorted(by_number)]
 
 
 @pytest.fixture
-def broker() -> Broker:
-    return Broker()
+def store() -> Store:
+    return Store()
+
+
+Make = Callable[..., LogShipper]
 
 
 @pytest.fixture
-def make(broker: Broker) -> Iterator[Callable[..., LogShipper]]:
-    """Makes shippers and ends them."""
+def make(store: Store, tmp_path: Path) -> Iterator[Make]:
     made: list[LogShipper] = []
 
     def build(**options: int) -> LogShipper:
-        made.append(LogShipper(broker.publish, **options))
+        made.append(LogShipper(tmp_path, store.publish, store.stored, **options))
         return made[-1]
 
     yield build
-    broker.refusals = 0
-    broker.open.set()
+    store.refuses = store.loses = False
+    store.answers = True
     for shipper in made:
-        shipper.close(5)
+        shipper.close(0)
 
 
 @pytest.fixture
-def ageless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No batch is ever sent for its age."""
+def log() -> SpooledLog:
+    return SpooledLog(RUN, 1, 1)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits, waits for a moment."""
+    for name in ("BATCH_AGE", "ASK_INTERVAL", "RESEND_AFTER", "TAKE_OVER_INTERVAL"):
+        monkeypatch.setattr(module, name, 0.02)
+
+
+def say(shipper: LogShipper, log: SpooledLog, *texts: str) -> None:
+    for text in texts:
+        shipper.add(log, [encode((0, "stdout", text.encode(), None))])
+
+
+def files(tmp_path: Path) -> list[Path]:
+    return list(tmp_path.rglob("*.spool"))
+
+
+# -- when a batch is sent
+
+
+def test_a_batch_is_sent_when_its_first_chunk_has_waited_long_enough(make: Make, store: Store, log: SpooledLog) -> None:
+    say(make(), log, "a", "b")
+    eventually(lambda: store.texts() == ["a", "b"])
+
+
+def test_a_batch_is_sent_when_it_is_large_enough(
+    make: Make, store: Store, log: SpooledLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "BATCH_AGE", NEVER)
-
-
-# -- when a batch is due
-
-
-@pytest.mark.usefixtures("ageless")
-def test_a_batch_is_sent_when_its_bytes_reach_the_limit_and_not_before(
-    make: Callable[..., LogShipper], broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "BATCH_BYTES", 100)
     shipper = make()
-    for seq in range(1, 101):
-        shipper.add(chunk(seq))
-    eventually(lambda: broker.batches)
-    assert broker.sizes == [100]
+    say(shipper, log, *("x" * 1024 for _ in range(module.BATCH_BYTES // 1024 + 1)))
+    eventually(lambda: len(store.texts()) > 200)
 
 
-@pytest.mark.usefixtures("ageless")
-def test_a_batch_is_sent_when_its_chunks_reach_the_limit_and_not_before(
-    make: Callable[..., LogShipper], broker: Broker, monkeypatch: pytest.MonkeyPatch
+def test_a_flush_sends_at_once_what_was_added_before_it(
+    make: Make, store: Store, log: SpooledLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH_CHUNKS", 50)
+    monkeypatch.setattr(module, "BATCH_AGE", NEVER)
     shipper = make()
-    for seq in range(1, 51):
-        shipper.add(chunk(seq))
-    eventually(lambda: broker.batches)
-    assert broker.sizes == [50]
-
-
-def test_a_lonely_chunk_is_sent_when_it_has_waited_for_the_age_of_a_batch_and_not_before(
-    make: Callable[..., LogShipper], broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "BATCH_AGE", 0.3)
-    before = time.monotonic()
-    make().add(chunk(1))
-    eventually(lambda: broker.batches, interval=0.01)
-    assert time.monotonic() - before >= 0.3
-
-
-def test_no_batch_is_larger_than_the_limits_when_much_has_piled_up(
-    make: Callable[..., LogShipper], broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "BATCH_CHUNKS", 10)
-    monkeypatch.setattr(module, "BATCH_BYTES", 100)
-    broker.open.clear()
-    shipper = make()
-    for seq in range(1, 101):
-        shipper.add(chunk(seq, b"x" * (50 if seq > 50 else 1)))
-    broker.open.set()
+    assert shipper.flush(0)
+    say(shipper, log, "a")
     assert shipper.flush(10)
-    assert max(broker.sizes) == 10
-    assert all(sum(len(one.data) for one in batch[:-1]) < 100 for batch in broker.batches)
+    assert store.texts() == ["a"]
 
 
-@pytest.mark.usefixtures("ageless")
-def test_a_chunk_larger_than_a_batch_is_sent_by_itself(
-    make: Callable[..., LogShipper], broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "BATCH_BYTES", 100)
-    make().add(chunk(1, b"x" * 1000))
-    eventually(lambda: broker.sizes == [1])
-
-
-@pytest.mark.usefixtures("ageless")
-def test_one_message_carries_the_chunks_of_many_runs(make: Callable[..., LogShipper], broker: Broker) -> None:
+def test_a_flush_does_not_wait_longer_than_it_may(make: Make, store: Store, log: SpooledLog) -> None:
+    store.refuses = True
     shipper = make()
-    for seq in (1, 2):
-        shipper.add(chunk(seq))
-        shipper.add(chunk(seq, run_id=OTHER_RUN))
+    say(shipper, log, "a")
+    assert not shipper.flush(0.05)
+
+
+def test_many_runs_travel_in_one_message(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_AGE", NEVER)
+    shipper = make()
+    for number in range(50):
+        say(shipper, SpooledLog(UUID(int=number), 1, 1), "a", "b")
     assert shipper.flush(10)
-    assert {one.run_id for one in broker.batches[0]} == {RUN, OTHER_RUN}
-    assert broker.sizes == [4]
+    assert [len(batch) for batch in store.batches] == [50]
 
 
-# -- when the buffer is full
-
-
-def test_a_full_buffer_blocks_whoever_prints_until_the_broker_takes_something(
-    make: Callable[..., LogShipper], broker: Broker, caplog: pytest.LogCaptureFixture
+def test_no_message_is_larger_than_a_batch_unless_it_is_one_block(
+    make: Make, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker.open.clear()
-    shipper = make(buffer_bytes=10)
-    shipper.add(chunk(1, b"x" * 9))
-    shipper.add(chunk(2, b"x"))
-    printing = threading.Thread(target=shipper.add, args=(chunk(3),))
-    with caplog.at_level(logging.WARNING):
-        printing.start()
-        eventually(lambda: "The log buffer is full (10 bytes)" in caplog.text)
-    printing.join(0.2)
-    assert printing.is_alive()
-    broker.open.set()
-    printing.join(10)
-    assert not printing.is_alive()
+    monkeypatch.setattr(module, "BATCH_BYTES", 1000)
+    shipper = make()
+    for number in range(50):
+        say(shipper, SpooledLog(UUID(int=number), 1, 1), "x" * 150)
     assert shipper.flush(10)
-    assert [one.seq for one in broker.taken] == [1, 2, 3]
+    sizes = [sum(len(block.payload) for block in batch) for batch in store.batches]
+    assert len(sizes) > 5
+    assert max(sizes) <= 1000
 
 
-def test_a_buffer_with_one_byte_left_blocks_nobody(make: Callable[..., LogShipper], broker: Broker) -> None:
-    broker.open.clear()
-    shipper = make(buffer_bytes=10)
-    shipper.add(chunk(1, b"x" * 9))
-    printing = threading.Thread(target=shipper.add, args=(chunk(2),))
-    printing.start()
-    printing.join(10)
-    assert not printing.is_alive()
+# -- what is sent again
 
 
-# -- when the broker does not take it
-
-
-def test_a_batch_that_the_broker_refused_is_tried_again_and_stays_in_its_place(
-    make: Callable[..., LogShipper], broker: Broker, monkeypatch: pytest.MonkeyPatch
+def test_what_the_store_does_not_have_is_sent_again_until_it_has(
+    make: Make, store: Store, log: SpooledLog, soon: None, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "BATCH_CHUNKS", 5)
-    broker.refusals = 2
+    store.loses = True
     shipper = make()
-    for seq in range(1, 21):
-        shipper.add(chunk(seq))
-    assert shipper.flush(20)
-    assert [one.seq for one in broker.taken] == list(range(1, 21))
-
-
-def test_a_refusal_is_told_without_any_of_the_output(
-    make: Callable[..., LogShipper], broker: Broker, caplog: pytest.LogCaptureFixture
-) -> None:
-    broker.refusals = 1
-    shipper = make()
-    shipper.add(chunk(1, b"hunter2"))
-    assert shipper.flush(10)
-    assert "did not take a batch of output (try 1): no broker" in caplog.text
-    assert "hunter2" not in caplog.text
-
-
-# -- flush and close
-
-
-def test_flush_says_that_all_was_sent_when_nothing_ever_came(make: Callable[..., LogShipper]) -> None:
-    assert make().flush(0)
-
-
-def test_flush_gives_up_when_the_broker_takes_too_long(make: Callable[..., LogShipper], broker: Broker) -> None:
-    broker.open.clear()
-    shipper = make()
-    shipper.add(chunk(1))
-    assert not shipper.flush(0.1)
-
-
-def test_flush_waits_for_a_batch_that_is_on_its_way(make: Callable[..., LogShipper], broker: Broker) -> None:
-    broker.open.clear()
-    shipper = make()
-    shipper.add(chunk(1))
-    eventually(lambda: not shipper.flush(0) and not shipper._waiting)
-    assert not shipper.flush(0.1)
-    broker.open.set()
-    assert shipper.flush(10)
-    assert [one.seq for one in broker.taken] == [1]
-
-
-def test_flush_does_not_wait_for_what_others_add_after_it_was_called(
-    make: Callable[..., LogShipper], broker: Broker
-) -> None:
-    """A run that ends on a busy worker must not wait until all the others are silent."""
-    shipper, ended = make(), threading.Event()
-    broker.seconds = 0.01
-    shipper.add(chunk(1))
-
-    def chatter() -> None:
-        while not ended.wait(0.001):
-            shipper.add(chunk(1, run_id=OTHER_RUN))
-
-    other = threading.Thread(target=chatter)
-    other.start()
-    try:
-        assert shipper.flush(3)
-    finally:
-        ended.set()
-        other.join()
-
-
-@pytest.mark.usefixtures("ageless")
-def test_close_sends_what_is_waiting_and_ends_the_thread(make: Callable[..., LogShipper], broker: Broker) -> None:
-    shipper = make()
-    shipper.add(chunk(1))
+    say(shipper, log, "a")
+    eventually(lambda: len(store.batches) >= 3)
+    assert files(tmp_path) != []
+    store.loses = False
     assert shipper.close(10)
-    assert [one.seq for one in broker.taken] == [1]
-    assert ended(shipper)
+    assert store.texts() == ["a"]
+    assert files(tmp_path) == []
 
 
-def test_close_of_a_shipper_that_carried_nothing_is_at_once(make: Callable[..., LogShipper]) -> None:
-    assert make().close(0)
-
-
-def test_close_without_a_broker_gives_up_ends_the_thread_and_says_so(
-    make: Callable[..., LogShipper], broker: Broker, caplog: pytest.LogCaptureFixture
-) -> None:
-    broker.refusals = 1_000_000
+def test_only_the_blocks_that_are_missing_are_sent_again(make: Make, store: Store, soon: None) -> None:
+    store.loses = True
+    store.has[OTHER, 1] = SeqRanges(((1, 1),))
     shipper = make()
-    shipper.add(chunk(1))
-    assert not shipper.close(0.1)
-    assert ended(shipper)
-    assert "ends with 1 chunks that no broker took" in caplog.text
+    say(shipper, SpooledLog(RUN, 1, 1), "a")
+    say(shipper, SpooledLog(OTHER, 1, 1), "b")
+    eventually(lambda: len(store.batches) >= 4)
+    assert {block.run_id for block in store.batches[-1]} == {RUN}
 
 
-def ended(shipper: LogShipper) -> bool:
-    thread = shipper._thread
-    assert thread is not None
-    thread.join(10)
-    return not thread.is_alive()
-
-
-# -- all together
-
-
-def test_many_threads_lose_nothing_repeat_nothing_and_keep_the_order_of_each_run(
-    make: Callable[..., LogShipper], broker: Broker, monkeypatch: pytest.MonkeyPatch
+def test_a_broker_that_is_away_holds_nobody_up_and_gets_everything_later(
+    make: Make, store: Store, log: SpooledLog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "BATCH_CHUNKS", 7)
-    monkeypatch.setattr(module, "BATCH_AGE", 0.001)
-    broker.refusals = 1
-    shipper = make(buffer_bytes=100)
-    runs = [UUID(int=number) for number in range(8)]
+    store.refuses = True
+    shipper = make()
+    lines = [f"line {number}" for number in range(5000)]
+    say(shipper, log, *lines)
+    eventually(lambda: "did not take a batch" in caplog.text)
+    store.refuses = False
+    assert shipper.close(30)
+    assert store.texts() == lines
 
-    def print_all(run_id: UUID) -> None:
-        for seq in range(1, 301):
-            shipper.add(chunk(seq, run_id=run_id))
 
-    with ThreadPoolExecutor(len(runs)) as pool:
-        list(pool.map(print_all, runs))
-    assert shipper.flush(20)
-    assert Counter(one.run_id for one in broker.taken) == dict.fromkeys(runs, 300)
-    for run_id in runs:
-        assert [one.seq for one in broker.taken if one.run_id == run_id] == list(range(1, 301))
+def test_a_database_that_is_away_costs_nothing_either(
+    make: Make, store: Store, log: SpooledLog, soon: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.answers = False
+    shipper = make()
+    say(shipper, log, "a")
+    eventually(lambda: "The shipper failed" in caplog.text)
+    store.answers = True
+    say(shipper, log, "b")
+    assert shipper.close(30)
+    assert store.texts() == ["a", "b"]
+
+
+def test_so_much_is_on_its_way_and_no_more(
+    make: Make, store: Store, log: SpooledLog, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WINDOW_BYTES", 1)
+    monkeypatch.setattr(module, "RESEND_AFTER", NEVER)
+    store.loses = True
+    shipper = make()
+    say(shipper, log, "first")
+    assert shipper.flush(10)
+    say(shipper, log, "waits on disk")
+    assert not shipper.flush(0.3)
+    assert store.texts() == ["first"]
+    store.has[log_of(log)] = SeqRanges(((1, 1),))
+    assert shipper.flush(10)
+    assert store.texts() == ["first", "waits on disk"]
+
+
+def log_of(log: SpooledLog) -> LogKey:
+    return (UUID(bytes=log.key[:16]), 1)
+
+
+# -- giving back, and taking over
+
+
+def test_files_are_given_back_as_the_store_gets_them(
+    make: Make, store: Store, log: SpooledLog, soon: None, tmp_path: Path
+) -> None:
+    shipper = make(file_bytes=1)
+    say(shipper, log, *(f"{number:02}" * 25_000 for number in range(20)))
+    eventually(lambda: len(files(tmp_path)) <= 1)
+    assert [text[:2] for text in store.texts()] == [f"{number:02}" for number in range(20)]
+
+
+def test_a_full_spool_goes_on_when_the_store_has_taken_some(make: Make, store: Store, log: SpooledLog) -> None:
+    shipper = make(limit=1, file_bytes=1)
+    say(shipper, log, *("x" * 50_000 for _ in range(20)))
+    assert shipper.close(30)
+    assert len(store.texts()) == 20
+
+
+def test_what_an_earlier_worker_left_is_shipped_by_the_next(
+    make: Make, store: Store, log: SpooledLog, soon: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.loses = True
+    first = make()
+    say(first, log, "a", "b")
+    assert not first.close(0.1)
+    store.batches.clear()
+    store.loses = False
+    with caplog.at_level(logging.WARNING):
+        make().start()
+        eventually(lambda: store.texts() == ["a", "b"])
+    eventually(lambda: files(tmp_path) == [])
+    assert "an earlier worker left" in caplog.text
+
+
+def test_a_spool_that_is_left_while_we_are_at_work_is_found(make: Make, store: Store, soon: None) -> None:
+    second = make()
+    say(second, SpooledLog(OTHER, 1, 1), "mine")
+    eventually(lambda: store.texts(OTHER) == ["mine"])
+    store.loses = True
+    first = make()
+    say(first, SpooledLog(RUN, 1, 1), "left")
+    assert not first.close(0.1)
+    store.batches.clear()
+    store.loses = False
+    eventually(lambda: store.texts(RUN) == ["left"])
+
+
+# -- the end
+
+
+def test_a_close_waits_for_the_store_and_leaves_nothing(
+    make: Make, store: Store, log: SpooledLog, tmp_path: Path
+) -> None:
+    shipper = make()
+    say(shipper, log, "a")
+    assert shipper.close(10)
+    assert store.texts() == ["a"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_close_that_may_not_wait_leaves_the_rest_on_disk(
+    make: Make, store: Store, log: SpooledLog, tmp_path: Path
+) -> None:
+    store.refuses = True
+    shipper = make()
+    say(shipper, log, "a")
+    assert not shipper.close(0.05)
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_shipper_that_was_given_nothing_closes_at_once(make: Make, tmp_path: Path) -> None:
+    assert make().close(0)
+    shipper = make()
+    shipper.start()
+    assert shipper.close(5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_thread_is_left_after_the_end(make: Make, log: SpooledLog) -> None:
+    shipper = make()
+    say(shipper, log, "a")
+    shipper.close(10)
+    assert shipper._thread is not None
+    assert not shipper._thread.is_alive()

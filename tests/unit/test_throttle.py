@@ -1,7 +1,8 @@
 """The throttle over a fake Redis: its keys, its stand-in while Redis is away, and the block that gives back."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from uuid import UUID
 
 import fakeredis
@@ -49,11 +50,51 @@ def test_a_key_names_its_run_and_its_owner_and_ends_with_the_refresh_interval(th
 
 
 @pytest.mark.parametrize(("seconds", "due"), [(59, False), (61, True)])
-def test_a_run_is_due_again_when_the_refresh_interval_has_passed(throttle: Throttle, seconds: float, due: bool) -> None:
+def test_a_run_is_due_again_when_the_refresh_interval_has_passed(redis: Redis, seconds: float, due: bool) -> None:
     with time_machine.travel(time.time(), tick=False) as traveller:
-        throttle.take([RUN], "me")
+        Throttle(redis, 60).take([RUN], "me")
         traveller.shift(seconds)
-        assert bool(throttle.take([RUN], "other")) is due
+        assert bool(Throttle(redis, 60).take([RUN], "other")) is due
+
+
+@pytest.mark.parametrize(("seconds", "due"), [(2.9, False), (3.1, True)])
+def test_redis_is_not_asked_again_about_a_key_that_was_there_a_moment_ago(
+    throttle: Throttle, redis: Redis, monkeypatch: pytest.MonkeyPatch, seconds: float, due: bool
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    throttle.take([RUN], "me")
+    redis.delete(proof_key(RUN.run_id))
+    now += seconds
+    assert bool(throttle.take([RUN], "me")) is due
+
+
+def forget(throttle: Throttle) -> None:
+    throttle.forget([RUN.run_id])
+
+
+def release(throttle: Throttle) -> None:
+    throttle.release([RUN], "me")
+
+
+@pytest.mark.parametrize("let_go", [forget, release])
+def test_a_key_that_was_let_go_here_is_asked_for_at_once(
+    throttle: Throttle, let_go: Callable[[Throttle], None]
+) -> None:
+    assert throttle.take([RUN], "me") == {RUN}
+    assert throttle.take([RUN], "me") == set()
+    let_go(throttle)
+    assert throttle.take([RUN], "me") == {RUN}
+
+
+def test_no_more_keys_are_remembered_than_fit(
+    throttle: Throttle, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HELD_RUNS", 2)
+    for token in RUNS:
+        throttle.take([token], "me")
+    redis.flushall()
+    assert len([token for token in RUNS if throttle.take([token], "me")]) >= 2
 
 
 def test_a_refusal_does_not_make_the_key_live_longer(throttle: Throttle, redis: Redis) -> None:

@@ -1,0 +1,281 @@
+"""The spool: a worker's output on disk, until the store has it.
+
+A spool is a folder of files, each of one size, filled one after the other. A chunk is in its file when `append`
+returns: in the page cache, that is, so it outlives `kill -9` of the worker but perhaps not a power cut. Files are
+written through memory maps, since a system call for each chunk would hand the interpreter's lock to another thread
+each time.
+
+Each chunk is one record, a MessagePack array: a marker, a CRC-32, run with attempt and epoch, number, encoded chunk.
+What a power cut damaged is passed over up to the next marker, so that it costs the damaged record and no other.
+
+A spool belongs to the process that holds the lock on its folder. Two workers on one data folder have two spools; a
+spool that nobody holds is what a worker left that was killed, and `take_over` gives it to the one that asks first.
+"""
+
+import errno
+import fcntl
+import logging
+import mmap
+import os
+import shutil
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+from uuid import UUID, uuid4
+from zlib import crc32
+
+import msgpack
+import msgspec
+from prometheus_client import Counter, Gauge
+
+from models.chunks import MAX_CHUNK_BYTES, Block, pack
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of one file. It is given back as a whole, when the store has all of it.
+FILE_BYTES = 16 * 1024 * 1024
+#: Bytes of a spool, by default, at which `append` blocks.
+SPOOL_BYTES = 1024 * 1024 * 1024
+#: Bytes of chunks at which a block is complete.
+BLOCK_BYTES = 256 * 1024
+#: Seconds between two looks whether a full disk has room again.
+DISK_INTERVAL = 1.0
+
+#: What a record begins with: a reader finds the next one by it after something that was damaged.
+_MARKER = b"\xf5\x9dR\xa7"
+_RECORD_BEGINS = b"\x95\xc4\x04" + _MARKER
+_KEY = struct.Struct("<16sIQ")
+#: The largest record: a whole chunk, its cursor and its framing.
+_LARGEST = MAX_CHUNK_BYTES + 4096
+
+_encode = msgspec.msgpack.Encoder().encode
+
+FULL = Counter("reprieve_spool_full", "Times that output had to wait because the spool was full.")
+DAMAGED = Counter("reprieve_spool_damaged_records", "Records of a spool that were damaged and passed over.")
+BYTES = Gauge("reprieve_spool_bytes", "Bytes of the files that the spools of this process occupy.")
+
+
+class SpooledLog:
+    """One attempt's log as its producer writes it: whose it is, and the number of its last chunk."""
+
+    __slots__ = ("key", "last_seq", "seed")
+
+    def __init__(self, run_id: UUID, attempt: int, epoch: int) -> None:
+        self.key = _KEY.pack(run_id.bytes, attempt, epoch)
+        self.seed = crc32(self.key)
+        self.last_seq = 0
+
+
+class Spool:
+    """A folder of files that this process writes, reads and gives back. Thread-safe."""
+
+    def __init__(self, folder: Path, lock: IO[bytes], *, limit: int = SPOOL_BYTES, file_bytes: int = FILE_BYTES):
+        self.folder = folder
+        self._lock_file = lock
+        self._file_bytes = max(min(file_bytes, limit // 4), _LARGEST)
+        self._files_allowed = max(2, limit // self._file_bytes)
+        self._numbers = sorted(int(path.stem) for path in folder.glob("*.spool"))
+        self._map = mmap.mmap(-1, 1)  # None is written: there is no room in it.
+        self._room = 0
+        self._end = 0
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self.appended = 0
+        BYTES.inc(sum(self._path(number).stat().st_size for number in self._numbers))
+
+    @classmethod
+    def create(cls, root: Path, *, limit: int = SPOOL_BYTES, file_bytes: int = FILE_BYTES) -> Self:
+        """A new spool below `root`."""
+        while True:
+            folder = root / uuid4().hex
+            folder.mkdir(mode=0o700, parents=True)
+            lock = _try_lock(folder)
+            if lock is not None:  # Between the two lines, another worker may have found it and taken it for left.
+                return cls(folder, lock, limit=limit, file_bytes=file_bytes)
+
+    # -- writing
+
+    def append(self, log: SpooledLog, chunks: Sequence[bytes]) -> None:
+        """Number these encoded chunks and write them, one after the other; blocks while spool or disk are full."""
+        with self._lock:
+            for chunk in chunks:
+                seq = log.last_seq + 1
+                record = _encode((_MARKER, crc32(chunk, log.seed + seq), log.key, seq, chunk))
+                end = self._end + len(record)
+                if end > self._room:
+                    self._next_file()
+                    end = len(record)
+                self._map[self._end : end] = record
+                self._end = end
+                log.last_seq = seq
+            self.appended += len(chunks)
+
+    def _next_file(self) -> None:
+        number = self._numbers[-1] + 1 if self._numbers else 1
+        if not self._has_room(number):
+            FULL.inc()
+            logger.warning("The spool %s is full: output waits for the store to take some of it.", self.folder)
+            while not self._has_room(number):
+                self._changed.wait(DISK_INTERVAL)
+            logger.warning("The spool %s has room again.", self.folder)
+        with self._path(number).open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), self._file_bytes)
+        self._end, self._room = 0, self._file_bytes
+        self._numbers.append(number)
+        BYTES.inc(self._file_bytes)
+
+    def _has_room(self, number: int) -> bool:
+        """Make the next file, if the spool's limit and the disk allow it."""
+        if len(self._numbers) >= self._files_allowed:
+            return False
+        try:
+            with self._path(number).open("w+b") as file:
+                # Allocated now: a map on a file with holes would end the process where the disk is full.
+                os.posix_fallocate(file.fileno(), 0, self._file_bytes)
+        except OSError as error:
+            self._path(number).unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False
+        return True
+
+    # -- reading and giving back
+
+    @property
+    def numbers(self) -> list[int]:
+        """The files that are there, in the order in which they were filled."""
+        with self._lock:
+            return list(self._numbers)
+
+    def is_filled(self, number: int) -> bool:
+        """Whether nothing more is written to a file."""
+        with self._lock:
+            return not self._room or number != self._numbers[-1]
+
+    def end(self, number: int) -> int:
+        """How far a file is worth reading: as far as it is written, or all of it."""
+        with self._lock:
+            if self._room and number == self._numbers[-1]:
+                return self._end
+        return self._path(number).stat().st_size
+
+    def fill_no_more(self) -> None:
+        """Write nothing more: whatever is in its files can then be given back."""
+        with self._lock:
+            self._room = 0
+
+    def open(self, number: int) -> mmap.mmap:
+        """A file's bytes, as they are and as they become."""
+        with self._path(number).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def give_back(self, number: int) -> None:
+        """Delete a file: the store has all of it."""
+        size = self._path(number).stat().st_size
+        self._path(number).unlink()
+        with self._changed:
+            self._numbers.remove(number)
+            self._changed.notify_all()
+        BYTES.dec(size)
+
+    def close(self) -> None:
+        """Let go of the folder; delete it if it is empty, leave it to the next worker if it is not."""
+        self.fill_no_more()
+        if not self._numbers:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock_file.close()
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:08}.spool"
+
+
+def take_over(root: Path) -> Iterator[Spool]:
+    """The spools below `root` that no process holds, now held by this one."""
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        lock = _try_lock(folder)
+        if lock is not None:
+            yield Spool(folder, lock)
+
+
+def _try_lock(folder: Path) -> IO[bytes] | None:
+    with suppress(OSError):
+        lock = (folder / "lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        if (folder / "lock").exists():
+            return lock
+        lock.close()  # Its owner has just ended and deleted it.
+    return None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """The chunks of one attempt that follow each other, on their way to becoming a block."""
+
+    key: bytes
+    seed: int
+    first_seq: int
+    next_seq: int
+    size: int = 0
+    chunks: list[bytes] = field(default_factory=list)
+
+    def block(self) -> Block:
+        run_id, attempt, epoch = _KEY.unpack(self.key)
+        return Block(UUID(bytes=run_id), attempt, epoch, self.first_seq, self.next_seq - 1, pack(self.chunks))
+
+
+def read_blocks(data: mmap.mmap, place: int, end: int, *, max_bytes: int) -> tuple[list[Block], int]:
+    """Read on in a file from `place`, so many bytes at the most (one record at the least), or to `end`.
+
+    Returns blocks of up to `max_bytes` and the place after them.
+    """
+    done: list[_Pending] = []
+    pending: dict[bytes, _Pending] = {}
+    stretch = min(end, place + max(max_bytes, _LARGEST))
+    place = _collect(data, place, stretch, pending, done)
+    if place < stretch and not (stretch < end and (done or pending)):
+        place = _pass_over(data, place, end)
+    return [one.block() for one in (*done, *pending.values())], place
+
+
+def _collect(data: mmap.mmap, place: int, end: int, pending: dict[bytes, _Pending], done: list[_Pending]) -> int:
+    """Take the whole records from `place` on; returns the place of what is none."""
+    unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=0)
+    unpacker.feed(data[place:end])
+    taken = 0
+    with suppress(TypeError, ValueError, msgpack.UnpackException):
+        for marker, checksum, key, seq, chunk in unpacker:
+            waiting = pending.get(key)
+            seed = waiting.seed if waiting else crc32(key)
+            if marker != _MARKER or crc32(chunk, seed + seq) != checksum:
+                break
+            if waiting is None or waiting.next_seq != seq or waiting.size > BLOCK_BYTES:
+                if waiting is not None:
+                    done.append(waiting)
+                waiting = pending[key] = _Pending(key, seed, seq, seq)
+            waiting.chunks.append(chunk)
+            waiting.size += len(chunk)
+            waiting.next_seq = seq + 1
+            taken = unpacker.tell()
+    return place + taken
+
+
+def _pass_over(data: mmap.mmap, place: int, end: int) -> int:
+    """The place of the next whole record after something that is none, or the end. Says so where that was damage."""
+    following = place + 1
+    while (following := data.find(_RECORD_BEGINS, following, end)) >= 0:
+        if _collect(data, following, min(end, following + _LARGEST), {}, []) > following:
+            break
+        following += 1
+    if following < 0 and not any(data[place : min(end, place + _LARGEST)]):
+        return end  # The rest of the file was never written.
+    DAMAGED.inc()
+    logger.error("A spool file is damaged: what stood at %d is lost.", place)
+    return following if following >= 0 else end

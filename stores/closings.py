@@ -1,0 +1,132 @@
+"""What is owed to the logs of attempts that have ended, and the removal of their hot segments."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+
+from models.errors import RunNotFound
+from models.sequences import SeqRanges
+from stores.archive import Archived, LogArchives
+from stores.database import Database
+
+FIND = text("""
+SELECT clock_timestamp() - a.finished_at AS ended_for, a.last_seq, CAST(l.stored AS text) AS stored,
+       v.run_id IS NOT NULL AS archived, a.log_closed_at IS NOT NULL AS closed
+FROM run_attempts a
+LEFT JOIN attempt_logs l USING (run_id, attempt)
+LEFT JOIN log_archives v USING (run_id, attempt)
+WHERE a.run_id = :run_id AND a.attempt = :attempt
+""")
+
+OWED = text("""
+SELECT run_id, attempt FROM run_attempts
+WHERE finished_at IS NOT NULL AND log_closed_at IS NULL AND finished_at < clock_timestamp() - :settled
+ORDER BY finished_at LIMIT :limit
+""")
+
+# drop: segments whose every chunk is in the archive. One that came late is not, and stays.
+DROP = text("""
+DELETE FROM log_segments s
+WHERE s.run_id = :run_id AND s.attempt = :attempt AND s.first_seq IN (
+    SELECT h.first_seq FROM log_segments h JOIN log_archives v USING (run_id, attempt)
+    WHERE h.run_id = :run_id AND h.attempt = :attempt AND int8range(h.first_seq, h.last_seq, '[]') <@ v.held
+    LIMIT :limit)
+""")
+
+QUARANTINED = text("""
+SELECT first_seq, last_seq, reason FROM log_quarantine
+WHERE run_id = :run_id AND attempt = :attempt ORDER BY first_seq LIMIT 100
+""")
+
+DROP_LATE = text("DELETE FROM log_segments WHERE run_id = :run_id AND attempt = :attempt")
+
+DROP_QUARANTINE = text("DELETE FROM log_quarantine WHERE run_id = :run_id AND attempt = :attempt")
+
+MARK_CLOSED = text("""
+UPDATE run_attempts SET log_closed_at = clock_timestamp()
+WHERE run_id = :run_id AND attempt = :attempt AND log_closed_at IS NULL
+""")
+
+#: An end's own message closes a log that is whole; the sweep leaves it so long.
+SETTLED = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedLog:
+    """What decides how far a log is with closing."""
+
+    ended_for: timedelta | None
+    last_seq: int | None
+    stored: SeqRanges
+    archived: bool
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """Everything there is to say of an attempt's log."""
+
+    attempt: int
+    ended: bool
+    last_seq: int | None
+    stored: SeqRanges
+    archive: Archived | None
+    quarantined: list[tuple[int, int, str]]
+
+    @property
+    def missing(self) -> SeqRanges:
+        """Chunks that should be there, and are not."""
+        return self.stored.missing(self.last_seq)
+
+    @property
+    def late(self) -> SeqRanges:
+        """Chunks that came after the archive was written. They are kept, and read with the others."""
+        return self.stored - self.archive.held if self.archive else SeqRanges()
+
+
+class Closings:
+    """The logs that are to be closed, as rows say."""
+
+    def __init__(self, database: Database, archives: LogArchives) -> None:
+        self._database = database
+        self._archives = archives
+
+    def find(self, run_id: UUID, attempt: int) -> EndedLog:
+        """How far an attempt's log is; raises `RunNotFound`."""
+        with self._database.begin() as connection:
+            row = connection.execute(FIND, {"run_id": run_id, "attempt": attempt}).one_or_none()
+        if row is None:
+            raise RunNotFound(f"There is no attempt {attempt} of run {run_id}.")
+        return EndedLog(row.ended_for, row.last_seq, SeqRanges.from_multirange(row.stored), row.archived, row.closed)
+
+    def state(self, run_id: UUID, attempt: int) -> LogState:
+        """Everything there is to say of an attempt's log; raises `RunNotFound`."""
+        log = self.find(run_id, attempt)
+        with self._database.begin() as connection:
+            rows = connection.execute(QUARANTINED, {"run_id": run_id, "attempt": attempt}).all()
+        quarantined = [(row.first_seq, row.last_seq, row.reason) for row in rows]
+        archive = self._archives.find(run_id, attempt)
+        return LogState(attempt, log.ended_for is not None, log.last_seq, log.stored, archive, quarantined)
+
+    def owed(self, limit: int) -> list[tuple[UUID, int]]:
+        """Run and attempt of the logs that are still to be closed, the longest owed first."""
+        with self._database.begin() as connection:
+            rows = connection.execute(OWED, {"settled": SETTLED, "limit": limit})
+            return [(row.run_id, row.attempt) for row in rows]
+
+    def drop_segments(self, run_id: UUID, attempt: int, limit: int) -> int:
+        """Delete up to so many segments that the archive has; returns how many."""
+        with self._database.begin() as connection:
+            return connection.execute(DROP, {"run_id": run_id, "attempt": attempt, "limit": limit}).rowcount
+
+    def drop_late(self, run_id: UUID, attempt: int) -> None:
+        """Delete what came after the archive was written, and what could not be stored: the log has expired."""
+        with self._database.begin() as connection:
+            for statement in (DROP_LATE, DROP_QUARANTINE):
+                connection.execute(statement, {"run_id": run_id, "attempt": attempt})
+
+    def mark_closed(self, run_id: UUID, attempt: int) -> None:
+        with self._database.begin() as connection:
+            connection.execute(MARK_CLOSED, {"run_id": run_id, "attempt": attempt})

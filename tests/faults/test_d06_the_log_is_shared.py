@@ -1,0 +1,62 @@
+"""D06: a log is not on the disk of one worker: whoever is asked can show it, wherever it was written."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from models.closing import Closing
+from models.errors import LogUnavailable
+from models.work import End, Outcome, Work
+from stores.archive import LogArchives
+from stores.logs import PostgresLogStore
+from tests.faults.helpers_cdeg import direct_shipper
+from tests.support.rows import running
+from workers.bootstrap import Services
+from workers.closing import close_log
+from workers.context import RunContext
+from workers.finish import finish
+
+
+@pytest.fixture
+def shared(services: Services, tmp_path: Path) -> Services:
+    """Services of one host, whose archive is a folder that all hosts share."""
+    return on_another_host(services, (tmp_path / "shared").as_uri())
+
+
+def on_another_host(services: Services, archive_url: str) -> Services:
+    archives = LogArchives(services.database, archive_url)
+    return replace(services, archives=archives, logs=PostgresLogStore(services.database, archives))
+
+
+def printed(services: Services) -> Work:
+    """A run that has printed and ended; its output went through the spool of this host."""
+    work, shipper = running(services), direct_shipper(services)
+    context = RunContext(services, shipper, work)
+    for number in range(100):
+        context.on_log("stdout", b"line %d\n" % number)
+    assert shipper.close(30)
+    finish(services, [End.by_result(work.token, Outcome(), context.last_seq)])
+    return work
+
+
+EXPECTED = b"".join(b"line %d\n" % number for number in range(100))
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_d06_the_log_outlives_the_disk_of_the_worker_that_wrote_it(shared: Services, closed: bool) -> None:
+    work = printed(shared)
+    if closed:
+        assert close_log(shared, work.run_id, 1) is Closing.DONE
+    shutil.rmtree(shared.settings.data_dir, ignore_errors=True)
+    reader = on_another_host(shared, shared.archives.url)
+    assert b"".join(chunk.data for chunk in reader.logs.read(work.run_id, 1)) == EXPECTED
+
+
+def test_d06_an_archive_that_is_out_of_reach_is_an_error_and_not_an_empty_log(shared: Services, tmp_path: Path) -> None:
+    work = printed(shared)
+    assert close_log(shared, work.run_id, 1) is Closing.DONE
+    elsewhere = on_another_host(shared, (tmp_path / "another").as_uri())
+    with pytest.raises(LogUnavailable, match=r"runs/.*\.ndjson\.zst in file:.* cannot be read"):
+        elsewhere.logs.read(work.run_id, 1)

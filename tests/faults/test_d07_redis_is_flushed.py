@@ -1,0 +1,35 @@
+"""D07: Redis is never the only copy: it is flushed in mid-run, and no line is lost."""
+
+import sys
+from collections.abc import Callable
+
+from redis import Redis
+
+from tests.support.processes import Process
+from tests.support.waiting import eventually
+from workers import enqueue_run
+from workers.bootstrap import Services
+
+LINES = 300
+PRINTER = f"""
+import time
+for number in range({LINES}):
+    print(f"line {{number}}", flush=True)
+    time.sleep(0.02)
+"""
+
+
+def test_d07_a_log_is_whole_though_redis_was_flushed_again_and_again(
+    services: Services, redis: Redis, start_worker: Callable[..., Process]
+) -> None:
+    start_worker("runs", name="runs")
+    start_worker("logs", name="logs", concurrency=2)
+    run = enqueue_run("detached", {"command": [sys.executable, "-I", "-S", "-c", PRINTER]})
+    for seen in (20, 80, 140):
+        eventually(lambda seen=seen: services.logs.last_seq(run.id, 1) > seen / 10, timeout=60)
+        redis.flushall()
+    eventually(lambda: services.runs.get(run.id).status == "succeeded", timeout=60)
+    last_seq = services.runs.get(run.id).attempts[0].last_seq or 0
+    eventually(lambda: services.closings.state(run.id, 1).stored.covers(1, last_seq), timeout=90)
+    data = b"".join(chunk.data for chunk in services.logs.read(run.id, 1, limit=10_000))
+    assert data == b"".join(b"line %d\n" % number for number in range(LINES))

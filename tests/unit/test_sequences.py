@@ -1,0 +1,62 @@
+"""Sets of sequence numbers: held against Python's own sets."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.sequences import SeqRanges
+
+ranges = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=6)
+
+
+def numbers(given_ranges: list[tuple[int, int]]) -> set[int]:
+    return {number for first, last in given_ranges for number in range(first, last + 1)}
+
+
+def members(ranges: SeqRanges) -> set[int]:
+    return numbers(list(ranges))
+
+
+@given(ranges)
+def test_a_set_holds_the_numbers_of_its_ranges_as_few_ranges(one: list[tuple[int, int]]) -> None:
+    made = SeqRanges.of(one)
+    assert members(made) == numbers(one)
+    assert made.count == len(numbers(one))
+    assert made.last == max(numbers(one), default=0)
+    assert bool(made) is bool(numbers(one))
+    assert all(last + 1 < first for (_, last), (first, _) in zip(made.ranges, made.ranges[1:], strict=False))
+
+
+@given(ranges, ranges)
+def test_union_and_difference_are_those_of_sets(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> None:
+    assert members(SeqRanges.of(one) | SeqRanges.of(other)) == numbers(one) | numbers(other)
+    assert members(SeqRanges.of(one) - SeqRanges.of(other)) == numbers(one) - numbers(other)
+
+
+@given(ranges, st.integers(1, 30), st.integers(0, 5))
+def test_a_range_is_covered_when_each_of_its_numbers_is_there(
+    one: list[tuple[int, int]], first: int, more: int
+) -> None:
+    assert SeqRanges.of(one).covers(first, first + more) is (set(range(first, first + more + 1)) <= numbers(one))
+    assert (first in SeqRanges.of(one)) is (first in numbers(one))
+
+
+@given(ranges, st.none() | st.integers(0, 40))
+def test_what_is_missing_reaches_from_one_to_the_last_number_anyone_knows_of(
+    one: list[tuple[int, int]], last_seq: int | None
+) -> None:
+    last = max(last_seq or 0, max(numbers(one), default=0))
+    assert members(SeqRanges.of(one).missing(last_seq)) == set(range(1, last + 1)) - numbers(one)
+
+
+@pytest.mark.parametrize(
+    ("multirange", "read"),
+    [(None, ()), ("{}", ()), ("{[1,5)}", ((1, 4),)), ("{[1,5),[7,8)}", ((1, 4), (7, 7)))],
+)
+def test_the_databases_form_is_half_open(multirange: str | None, read: tuple[tuple[int, int], ...]) -> None:
+    assert SeqRanges.from_multirange(multirange).ranges == read
+
+
+@pytest.mark.parametrize(("one", "told"), [([], "none"), ([(1, 1)], "1"), ([(1, 4), (7, 7), (9, 10)], "1-4, 7, 9-10")])
+def test_a_set_is_told_by_its_ranges(one: list[tuple[int, int]], told: str) -> None:
+    assert str(SeqRanges.of(one)) == told

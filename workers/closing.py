@@ -1,0 +1,96 @@
+"""`logs.close` and `logs.expire`: what becomes of the log of an attempt that has ended.
+
+    wait for its last chunk (bounded) → write the archive, read it back → record it → drop the hot segments → closed
+
+Each step is a fact before the next begins, so a crash anywhere leaves a log that is whole: before the record, the hot
+segments are the log; after it, the archive is. That closing is owed is a fact too (`run_attempts.log_closed_at` is
+NULL): the message after an end makes it happen soon, the sweep sends it again while it is owed.
+"""
+
+import logging
+from datetime import timedelta
+from uuid import UUID
+
+from models.closing import Closing, next_step
+from stores.partitions import keep_partitions
+from workers.app import app
+from workers.bootstrap import Services, services
+
+logger = logging.getLogger(__name__)
+
+#: Segments deleted in one transaction.
+DROP_AT_ONCE = 5_000
+#: Logs removed by one task of retention; what is left is the next one's.
+EXPIRE_AT_ONCE = 500
+#: Closings that one sweep sends for; the oldest first.
+CLOSE_AT_ONCE = 1_000
+
+
+@app.task(name="logs.close", acks_late=True, acks_on_failure_or_timeout=True)  # type: ignore[untyped-decorator]
+def close_task(run_id: str, attempt: int) -> dict[str, str]:
+    return {"run": run_id, "log": close_log(services(), UUID(run_id), attempt).value}
+
+
+@app.task(name="logs.expire")  # type: ignore[untyped-decorator]
+def expire_task() -> dict[str, int]:
+    wired = services()
+    report = keep_partitions(wired.database) | {"removed": expire_logs(wired)}
+    if report["removed"] == EXPIRE_AT_ONCE:
+        app.send_task("logs.expire")
+    return report
+
+
+def close_log(services: Services, run_id: UUID, attempt: int) -> Closing:
+    """Take the steps that can be taken now; returns the one that is left, DONE for none. One at a time for each log."""
+    with services.database.single_flight(f"close {run_id} {attempt}") as ours:
+        if not ours:
+            return Closing.WAIT
+        for _ in Closing:
+            log = services.closings.find(run_id, attempt)
+            step = next_step(
+                ended_for=log.ended_for,
+                last_seq=log.last_seq,
+                stored=log.stored,
+                archived=log.archived,
+                closed=log.closed,
+            )
+            if step is Closing.ARCHIVE:
+                written = services.archives.write(run_id, attempt, services.logs.hot(run_id, attempt))
+                gaps = written.held.missing(log.last_seq)
+                if services.archives.record(run_id, attempt, written, gaps):
+                    logger.info("Run %s attempt %d: log archived, missing: %s", run_id, attempt, gaps)
+            elif step is Closing.DROP:
+                while services.closings.drop_segments(run_id, attempt, DROP_AT_ONCE):
+                    pass
+                services.closings.mark_closed(run_id, attempt)
+            else:
+                break
+        return step
+
+
+def send_close(run_id: UUID, attempt: int) -> None:
+    """Have a log closed soon; a broker that is away is logged, since the sweep sends again."""
+    try:
+        app.send_task("logs.close", args=[str(run_id), attempt], argsrepr=f"({run_id} attempt {attempt})")
+    except Exception as error:  # kombu raises whatever its transport raises
+        logger.warning("Run %s: its log is closed later (%s).", run_id, error)
+
+
+def send_owed(services: Services) -> int:
+    """Send for the logs that are still to be closed; returns how many."""
+    owed = services.closings.owed(CLOSE_AT_ONCE)
+    for run_id, attempt in owed:
+        send_close(run_id, attempt)
+    return len(owed)
+
+
+def expire_logs(services: Services) -> int:
+    """Remove the logs that are older than the retention; returns how many, at most `EXPIRE_AT_ONCE`."""
+    days = services.settings.log_retention_days
+    if days is None:
+        return 0
+    expired = services.archives.expired(timedelta(days=days), EXPIRE_AT_ONCE)
+    for run_id, attempt in expired:
+        services.archives.remove(run_id, attempt)
+        services.closings.drop_late(run_id, attempt)
+    return len(expired)
