@@ -224,29 +224,39 @@ class LogShipper:
     # -- the thread
 
     def _run(self) -> None:
+        there_is_more = False
         while not self._closed.is_set():
-            self._wake.wait(BATCH_AGE)
-            self._wake.clear()
+            if not there_is_more:
+                self._wake.wait(BATCH_AGE)
+                self._wake.clear()
             try:
-                self._turn()
+                there_is_more = self._turn()
             except Exception:
+                if self._closed.is_set():
+                    return  # What could not be sent stays on disk; `close` says so.
                 logger.exception("The shipper failed; it goes on in a moment.")
+                there_is_more = False
                 self._closed.wait(1)
             with self._turned:
                 self._turned.notify_all()
 
-    def _turn(self) -> None:
+    def _turn(self) -> bool:
+        """Send one batch, and see to what else is due; returns whether there may be more to send.
+
+        One, since output that never pauses must not keep lost batches from being sent again.
+        """
         self._take_over()
-        while not self._closed.is_set() and (batch := self._next_batch()):
-            self._on_their_way.append(batch)
-            self._bytes_on_their_way += batch.size
-            self._send(batch)
-            batch.source.sent += batch.count
-            self._ask()
+        new = self._next_batch()
+        if new is not None:
+            self._on_their_way.append(new)
+            self._bytes_on_their_way += new.size
+            self._send(new)
+            new.source.sent += new.count
         self._ask()
         for batch in [one for one in self._on_their_way if time.monotonic() >= one.send_again_at]:
             RESENT.inc()
             self._send(batch)
+        return new is not None
 
     def _take_over(self) -> None:
         """Look for spools that nobody holds, and let go of those that are shipped."""

@@ -51,6 +51,8 @@ _RECORD_BEGINS = b"\x95\xc4\x04" + _MARKER
 _KEY = struct.Struct("<16sIQ")
 #: The largest record: a whole chunk, its cursor and its framing.
 _LARGEST = MAX_CHUNK_BYTES + 4096
+#: No record is larger than its encoded chunk and this.
+_FRAMING = 64
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -82,6 +84,7 @@ class Spool:
         self._map = mmap.mmap(-1, 1)  # None is written: there is no room in it.
         self._room = 0
         self._end = 0
+        self._is_full = False
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self.appended = 0
@@ -103,24 +106,29 @@ class Spool:
         """Number these encoded chunks and write them, one after the other; blocks while spool or disk are full."""
         with self._lock:
             for chunk in chunks:
+                # First the room, then the number: while one thread waits for room, another may take both.
+                while self._end + len(chunk) + _FRAMING > self._room:
+                    self._next_file()
                 seq = log.last_seq + 1
                 record = _encode((_MARKER, crc32(chunk, log.seed + seq), log.key, seq, chunk))
                 end = self._end + len(record)
-                if end > self._room:
-                    self._next_file()
-                    end = len(record)
                 self._map[self._end : end] = record
                 self._end = end
                 log.last_seq = seq
             self.appended += len(chunks)
 
     def _next_file(self) -> None:
+        """Begin the next file; where there is no room for one, wait a while. The caller looks again."""
         number = self._numbers[-1] + 1 if self._numbers else 1
         if not self._has_room(number):
-            FULL.inc()
-            logger.warning("The spool %s is full: output waits for the store to take some of it.", self.folder)
-            while not self._has_room(number):
-                self._changed.wait(DISK_INTERVAL)
+            if not self._is_full:
+                self._is_full = True
+                FULL.inc()
+                logger.warning("The spool %s is full: output waits for the store to take some of it.", self.folder)
+            self._changed.wait(DISK_INTERVAL)
+            return
+        if self._is_full:
+            self._is_full = False
             logger.warning("The spool %s has room again.", self.folder)
         with self._path(number).open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), self._file_bytes)

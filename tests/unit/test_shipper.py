@@ -168,6 +168,25 @@ def test_what_the_store_does_not_have_is_sent_again_until_it_has(
     assert files(tmp_path) == []
 
 
+def test_output_that_never_pauses_keeps_no_lost_batch_from_being_sent_again_and_no_flush_from_its_answer(
+    make: Make, store: Store, log: SpooledLog, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipper = make()
+    publish, other = store.publish, SpooledLog(OTHER, 1, 1)
+
+    def publish_and_print_more(blocks: Sequence[Block]) -> None:
+        # Whenever a batch is sent, there is another to send.
+        say(shipper, other, "more")
+        store.loses = len(store.batches) == 0
+        publish(blocks)
+
+    monkeypatch.setattr(shipper, "_publish", publish_and_print_more)
+    say(shipper, log, "lost at first")
+    assert shipper.flush(10)
+    eventually(lambda: sum(block.run_id == RUN for batch in list(store.batches) for block in batch) >= 2)
+    monkeypatch.setattr(shipper, "_publish", publish)
+
+
 def test_only_the_blocks_that_are_missing_are_sent_again(make: Make, store: Store, soon: None) -> None:
     store.loses = True
     store.has[OTHER, 1] = SeqRanges(((1, 1),))

@@ -123,6 +123,61 @@ def test_a_full_spool_blocks_until_a_file_is_given_back_and_says_so_once(
     spool.close()
 
 
+def test_a_small_chunk_that_passes_a_large_one_which_waits_takes_no_number_from_it(tmp_path: Path) -> None:
+    spool = Spool.create(tmp_path, limit=SMALL, file_bytes=SMALL)
+    log = SpooledLog(RUN, 1, 1)
+    for number in range(2):
+        spool.append(log, [record(str(number) * 50_000)])
+    full = module.FULL._value.get()
+    waiting = threading.Thread(target=spool.append, args=(log, [record("w" * 50_000)]), daemon=True)
+    waiting.start()
+    eventually(lambda: module.FULL._value.get() == full + 1)
+    spool.append(log, [record("small")])
+    assert texts(everything(spool))[2:] == ["small"]
+    spool.give_back(1)
+    waiting.join(10)
+    assert [text[:5] for text in texts(everything(spool))] == ["11111", "small", "wwwww"]
+    assert log.last_seq == 4
+    spool.close()
+
+
+def test_threads_that_wait_for_room_at_once_lose_nothing_when_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "DISK_INTERVAL", 0.01)
+    spool = Spool.create(tmp_path, limit=SMALL, file_bytes=SMALL)
+    logs = [SpooledLog(UUID(int=number), 1, 1) for number in range(1, 9)]
+    full = module.FULL._value.get()
+    with caplog.at_level(logging.WARNING):
+        threads = [threading.Thread(target=_append, args=(spool, log, 5), daemon=True) for log in logs]
+        for thread in threads:
+            thread.start()
+        read: list[Block] = []
+        eventually(lambda: module.FULL._value.get() > full)
+        eventually(lambda: _take_the_first_file(spool, read) or not any(thread.is_alive() for thread in threads))
+    read += everything(spool)
+    assert [sum(block.count for block in read if block.run_id == UUID(bytes=log.key[:16])) for log in logs] == [5] * 8
+    assert len([one for one in caplog.records if "is full" in one.message]) == module.FULL._value.get() - full
+    spool.close()
+
+
+def _append(spool: Spool, log: SpooledLog, count: int) -> None:
+    for _ in range(count):
+        spool.append(log, [record("x" * 30_000)])
+
+
+def _take_the_first_file(spool: Spool, read: list[Block]) -> None:
+    """Read the first file and give it back, once it is filled."""
+    numbers = spool.numbers
+    if len(numbers) < 2:
+        return
+    data, at, end = spool.open(numbers[0]), 0, spool.end(numbers[0])
+    while at < end:
+        found, at = read_blocks(data, at, end, max_bytes=10_000)
+        read += found
+    spool.give_back(numbers[0])
+
+
 def test_a_full_disk_is_waited_for(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DISK_INTERVAL", 0.01)
     allocate, answers = os.posix_fallocate, iter([errno.ENOSPC, errno.EDQUOT])
