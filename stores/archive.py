@@ -7,19 +7,23 @@ its run's log.
 
 import hashlib
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 from uuid import UUID, uuid4
 
 import obstore
 from cachetools import LRUCache
 from obstore.exceptions import BaseError
-from obstore.store import ObjectStore, from_url
+from obstore.store import LocalStore, ObjectStore, from_url
 from sqlalchemy import text
 
 from models.chunks import Chunk
@@ -103,8 +107,9 @@ class LogArchives:
     @cached_property
     def _objects(self) -> ObjectStore:
         try:
-            if self.url.startswith("file:"):
-                return from_url(self.url, mkdir=True)
+            if self.url.startswith("file:///"):
+                # For nobody else's eyes; obstore would make it readable by everyone.
+                Path(url2pathname(urlsplit(self.url).path)).mkdir(mode=0o700, parents=True, exist_ok=True)
             return from_url(self.url)
         except (BaseError, ValueError, OSError) as error:
             raise LogUnavailable(f"The log archive {self.url} cannot be opened: {_first_line(error)}") from None
@@ -137,6 +142,7 @@ class LogArchives:
                 self._delete(key)
                 return Written(None, 0, None, [], SeqRanges())
             self._verify(key, size, digest.hexdigest())
+            self._make_durable(key)
         except (BaseError, OSError) as error:
             raise LogUnavailable(f"The log archive {self.url} did not take {key}: {_first_line(error)}") from None
         return Written(key, size, digest.hexdigest(), index, SeqRanges.of(held))
@@ -148,6 +154,23 @@ class LogArchives:
             found += len(part)
         if (found, digest.hexdigest()) != (size, sha256):
             raise LogUnavailable(f"{key} was written with {size} bytes and read back with {found}, or others.")
+
+    def _make_durable(self, key: str) -> None:
+        """See that an object outlives a power cut before anything is dropped for its sake.
+
+        Object stores answer once it does. A folder does not: obstore leaves the file in the page cache (object_store
+        #661), and what led to it (the entries of new folders) as well.
+        """
+        if not isinstance(self._objects, LocalStore):
+            return
+        root = Path(str(self._objects.prefix))
+        path = root / key
+        for entry in (path, *path.parents[: len(Path(key).parts)]):
+            descriptor = os.open(entry, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def record(self, run_id: UUID, attempt: int, written: Written, gaps: SeqRanges) -> bool:
         """Make an object the log's archive; False, and the object is gone, when the log has changed since."""

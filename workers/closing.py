@@ -1,4 +1,4 @@
-"""`logs.close` and `logs.expire`: what becomes of the log of an attempt that has ended.
+"""`logs.close`, `logs.close_owed` and `logs.expire`: what becomes of the log of an attempt that has ended.
 
     wait for its last chunk (bounded) → write the archive, read it back → record it → drop the hot segments → closed
 
@@ -8,6 +8,8 @@ NULL): the message after an end makes it happen soon, the sweep sends it again w
 """
 
 import logging
+import time
+from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
@@ -22,13 +24,20 @@ logger = logging.getLogger(__name__)
 DROP_AT_ONCE = 5_000
 #: Logs removed by one task of retention; what is left is the next one's.
 EXPIRE_AT_ONCE = 500
-#: Closings that one sweep sends for; the oldest first.
-CLOSE_AT_ONCE = 1_000
+#: Logs that one turn over what is owed looks at, the longest owed first …
+CLOSE_AT_ONCE = 5_000
+#: … and the seconds that it takes at the most: the next sweep sends for another.
+CLOSE_FOR = 50.0
 
 
 @app.task(name="logs.close", acks_late=True, acks_on_failure_or_timeout=True)  # type: ignore[untyped-decorator]
 def close_task(run_id: str, attempt: int) -> dict[str, str]:
     return {"run": run_id, "log": close_log(services(), UUID(run_id), attempt).value}
+
+
+@app.task(name="logs.close_owed")  # type: ignore[untyped-decorator]
+def close_owed_task() -> dict[str, int]:
+    return close_owed(services())
 
 
 @app.task(name="logs.expire")  # type: ignore[untyped-decorator]
@@ -77,11 +86,29 @@ def send_close(run_id: UUID, attempt: int) -> None:
 
 
 def send_owed(services: Services) -> int:
-    """Send for the logs that are still to be closed; returns how many."""
-    owed = services.closings.owed(CLOSE_AT_ONCE)
-    for run_id, attempt in owed:
-        send_close(run_id, attempt)
-    return len(owed)
+    """Have the logs closed that are still to be closed, by one message; returns how many there are, up to a limit."""
+    owed = len(services.closings.owed(CLOSE_AT_ONCE))
+    if owed:
+        try:
+            app.send_task("logs.close_owed")
+        except Exception as error:  # kombu raises whatever its transport raises
+            logger.warning("%d logs are closed later (%s).", owed, error)
+    return owed
+
+
+def close_owed(services: Services) -> dict[str, int]:
+    """Go through the logs that are owed their closing, for less than a sweep's interval; one that fails stops none."""
+    steps: Counter[str] = Counter()
+    ends_at = time.monotonic() + CLOSE_FOR
+    for run_id, attempt in services.closings.owed(CLOSE_AT_ONCE):
+        if time.monotonic() > ends_at:
+            break
+        try:
+            steps[close_log(services, run_id, attempt).value] += 1
+        except Exception:
+            logger.exception("The log of run %s attempt %d could not be closed; it is tried again.", run_id, attempt)
+            steps["failed"] += 1
+    return dict(steps)
 
 
 def expire_logs(services: Services) -> int:

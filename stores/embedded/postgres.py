@@ -35,7 +35,7 @@ SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
     "max_connections": "200",
-    "shared_buffers": "128MB",
+    "shared_buffers": "512MB",
     "max_wal_size": "512MB",
     "fsync": "on",
     "log_timezone": "UTC",

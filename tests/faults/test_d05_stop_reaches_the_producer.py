@@ -1,5 +1,7 @@
 """D05: the sender of a run that has ended does not send for ever; the tail is kept and told."""
 
+import signal
+from collections.abc import Callable
 from uuid import UUID
 
 import pytest
@@ -9,6 +11,7 @@ from models.chunks import Block, blocks_of
 from models.status import Status
 from models.work import Work
 from tests.faults.helpers_cdeg import direct_shipper, image, no_process_left, reap
+from tests.support.processes import Process, processes_of
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
 from workers import cancel_run, enqueue_run, logs
@@ -26,16 +29,31 @@ def test_d05_a_chunk_after_the_reap_is_stored_and_changes_nothing_of_the_run(ser
     assert [one.data for one in services.logs.read(work.run_id, 1)] == [b"line\n", b"after"]
 
 
+@pytest.mark.parametrize("reaped", [False, True])
 def test_d05_the_producer_of_a_run_that_was_ended_is_told_and_what_it_printed_is_kept(
-    services: Services, start_worker
+    services: Services, start_worker: Callable[..., Process], reaped: bool
 ) -> None:
-    start_worker("runs,logs")
+    start_worker("logs", name="logs")
+    worker = start_worker("runs", name="runs")
     run = enqueue_run("detached", {"command": ["sh", "-c", "while :; do echo tick; sleep 0.05; done"]})
-    eventually(lambda: services.logs.last_seq(run.id, 1) > 3)
-    cancel_run(run.id)
-    eventually(lambda: no_process_left(run.id))
-    assert services.runs.get(run.id).status == Status.CANCELLED
-    assert all(one.data.replace(b"tick\n", b"") == b"" for one in services.logs.read(run.id, 1))
+    with no_process_left(run.id):
+        eventually(lambda: services.logs.last_seq(run.id, 1) > 3)
+        assert processes_of(run.id)
+        if reaped:
+            # A worker that stands still is taken for dead; when it goes on, its run is over.
+            worker.send(signal.SIGSTOP)
+            eventually(lambda: reap(services, run.id)["reaped"] == 1)
+            worker.send(signal.SIGCONT)
+        else:
+            cancel_run(run.id)
+        eventually(lambda: not processes_of(run.id))
+        assert services.runs.get(run.id).status == (Status.FAILED if reaped else Status.CANCELLED)
+        # All that the producer has sent arrives, and its spool is given back when it ends.
+        worker.stop()
+        assert list(services.settings.spool_dir.rglob("*.spool")) == []
+        told = b"".join(one.data for one in services.logs.read(run.id, 1, limit=10_000))
+        printed = services.settings.data_dir.rglob(f"{run.id}/1/stdout")
+        assert told == next(printed).read_bytes()
 
 
 def test_d05_output_of_a_run_that_does_not_exist_is_kept_aside_and_not_sent_for_ever(

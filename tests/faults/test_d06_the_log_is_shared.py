@@ -1,6 +1,9 @@
 """D06: a log is not on the disk of one worker: whoever is asked can show it, wherever it was written."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +33,17 @@ def on_another_host(services: Services, archive_url: str) -> Services:
     return replace(services, archives=archives, logs=PostgresLogStore(services.database, archives))
 
 
+def logs_on_another_host(work: Work, tmp_path: Path, archive_url: str) -> subprocess.CompletedProcess[bytes]:
+    """`reprieve logs` in a process of another host: with a data folder of its own, which is empty."""
+    there = {
+        "REPRIEVE_DATA_DIR": str(tmp_path / "other-data"),
+        "REPRIEVE_NODE_NAME": "another-host",
+        "REPRIEVE_LOG_ARCHIVE_URL": archive_url,
+    }
+    reprieve = [Path(sys.executable).parent / "reprieve", "logs", str(work.run_id)]
+    return subprocess.run(reprieve, env={**os.environ, **there}, capture_output=True, timeout=60)
+
+
 def printed(services: Services) -> Work:
     """A run that has printed and ended; its output went through the spool of this host."""
     work, shipper = running(services), direct_shipper(services)
@@ -45,13 +59,17 @@ EXPECTED = b"".join(b"line %d\n" % number for number in range(100))
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_d06_the_log_outlives_the_disk_of_the_worker_that_wrote_it(shared: Services, closed: bool) -> None:
+def test_d06_the_log_outlives_the_disk_of_the_worker_that_wrote_it(
+    shared: Services, tmp_path: Path, closed: bool
+) -> None:
     work = printed(shared)
     if closed:
         assert close_log(shared, work.run_id, 1) is Closing.DONE
     shutil.rmtree(shared.settings.data_dir, ignore_errors=True)
     reader = on_another_host(shared, shared.archives.url)
     assert b"".join(chunk.data for chunk in reader.logs.read(work.run_id, 1)) == EXPECTED
+    shown = logs_on_another_host(work, tmp_path, shared.archives.url)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, EXPECTED, b"")
 
 
 def test_d06_an_archive_that_is_out_of_reach_is_an_error_and_not_an_empty_log(shared: Services, tmp_path: Path) -> None:
@@ -60,3 +78,7 @@ def test_d06_an_archive_that_is_out_of_reach_is_an_error_and_not_an_empty_log(sh
     elsewhere = on_another_host(shared, (tmp_path / "another").as_uri())
     with pytest.raises(LogUnavailable, match=r"runs/.*\.ndjson\.zst in file:.* cannot be read"):
         elsewhere.logs.read(work.run_id, 1)
+    shown = logs_on_another_host(work, tmp_path, elsewhere.archives.url)
+    assert (shown.returncode, shown.stdout) == (2, b"")
+    assert b"cannot be read" in shown.stderr
+    assert b"Traceback" not in shown.stderr
