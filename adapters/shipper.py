@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 BATCH_BYTES = 256 * 1024
 #: … or when the first of them have waited for this many seconds.
 BATCH_AGE = 0.2
-#: Bytes that are read of the spool at once. When there is more than one batch to send, a run's output becomes few and
-#: large blocks, which compress well: what a message costs, it costs for each block in it. Messages stay below
-#: BATCH_BYTES as they are sent, but for one that is a single block.
-READ_BYTES = 1024 * 1024
+#: Bytes that are read of the spool at once, where so many wait. The output of a run then becomes few and large blocks,
+#: and a block costs the same however many chunks it holds. Messages stay below BATCH_BYTES as they are sent, but for
+#: one that is a single block.
+READ_BYTES = 8 * 1024 * 1024
 #: Bytes of messages that may be on their way, unacknowledged, at once.
 WINDOW_BYTES = 32 * 1024 * 1024
 #: Seconds between two questions to the store.
@@ -87,6 +87,12 @@ class _Source:
         self._place = 0
         self._data: mmap | None = None
         self._read: deque[_Batch] = deque()
+        self._more_was_written = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the next batch is there already: more had been written than was read at once."""
+        return bool(self._read) or self._more_was_written
 
     def next_batch(self) -> _Batch | None:
         """The next blocks, of one file; None when everything that is written has been read."""
@@ -97,6 +103,7 @@ class _Source:
             filled, end = self.spool.is_filled(self._number), self.spool.end(self._number)
             if self._place < end:
                 blocks, self._place = read_blocks(data, self._place, end, max_bytes=READ_BYTES)
+                self._more_was_written = filled or self._place < end
                 self._read.extend(_Batch(self, self._number, part) for part in _messages(blocks))
                 self._on_their_way[self._number] += len(self._read)
             elif filled:
@@ -203,13 +210,14 @@ class LogShipper:
 
     def close(self, timeout: float) -> bool:
         """Ship, and end; False when the store has not got everything in time (seconds): the rest stays on disk."""
+        self._wake.set()
         with self._turned:
             stored = self._turned.wait_for(self._is_done, timeout) if self._thread else True
         self._closed.set()
         self._wake.set()
         if self._thread:
             self._thread.join(timeout=30)
-        for source in [self._own, *self._left] if self._own else self._left:
+        for source in self._sources:
             source.spool.fill_no_more()
             if stored:
                 source.next_batch()  # Nothing to read: the last file is given back.
@@ -217,46 +225,52 @@ class LogShipper:
         return stored
 
     def _is_done(self) -> bool:
-        self._wake.set()
         unsent = self._own is not None and self._own.sent < self._own.spool.appended
         return not (unsent or self._on_their_way or self._left)
 
     # -- the thread
 
     def _run(self) -> None:
-        there_is_more = False
+        behind = False
         while not self._closed.is_set():
-            if not there_is_more:
+            if not behind:
                 self._wake.wait(BATCH_AGE)
                 self._wake.clear()
             try:
-                there_is_more = self._turn()
+                behind = self._turn()
             except Exception:
                 if self._closed.is_set():
                     return  # What could not be sent stays on disk; `close` says so.
                 logger.exception("The shipper failed; it goes on in a moment.")
-                there_is_more = False
+                behind = False
                 self._closed.wait(1)
             with self._turned:
                 self._turned.notify_all()
 
     def _turn(self) -> bool:
-        """Send one batch, and see to what else is due; returns whether there may be more to send.
+        """Send a batch of each spool, and see to what else is due; returns whether the next ones are there already.
 
-        One, since output that never pauses must not keep lost batches from being sent again.
+        No more than one: output that never pauses must neither keep lost batches from being sent again, nor be cut
+        into ever smaller ones.
         """
         self._take_over()
-        new = self._next_batch()
-        if new is not None:
-            self._on_their_way.append(new)
-            self._bytes_on_their_way += new.size
-            self._send(new)
-            new.source.sent += new.count
+        behind = False
+        for source in self._sources:
+            if self._bytes_on_their_way < WINDOW_BYTES and (batch := source.next_batch()):
+                self._on_their_way.append(batch)
+                self._bytes_on_their_way += batch.size
+                self._send(batch)
+                source.sent += batch.count
+                behind = behind or source.is_behind
         self._ask()
         for batch in [one for one in self._on_their_way if time.monotonic() >= one.send_again_at]:
             RESENT.inc()
             self._send(batch)
-        return new is not None
+        return behind
+
+    @property
+    def _sources(self) -> list[_Source]:
+        return [self._own, *self._left] if self._own else list(self._left)
 
     def _take_over(self) -> None:
         """Look for spools that nobody holds, and let go of those that are shipped."""
@@ -268,15 +282,6 @@ class LogShipper:
             for spool in take_over(self._root):
                 logger.warning("Shipping what an earlier worker left in %s.", spool.folder)
                 self._left.append(_Source(spool))
-
-    def _next_batch(self) -> _Batch | None:
-        """The next batch to send, unless enough is on its way."""
-        if self._bytes_on_their_way >= WINDOW_BYTES:
-            return None
-        for source in [self._own, *self._left] if self._own else self._left:
-            if batch := source.next_batch():
-                return batch
-        return None
 
     def _send(self, batch: _Batch) -> None:
         """Have the broker take a batch, for as long as that takes; raises when we are closed before it does."""

@@ -129,6 +129,47 @@ def test_a_flush_does_not_wait_longer_than_it_may(make: Make, store: Store, log:
     assert not shipper.flush(0.05)
 
 
+def test_output_that_trickles_in_while_a_batch_is_sent_waits_for_the_next(
+    make: Make, store: Store, log: SpooledLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH_AGE", NEVER)
+    shipper = make()
+    publish = store.publish
+
+    def publish_and_print_more(blocks: Sequence[Block]) -> None:
+        say(shipper, log, "more")
+        publish(blocks)
+
+    monkeypatch.setattr(shipper, "_publish", publish_and_print_more)
+    say(shipper, log, "first")
+    for _ in range(5):
+        assert shipper.flush(10)
+    assert [sum(block.count for block in batch) for batch in store.batches] == [1, 1, 1, 1, 1]
+    monkeypatch.setattr(shipper, "_publish", publish)
+
+
+def test_what_an_earlier_worker_left_is_shipped_beside_output_that_never_pauses(
+    make: Make, store: Store, log: SpooledLog, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.loses = True
+    first = make()
+    say(first, SpooledLog(OTHER, 1, 1), "left")
+    assert not first.close(0.1)
+    store.batches.clear()
+    store.loses = False
+    second = make()
+    publish = store.publish
+
+    def publish_and_print_more(blocks: Sequence[Block]) -> None:
+        say(second, log, "more")
+        publish(blocks)
+
+    monkeypatch.setattr(second, "_publish", publish_and_print_more)
+    say(second, log, "first")
+    eventually(lambda: store.texts(OTHER) == ["left"])
+    monkeypatch.setattr(second, "_publish", publish)
+
+
 def test_many_runs_travel_in_one_message(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH_AGE", NEVER)
     shipper = make()
