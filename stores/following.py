@@ -22,7 +22,8 @@ from stores.runs import RunStore
 
 #: The same where the end named none (a reap): nobody knows whether anything is still on its way.
 UNKNOWN_TAIL_WAIT = 5.0
-PAGE = 500
+#: Chunks read at once.
+PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from models.chunks import Block, Chunk
-from models.sequences import SeqRanges
+from models.sequences import MAX_SEQ, SeqRanges
 from stores.database import Database
 
 LogKey = tuple[UUID, int]
@@ -64,12 +64,20 @@ INSERT INTO log_quarantine (run_id, attempt, first_seq, last_seq, reason, payloa
 VALUES (:run_id, :attempt, :first_seq, :last_seq, :reason, :payload) ON CONFLICT DO NOTHING
 """)
 
+# read: the segments after a place, so many at the most, and no more than have the chunks that are wanted.
 READ = text("""
-SELECT first_seq, last_seq, payload FROM log_segments
-WHERE run_id = :run_id AND attempt = :attempt AND first_seq >= coalesce(
-    (SELECT first_seq FROM log_segments WHERE run_id = :run_id AND attempt = :attempt AND first_seq <= :after + 1
-     ORDER BY first_seq DESC LIMIT 1), 0)
-ORDER BY first_seq LIMIT :limit
+WITH page AS (
+    SELECT first_seq, last_seq, payload FROM log_segments
+    WHERE run_id = :run_id AND attempt = :attempt AND last_seq > :after AND first_seq >= coalesce(
+        (SELECT first_seq FROM log_segments WHERE run_id = :run_id AND attempt = :attempt AND first_seq <= :after + 1
+         ORDER BY first_seq DESC LIMIT 1), 0)
+    ORDER BY first_seq LIMIT :segments
+), counted AS (
+    SELECT *, sum(last_seq - greatest(first_seq, :after + 1) + 1) OVER (
+        ORDER BY first_seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS chunks_before
+    FROM page
+)
+SELECT first_seq, last_seq, payload FROM counted WHERE coalesce(chunks_before, 0) < :chunks ORDER BY first_seq
 """)
 
 #: Segments that are read at once; a block bounds how much memory each takes.
@@ -172,22 +180,25 @@ class PostgresLogStore:
 
     def read(self, run_id: UUID, attempt: int, after_seq: int = 0, limit: int = 1000) -> list[Chunk]:
         # Hot before archived: a log that is closed between the two is then seen in both, and never in neither.
-        hot = list(islice(self.hot(run_id, attempt, after_seq), limit))
+        hot = list(islice(self.hot(run_id, attempt, after_seq, limit), limit))
         archived = self._archive.read(run_id, attempt, after_seq) if self._archive else iter(())
         return list(islice(_each_once(merge(archived, hot, key=lambda chunk: chunk.seq)), limit))
 
-    def hot(self, run_id: UUID, attempt: int, after_seq: int = 0) -> Iterator[Chunk]:
-        """What the hot tier has of a log, in order, a few segments in memory at a time."""
+    def hot(self, run_id: UUID, attempt: int, after_seq: int = 0, at_once: int = MAX_SEQ) -> Iterator[Chunk]:
+        """What the hot tier has of a log, in order, a few segments in memory at a time.
+
+        Who takes only so many chunks says so by `at_once`: no more segments are fetched than have them.
+        """
         while True:
-            place = {"run_id": run_id, "attempt": attempt, "after": after_seq, "limit": SEGMENTS_PER_READ}
+            place = {"run_id": run_id, "attempt": attempt, "after": after_seq}
             with self._database.begin() as connection:
-                rows = connection.execute(READ, place).all()
+                rows = connection.execute(READ, place | {"segments": SEGMENTS_PER_READ, "chunks": at_once}).all()
+            if not rows:
+                return
             for row in rows:
                 block = Block(run_id, attempt, 0, row.first_seq, row.last_seq, bytes(row.payload))
                 yield from (chunk for chunk in block.chunks() if chunk.seq > after_seq)
-            if len(rows) < SEGMENTS_PER_READ:
-                return
-            after_seq = max(after_seq, rows[-1].last_seq)
+            after_seq = rows[-1].last_seq
 
     def last_seq(self, run_id: UUID, attempt: int) -> int:
         query = text(

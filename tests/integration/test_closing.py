@@ -20,7 +20,7 @@ from uuid import UUID
 import obstore
 import pytest
 import zstandard
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from models import closing as form
 from models.chunks import Block, Chunk, blocks_of
@@ -205,6 +205,28 @@ def test_a_log_is_read_the_same_hot_closed_and_half_and_half(
     while services.closings.drop_segments(work.run_id, 1, 1):
         assert_read_from_any_place()
     assert segments(services, work.run_id) == 0
+
+
+@pytest.mark.parametrize(("after", "limit", "fetched"), [(0, 1, 1), (0, 10, 1), (0, 11, 2), (9, 2, 2), (35, 1000, 3)])
+def test_a_page_of_a_hot_log_fetches_no_more_segments_than_it_shows(
+    services: Services, after: int, limit: int, fetched: int
+) -> None:
+    work = running(services)
+    for first in range(1, 61, 10):
+        ingest(services, [chunk(work, seq) for seq in range(first, first + 10)])
+    rows = []
+
+    def note(_: Any, cursor: Any, statement: str, *__: Any) -> None:
+        if "chunks_before" in statement:
+            rows.append(cursor.rowcount)
+
+    event.listen(services.database.engine, "after_cursor_execute", note)
+    try:
+        page = services.logs.read(work.run_id, 1, after, limit)
+    finally:
+        event.remove(services.database.engine, "after_cursor_execute", note)
+    assert [one.seq for one in page] == list(range(after + 1, min(after + limit, 60) + 1))
+    assert sum(rows) == fetched
 
 
 def test_a_follower_sees_no_gap_and_no_repeat_when_the_log_is_closed_under_it(services: Services) -> None:
