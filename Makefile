@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow lock clean
+.PHONY: help setup demo test check lint types imports test-slow bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ imports: setup ## The rooms: imports point toward models/
 
 test-slow: setup ## The tests that take minutes: load, and the demo at 300/60/60
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+bench: setup ## Measure: ingest, on_log, latency, sweep, refresh, growth (ARGS="--quick", or names; 25 minutes)
+	$(BIN)/python -m bench $(ARGS)
 
 lock: setup ## Write the lock files anew from the ranges in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = Field(default=None, description="Celery's broker; the Redis above by default.")
     data_dir: Path = Field(
         default_factory=lambda: user_data_path("reprieve"),
-        description="Files of this host: output of detached runs, and the embedded servers of `reprieve up`.",
+        description="Files of this host: spools, output of detached runs, the archive, and what `reprieve up` runs.",
     )
     node_name: str = Field(
         default_factory=socket.gethostname,

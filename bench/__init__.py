@@ -1,0 +1,1 @@
+"""What Reprieve costs, measured beside its rivals: `make bench`. README.md here says how to read it."""
