@@ -31,6 +31,7 @@ JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attemp
 ORDER BY l.run_id, l.attempt FOR NO KEY UPDATE OF l
 """)
 
+# open heads: a row for each of these logs that has none; in the same order.
 OPEN_HEADS = text("""
 INSERT INTO attempt_logs (run_id, attempt)
 SELECT k.run_id, k.attempt FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt)
@@ -162,11 +163,9 @@ class PostgresLogStore:
     @staticmethod
     def _hold(connection: Connection, keys: set[LogKey]) -> dict[LogKey, SeqRanges]:
         """What is stored of these logs; nobody else writes them until this transaction ends."""
-        held = _ranges(connection.execute(HEADS, _arrays(keys)))
-        if missing := keys - held.keys():
-            connection.execute(OPEN_HEADS, _arrays(missing))
-            held |= _ranges(connection.execute(HEADS, _arrays(missing)))
-        return held
+        # First all rows are there, then they are held: who holds one never waits for one that another has just made.
+        connection.execute(OPEN_HEADS, _arrays(keys))
+        return _ranges(connection.execute(HEADS, _arrays(keys)))
 
     def stored(self, keys: Iterable[LogKey]) -> dict[LogKey, SeqRanges]:
         parameters = _arrays(keys)

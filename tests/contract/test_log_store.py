@@ -250,6 +250,16 @@ def test_batches_that_overlap_at_the_same_moment_share_what_is_new_without_deadl
     assert seqs(new) == list(range(1, 10))
 
 
+def test_messages_that_begin_the_same_logs_at_the_same_moment_do_not_deadlock(postgres: Log) -> None:
+    """One that held a log which was there, and then made one which was not, met another that did it the other way."""
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(60):
+            one, other, third = sorted(uuid4() for _ in range(3))
+            messages = [(third,), (one, third), (one, other, third), (other,), (one, other), (one, third)]
+            appended = pool.map(postgres.append, ([chunk(run, 1) for run in runs] for runs in messages))
+            assert sorted(new.run_id for part in appended for new in part) == [one, other, third]
+
+
 def waiting_for_each_other(services: Services) -> int:
     query = text(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
