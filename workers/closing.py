@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 DROP_AT_ONCE = 5_000
 #: Logs removed by one task of retention; what is left is the next one's.
 EXPIRE_AT_ONCE = 500
+#: Seconds after an end at which its log is first looked at: its last batch is mostly stored by then. By the clock of
+#: whoever takes the message; whatever that shows, the sweep sends again.
+CLOSE_AFTER = 2
 #: Logs that one turn over what is owed looks at, the longest owed first …
 CLOSE_AT_ONCE = 5_000
 #: … and the seconds that it takes at the most: the next sweep sends for another.
@@ -79,8 +82,9 @@ def close_log(services: Services, run_id: UUID, attempt: int) -> Closing:
 
 def send_close(run_id: UUID, attempt: int) -> None:
     """Have a log closed soon; a broker that is away is logged, since the sweep sends again."""
+    shown = f"({run_id} attempt {attempt})"
     try:
-        app.send_task("logs.close", args=[str(run_id), attempt], argsrepr=f"({run_id} attempt {attempt})")
+        app.send_task("logs.close", args=[str(run_id), attempt], argsrepr=shown, countdown=CLOSE_AFTER)
     except Exception as error:  # kombu raises whatever its transport raises
         logger.warning("Run %s: its log is closed later (%s).", run_id, error)
 

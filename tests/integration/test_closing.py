@@ -348,6 +348,16 @@ def test_the_sweep_sends_for_the_logs_that_are_owed_their_closing(services: Serv
     assert send_owed(services) == 2
 
 
+def test_the_end_of_a_run_has_its_log_closed_without_waiting_for_a_sweep(services: Services, start_worker: Any) -> None:
+    start_worker("runs,logs,archive")
+    # More than is stored by the time at which the end is recorded.
+    run = enqueue_run("process", {"command": ["sh", "-c", "head -c 3000000 /dev/urandom"]})
+    eventually(lambda: any(one.log_closed_at for one in services.runs.get(run.id).attempts), timeout=60)
+    archive = services.archives.find(run.id, 1)
+    assert archive is not None
+    assert not archive.gaps
+
+
 def test_a_run_that_ends_has_its_log_closed_by_a_real_worker(services: Services, start_worker: Any) -> None:
     start_worker("runs,logs,control,archive")
     run = enqueue_run("process", {"command": ["sh", "-c", "echo out; echo err >&2"]})
