@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from cli.roles import ROLES
+from models.rows import Row
 from models.work import Work
 from stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from stores.migrate import migrate
@@ -21,7 +22,7 @@ from workers.app import app
 from workers.bootstrap import Services
 from workers.settings import load_settings
 
-TABLES = "runs, run_specs, run_attempts, run_events, reaper_watch, attempt_logs, log_segments, log_quarantine"
+TABLES = ", ".join(Row.metadata.tables)
 
 
 class Stack:

@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
+from models.rows import Row
 from stores.cache import connect
 from stores.database import Database
 from stores.embedded import EmbeddedPostgres, EmbeddedRedis
@@ -20,9 +21,7 @@ from workers.app import app
 from workers.bootstrap import Services
 from workers.settings import load_settings
 
-TABLES = (
-    "runs, run_specs, run_attempts, run_events, reaper_watch, attempt_logs, log_segments, log_archives, log_quarantine"
-)
+TABLES = ", ".join(Row.metadata.tables)
 
 
 @dataclass(frozen=True)

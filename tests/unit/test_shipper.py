@@ -27,9 +27,11 @@ class Store:
         self.refuses = False
         self.loses = False
         self.answers = True
+        self.before_each: Callable[[], None] = lambda: None
         self.has: dict[LogKey, SeqRanges] = {}
 
     def publish(self, blocks: Sequence[Block]) -> None:
+        self.before_each()
         if self.refuses:
             raise ConnectionError("no broker")
         self.batches.append(list(blocks))
@@ -67,6 +69,7 @@ def make(store: Store, tmp_path: Path) -> Iterator[Make]:
         return made[-1]
 
     yield build
+    store.before_each = lambda: None
     store.refuses = store.loses = False
     store.answers = True
     for shipper in made:
@@ -134,22 +137,15 @@ def test_output_that_trickles_in_while_a_batch_is_sent_waits_for_the_next(
 ) -> None:
     monkeypatch.setattr(module, "BATCH_AGE", NEVER)
     shipper = make()
-    publish = store.publish
-
-    def publish_and_print_more(blocks: Sequence[Block]) -> None:
-        say(shipper, log, "more")
-        publish(blocks)
-
-    monkeypatch.setattr(shipper, "_publish", publish_and_print_more)
+    store.before_each = lambda: say(shipper, log, "more")
     say(shipper, log, "first")
     for _ in range(5):
         assert shipper.flush(10)
     assert [sum(block.count for block in batch) for batch in store.batches] == [1, 1, 1, 1, 1]
-    monkeypatch.setattr(shipper, "_publish", publish)
 
 
 def test_what_an_earlier_worker_left_is_shipped_beside_output_that_never_pauses(
-    make: Make, store: Store, log: SpooledLog, soon: None, monkeypatch: pytest.MonkeyPatch
+    make: Make, store: Store, log: SpooledLog, soon: None
 ) -> None:
     store.loses = True
     first = make()
@@ -158,16 +154,9 @@ def test_what_an_earlier_worker_left_is_shipped_beside_output_that_never_pauses(
     store.batches.clear()
     store.loses = False
     second = make()
-    publish = store.publish
-
-    def publish_and_print_more(blocks: Sequence[Block]) -> None:
-        say(second, log, "more")
-        publish(blocks)
-
-    monkeypatch.setattr(second, "_publish", publish_and_print_more)
+    store.before_each = lambda: say(second, log, "more")
     say(second, log, "first")
     eventually(lambda: store.texts(OTHER) == ["left"])
-    monkeypatch.setattr(second, "_publish", publish)
 
 
 def test_many_runs_travel_in_one_message(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,22 +199,20 @@ def test_what_the_store_does_not_have_is_sent_again_until_it_has(
 
 
 def test_output_that_never_pauses_keeps_no_lost_batch_from_being_sent_again_and_no_flush_from_its_answer(
-    make: Make, store: Store, log: SpooledLog, soon: None, monkeypatch: pytest.MonkeyPatch
+    make: Make, store: Store, log: SpooledLog, soon: None
 ) -> None:
     shipper = make()
-    publish, other = store.publish, SpooledLog(OTHER, 1, 1)
+    other = SpooledLog(OTHER, 1, 1)
 
-    def publish_and_print_more(blocks: Sequence[Block]) -> None:
+    def print_more_and_lose_the_first() -> None:
         # Whenever a batch is sent, there is another to send.
         say(shipper, other, "more")
         store.loses = len(store.batches) == 0
-        publish(blocks)
 
-    monkeypatch.setattr(shipper, "_publish", publish_and_print_more)
+    store.before_each = print_more_and_lose_the_first
     say(shipper, log, "lost at first")
     assert shipper.flush(10)
     eventually(lambda: sum(block.run_id == RUN for batch in list(store.batches) for block in batch) >= 2)
-    monkeypatch.setattr(shipper, "_publish", publish)
 
 
 def test_only_the_blocks_that_are_missing_are_sent_again(make: Make, store: Store, soon: None) -> None:
