@@ -45,7 +45,7 @@ lock: setup ## Write the lock files anew from the ranges in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--all-extras --group dev pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
-		--extra flower pyproject.toml -o requirements-runtime.lock
+		--extra flower --extra kubernetes pyproject.toml -o requirements-runtime.lock
 
 clean: ## Remove what setup and the tools made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -20,10 +20,15 @@ class Context(Protocol):
     run_id: UUID
     attempt: int
 
+    cursor: str | None
+    """Where to read on: the cursor of the last chunk that the store has. None at the start, or when none was given."""
+
     def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
         """Hand over output. `cursor` is the adapter's own place in its source after this chunk, as short text.
 
-        Blocks while the shipper's buffer is full, so that a pipe pushes back; never drops. Raises `InvalidChunk`.
+        It names the place in the whole source, all of its streams: whoever attaches gets one, and reads on from there.
+        Blocks while the shipper's buffer is full, so that a pipe pushes back; never drops. Raises `InvalidChunk`, and
+        `Released` as every call here does.
         """
         ...
 
@@ -38,6 +43,13 @@ class Context(Protocol):
         """Out-of-process work: record the handle that `probe` and `terminate` get, before the work may begin.
 
         `host` names the one host that can act on the handle; None when any can. Raises `Superseded`.
+        """
+        ...
+
+    def note(self, sentence: str) -> None:
+        """Tell a person something about this attempt that is neither output nor its end: why it cannot begin, say.
+
+        It becomes an event of the run; the same sentence again is told once. Best effort: a failure is logged.
         """
         ...
 
@@ -86,6 +98,19 @@ class Adapter(Protocol):
 
         The handle is the one given to `on_dispatch`, or the process given to `on_spawn`. Raises when the work
         cannot be confirmed gone; it is then asked again.
+        """
+        ...
+
+
+@runtime_checkable
+class Attaching(Protocol):
+    """What an adapter of out-of-process work adds: another worker may follow what one has started."""
+
+    def attach(self, run: Work, handle: dict[str, Any], context: Context) -> Outcome:
+        """Follow work that is under way, from `context.cursor` on, to its end, and say how it ended.
+
+        Work that has ended in the meantime is read to its end, and its result given. Work that has vanished is not for
+        the adapter to bury, as in `execute`. Raises `Released` (from the context) when this worker is to leave it.
         """
         ...
 

@@ -49,5 +49,12 @@ class Superseded(ReprieveError):
     """Raised when a worker writes for a run that it no longer follows: the run ended, or another worker claimed it."""
 
 
+class Released(ReprieveError):
+    """Raised in a follower of out-of-process work that is to leave it: another worker follows it, or will. Not an end.
+
+    An adapter lets it pass: the work goes on, and is not to be ended.
+    """
+
+
 class OutsideRoot(ReprieveError):
     """Raised when a path that came from outside would leave the folder that it belongs to."""

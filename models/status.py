@@ -58,6 +58,10 @@ class EventKind(StrEnum):
     CANCELLED = "cancelled"
     REAPED = "reaped"
     RETRIED = "retried"
+    ATTACHED = "attached"
+    NOTED = "noted"
+    LATE_OUTPUT = "late_output"
+    LATE_RESULT = "late_result"
     TERMINATED = "terminated"
     TERMINATION_FAILED = "termination_failed"
 
@@ -69,11 +73,17 @@ class Proof(StrEnum):
     OUTPUT = "output"
     KEEPALIVE = "keepalive"
     HEARTBEAT = "heartbeat"
+    PROBE = "probe"
 
 
 class Probe(StrEnum):
     """What a platform says of work when it is asked. Any doubt is UNKNOWN."""
 
     ALIVE = "alive"
+    """It is there and has not ended."""
+    ENDED = "ended"
+    """It has ended by itself, and its result is there to be read: whoever attaches will read it."""
     DEAD = "dead"
+    """It is not there, and nothing is left of it to read."""
     UNKNOWN = "unknown"
+    """The platform did not say: it was away, refused to answer, or cannot know."""

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from adapters.host import namespace
 from adapters.protocol import Adapter, Context
+from models.errors import Released
 from models.process import ProcessIdentity
 from models.work import Outcome, Work
 from tests.support.waiting import eventually
@@ -18,9 +19,11 @@ from tests.support.waiting import eventually
 class RecordingContext:
     """Implements `adapters.protocol.Context`. `refusal` is raised when the work is recorded."""
 
-    def __init__(self, run_id: UUID, attempt: int = 1) -> None:
+    def __init__(self, run_id: UUID, attempt: int = 1, cursor: str | None = None) -> None:
         self.run_id = run_id
         self.attempt = attempt
+        self.cursor = cursor
+        self.notes: list[str] = []
         self.chunks: list[tuple[str, bytes, str | None]] = []
         self.spawned: list[tuple[int, int, float]] = []
         self.dispatched: list[tuple[dict[str, Any], str | None]] = []
@@ -28,8 +31,10 @@ class RecordingContext:
         self.looks = 0
         self.refusal: Exception | None = None
         self._stop = threading.Event()
+        self._release = threading.Event()
 
     def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        self._check()
         self.chunks.append((stream, chunk.encode() if isinstance(chunk, str) else chunk, cursor))
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
@@ -44,8 +49,17 @@ class RecordingContext:
         if self.refusal is not None:
             raise self.refusal
 
+    def note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
     def heartbeat(self) -> None:
+        self._check()
         self.heartbeats += 1
+
+    def _check(self) -> None:
+        if self._release.is_set():
+            raise Released("This worker is to leave the run.")
 
     @property
     def stopping(self) -> bool:
@@ -53,12 +67,17 @@ class RecordingContext:
 
     def wait(self, seconds: float) -> bool:
         self.looks += 1
-        return self._stop.wait(seconds)
+        self._stop.wait(seconds)
+        self._check()
+        return self._stop.is_set()
 
     # -- what the test calls
 
     def stop(self) -> None:
         self._stop.set()
+
+    def release(self) -> None:
+        self._release.set()
 
     def output(self, stream: str = "stdout") -> bytes:
         return b"".join(data for name, data, _ in self.chunks if name == stream)
