@@ -4,21 +4,22 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from adapters import host
+from adapters.masking import Masker
+from adapters.secrets import OWN_PREFIXES, SecretUnavailable, checked_source, patterns_of_all, resolve
 from models.process import ProcessIdentity
 from models.text import is_plain_text
 from models.work import Work
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
-#: What a worker's environment holds of ours (addresses with passwords) is not the command's to know.
-OWN_PREFIXES = ("REPRIEVE_", "FLOWER_", "CELERY_")
 
 
 def _plain(value: str) -> str:
@@ -35,6 +36,7 @@ def _nameable(name: str) -> str:
 
 Plain = Annotated[str, AfterValidator(_plain)]
 Name = Annotated[Plain, AfterValidator(_nameable)]
+Source = Annotated[Plain, AfterValidator(checked_source)]
 
 
 class CommandConfig(BaseModel):
@@ -46,6 +48,17 @@ class CommandConfig(BaseModel):
     env: dict[Name, Plain] = Field(default_factory=dict, description="Added to the worker's environment.")
     cwd: Plain | None = Field(default=None, description="The folder to run in; the worker's own by default.")
     stdin: Plain | None = Field(default=None, description="Text given on standard input; nothing by default.")
+    secrets: dict[Name, Source] = Field(
+        default_factory=dict,
+        description="Variables of the command whose values the worker has, as env:VARIABLE or file:/absolute/path, "
+        "and which are masked in what the command prints.",
+    )
+
+    @model_validator(mode="after")
+    def _each_variable_once(self) -> Self:
+        if both := sorted(self.env.keys() & self.secrets.keys()):
+            raise ValueError(f"env and secrets both name {', '.join(both)}; give each variable in one of them")
+        return self
 
 
 class CannotStart(Exception):
@@ -60,6 +73,11 @@ class Launched:
     identity: ProcessIdentity
     _go_fd: int
     _error_fd: int
+    _patterns: frozenset[bytes] = field(default=frozenset(), repr=False)
+
+    def masker(self) -> Masker:
+        """One for a stream of the command: it knows the secrets that the command was given."""
+        return Masker(self._patterns)
 
     def go(self) -> None:
         """Let the command start; returns when it has. Raises `CannotStart`."""
@@ -93,6 +111,8 @@ def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes
     `mode` is `own`, or the folder for the record of its exit. Raises `CannotStart`.
     """
     config = CommandConfig.model_validate(run.config)
+    # First of all: where one is missing, nothing is started.
+    secrets = resolved_secrets(config)
     go_read, go_write = os.pipe()
     error_read, error_write = os.pipe()
     try:
@@ -103,7 +123,7 @@ def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes
                 stdout=stdout,
                 stderr=stderr,
                 cwd=config.cwd,
-                env=_environment(run, config),
+                env=_environment(run, config, secrets),
                 pass_fds=(go_read, error_write),
                 start_new_session=True,
             )
@@ -119,7 +139,7 @@ def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes
         os.close(go_write)
         os.close(error_read)
         raise CannotStart("its launcher ended at once")
-    return Launched(popen, identity, go_write, error_read)
+    return Launched(popen, identity, go_write, error_read, patterns_of_all(secrets))
 
 
 def _stdin(text: str | None) -> IO[bytes]:
@@ -130,7 +150,15 @@ def _stdin(text: str | None) -> IO[bytes]:
     return file
 
 
-def _environment(run: Work, config: CommandConfig) -> dict[str, str]:
+def resolved_secrets(config: CommandConfig) -> dict[str, str]:
+    """The values of a command's secrets, as this worker has them now. Raises `CannotStart` naming what is missing."""
+    try:
+        return resolve(config.secrets, os.environ)
+    except SecretUnavailable as problem:
+        raise CannotStart(str(problem)) from None
+
+
+def _environment(run: Work, config: CommandConfig, secrets: Mapping[str, str]) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIXES)}
     own = {"REPRIEVE_RUN_ID": str(run.run_id), "REPRIEVE_ATTEMPT": str(run.attempt)}
-    return inherited | own | config.env
+    return {**inherited, **own, **config.env, **secrets}

@@ -2,17 +2,20 @@
 
 It is the out-of-process adapter that runs anywhere. Its output, and its follower's word that the process is there,
 are its proof of life. A command that ends leaves a record of its exit (`exit.json`); one that vanishes without it,
-killed together with its launcher, leaves silence, which is the reaper's to judge.
+killed together with its launcher, leaves silence, which is the reaper's to judge. The files hold what the command
+wrote; secrets are masked where they are read.
 """
 
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from adapters import host
 from adapters.command import CannotStart, CommandConfig, Launched, launch
+from adapters.masking import Masker
 from adapters.protocol import ConfigModel, Context
 from models.errors import OutsideRoot
 from models.paths import inside
@@ -71,12 +74,13 @@ class DetachedAdapter:
 
 def _follow(folder: Path, launched: Launched, context: Context) -> Outcome:
     """Hand over what the files gain until the exit is recorded, or until told to stop."""
-    offsets = dict.fromkeys(STREAMS, 0)
+    sources = [_Source(stream, launched.masker()) for stream in STREAMS]
     while True:
         # Look for the end before reading: what was written before it is then read too.
         returncode = _exit_code(folder)
-        grown = _read_new(folder, offsets, context)
+        grown = _read_new(folder, sources, context)
         if returncode is not None and not grown:
+            _flush(sources, context)
             launched.popen.wait()
             return Outcome.of_exit(returncode)
         launched.popen.poll()  # The launcher is our child while we live: collect it when it ends.
@@ -85,25 +89,51 @@ def _follow(folder: Path, launched: Launched, context: Context) -> Outcome:
         if context.stopping:
             host.terminate_group(launched.identity)
             launched.popen.wait()
-            while _read_new(folder, offsets, context):
+            while _read_new(folder, sources, context):
                 pass
+            _flush(sources, context)
             return Outcome.failed("Stopped.")
         if not grown:
             context.wait(LOOK_INTERVAL)
 
 
-def _read_new(folder: Path, offsets: dict[str, int], context: Context) -> bool:
+@dataclass
+class _Source:
+    """A file that is followed: what has been read of it, and what of that was handed over."""
+
+    stream: str
+    masker: Masker
+    offset: int = 0
+
+    @property
+    def cursor(self) -> str:
+        """Where to read on: after what was handed over. What is held back is still to be read by whoever attaches."""
+        return str(self.offset - self.masker.held)
+
+
+def _read_new(folder: Path, sources: Sequence[_Source], context: Context) -> bool:
     """Hand over the next piece of each file, with the place after it as the cursor; whether there was any."""
     grown = False
-    for stream in STREAMS:
-        with (folder / stream).open("rb") as file:
-            file.seek(offsets[stream])
+    for source in sources:
+        with (folder / source.stream).open("rb") as file:
+            file.seek(source.offset)
             data = os.read(file.fileno(), READ_SIZE)
         if data:
-            offsets[stream] += len(data)
-            context.on_log(stream, data, str(offsets[stream]))
+            source.offset += len(data)
+            _hand_over(source, source.masker.feed(data), context)
             grown = True
     return grown
+
+
+def _flush(sources: Sequence[_Source], context: Context) -> None:
+    """The files have ended: hand over what was held back."""
+    for source in sources:
+        _hand_over(source, source.masker.flush(), context)
+
+
+def _hand_over(source: _Source, output: bytes, context: Context) -> None:
+    if output:
+        context.on_log(source.stream, output, source.cursor)
 
 
 def _exit_code(folder: Path) -> int | None:

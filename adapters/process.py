@@ -54,7 +54,7 @@ def _follow(launched: Launched, context: Context) -> int:
     with launched.popen as popen, selectors.DefaultSelector() as selector:
         for name, pipe in (("stdout", popen.stdout), ("stderr", popen.stderr)):
             if pipe is not None:
-                selector.register(pipe.fileno(), selectors.EVENT_READ, name)
+                selector.register(pipe.fileno(), selectors.EVENT_READ, (name, launched.masker()))
         try:
             _read_to_the_end(launched, selector, context)
         finally:
@@ -81,8 +81,13 @@ def _read_ready(selector: selectors.BaseSelector, context: Context) -> None:
         context.wait(LOOK_INTERVAL / 5)
         return
     for key, _ in selector.select(LOOK_INTERVAL):
+        stream, masker = key.data
         data = os.read(key.fd, READ_SIZE)
-        if data:
-            context.on_log(key.data, data)
-        else:
+        if not data:
             selector.unregister(key.fd)
+        _hand_over(stream, masker.feed(data) if data else masker.flush(), context)
+
+
+def _hand_over(stream: str, output: bytes, context: Context) -> None:
+    if output:
+        context.on_log(stream, output)

@@ -61,15 +61,24 @@ def run(
     follow: Annotated[bool, typer.Option("--follow", help="Show its output; exit with its exit status.")] = False,
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the command; may be repeated.")] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=env:VARIABLE or NAME=file:/PATH, which the worker has; masked in the output; may be repeated."
+        ),
+    ] = None,
     cwd: Annotated[Path | None, typer.Option(help="Folder to run in; the current one by default.")] = None,
     max_runtime: Annotated[float | None, typer.Option(help="Seconds after which it is ended.")] = None,
     max_attempts: Annotated[int, typer.Option(help="How often it may be started if its worker is lost.")] = 1,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run.")] = None,
 ) -> None:
     """Start a run."""
+    config = {"command": command, "cwd": str((cwd or Path.cwd()).absolute()), "env": _pairs("--env", env)}
+    if secret:
+        config["secrets"] = _pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
     started = enqueue_run(
         adapter,
-        {"command": command, "cwd": str((cwd or Path.cwd()).absolute()), "env": _pairs("--env", env)},
+        config,
         labels=_pairs("--label", label),
         max_runtime=max_runtime,
         max_attempts=max_attempts,
@@ -100,12 +109,12 @@ def _find(wired: Services, run_id: str) -> Run:
     return wired.runs.get(wired.runs.resolve(run_id))
 
 
-def _pairs(option: str, values: list[str] | None) -> dict[str, str]:
+def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:
     pairs = {}
     for value in values or []:
         name, equals, rest = value.partition("=")
         if not equals or not name:
-            raise InvalidRequest(f"{option} {value!r} is not of the form NAME=VALUE.")
+            raise InvalidRequest(f"{option} {value!r} is not of the form {form}.")
         pairs[name] = rest
     return pairs
 

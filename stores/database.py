@@ -33,6 +33,8 @@ class Database:
             pool_size=pool_size,
             max_overflow=10,
             pool_pre_ping=True,
+            # An error that is logged quotes no parameters: they may be a run's output, or its environment.
+            hide_parameters=True,
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT,
                 "options": " ".join(f"-c {name}={value}" for name, value in _SERVER_OPTIONS.items()),

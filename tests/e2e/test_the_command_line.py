@@ -111,6 +111,21 @@ def test_env_and_labels_reach_the_run(terminal: Terminal) -> None:
     assert listed["labels"] == {"team": "data"}
 
 
+def test_a_secret_reaches_the_run_and_its_output_shows_a_mask(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hunter2\n")
+    secret = ("--secret", f"TOKEN=file:{tmp_path}/token")
+    done = terminal("run", "--follow", *secret, "--", "sh", "-c", "echo ${#TOKEN} letters: $TOKEN")
+    assert (done.returncode, done.stdout) == (0, "7 letters: ***\n"), done.stderr
+
+
+def test_a_secret_without_a_source_is_refused_with_the_form_that_would_do(terminal: Terminal) -> None:
+    for given, told in (("TOKEN", "not of the form NAME=env:VARIABLE"), ("TOKEN=hunter2", "as env:VARIABLE")):
+        done = terminal("run", "--secret", given, "--", "true")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert told in done.stderr
+        assert "hunter2" not in done.stderr
+
+
 def test_a_cancelled_run_is_explained(terminal: Terminal) -> None:
     run_id = terminal("run", "--adapter", "detached", "--", "sleep", "300").stdout.strip()
     eventually(lambda: "running" in terminal("explain", run_id[-8:]).stdout, interval=0.5)
