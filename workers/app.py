@@ -7,10 +7,12 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.local import PromiseProxy
+from celery.signals import worker_init
 from celery.worker.request import Request
 
 from beat_schedule import beat_schedule
 from workers.bootstrap import settings as current_settings
+from workers.discretion import be_discreet
 
 #: Seconds to wait for a frozen broker; without it, publishing blocks without end.
 BROKER_SOCKET_TIMEOUT = 2
@@ -81,3 +83,4 @@ class DiscreetTask(Task):  # type: ignore[misc]
 app = Celery("reprieve", task_cls=DiscreetTask)
 # A promise, so that importing this reads no settings; one that fails (settings not there yet) is asked again.
 app.config_from_object(PromiseProxy(configuration))
+worker_init.connect(be_discreet)
