@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import IO, Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from adapters import host
+from adapters.launcher import open_terminal
 from adapters.masking import Masker
 from adapters.secrets import OWN_PREFIXES, SecretUnavailable, checked_source, patterns_of_all, resolve
 from models.process import ProcessIdentity
@@ -20,6 +22,8 @@ from models.text import is_plain_text
 from models.work import Work
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
+#: The mode in which the launcher becomes the command.
+OWN = "own"
 
 
 def _plain(value: str) -> str:
@@ -53,6 +57,11 @@ class CommandConfig(BaseModel):
         description="Variables of the command whose values the worker has, as env:VARIABLE or file:/absolute/path, "
         "and which are masked in what the command prints.",
     )
+    pty: bool = Field(
+        default=False,
+        description="Give the command a terminal: programs that buffer their output when it goes to a pipe then print "
+        "each line at once. Standard output and standard error are then one stream, stdout.",
+    )
 
     @model_validator(mode="after")
     def _each_variable_once(self) -> Self:
@@ -73,7 +82,16 @@ class Launched:
     identity: ProcessIdentity
     _go_fd: int
     _error_fd: int
+    _terminal_fd: int = -1
     _patterns: frozenset[bytes] = field(default=frozenset(), repr=False)
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """File descriptors to read the command's output from, by stream; none for what goes to files of the caller."""
+        if self._terminal_fd >= 0:
+            return {"stdout": self._terminal_fd}
+        pipes = {"stdout": self.popen.stdout, "stderr": self.popen.stderr}
+        return {stream: pipe.fileno() for stream, pipe in pipes.items() if pipe is not None}
 
     def masker(self) -> Masker:
         """One for a stream of the command: it knows the secrets that the command was given."""
@@ -103,23 +121,33 @@ class Launched:
             # Not let go, or told why it cannot start: in either case it ends by itself.
             with self.popen:
                 pass
+        if self._terminal_fd >= 0:
+            os.close(self._terminal_fd)
 
 
 def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes]) -> Launched:
     """Start the launcher for a run's command, in a session and group of its own.
 
-    `mode` is `own`, or the folder for the record of its exit. Raises `CannotStart`.
+    `mode` is `own`, or the folder for the record of its exit. A command that is to have a terminal writes to that
+    instead; with `own` it is read from `outputs`, else the launcher copies it to `stdout`. Raises `CannotStart`.
     """
     config = CommandConfig.model_validate(run.config)
     # First of all: where one is missing, nothing is started.
     secrets = resolved_secrets(config)
-    go_read, go_write = os.pipe()
-    error_read, error_write = os.pipe()
-    try:
-        with _stdin(config.stdin) as stdin:
+    with ExitStack() as lent, ExitStack() as kept:
+        go_read, go_write = _opened(os.pipe(), lent, kept)
+        error_write, error_read = _opened(reversed(os.pipe()), lent, kept)
+        output, terminal_fd = "inherited", -1
+        if config.pty and mode != OWN:
+            output = "terminal"
+        elif config.pty:
+            terminal_fd, writing = _terminal(lent, kept)
+            stdout = stderr = writing
+        launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(go_read), str(error_write), output, mode]
+        try:
             popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(LAUNCHER), str(go_read), str(error_write), mode, *config.command],
-                stdin=stdin,
+                [*launcher, *config.command],
+                stdin=lent.enter_context(_stdin(config.stdin)),
                 stdout=stdout,
                 stderr=stderr,
                 cwd=config.cwd,
@@ -127,19 +155,31 @@ def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes
                 pass_fds=(go_read, error_write),
                 start_new_session=True,
             )
+        except OSError as error:
+            raise CannotStart(f"{error.strerror} ({error.filename})") from None
+        identity = host.identify(popen.pid)
+        if identity is None:
+            raise CannotStart("its launcher ended at once")
+        kept.pop_all()
+    return Launched(popen, identity, go_write, error_read, terminal_fd, patterns_of_all(secrets))
+
+
+def _opened(ends: Iterable[int], lent: ExitStack, kept: ExitStack) -> tuple[int, int]:
+    """Two ends: one that is closed when the child has it, and one that is kept, unless there is no child."""
+    first, second = ends
+    lent.callback(os.close, first)
+    kept.callback(os.close, second)
+    return first, second
+
+
+def _terminal(lent: ExitStack, kept: ExitStack) -> tuple[int, int]:
+    """A terminal: the end to read from, which is kept, and the end for the command."""
+    try:
+        reading, writing = open_terminal()
     except OSError as error:
-        os.close(go_write)
-        os.close(error_read)
-        raise CannotStart(f"{error.strerror} ({error.filename})") from None
-    finally:
-        os.close(go_read)
-        os.close(error_write)
-    identity = host.identify(popen.pid)
-    if identity is None:
-        os.close(go_write)
-        os.close(error_read)
-        raise CannotStart("its launcher ended at once")
-    return Launched(popen, identity, go_write, error_read, patterns_of_all(secrets))
+        raise CannotStart(error.strerror) from None
+    _opened((writing, reading), lent, kept)
+    return reading, writing
 
 
 def _stdin(text: str | None) -> IO[bytes]:

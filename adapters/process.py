@@ -4,7 +4,6 @@ The child dies with the worker (on Linux at once; elsewhere when its termination
 found by the reaper as `process_lost`.
 """
 
-import os
 import selectors
 import subprocess
 import threading
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from adapters import host
-from adapters.command import CannotStart, CommandConfig, Launched, launch
+from adapters.command import OWN, CannotStart, CommandConfig, Launched, launch
+from adapters.launcher import read_output
 from adapters.protocol import ConfigModel, Context
 from models.process import ProcessIdentity
 from models.work import Outcome, Work
@@ -22,7 +22,6 @@ from models.work import Outcome, Work
 LOOK_INTERVAL = 0.5
 #: Seconds that the rest of a group may go on printing after its leader has exited.
 DRAIN_SECONDS = 2.0
-READ_SIZE = 64 * 1024
 
 
 class ProcessAdapter:
@@ -37,7 +36,7 @@ class ProcessAdapter:
 
     def execute(self, run: Work, context: Context) -> Outcome:
         try:
-            with launch(run, "own", subprocess.PIPE, subprocess.PIPE) as launched:
+            with launch(run, OWN, subprocess.PIPE, subprocess.PIPE) as launched:
                 identity = launched.identity
                 context.on_spawn(identity.pid, identity.process_group_id, identity.started_at)
                 launched.go()
@@ -52,9 +51,8 @@ class ProcessAdapter:
 def _follow(launched: Launched, context: Context) -> int:
     """Hand over what the group prints until its leader has exited; then end what is left of it. The return code."""
     with launched.popen as popen, selectors.DefaultSelector() as selector:
-        for name, pipe in (("stdout", popen.stdout), ("stderr", popen.stderr)):
-            if pipe is not None:
-                selector.register(pipe.fileno(), selectors.EVENT_READ, (name, launched.masker()))
+        for stream, fd in launched.outputs.items():
+            selector.register(fd, selectors.EVENT_READ, (stream, launched.masker()))
         try:
             _read_to_the_end(launched, selector, context)
         finally:
@@ -63,7 +61,7 @@ def _follow(launched: Launched, context: Context) -> int:
 
 
 def _read_to_the_end(launched: Launched, selector: selectors.BaseSelector, context: Context) -> None:
-    """Until the leader has exited and its pipes are closed; told to stop, or drained for long enough, see to it."""
+    """Until the leader has exited and its output is closed; told to stop, or drained for long enough, see to it."""
     popen, drained_by = launched.popen, float("inf")
     ending: threading.Thread | None = None
     while selector.get_map() or popen.poll() is None:
@@ -82,7 +80,7 @@ def _read_ready(selector: selectors.BaseSelector, context: Context) -> None:
         return
     for key, _ in selector.select(LOOK_INTERVAL):
         stream, masker = key.data
-        data = os.read(key.fd, READ_SIZE)
+        data = read_output(key.fd)
         if not data:
             selector.unregister(key.fd)
         _hand_over(stream, masker.feed(data) if data else masker.flush(), context)

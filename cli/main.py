@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy.exc import OperationalError, ProgrammingError
@@ -67,15 +67,25 @@ def run(
             help="NAME=env:VARIABLE or NAME=file:/PATH, which the worker has; masked in the output; may be repeated."
         ),
     ] = None,
+    pty: Annotated[
+        bool, typer.Option("--pty", help="Give it a terminal: many programs then print each line at once.")
+    ] = False,
     cwd: Annotated[Path | None, typer.Option(help="Folder to run in; the current one by default.")] = None,
     max_runtime: Annotated[float | None, typer.Option(help="Seconds after which it is ended.")] = None,
     max_attempts: Annotated[int, typer.Option(help="How often it may be started if its worker is lost.")] = 1,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run.")] = None,
 ) -> None:
     """Start a run."""
-    config = {"command": command, "cwd": str((cwd or Path.cwd()).absolute()), "env": _pairs("--env", env)}
+    config: dict[str, Any] = {
+        "command": command,
+        "cwd": str((cwd or Path.cwd()).absolute()),
+        "env": _pairs("--env", env),
+    }
+    # Only if asked for: other adapters may not know them.
     if secret:
         config["secrets"] = _pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
+    if pty:
+        config["pty"] = True
     started = enqueue_run(
         adapter,
         config,

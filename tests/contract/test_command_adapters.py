@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def is_gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def open_files() -> list[str]:
+    return sorted(path.name for path in Path("/dev/fd").iterdir())
 
 
 # -- output
@@ -157,9 +162,6 @@ def test_a_failed_start_leaves_no_open_file(adapter: Adapter) -> None:
         context.refusal = Superseded("no longer ours")
         with pytest.raises(Superseded):
             adapter.execute(run, context)
-
-    def open_files() -> int:
-        return len(list(Path("/dev/fd").iterdir()))
 
     fail(work("true"))
     before = open_files()
@@ -277,3 +279,168 @@ def test_terminate_ends_the_whole_group_by_what_was_recorded_and_again_is_no_err
         adapter.terminate(handle)
         assert all(is_gone(pid) for pid in pids)
         adapter.terminate(handle)
+
+
+# -- on a terminal
+
+#: Prints a line without flushing it, says by a file that it has, and goes on when another file is there.
+UNFLUSHED = """
+import sys, time
+from pathlib import Path
+print("line")
+Path(sys.argv[1], "printed").touch()
+while not Path(sys.argv[1], "go").exists():
+    time.sleep(0.02)
+print("end")
+"""
+
+
+def unflushed(folder: Path, **config: Any) -> Work:
+    return work(sys.executable, "-I", "-S", "-c", UNFLUSHED, str(folder), **config)
+
+
+def test_on_a_terminal_a_line_that_is_not_flushed_arrives_at_once(adapter: Adapter, tmp_path: Path) -> None:
+    with following(adapter, unflushed(tmp_path, pty=True)) as run:
+        run.wait_for(b"line\n")
+        assert not run.result.done()
+        (tmp_path / "go").touch()
+        assert run.outcome() == SUCCESS
+        assert run.context.output() == b"line\nend\n"
+
+
+def test_without_a_terminal_a_line_that_is_not_flushed_arrives_with_the_last(adapter: Adapter, tmp_path: Path) -> None:
+    with following(adapter, unflushed(tmp_path)) as run:
+        eventually((tmp_path / "printed").exists)
+        assert run.context.chunks == []
+        (tmp_path / "go").touch()
+        run.outcome()
+        assert [data for _, data, _ in run.context.chunks] == [b"line\nend\n"]
+
+
+def test_a_command_on_a_terminal_sees_one_of_a_fixed_size_that_nobody_can_be_asked_at(execute: Execute) -> None:
+    program = """
+import os
+print([os.isatty(fd) for fd in (0, 1, 2)], tuple(os.get_terminal_size(1)), os.ttyname(1) == os.ttyname(2))
+try:
+    os.open("/dev/tty", os.O_RDWR)
+except OSError as error:
+    print(error.strerror)
+"""
+    _, context = execute(python(program, pty=True))
+    assert context.output() == b"[False, True, True] (120, 40) True\nNo such device or address\n"
+
+
+def test_without_a_terminal_a_command_sees_none(execute: Execute) -> None:
+    _, context = execute(python("import os; print([os.isatty(fd) for fd in (0, 1, 2)])"))
+    assert context.output() == b"[False, False, False]\n"
+
+
+def test_any_bytes_pass_a_terminal_as_they_were_written_also_those_that_mean_something_to_one(execute: Execute) -> None:
+    program = "import sys; sys.stdout.buffer.write((bytes(range(256)) + b'\\n\\x03\\x04\\x1a\\r\\n') * 1000)"
+    outcome, context = execute(python(program, pty=True))
+    assert outcome == SUCCESS
+    assert context.output() == (bytes(range(256)) + b"\n\x03\x04\x1a\r\n") * 1000
+
+
+def test_megabytes_arrive_whole_over_a_terminal(execute: Execute) -> None:
+    program = "import sys; [sys.stdout.buffer.write(bytes([n % 251]) * 1000) for n in range(5_000)]"
+    _, context = execute(python(program, pty=True))
+    assert context.output() == b"".join(bytes([n % 251]) * 1000 for n in range(5_000))
+    assert max(len(data) for _, data, _ in context.chunks) <= MAX_CHUNK_BYTES
+
+
+def test_on_a_terminal_both_streams_are_one_in_the_order_of_writing(execute: Execute) -> None:
+    _, context = execute(shell("echo 1; echo 2 >&2; echo 3", pty=True))
+    assert (context.output("stdout"), context.output("stderr")) == (b"1\n2\n3\n", b"")
+
+
+def test_text_is_given_on_standard_input_also_beside_a_terminal(execute: Execute) -> None:
+    assert execute(work("cat", stdin="Grüße\nzwei", pty=True))[1].output() == "Grüße\nzwei".encode()
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exit 3", "kill -KILL $$", "exec >&- 2>&-; sleep 0.3; exit 4"])
+def test_the_end_of_a_command_on_a_terminal_is_the_outcome_that_it_is_without(execute: Execute, script: str) -> None:
+    on_a_terminal, context = execute(shell(f"printf said; {script}", pty=True))
+    assert (on_a_terminal, context.output()) == (execute(shell(script))[0], b"said")
+
+
+def test_a_command_that_cannot_be_started_on_a_terminal_fails_with_the_reason(execute: Execute) -> None:
+    outcome, context = execute(work("/no/such/program", pty=True))
+    assert outcome.error_message == "The command could not be started: No such file or directory."
+    assert is_gone(context.pid)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_stop_ends_the_whole_group_on_a_terminal(adapter: Adapter) -> None:
+    with following(adapter, work(sys.executable, "-c", PARENT, pty=True)) as run:
+        pids = started_children(run)
+        run.context.stop()
+        run.outcome()
+        assert all(is_gone(pid) for pid in pids)
+
+
+def test_a_command_on_a_terminal_that_is_asked_to_end_may_say_a_last_word(adapter: Adapter) -> None:
+    script = "trap 'printf bye; exit 0' TERM; printf up; while :; do sleep 0.05; done"
+    with following(adapter, shell(script, pty=True)) as run:
+        run.wait_for(b"up")
+        run.context.stop()
+        run.outcome()
+        # The shell, too, says a word to a terminal when what it waits for is ended.
+        assert run.context.output().endswith(b"bye")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_terminate_ends_the_whole_group_on_a_terminal(adapter: Adapter) -> None:
+    with following(adapter, work(sys.executable, "-c", PARENT, pty=True)) as run:
+        pids = started_children(run)
+        adapter.terminate(run.context.handle)
+        assert all(is_gone(pid) for pid in pids)
+
+
+def test_a_grandchild_that_keeps_the_terminal_does_not_hang_the_run(adapter: Adapter, execute: Execute) -> None:
+    outcome, context = execute(shell("sleep 100 & printf said; exit 3", pty=True))
+    assert (outcome, context.output()) == (Outcome.of_exit(3), b"said")
+    adapter.terminate(context.handle)
+
+
+def test_what_a_grandchild_says_to_the_terminal_soon_after_the_end_is_read(execute: Execute) -> None:
+    outcome, context = execute(shell("(sleep 0.7; printf late) & printf early", pty=True))
+    assert (outcome, context.output()) == (SUCCESS, b"earlylate")
+
+
+def test_the_command_on_a_terminal_has_no_file_of_ours_open(execute: Execute) -> None:
+    _, context = execute(python("import os; print(sorted(int(fd) for fd in os.listdir('/dev/fd')))", pty=True))
+    assert context.output() == b"[0, 1, 2, 3]\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "refusal"),
+    [("true", None), ("/no/such/program", None), ("true", Superseded("no longer ours"))],
+    ids=["ended", "not started", "not recorded"],
+)
+def test_a_terminal_leaves_no_file_open(adapter: Adapter, command: str, refusal: Exception | None) -> None:
+    def run_it() -> None:
+        run = work(command, pty=True)
+        context = RecordingContext(run.run_id)
+        context.refusal = refusal
+        with suppress(Superseded):
+            adapter.execute(run, context)
+
+    run_it()
+    before = open_files()
+    for _ in range(3):
+        run_it()
+    assert open_files() == before
+
+
+def test_a_command_in_a_folder_that_is_missing_leaves_no_terminal_open(execute: Execute) -> None:
+    before = open_files()
+    outcome, _ = execute(work("true", cwd="/no/such/folder", pty=True))
+    assert "/no/such/folder" in str(outcome.error_message)
+    assert open_files() == before
+
+
+def test_a_secret_is_masked_on_a_terminal(execute: Execute, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOY_TOKEN", "hunter2")
+    run = shell("echo $TOKEN; echo $TOKEN >&2", pty=True, secrets={"TOKEN": "env:DEPLOY_TOKEN"})
+    assert execute(run)[1].output() == b"***\n***\n"

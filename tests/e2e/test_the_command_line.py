@@ -126,6 +126,14 @@ def test_a_secret_without_a_source_is_refused_with_the_form_that_would_do(termin
         assert "hunter2" not in done.stderr
 
 
+def test_a_run_is_given_a_terminal_if_it_is_asked_for(terminal: Terminal) -> None:
+    command = ("--", "sh", "-c", "test -t 1 && echo terminal || echo pipe")
+    assert [terminal("run", "--follow", *option, *command).stdout for option in ((), ("--pty",))] == [
+        "pipe\n",
+        "terminal\n",
+    ]
+
+
 def test_a_cancelled_run_is_explained(terminal: Terminal) -> None:
     run_id = terminal("run", "--adapter", "detached", "--", "sleep", "300").stdout.strip()
     eventually(lambda: "running" in terminal("explain", run_id[-8:]).stdout, interval=0.5)

@@ -208,6 +208,29 @@ def test_a_command_outlives_its_worker_and_is_ended_by_its_handle(
     assert probe(adapter, orphan) is Probe.DEAD
 
 
+#: Follows a command on a terminal for as long as it lives; the command prints again when a file is there.
+ON_A_TERMINAL = STARTER.replace(
+    '"echo up; sleep 100"', 'f"echo up; while [ ! -e {sys.argv[1]}/go ]; do sleep 0.05; done; echo on", pty=True'
+)
+
+
+def test_a_command_on_a_terminal_outlives_its_worker_and_all_that_it_prints_is_in_its_file(tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    command = [sys.executable, "-c", ON_A_TERMINAL, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        with closing(starter.stdout):
+            handle = json.loads(starter.stdout.readline())
+        starter.kill()
+    try:
+        (folder / "go").touch()
+        eventually((folder / handle["folder"] / "exit.json").exists)
+        assert (folder / handle["folder"] / "stdout").read_bytes() == b"up\non\n"
+        assert json.loads((folder / handle["folder"] / "exit.json").read_text()) == {"returncode": 0}
+    finally:
+        host.terminate_group(ProcessIdentity.from_handle(handle), grace=0.2)
+
+
 # -- probe
 
 

@@ -1,0 +1,81 @@
+"""The launcher's copying of a terminal: what it does when the disk is full, and when there is no terminal."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adapters import launcher
+from adapters.command import CannotStart, launch
+from tests.contract.contexts import work
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_waited_for_and_nothing_is_dropped_or_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    write, answers = os.write, iter([code, 3, code, 100])
+
+    def write_a_little(fd: int, data: bytes) -> int:
+        answer = next(answers)
+        if answer == code:
+            raise OSError(code, os.strerror(code))
+        return write(fd, data[:answer])
+
+    monkeypatch.setattr(launcher, "LOOK_INTERVAL", 0)
+    monkeypatch.setattr(os, "write", write_a_little)
+    with (tmp_path / "stdout").open("ab") as file:
+        launcher.write_output(file.fileno(), b"a line\n")
+    assert (tmp_path / "stdout").read_bytes() == b"a line\n"
+
+
+def test_another_error_of_writing_is_not_waited_for() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        with pytest.raises(BrokenPipeError):
+            launcher.write_output(writing, b"a line\n")
+    finally:
+        os.close(writing)
+
+
+def test_the_end_of_a_terminal_is_the_end_of_its_output_and_another_error_is_told() -> None:
+    reading, writing = launcher.open_terminal()
+    try:
+        os.write(writing, b"a line\n")
+        os.close(writing)
+        assert [launcher.read_output(reading), launcher.read_output(reading)] == [b"a line\n", b""]
+    finally:
+        os.close(reading)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        launcher.read_output(reading)
+
+
+def test_where_there_is_no_terminal_left_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> tuple[int, int]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "openpty", refuse)
+    with pytest.raises(CannotStart, match=r"there is no terminal for it \(No space left on device\)"):
+        launch(work("true", pty=True), "own", -1, -1)
+
+
+#: A launcher on a machine without terminals; its error file is standard output.
+WITHOUT_TERMINALS = """
+import errno, os
+from adapters import launcher
+
+def refuse():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+os.openpty = refuse
+launcher.supervise(["echo", "started"], 1, "/no/such/folder", True)
+"""
+
+
+def test_where_the_launcher_finds_no_terminal_it_says_so_and_starts_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TERMINALS], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (127, b"there is no terminal for it (No space left on device)")
