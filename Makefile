@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow soak failures bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,14 @@ imports: setup ## The rooms: imports point toward models/
 
 test-slow: setup ## The tests that take minutes: load, and the demo at 300/60/60
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+MINUTES ?= 30
+SCALE ?= 10
+soak: setup ## 200 runs under faults of every kind, and an account of everything (MINUTES=30 SCALE=10; SCALE=1: 300/60/60)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --scale $(SCALE) $(ARGS)
+
+failures: setup ## Write docs/failures.md from the catalogue and the tests
+	$(BIN)/python -m tests.faults.catalogue
 
 bench: setup ## Measure: ingest, on_log, latency, sweep, refresh, growth (ARGS="--quick", or names; 25 minutes)
 	$(BIN)/python -m bench $(ARGS)

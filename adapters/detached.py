@@ -2,21 +2,25 @@
 
 It is the out-of-process adapter that runs anywhere. Its output, and its follower's word that the process is there,
 are its proof of life. A command that ends leaves a record of its exit (`exit.json`); one that vanishes without it,
-killed together with its launcher, leaves silence, which is the reaper's to judge. The files hold what the command
-wrote; secrets are masked where they are read.
+killed together with its launcher, leaves silence, which is the reaper's to judge. Any worker of the host can go on
+where another one stopped reading: the files are all there is to read. They hold what the command wrote; secrets are
+masked where they are read.
 """
 
 import json
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from adapters import host
-from adapters.command import CannotStart, CommandConfig, Launched, launch
+from adapters.command import CannotStart, CommandConfig, launch, resolved_secrets
 from adapters.masking import Masker
 from adapters.protocol import ConfigModel, Context
+from adapters.secrets import patterns_of_all
 from models.errors import OutsideRoot
 from models.paths import inside
 from models.process import ProcessIdentity
@@ -25,6 +29,8 @@ from models.work import Outcome, Work
 
 #: Seconds between two looks at the files.
 LOOK_INTERVAL = 0.2
+#: Seconds between two looks whether the values of secrets are there, of work that another worker has started.
+SECRETS_INTERVAL = 5.0
 READ_SIZE = 64 * 1024
 STREAMS = ("stdout", "stderr")
 
@@ -53,7 +59,21 @@ class DetachedAdapter:
                 launched.go()
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
-        return _follow(folder, launched, context)
+        try:
+            return _follow(folder, launched.identity, launched.masker, context, launched.popen.poll)
+        finally:
+            # The launcher is our child while we live: it is collected when it ends, whoever follows it then.
+            threading.Thread(target=launched.popen.wait, daemon=True).start()
+
+    def attach(self, run: Work, handle: dict[str, Any], context: Context) -> Outcome:
+        folder, launcher = inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle)
+        config = CommandConfig.model_validate(run.config)
+        while (patterns := _secrets_of(launcher, config, context)) is None:
+            if context.stopping:
+                host.terminate_group(launcher)
+                return Outcome.failed("Stopped.")
+            context.wait(SECRETS_INTERVAL)
+        return _follow(folder, launcher, partial(Masker, patterns), context)
 
     def probe(self, handles: Sequence[dict[str, Any]]) -> list[Probe]:
         return [self._probe(handle) for handle in handles]
@@ -66,29 +86,58 @@ class DetachedAdapter:
             alive = host.is_alive(ProcessIdentity.from_handle(handle))
         except (KeyError, TypeError, ValueError, OutsideRoot, OSError):
             return Probe.UNKNOWN
-        return Probe.ALIVE if alive and not ended else Probe.DEAD
+        if ended:
+            return Probe.ENDED
+        return Probe.ALIVE if alive else Probe.DEAD
 
     def terminate(self, handle: dict[str, Any]) -> None:
         host.terminate_group(ProcessIdentity.from_handle(handle))
 
 
-def _follow(folder: Path, launched: Launched, context: Context) -> Outcome:
-    """Hand over what the files gain until the exit is recorded, or until told to stop."""
-    sources = [_Source(stream, launched.masker()) for stream in STREAMS]
+def _secrets_of(launcher: ProcessIdentity, config: CommandConfig, context: Context) -> frozenset[bytes] | None:
+    """What to mask of work that another worker has started; None while nobody knows, so that nothing is handed over.
+
+    A value may have been changed since: what the launcher was given counts as well, for as long as it is there.
+    """
+    given = host.environment(launcher)
+    if given is not None:
+        context.heartbeat()
+    known = {name: value for name, value in (given or {}).items() if name in config.secrets}
+    try:
+        return patterns_of_all(known) | patterns_of_all(resolved_secrets(config))
+    except CannotStart as problem:
+        if known.keys() == config.secrets.keys():
+            return patterns_of_all(known)
+        context.note(f"The output is not read on, since it could not be masked: {problem}.")
+        return None
+
+
+def _follow(
+    folder: Path,
+    launcher: ProcessIdentity,
+    masker: Callable[[], Masker],
+    context: Context,
+    collect: Callable[[], object] = lambda: None,
+) -> Outcome:
+    """Hand over what the files gain from the context's cursor on, until the exit is recorded, or until told to stop.
+
+    What the command leaves running in its group is ended with it.
+    """
+    sources = _sources(context.cursor, masker)
     while True:
         # Look for the end before reading: what was written before it is then read too.
         returncode = _exit_code(folder)
+        if returncode is not None:
+            host.terminate_group(launcher)
         grown = _read_new(folder, sources, context)
         if returncode is not None and not grown:
             _flush(sources, context)
-            launched.popen.wait()
             return Outcome.of_exit(returncode)
-        launched.popen.poll()  # The launcher is our child while we live: collect it when it ends.
-        if host.is_alive(launched.identity):
+        collect()
+        if host.is_alive(launcher):
             context.heartbeat()
         if context.stopping:
-            host.terminate_group(launched.identity)
-            launched.popen.wait()
+            host.terminate_group(launcher)
             while _read_new(folder, sources, context):
                 pass
             _flush(sources, context)
@@ -106,9 +155,15 @@ class _Source:
     offset: int = 0
 
     @property
-    def cursor(self) -> str:
+    def place(self) -> int:
         """Where to read on: after what was handed over. What is held back is still to be read by whoever attaches."""
-        return str(self.offset - self.masker.held)
+        return self.offset - self.masker.held
+
+
+def _sources(cursor: str | None, masker: Callable[[], Masker]) -> list[_Source]:
+    """Both files, from a cursor on: the places in them, in their order."""
+    places = [int(place) for place in cursor.split(":")] if cursor else [0] * len(STREAMS)
+    return [_Source(stream, masker(), place) for stream, place in zip(STREAMS, places, strict=True)]
 
 
 def _read_new(folder: Path, sources: Sequence[_Source], context: Context) -> bool:
@@ -120,7 +175,7 @@ def _read_new(folder: Path, sources: Sequence[_Source], context: Context) -> boo
             data = os.read(file.fileno(), READ_SIZE)
         if data:
             source.offset += len(data)
-            _hand_over(source, source.masker.feed(data), context)
+            _hand_over(source, source.masker.feed(data), sources, context)
             grown = True
     return grown
 
@@ -128,12 +183,12 @@ def _read_new(folder: Path, sources: Sequence[_Source], context: Context) -> boo
 def _flush(sources: Sequence[_Source], context: Context) -> None:
     """The files have ended: hand over what was held back."""
     for source in sources:
-        _hand_over(source, source.masker.flush(), context)
+        _hand_over(source, source.masker.flush(), sources, context)
 
 
-def _hand_over(source: _Source, output: bytes, context: Context) -> None:
+def _hand_over(source: _Source, output: bytes, sources: Sequence[_Source], context: Context) -> None:
     if output:
-        context.on_log(source.stream, output, source.cursor)
+        context.on_log(source.stream, output, ":".join(str(one.place) for one in sources))
 
 
 def _exit_code(folder: Path) -> int | None:

@@ -66,6 +66,17 @@ def is_alive(process: ProcessIdentity) -> bool:
     return start is not None and abs(start - process.started_at) <= SAME_START
 
 
+def environment(process: ProcessIdentity) -> dict[str, str] | None:
+    """What this very process was given when it started; None when it is not here."""
+    if not is_alive(process):
+        return None
+    try:
+        given: dict[str, str] = psutil.Process(process.pid).environ()
+    except psutil.Error:
+        return None
+    return given if is_alive(process) else None
+
+
 def terminate_group(process: ProcessIdentity, grace: float = TERMINATE_GRACE) -> None:
     """End the group that `process` leads: SIGTERM, after `grace` seconds SIGKILL; returns when all are gone.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from adapters.protocol import Adapter
+from adapters.protocol import Adapter, Attaching
 from models.errors import InvalidRequest, UnknownAdapter
 
 ENTRY_POINT_GROUP = "reprieve.adapters"
@@ -56,6 +56,11 @@ def _problem(details: Any, adapter_class: type[Adapter]) -> str:
         return f"{field} is not a field; known are {known}"
     told = details["msg"].removeprefix("Value error, ")
     return f"{field}: {told[:1].lower()}{told[1:]}"
+
+
+def attaching() -> list[str]:
+    """The adapters whose work another worker can follow."""
+    return [name for name, adapter_class in adapter_classes().items() if issubclass(adapter_class, Attaching)]
 
 
 class Adapters:

@@ -41,16 +41,18 @@ WINDOW_BYTES = 32 * 1024 * 1024
 ASK_INTERVAL = 0.2
 #: Seconds after which a batch that the store does not have is sent again, then after twice as long, and so on …
 RESEND_AFTER = 15.0
-#: … up to this many doublings (8 minutes): a long backlog must not fill the broker with repeated messages.
-RESEND_DOUBLINGS = 5
+#: … up to this many doublings (4 minutes): a long backlog must not fill the broker with repeated messages, and what a
+#: lost message carried must be there again within a window of the reaper's.
+RESEND_DOUBLINGS = 4
 #: Seconds between two looks for spools that a killed worker left.
 TAKE_OVER_INTERVAL = 10.0
 
 RESENT = Count("reprieve_log_batches_resent", "Batches of output that were sent again, unacknowledged by the store.")
 
-LogKey = tuple[UUID, int]
+#: A writer of a log: run, attempt, epoch.
+Source = tuple[UUID, int, int]
 Publish = Callable[[Sequence[Block]], None]
-Stored = Callable[[Iterable[LogKey]], Mapping[LogKey, SeqRanges]]
+Stored = Callable[[Iterable[Source]], Mapping[Source, SeqRanges]]
 
 
 @dataclass
@@ -68,11 +70,11 @@ class _Batch:
         self.size = sum(len(block.payload) for block in self.blocks)
         self.count = sum(block.count for block in self.blocks)
 
-    def drop_stored(self, stored: Mapping[LogKey, SeqRanges]) -> None:
+    def drop_stored(self, stored: Mapping[Source, SeqRanges]) -> None:
         """Forget the blocks that the store has."""
         nothing = SeqRanges()
         self.blocks = [
-            one for one in self.blocks if not stored.get(one.key, nothing).covers(one.first_seq, one.last_seq)
+            one for one in self.blocks if not stored.get(one.source, nothing).covers(one.first_seq, one.last_seq)
         ]
 
 
@@ -300,7 +302,7 @@ class LogShipper:
         """Ask the store what it has, and forget that."""
         if not self._on_their_way or time.monotonic() < self._ask_at:
             return
-        stored = self._stored({block.key for batch in self._on_their_way for block in batch.blocks})
+        stored = self._stored({block.source for batch in self._on_their_way for block in batch.blocks})
         for batch in self._on_their_way:
             batch.drop_stored(stored)
         arrived = [batch for batch in self._on_their_way if not batch.blocks]

@@ -14,9 +14,11 @@ from stores.sweeps import SUSPECT_IDS
 from workers.reaper import sweep as sweep_once
 
 WATCH = text("""
-INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length)
-VALUES (1, clock_timestamp() - interval '1 hour', clock_timestamp() - interval '60 s', :window)
-ON CONFLICT (id) DO UPDATE SET watching_since = EXCLUDED.watching_since, last_sweep_at = EXCLUDED.last_sweep_at
+INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length, hearing_since, heard_at)
+VALUES (1, clock_timestamp() - interval '1 hour', clock_timestamp() - interval '60 s', :window,
+        clock_timestamp() - interval '1 hour', clock_timestamp())
+ON CONFLICT (id) DO UPDATE SET watching_since = EXCLUDED.watching_since, last_sweep_at = EXCLUDED.last_sweep_at,
+                               hearing_since = EXCLUDED.hearing_since, heard_at = EXCLUDED.heard_at
 """)
 LIVE = text("UPDATE runs SET updated_at = clock_timestamp() WHERE status = 'running'")
 KILL = text("""

@@ -1,4 +1,4 @@
-"""`reprieve demo`: four runs whose ends show what Reprieve is for, on servers and workers of their own.
+"""`reprieve demo`: five runs whose ends show what Reprieve is for, on servers and workers of their own.
 
 Every story is real: real PostgreSQL, Redis, Celery workers and beat, commands as processes, and `kill -9` where
 something dies. The demo judges itself: exit status 0 only if each run came to the end that was foretold, in time, and
@@ -51,13 +51,17 @@ class Story:
     expected: str
     run_id: UUID
     must_be_reaped: bool = False
+    lines: int | None = None
+    """How many lines it prints, where its log is counted: each must be there once, in order."""
     events_told: int = 0
     seen: list[str] = field(default_factory=list)
     found_after: float | None = None
 
     def learn(self, run: Run, events: list[RunEvent]) -> None:
         """Note what a run's row and events say about how it ended."""
-        self.seen = [event.detail["error_code"] for event in events if event.kind == EventKind.REAPED]
+        words = {EventKind.ATTACHED: "followed by another worker"}
+        reaps_and_words = [event for event in events if event.kind in (EventKind.REAPED, *words)]
+        self.seen = [event.detail.get("error_code") or words[EventKind(event.kind)] for event in reaps_and_words]
         if run.status != Status.FAILED:
             self.seen.append(run.status)
         for event in events:
@@ -88,21 +92,30 @@ class Demo:
         self._console.print(f"{time.monotonic() - self._began:6.1f} s  [bold]{name:<9}[/] {text}", highlight=False)
 
     def tell(self) -> bool:
-        """All four stories; True if every one came out."""
+        """All five stories; True if every one came out."""
         self._until(
             "the workers are ready",
             lambda: len(app.control.ping(timeout=1.0)) == sum(name.startswith("worker-") for name in ROLES),
             seconds=60,
         )
-        self._orphaned()
         # Short in the demo, several windows long; in real time, long enough to be reaped if it were not refreshed.
         several = self._timing.window.total_seconds() * (3 if self._timing.window.total_seconds() < 60 else 1.4)
+        self._adopted(several)
+        self._orphaned()
         self._chatty(several)
         self._quiet(several * 0.9)
         self._killed()
         limit = several + 3 * (self._timing.window + self._timing.sweep_interval).total_seconds() + 60
         self._until("every run has ended", self._all_ended, seconds=limit)
         return self._judge()
+
+    def _adopted(self, seconds: float) -> None:
+        lines = int(seconds * 4)
+        command = f"n=0; while [ $n -lt {lines} ]; do n=$((n + 1)); echo line $n; sleep 0.25; done"
+        told = "detached; its worker is killed too, and it goes on"
+        story = self._start("adopted", told, "followed by another worker, then succeeded", "detached", command)
+        story.lines = lines
+        self._until("it prints", lambda: self._services.logs.last_seq(story.run_id, 1) >= 3, seconds=30)
 
     def _orphaned(self) -> None:
         command = 'if [ "$REPRIEVE_ATTEMPT" = 1 ]; then sleep 3600; fi; echo second attempt'
@@ -150,7 +163,12 @@ class Demo:
         return any(answer["pid"] != old_pid for answer in stats.values())
 
     def _all_ended(self) -> bool:
-        return all(Status(self._services.runs.get(story.run_id).status).is_final for story in self._stories)
+        """All are at their end, and the logs in which lines are counted are whole."""
+        runs = [self._services.runs.get(story.run_id) for story in self._stories]
+        counted = [story.run_id for story in self._stories if story.lines is not None]
+        return all(Status(run.status).is_final for run in runs) and not any(
+            self._services.closings.state(run_id, 1).missing for run_id in counted
+        )
 
     def _until(self, what: str, condition: Callable[[], object], *, seconds: float) -> None:
         """Wait for a condition, telling what happens meanwhile."""
@@ -177,7 +195,7 @@ class Demo:
         all_good = True
         for story in self._stories:
             story.learn(self._services.runs.get(story.run_id), list(self._services.runs.events(story.run_id)))
-            good = story.came_out(self._timing)
+            good = story.came_out(self._timing) and self._is_whole(story)
             all_good = all_good and good
             found = span(story.found_after) if story.found_after is not None else "-"
             verdict = "[green]as expected[/]" if good else "[red]WRONG[/]"
@@ -187,6 +205,15 @@ class Demo:
         window, sweep = self._timing.window, self._timing.sweep_interval
         self._console.print(f"A dead run must be found within {span(window)} (window) + {span(sweep)} (sweep).")
         return all_good
+
+    def _is_whole(self, story: Story) -> bool:
+        """Whether every line that it printed is in its log, once and in order, where lines are counted."""
+        if story.lines is None:
+            return True
+        chunks = self._services.logs.read(story.run_id, 1, limit=100_000)
+        printed = b"".join(chunk.data for chunk in chunks).splitlines()
+        self.say(story.name, f"{len(printed)} of its {story.lines} lines are in its log")
+        return printed == [b"line %d" % number for number in range(1, story.lines + 1)]
 
 
 def _event_text(event: RunEvent) -> str:
@@ -198,6 +225,7 @@ def _event_text(event: RunEvent) -> str:
     texts = {
         EventKind.CLAIMED: f"attempt {event.attempt} is running on {event.detail.get('worker_node')}",
         EventKind.SUCCEEDED: "[green]succeeded[/]",
+        EventKind.ATTACHED: f"goes on, followed by {event.detail.get('worker_node')}",
         EventKind.TERMINATED: f"the work of attempt {event.attempt} is confirmed gone",
     }
     return texts.get(EventKind(event.kind), event.kind)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from cli import output, render
 from cli.stack import Stack, wait_for_end
 from models.errors import InvalidRequest, ReprieveError, SettingsError
+from models.health import ailments
 from models.rows import Run
 from models.status import Status
 from stores.embedded import EmbeddedServerError
@@ -191,23 +192,41 @@ def explain(run_id: RunId, as_json: AsJson = False) -> None:
     """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
     wired = services()
     wanted = _find(wired, run_id)
-    events = wired.runs.events(wanted.id)
+    events, sparings = wired.runs.events(wanted.id), wired.sweeps.sparings(wanted.id)
     logs = [wired.closings.state(wanted.id, number) for number in range(1, wanted.attempt + 1)]
     if as_json:
         record = {
             "run": render.run_record(wanted),
             "logs": [render.log_record(log) for log in logs],
             "events": [render.event_record(event) for event in events],
+            "sparings": [render.sparing_record(sparing) for sparing in sparings],
         }
         print(json.dumps(record))
     else:
-        print("\n".join(render.explanation(wanted, events, logs, wired.database.now())))
+        print("\n".join(render.explanation(wanted, events, sparings, logs, wired.database.now())))
 
 
 @app.command()
 def sweep() -> None:
     """Have the reaper look now, instead of at its next turn."""
     print(json.dumps(sweep_once(services(), by_hand=True)))
+
+
+@app.command()
+def health(as_json: AsJson = False) -> None:
+    """Say whether the reaper sees and hears; exit status 1 with the reasons if it does not."""
+    wired = services()
+    pulse = wired.sweeps.pulse()
+    reasons = ailments(pulse, wired.timing)
+    account = wired.sweeps.account()
+    if as_json:
+        print(json.dumps(render.health_record(pulse, reasons, account)))
+    else:
+        print("\n".join(reasons or ["Well: sweeps are made, and output comes through."]))
+        for line in account:
+            print(f"{line.adapter}: {line.reaped} reaped, {line.suspected_false} of them gave signs of life later")
+    if reasons:
+        raise typer.Exit(1)
 
 
 @app.command()

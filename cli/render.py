@@ -2,15 +2,19 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from models.rows import Run, RunEvent
+from models.health import Pulse
+from models.reaping import Judgement
+from models.rows import Run, RunAttempt, RunEvent, Sparing
 from models.status import EventKind, Status
 from stores.closings import LogState
+from stores.sweeps import Account
 
 COLOURS = {
     Status.QUEUED: "yellow",
@@ -25,7 +29,28 @@ PROOFS = {
     "output": "output",
     "keepalive": "its worker's keepalive",
     "heartbeat": "its adapter's heartbeat",
+    "probe": "its platform's word",
     None: "nothing",
+}
+
+
+#: Why a suspect was spared, in words.
+SPARED = {
+    Judgement.SPARE_ALIVE: "its platform saw it alive",
+    Judgement.SPARE_ENDED: "it had ended, and how was still to be read",
+    Judgement.SPARE_UNKNOWN: "its platform could not say whether it lives",
+    Judgement.SPARE_WARMING_UP: "the reaper had not been watching for a whole window",
+    Judgement.SPARE_LAGGING: "the log pipeline lagged, or had not worked for a whole window again",
+    Judgement.SPARE_BRAKED: "too many were convicted at once, and others had been silent for longer",
+}
+
+#: What the platform said, in words.
+SAID = {
+    None: "There was no platform to ask.",
+    "alive": "Its platform saw it alive.",
+    "ended": "Its platform said that it had ended.",
+    "dead": "Its platform said that it was gone.",
+    "unknown": "Its platform could not say whether it lives.",
 }
 
 
@@ -67,9 +92,14 @@ def runs_table(runs: Sequence[Run], now: datetime) -> Table:
             f"{span(now - run.started_at)} ago" if run.started_at else "-",
             f"{span(now - run.updated_at)} ago" if status is Status.RUNNING else "-",
             " ".join(f"{name}={value}" for name, value in run.labels.items()) or "-",
-            run.error_code or "-",
+            f"{run.error_code or '-'}{' (gave signs of life later)' if _came_late(run) else ''}",
         )
     return table
+
+
+def _came_late(run: Run) -> bool:
+    """Whether something came of an attempt after it was reaped: perhaps it was alive."""
+    return any(attempt.late_output_at or attempt.late_result_at for attempt in run.attempts)
 
 
 def run_record(run: Run) -> dict[str, Any]:
@@ -102,14 +132,40 @@ def run_record(run: Run) -> dict[str, Any]:
                 "outcome": attempt.outcome,
                 "last_seq": attempt.last_seq,
                 "termination": attempt.termination,
+                "reaped_at": _time(attempt.reaped_at),
+                "late_output_at": _time(attempt.late_output_at),
+                "late_result_at": _time(attempt.late_result_at),
             }
             for attempt in run.attempts
         ],
     }
 
 
+def health_record(pulse: Pulse | None, reasons: list[str], account: Sequence[Account]) -> dict[str, Any]:
+    return {
+        "healthy": not reasons,
+        "reasons": reasons,
+        "sweep_age_seconds": pulse.age.total_seconds() if pulse and pulse.age else None,
+        "canary_age_seconds": pulse.lag.total_seconds() if pulse and pulse.lag else None,
+        "last_report": pulse.last_report if pulse else None,
+        "account": [asdict(line) for line in account],
+    }
+
+
 def event_record(event: RunEvent) -> dict[str, Any]:
     return {"at": _time(event.at), "attempt": event.attempt, "kind": event.kind, "detail": event.detail}
+
+
+def sparing_record(sparing: Sparing) -> dict[str, Any]:
+    return {
+        "attempt": sparing.attempt,
+        "judgement": sparing.judgement,
+        "silent_since": _time(sparing.silent_since),
+        "first_at": _time(sparing.first_at),
+        "last_at": _time(sparing.last_at),
+        "times": sparing.times,
+        "detail": sparing.detail,
+    }
 
 
 def log_record(log: LogState) -> dict[str, Any]:
@@ -152,14 +208,18 @@ def _log_sentences(log: LogState) -> list[str]:
     return lines
 
 
-def explanation(run: Run, events: Sequence[RunEvent], logs: Sequence[LogState], now: datetime) -> list[str]:
+def explanation(
+    run: Run, events: Sequence[RunEvent], sparings: Sequence[Sparing], logs: Sequence[LogState], now: datetime
+) -> list[str]:
     """What is known of a run and why it is as it is, for a person who was woken for it."""
     lines = [f"Run {run.id}", f"{run.adapter}: {_status_sentence(run, now)}"]
     if run.error_message:
         lines.append(run.error_message)
     if run.labels:
         lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
+    lines += [_sparing_sentence(sparing) for sparing in sparings]
     lines += [sentence for event in events if (sentence := _dossier_sentence(event))]
+    lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
     lines += _owed_sentences(run)
     lines += [sentence for log in logs for sentence in _log_sentences(log)]
     return [*lines, "", *(_event_line(event) for event in events)]
@@ -188,11 +248,52 @@ def _dossier_sentence(event: RunEvent) -> str | None:
     if detail["error_code"] == "timed_out":
         return f"Attempt {event.attempt} had run for {span(detail['running_seconds'])}, over its max_runtime; {after}."
     return (
-        f"Attempt {event.attempt} was silent for {span(detail['silent_seconds'])} "
-        f"(window {span(detail['window_seconds'])}). Its last proof of life was {PROOFS[detail['last_proof']]}, "
-        f"at {_clock(detail['last_proof_at'])}; {detail['worker_node'] or 'nobody'} followed it. The reaper had been "
-        f"watching since {_clock(detail['watching_since'])}. So it was reaped as {detail['error_code']}, and {after}."
+        f"Attempt {event.attempt} was silent for {_evidence(detail)} "
+        f"So it was reaped at {event.at:%H:%M:%S} UTC as {detail['error_code']}, and {after}."
     )
+
+
+def _sparing_sentence(sparing: Sparing) -> str:
+    """Why a suspect was left alone, in words."""
+    times = "once" if sparing.times == 1 else f"{sparing.times} times, last"
+    why = SPARED[Judgement(sparing.judgement)]
+    return (
+        f"Attempt {sparing.attempt} was suspect and spared {times} at {sparing.last_at:%H:%M:%S} UTC, since {why}: "
+        f"it was then silent for {_evidence(sparing.detail)}"
+    )
+
+
+def _evidence(detail: dict[str, Any]) -> str:
+    """A dossier in words. What an older version did not note is left out."""
+    chunk, brake = detail.get("last_chunk"), detail.get("brake") or {}
+    parts = [
+        f"{span(detail['silent_seconds'])} (window {span(detail['window_seconds'])}).",
+        f"Its last proof of life was {PROOFS[detail['last_proof']]}, at {_clock(detail['last_proof_at'])};",
+        f"its last stored output was chunk {chunk:,};" if chunk else "no output of it is stored;",
+        f"{detail['worker_node'] or 'nobody'} followed it.",
+        f"The reaper had been watching since {_clock(detail['watching_since'])}; {_lag(detail)}.",
+        SAID[detail.get("probe")],
+    ]
+    if brake.get("on"):
+        parts.append(
+            f"With it, {brake['convicted']} of {brake['fleet']} runs looked dead; {brake['allowed']} are reaped."
+        )
+    return " ".join(parts)
+
+
+def _lag(detail: dict[str, Any]) -> str:
+    lag = detail.get("pipeline_lag_seconds")
+    return "nothing had come through the log pipeline" if lag is None else f"the log pipeline was {span(lag)} behind"
+
+
+def _late_sentences(attempt: RunAttempt) -> list[str]:
+    """What came of an attempt after it was reaped."""
+    came = (("Output", attempt.late_output_at), ("A result", attempt.late_result_at))
+    return [
+        f"{what} of attempt {attempt.attempt} came at {at:%H:%M:%S} UTC, after it was reaped: it may have been alive."
+        for what, at in came
+        if at is not None
+    ]
 
 
 def _owed_sentences(run: Run) -> list[str]:

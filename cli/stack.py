@@ -27,8 +27,10 @@ from stores.embedded.address import choose_port, port_is_free
 from stores.migrate import migrate
 from workers.settings import Settings
 
-#: Seconds that a role may take to end when asked; a run in its worker is then lost, and found by the next sweep.
+#: Seconds that a role may take to end when asked …
 STOP_SECONDS = 10
+#: … and how long of that a worker waits for its in-process runs, before it ends them itself.
+DRAIN_SECONDS = 4
 
 #: Where Flower is, if the port is free.
 FLOWER_PORT = 5555
@@ -190,6 +192,7 @@ class Stack:
             "REPRIEVE_DATA_DIR": str(self._folder),
             "REPRIEVE_NODE_NAME": self._settings.node_name,
             "REPRIEVE_TIME_SCALE": str(self._settings.time_scale),
+            "REPRIEVE_DRAIN_SECONDS": str(min(self._settings.drain_seconds, DRAIN_SECONDS)),
             "REPRIEVE_FLOWER_PASSWORD": self._flower_password,
             "FLOWER_PORT": str(self.flower_port),
             **self._extra,

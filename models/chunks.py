@@ -91,6 +91,11 @@ class Block:
         return self.run_id, self.attempt
 
     @property
+    def source(self) -> tuple[UUID, int, int]:
+        """Who wrote it: run, attempt and epoch."""
+        return self.run_id, self.attempt, self.epoch
+
+    @property
     def count(self) -> int:
         return self.last_seq - self.first_seq + 1
 

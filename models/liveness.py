@@ -30,6 +30,20 @@ BLIND_AFTER = timedelta(seconds=180)
 #: The backlog of our own log pipeline that must not cost a live run its life.
 TOLERATED_LAG = timedelta(seconds=120)
 
+#: For how long a platform that cannot say whether work lives spares it. No doubt spares without end (B01).
+DOUBT_LIMIT = timedelta(minutes=30)
+
+#: How long a worker may not have been seen before others take over the out-of-process work that it followed: three of
+#: its keepalives.
+WORKER_GONE_AFTER = timedelta(seconds=60)
+
+#: How long a sweep waits for all platforms' answers; who has not answered by then has not said anything.
+ASK_LIMIT = timedelta(seconds=15)
+
+#: No time scale makes a platform answer faster, or a busy machine's worker more punctual, than this.
+SHORTEST_ASK_LIMIT = timedelta(seconds=2)
+SHORTEST_WORKER_GONE_AFTER = timedelta(seconds=5)
+
 #: What shipping a chunk takes on a slow, busy machine. Real time: no time scale makes a machine faster.
 SHIPPING_ALLOWANCE = timedelta(seconds=3)
 
@@ -57,6 +71,9 @@ class Timing:
     blind_after: timedelta = BLIND_AFTER
     tolerated_lag: timedelta = TOLERATED_LAG
     resend_after: timedelta = RESEND_AFTER
+    doubt_limit: timedelta = DOUBT_LIMIT
+    worker_gone_after: timedelta = WORKER_GONE_AFTER
+    ask_limit: timedelta = ASK_LIMIT
 
     def __post_init__(self) -> None:
         window, refresh = self.window.total_seconds(), self.refresh_interval.total_seconds()
@@ -100,6 +117,9 @@ class Timing:
                 blind_after=BLIND_AFTER / scale,
                 tolerated_lag=TOLERATED_LAG / scale,
                 resend_after=RESEND_AFTER / scale,
+                doubt_limit=DOUBT_LIMIT / scale,
+                worker_gone_after=max(WORKER_GONE_AFTER / scale, SHORTEST_WORKER_GONE_AFTER),
+                ask_limit=max(ASK_LIMIT / scale, SHORTEST_ASK_LIMIT),
             )
         except TimingRefused as refused:
             raise TimingRefused(f"Time scale {scale}: {refused} Use a divisor of 60 up to 30.") from None

@@ -1,31 +1,55 @@
-"""The reaper's decisions, as pure functions: watch, judge, retry, and the dossier that says why.
+"""The reaper's decisions, as pure functions: watch, listen, judge, brake, retry, and the dossier that says why.
 
-A sweep asks them in the order of `workers/reaper.py`. All times are the database's; `now` is always given.
-What time alone cannot know is admitted here: an out-of-process run that is alive but gives no proof of life for a
-whole window is reaped. Its follower's heartbeats are what keeps a quiet one from that.
+A sweep asks them in the order of `workers/reaper.py`; `simulation/` asks the very same ones. All times are the
+database's; `now` is always given.
+
+What time alone cannot know is admitted here. An out-of-process run of a platform that cannot be asked is reaped when
+it gives no proof of life for a whole window, through a log pipeline that was seen to work. An in-process run whose
+worker is cut off from the database for longer than the window is taken for lost with it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from heapq import nsmallest
 from typing import Any
 from uuid import UUID
 
 from models.liveness import Timing
-from models.status import ErrorCode, EventKind, Status
+from models.status import ErrorCode, EventKind, Probe, Status
 from models.work import End, Token
+
+#: One sweep convicts at most this share of the running fleet …
+BRAKE_SHARE = 0.2
+#: … or so many, whichever is more: what looks like the death of many is mostly a fault of the one who looks.
+BRAKE_LEAST = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Since when the reaper has been looking without a gap, and when it looked last."""
+    """Since when the reaper has been looking, and hearing, without a gap, and when it looked last.
+
+    `heard_at` is when the newest canary was sent that came back through the log queue. `hearing_since` is None while
+    none did for longer than is tolerated.
+    """
 
     since: datetime
     last_sweep_at: datetime
     window: timedelta
+    hearing_since: datetime | None = None
+    heard_at: datetime | None = None
 
     def age(self, now: datetime) -> timedelta:
         return now - self.since
+
+    def lag(self, now: datetime) -> timedelta | None:
+        """How far the log pipeline may be behind: the age of the newest canary that came back. None: none ever did."""
+        return None if self.heard_at is None else now - self.heard_at
+
+    def heard_for(self, now: datetime) -> timedelta:
+        """For how long output has been coming through without a gap."""
+        return timedelta(0) if self.hearing_since is None else now - self.hearing_since
 
 
 def next_watch(previous: Watch | None, now: datetime, timing: Timing) -> Watch:
@@ -36,8 +60,29 @@ def next_watch(previous: Watch | None, now: datetime, timing: Timing) -> Watch:
     a watch for this window if the last sweep had another one: somebody swept with another time scale.
     """
     blind = previous is None or now - previous.last_sweep_at > timing.blind_after or previous.window != timing.window
-    since = now if previous is None or blind else previous.since
-    return Watch(since=since, last_sweep_at=now, window=timing.window)
+    if previous is None or blind:
+        return Watch(since=now, last_sweep_at=now, window=timing.window)
+    return replace(previous, last_sweep_at=now)
+
+
+def listen(watch: Watch, heard_at: datetime | None, now: datetime, timing: Timing) -> Watch:
+    """The watch of a sweep that has looked for the echo of its canaries: the newest one back was sent at `heard_at`.
+
+    Older than what is tolerated, the pipeline lags: output that was printed long ago is still on its way. It then has
+    to work for a whole window again before silence counts, as our own looking has (mars-project/mars #470: a backlog
+    older than the window had everything reaped).
+    """
+    if heard_at is None or now - heard_at > timing.tolerated_lag:
+        return replace(watch, heard_at=heard_at, hearing_since=None)
+    return replace(watch, heard_at=heard_at, hearing_since=watch.hearing_since or heard_at)
+
+
+def may_orphan(previous: Watch | None, now: datetime, timing: Timing) -> bool:
+    """Whether a worker that was not seen lately is gone: not where nobody could be seen, since the database was away.
+
+    That a sweep is missing before this one says so: it was due within such an outage.
+    """
+    return previous is not None and now - previous.last_sweep_at < timing.sweep_interval * 1.5
 
 
 def is_due(previous: Watch | None, now: datetime, timing: Timing) -> bool:
@@ -51,61 +96,160 @@ def is_due(previous: Watch | None, now: datetime, timing: Timing) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A running run that is silent or overdue: what the sweep reads of it, and nothing wide."""
+    """A running run that is silent or overdue: what the sweep reads of it, and nothing wide.
+
+    `last_chunk` is the number of the last chunk that is stored of its output, 0 for none.
+    """
 
     run_id: UUID
     epoch: int
     attempt: int
     max_attempts: int
+    adapter: str
     out_of_process_liveness: bool
     started_at: datetime
     max_runtime: timedelta | None
     updated_at: datetime
     last_proof: str | None
+    last_chunk: int
     worker_node: str | None
 
     @property
     def token(self) -> Token:
         return Token(self.run_id, self.epoch)
 
+    def silence(self, now: datetime) -> timedelta:
+        return now - self.updated_at
+
+    def is_silent(self, now: datetime, timing: Timing) -> bool:
+        return self.silence(now) > timing.window
+
+    def is_overdue(self, now: datetime) -> bool:
+        return self.max_runtime is not None and now - self.started_at > self.max_runtime
+
 
 class Judgement(StrEnum):
     """What a sweep decides about one suspect."""
 
-    REAP_ADAPTER_LIVENESS_LOST = "reap_adapter_liveness_lost"
-    """Work outside the worker that gave no proof of life for longer than the window."""
+    REAP_SILENT = "reap_silent"
+    """No platform can be asked, and nothing was heard for a window through a pipeline that works."""
+    REAP_GONE = "reap_gone"
+    """Silent, and the platform says that it is not there."""
+    REAP_UNANSWERED = "reap_unanswered"
+    """Silent, and the platform has not said anything for as long as doubt is allowed to last."""
     REAP_PROCESS_LOST = "reap_process_lost"
     """Work inside a worker that has not vouched for it for longer than the window."""
     REAP_TIMED_OUT = "reap_timed_out"
     """Running for longer than its `max_runtime`, however alive."""
+    SPARE_PROVEN = "spare_proven"
+    """Neither silent nor overdue: a proof of life came between listing and judging."""
+    SPARE_ALIVE = "spare_alive"
+    """Silent, but the platform sees it alive: somebody should follow it."""
+    SPARE_ENDED = "spare_ended"
+    """Silent, since it has ended: somebody should read how."""
+    SPARE_UNKNOWN = "spare_unknown"
+    """Silent, and the platform cannot say: doubt spares, for a while."""
     SPARE_WARMING_UP = "spare_warming_up"
     """Silent, but we have not been watching for a whole window ourselves."""
-    SPARE_ALIVE = "spare_alive"
-    """Neither silent nor overdue: a proof of life came between listing and judging."""
+    SPARE_LAGGING = "spare_lagging"
+    """Silent, but the log pipeline lags, or has not worked for a whole window again."""
+    SPARE_BRAKED = "spare_braked"
+    """Convicted, but too many are at once: the longer silent go first."""
 
     @property
     def error_code(self) -> ErrorCode | None:
         return _CODES.get(self)
 
+    @property
+    def wants_follower(self) -> bool:
+        """Whether the work is there and nobody speaks for it."""
+        return self in (Judgement.SPARE_ALIVE, Judgement.SPARE_ENDED)
+
 
 _CODES = {
-    Judgement.REAP_ADAPTER_LIVENESS_LOST: ErrorCode.ADAPTER_LIVENESS_LOST,
+    Judgement.REAP_SILENT: ErrorCode.ADAPTER_LIVENESS_LOST,
+    Judgement.REAP_GONE: ErrorCode.ADAPTER_LIVENESS_LOST,
+    Judgement.REAP_UNANSWERED: ErrorCode.ADAPTER_LIVENESS_LOST,
     Judgement.REAP_PROCESS_LOST: ErrorCode.PROCESS_LOST,
     Judgement.REAP_TIMED_OUT: ErrorCode.TIMED_OUT,
 }
 
 
-def judge(suspect: Suspect, watch: Watch, now: datetime, timing: Timing) -> Judgement:
-    """What the sweep at `now` does with `suspect`. The capability on the row decides, never an adapter's name."""
-    if suspect.max_runtime is not None and now - suspect.started_at > suspect.max_runtime:
+def should_ask(suspect: Suspect, now: datetime, timing: Timing) -> bool:
+    """Whether the platform's word would matter: for silent work outside the worker. The row decides, never a name."""
+    return suspect.out_of_process_liveness and suspect.is_silent(now, timing) and not suspect.is_overdue(now)
+
+
+def judge(suspect: Suspect, watch: Watch, answer: Probe | None, now: datetime, timing: Timing) -> Judgement:
+    """What the sweep at `now` does with `suspect`; `answer` is the platform's, None where none can be asked."""
+    if suspect.is_overdue(now):
         return Judgement.REAP_TIMED_OUT
-    if now - suspect.updated_at <= timing.window:
+    if not suspect.is_silent(now, timing):
+        return Judgement.SPARE_PROVEN
+    if answer is Probe.ALIVE:
         return Judgement.SPARE_ALIVE
     if watch.age(now) < timing.window:
         return Judgement.SPARE_WARMING_UP
-    if suspect.out_of_process_liveness:
-        return Judgement.REAP_ADAPTER_LIVENESS_LOST
-    return Judgement.REAP_PROCESS_LOST
+    if not suspect.out_of_process_liveness:
+        return Judgement.REAP_PROCESS_LOST
+    if answer is Probe.DEAD:
+        return Judgement.REAP_GONE
+    return _judge_doubt(suspect, watch, answer, now, timing)
+
+
+def _judge_doubt(suspect: Suspect, watch: Watch, answer: Probe | None, now: datetime, timing: Timing) -> Judgement:
+    """What silence is worth where the platform does not say that the work is gone."""
+    if answer is not None and suspect.silence(now) <= timing.doubt_limit:
+        return Judgement.SPARE_ENDED if answer is Probe.ENDED else Judgement.SPARE_UNKNOWN
+    if watch.heard_for(now) < timing.window:
+        return Judgement.SPARE_LAGGING
+    return Judgement.REAP_SILENT if answer is None else Judgement.REAP_UNANSWERED
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was decided about one suspect, and what the platform had said."""
+
+    suspect: Suspect
+    judgement: Judgement
+    answer: Probe | None = None
+
+    @property
+    def for_silence(self) -> bool:
+        """Convicted by what was not heard or not found, of which a fault of our own might be the cause."""
+        return self.judgement.error_code is not None and self.judgement is not Judgement.REAP_TIMED_OUT
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """How many of a sweep's convictions for silence are carried out."""
+
+    fleet: int
+    convicted: int
+
+    @property
+    def allowed(self) -> int:
+        return max(int(self.fleet * BRAKE_SHARE), BRAKE_LEAST)
+
+    @property
+    def is_on(self) -> bool:
+        return self.convicted > self.allowed
+
+
+def brake(verdicts: Iterable[Verdict], limit: Brake) -> list[Verdict]:
+    """The verdicts with the convictions beyond the limit turned into sparings: the longest silent are reaped first."""
+    verdicts = list(verdicts)
+    if not limit.is_on:
+        return verdicts
+    convicted = (verdict for verdict in verdicts if verdict.for_silence)
+    first = nsmallest(limit.allowed, convicted, key=lambda one: (one.suspect.updated_at, one.suspect.run_id))
+    reaped = {one.suspect.run_id for one in first}
+    return [
+        replace(verdict, judgement=Judgement.SPARE_BRAKED)
+        if verdict.for_silence and verdict.suspect.run_id not in reaped
+        else verdict
+        for verdict in verdicts
+    ]
 
 
 def may_retry(code: ErrorCode, suspect: Suspect) -> bool:
@@ -117,50 +261,76 @@ def may_retry(code: ErrorCode, suspect: Suspect) -> bool:
     return code is ErrorCode.PROCESS_LOST and suspect.attempt < suspect.max_attempts
 
 
-def dossier(suspect: Suspect, judgement: Judgement, watch: Watch, now: datetime, timing: Timing) -> dict[str, Any]:
-    """The evidence of a reap, stored with its event. `None` says that this step was not asked."""
+def dossier(verdict: Verdict, watch: Watch, limit: Brake, now: datetime, timing: Timing) -> dict[str, Any]:
+    """The evidence of a verdict, stored with it. `None` says that there is nothing to say: nobody was asked, say."""
+    suspect, lag = verdict.suspect, watch.lag(now)
     return {
-        "judgement": judgement.value,
+        "judgement": verdict.judgement.value,
         "judged_at": now.isoformat(),
+        "adapter": suspect.adapter,
         "last_proof": suspect.last_proof,
         "last_proof_at": suspect.updated_at.isoformat(),
-        "silent_seconds": round((now - suspect.updated_at).total_seconds(), 3),
+        "last_chunk": suspect.last_chunk,
+        "silent_seconds": _seconds(suspect.silence(now)),
         "cutoff": (now - timing.window).isoformat(),
         "window_seconds": timing.window.total_seconds(),
-        "running_seconds": round((now - suspect.started_at).total_seconds(), 3),
+        "running_seconds": _seconds(now - suspect.started_at),
         "watching_since": watch.since.isoformat(),
+        "hearing_since": watch.hearing_since.isoformat() if watch.hearing_since else None,
+        "pipeline_lag_seconds": None if lag is None else _seconds(lag),
+        "probe": verdict.answer.value if verdict.answer else None,
+        "brake": {"fleet": limit.fleet, "convicted": limit.convicted, "allowed": limit.allowed, "on": limit.is_on},
         "worker_node": suspect.worker_node,
         "attempt": suspect.attempt,
-        "pipeline_lag_seconds": None,
-        "probe": None,
-        "brake": None,
     }
 
 
-def conviction(suspect: Suspect, code: ErrorCode, evidence: dict[str, Any], now: datetime, timing: Timing) -> End:
+def _seconds(duration: timedelta) -> float:
+    return round(duration.total_seconds(), 3)
+
+
+def conviction(verdict: Verdict, evidence: dict[str, Any], now: datetime, timing: Timing) -> End | None:
     """The end of a reaped run: failed, or queued for its next attempt; either way its old work is owed an end.
 
-    A run convicted for silence is ended only if it is still silent when the UPDATE runs.
+    A run convicted for silence is ended only if it is still silent when the UPDATE runs. None for one that is spared.
     """
+    suspect, code = verdict.suspect, verdict.judgement.error_code
+    if code is None:
+        return None
     retry = may_retry(code, suspect)
     return End(
         token=suspect.token,
         status=Status.QUEUED if retry else Status.FAILED,
         kind=EventKind.REAPED,
         error_code=None if retry else code,
-        error_message=None if retry else _sentence(code, suspect, now, timing),
+        error_message=None if retry else _sentence(verdict, code, now, timing),
         outcome={"error_code": code.value},
         detail=evidence | {"error_code": code.value, "retry": retry},
         silent_before=None if code is ErrorCode.TIMED_OUT else now - timing.window,
+        retry_after=retry_delay(suspect.token, suspect.attempt, timing) if retry else timedelta(0),
     )
 
 
-def _sentence(code: ErrorCode, suspect: Suspect, now: datetime, timing: Timing) -> str:
-    silent = (now - suspect.updated_at).total_seconds()
+def retry_delay(token: Token, attempt: int, timing: Timing) -> timedelta:
+    """How long a retry waits: somewhere within a sweep's interval for each attempt that was lost, up to five.
+
+    By the run's id, so that the many which one fault ended together do not start together (thundering herd).
+    """
+    share = (token.run_id.int ^ token.epoch) % 1000 / 1000
+    return timing.sweep_interval * min(attempt, 5) * share
+
+
+def _sentence(verdict: Verdict, code: ErrorCode, now: datetime, timing: Timing) -> str:
+    suspect = verdict.suspect
     if code is ErrorCode.TIMED_OUT:
         limit = suspect.max_runtime.total_seconds() if suspect.max_runtime else 0
         return f"Ran for longer than its max_runtime of {limit:g} s."
+    platform = {
+        Judgement.REAP_GONE: " Its platform says that it is gone.",
+        Judgement.REAP_UNANSWERED: f" For {timing.doubt_limit.total_seconds():g} s nobody could say whether it lives.",
+    }.get(verdict.judgement, "")
     return (
-        f"No proof of life for {silent:.0f} s (window {timing.window.total_seconds():g} s); "
-        f"the last was {suspect.last_proof or 'none'}, followed by {suspect.worker_node or 'nobody'}."
+        f"No proof of life for {suspect.silence(now).total_seconds():.0f} s "
+        f"(window {timing.window.total_seconds():g} s); the last was {suspect.last_proof or 'none'}, "
+        f"followed by {suspect.worker_node or 'nobody'}.{platform}"
     )

@@ -38,8 +38,9 @@ class Row(DeclarativeBase):
 class Run(Row):
     """One piece of work for an adapter.
 
-    `started_at` is the start of the current attempt. `updated_at` is the last proof of life while the run is
-    running, and the time at which its message was last sent while it is queued.
+    `started_at` is the start of the current attempt, `not_before` the time before which a retry may not be claimed.
+    `updated_at` is the last proof of life while the run is running, and the time at which its message was last sent
+    while it is queued.
     """
 
     __tablename__ = "runs"
@@ -68,6 +69,7 @@ class Run(Row):
     max_attempts: Mapped[int] = mapped_column(server_default="1")
     max_runtime: Mapped[timedelta | None]
     sends: Mapped[int] = mapped_column(server_default="0")
+    not_before: Mapped[datetime | None]
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
@@ -102,12 +104,20 @@ class RunAttempt(Row):
     as itself while attempt 2 waits for exactly that. `termination` is NULL (nothing to do), `owed`, or `done`; it is
     owed to the host named in `host`, or to any host where that is NULL. An attempt that has finished is owed the
     closing of its log until `log_closed_at` says that it is done.
+
+    `worker_id` is the worker (a process, `Worker`) that follows it. `adoption` is `owed` while out-of-process work is
+    to be followed by another one: to a worker of `host`, or to any where that is NULL. `late_output_at` and
+    `late_result_at` say that something came of an attempt after it was reaped: perhaps it was alive.
     """
 
     __tablename__ = "run_attempts"
     __table_args__ = (
         CheckConstraint("termination IN ('owed', 'done')", name="run_attempts_termination_known"),
+        CheckConstraint("adoption = 'owed'", name="run_attempts_adoption_known"),
         Index("run_attempts_owed", "host", "run_id", postgresql_where=text("termination = 'owed'")),
+        Index("run_attempts_to_adopt", "host", "run_id", postgresql_where=text("adoption = 'owed'")),
+        Index("run_attempts_followed", "worker_id", postgresql_where=text("finished_at IS NULL")),
+        Index("run_attempts_reaped", "run_id", postgresql_where=text("reaped_at IS NOT NULL")),
         Index(
             "run_attempts_log_open",
             "finished_at",
@@ -119,6 +129,7 @@ class RunAttempt(Row):
     attempt: Mapped[int] = mapped_column(primary_key=True)
     epoch: Mapped[int] = mapped_column(BigInteger)
     worker_node: Mapped[str]
+    worker_id: Mapped[uuid.UUID | None]
     started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     finished_at: Mapped[datetime | None]
     host: Mapped[str | None]
@@ -131,6 +142,10 @@ class RunAttempt(Row):
     last_seq: Mapped[int | None] = mapped_column(BigInteger)
     termination: Mapped[str | None]
     log_closed_at: Mapped[datetime | None]
+    adoption: Mapped[str | None]
+    reaped_at: Mapped[datetime | None]
+    late_output_at: Mapped[datetime | None]
+    late_result_at: Mapped[datetime | None]
 
     @property
     def process(self) -> ProcessIdentity | None:
@@ -169,7 +184,8 @@ class RunEvent(Row):
 class AttemptLog(Row):
     """What is stored of an attempt's log. Whoever writes segments of it holds this row: they never overlap.
 
-    It is also the store's acknowledgement: the shippers read `stored`, and forget what is in it.
+    It is also the store's acknowledgement: the shippers read `stored`, and forget what is in it. Chunks of an epoch
+    before `epoch` are refused: whoever attached under it reads their source again.
     """
 
     __tablename__ = "attempt_logs"
@@ -178,6 +194,7 @@ class AttemptLog(Row):
     run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     stored: Mapped[str] = mapped_column(INT8MULTIRANGE, server_default="{}")
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class LogSegment(Row):
@@ -233,7 +250,10 @@ class LogQuarantine(Row):
 
 
 class ReaperWatch(Row):
-    """The reaper's own memory, one row: since when it has been watching without a gap, and its last sweep."""
+    """The reaper's own memory, one row: since when it has been watching and hearing without a gap, its last sweep.
+
+    `heard_at` is the time at which the newest canary was sent that came back through the log queue.
+    """
 
     __tablename__ = "reaper_watch"
     __table_args__ = (CheckConstraint("id = 1", name="reaper_watch_single_row"),)
@@ -242,5 +262,49 @@ class ReaperWatch(Row):
     watching_since: Mapped[datetime]
     last_sweep_at: Mapped[datetime]
     window: Mapped[timedelta] = mapped_column("window_length")
+    hearing_since: Mapped[datetime | None]
+    heard_at: Mapped[datetime | None]
     last_completed_at: Mapped[datetime | None]
     last_report: Mapped[dict[str, Any] | None]
+
+
+class Worker(Row):
+    """A process that follows runs, and when it was last seen. A hint: whether a run lives is never asked of it."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    node: Mapped[str]
+    host: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Question(Row):
+    """A probe that only the workers of one host can make, and their answer. It lives as long as its sweep asks."""
+
+    __tablename__ = "questions"
+    __table_args__ = (Index("questions_open", "host", postgresql_where=text("answer IS NULL")),)
+
+    run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    adapter: Mapped[str]
+    handle: Mapped[dict[str, Any]]
+    asked_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    answer: Mapped[str | None]
+
+
+class Sparing(Row):
+    """Why a suspect was spared: one row for each judgement on one silence, with the newest evidence."""
+
+    __tablename__ = "sparings"
+
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    silent_since: Mapped[datetime] = mapped_column(primary_key=True)
+    judgement: Mapped[str] = mapped_column(primary_key=True)
+    first_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    last_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    times: Mapped[int] = mapped_column(server_default="1")
+    detail: Mapped[dict[str, Any]]

@@ -79,6 +79,11 @@ class SeqRanges:
         """The highest number; 0 for none."""
         return self.ranges[-1][1] if self.ranges else 0
 
+    @property
+    def whole_to(self) -> int:
+        """The highest number up to which nothing is missing; 0 where number 1 is."""
+        return self.ranges[0][1] if self.ranges and self.ranges[0][0] == 1 else 0
+
     def missing(self, last_seq: int | None) -> "SeqRanges":
         """The gaps from number 1 up to `last_seq`, or up to the highest number where nobody named the last."""
         return SeqRanges.of([(1, max(last_seq or 0, self.last))]) - self

@@ -3,7 +3,7 @@
 import math
 import signal
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -31,6 +31,8 @@ class Work:
     config: dict[str, Any]
     labels: dict[str, str]
     max_runtime_seconds: float | None = None
+    """Seconds that are left of its `max_runtime`."""
+    max_attempts: int = 1
 
     @property
     def token(self) -> Token:
@@ -61,7 +63,7 @@ class Outcome:
         return cls(detail={"exit_status": 0})
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """What PostgreSQL can hold of a value: an end that could not be written would leave its run running.
 
     Its text holds no NUL, UTF-8 no half of a surrogate pair, and JSON no more than numbers that are finite, text,
@@ -75,11 +77,11 @@ def _storable(value: Any) -> Any:
         case float() if math.isfinite(value):
             return value
         case dict():
-            return {_storable(str(name)): _storable(inner) for name, inner in value.items()}
+            return {storable(str(name)): storable(inner) for name, inner in value.items()}
         case list() | tuple():
-            return [_storable(inner) for inner in value]
+            return [storable(inner) for inner in value]
         case _:
-            return _storable(str(value))
+            return storable(str(value))
 
 
 def _signal_name(number: int) -> str:
@@ -95,7 +97,7 @@ class End:
 
     It applies only while the run has this epoch and `from_status` and, where `silent_before` is given, no proof of
     life since then: the conditions stand again in the UPDATE. `work_ended` is False when something may still run,
-    which then is owed its termination.
+    which then is owed its termination. A run that is queued again may be claimed once `retry_after` has passed.
     """
 
     token: Token
@@ -109,11 +111,12 @@ class End:
     work_ended: bool = False
     from_status: Status = Status.RUNNING
     silent_before: datetime | None = None
+    retry_after: timedelta = timedelta(0)
 
     @classmethod
     def by_result(cls, token: Token, outcome: Outcome, last_seq: int, *, work_ended: bool = True) -> "End":
         """The end that the follower of a run reports."""
-        said = {name: _storable(value) for name, value in outcome.detail.items()}
+        said = {name: storable(value) for name, value in outcome.detail.items()}
         if outcome.error_code is None:
             return cls(
                 token=token,
@@ -124,7 +127,7 @@ class End:
                 last_seq=last_seq,
                 work_ended=work_ended,
             )
-        message = _storable(outcome.error_message or "")[:MAX_ERROR_MESSAGE]
+        message = storable(outcome.error_message or "")[:MAX_ERROR_MESSAGE]
         detail = said | {"error_code": outcome.error_code.value, "error_message": message}
         return cls(
             token=token,

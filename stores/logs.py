@@ -12,7 +12,7 @@ reader sees one log, wherever it is.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -21,12 +21,15 @@ from models.chunks import Block, Chunk
 from models.sequences import MAX_SEQ, SeqRanges
 from stores.database import Database
 
+#: One attempt's log.
 LogKey = tuple[UUID, int]
+#: One writer of it: run, attempt, epoch.
+Source = tuple[UUID, int, int]
 
 # heads: what is stored of these logs, each held until the transaction ends; in the order of their keys, so that two
 # messages with the same logs wait for each other instead of deadlocking.
 HEADS = text("""
-SELECT l.run_id, l.attempt, CAST(l.stored AS text) AS stored FROM attempt_logs l
+SELECT l.run_id, l.attempt, l.epoch, CAST(l.stored AS text) AS stored FROM attempt_logs l
 JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt) USING (run_id, attempt)
 ORDER BY l.run_id, l.attempt FOR NO KEY UPDATE OF l
 """)
@@ -51,12 +54,13 @@ SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:first
                      CAST(:payloads AS bytea[]))
 """)
 
-# stored: the acknowledgement. What is in quarantine need not be sent again either.
+# stored: the acknowledgement. What is in quarantine need not be sent again either, nor anything of a writer that was
+# superseded.
 STORED = text("""
 WITH keys AS (SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt))
-SELECT run_id, attempt, CAST(stored AS text) AS stored FROM attempt_logs JOIN keys USING (run_id, attempt)
+SELECT run_id, attempt, epoch, CAST(stored AS text) AS stored FROM attempt_logs JOIN keys USING (run_id, attempt)
 UNION ALL
-SELECT run_id, attempt, CAST(range_agg(int8range(first_seq, last_seq, '[]')) AS text)
+SELECT run_id, attempt, 0, CAST(range_agg(int8range(first_seq, last_seq, '[]')) AS text)
 FROM log_quarantine JOIN keys USING (run_id, attempt) GROUP BY run_id, attempt
 """)
 
@@ -81,8 +85,34 @@ WITH page AS (
 SELECT first_seq, last_seq, payload FROM counted WHERE coalesce(chunks_before, 0) < :chunks ORDER BY first_seq
 """)
 
+# backwards: the segments that begin up to a place, the last first.
+BACKWARDS = text("""
+SELECT first_seq, last_seq, payload FROM log_segments
+WHERE run_id = :run_id AND attempt = :attempt AND first_seq <= :upto
+ORDER BY first_seq DESC LIMIT :segments
+""")
+
+# cut: drop the segments from a place on.
+CUT = text("DELETE FROM log_segments WHERE run_id = :run_id AND attempt = :attempt AND last_seq > :after")
+
+# supersede: from now on only this epoch writes, after this place.
+SUPERSEDE = text("""
+UPDATE attempt_logs SET epoch = :epoch, stored = CAST(:stored AS int8multirange)
+WHERE run_id = :run_id AND attempt = :attempt
+""")
+
 #: Segments that are read at once; a block bounds how much memory each takes.
 SEGMENTS_PER_READ = 16
+
+
+class Resumed(NamedTuple):
+    """From where a log goes on: the number of its last chunk, and that chunk's cursor (None: from the beginning)."""
+
+    after_seq: int
+    cursor: str | None
+
+
+EVERYTHING = SeqRanges(((1, MAX_SEQ),))
 
 
 class LogStore(Protocol):
@@ -96,8 +126,16 @@ class LogStore(Protocol):
         """
         ...
 
-    def stored(self, keys: Iterable[LogKey]) -> dict[LogKey, SeqRanges]:
-        """What need not be sent again of these logs: it is stored, or kept aside."""
+    def stored(self, sources: Iterable[Source]) -> dict[Source, SeqRanges]:
+        """What need not be sent again of what these wrote: it is stored, kept aside, or superseded."""
+        ...
+
+    def resume(self, connection: Connection, run_id: UUID, attempt: int, epoch: int) -> Resumed:
+        """Give a log to a new writer, as part of the caller's transaction; returns from where it goes on.
+
+        The log is cut after its last chunk that has a cursor and no gap before it: the new writer reads on from that
+        place of the source. Whatever an earlier epoch still sends is refused as superseded.
+        """
         ...
 
     def quarantine(self, connection: Connection, block: Block, reason: str) -> None:
@@ -151,8 +189,8 @@ class PostgresLogStore:
     def append(self, connection: Connection, blocks: Sequence[Block]) -> list[Block]:
         if not blocks:
             return []
-        before = self._hold(connection, {block.key for block in blocks})
-        new, after = new_parts(blocks, before)
+        before, epochs = self._hold(connection, {block.key for block in blocks})
+        new, after = new_parts([block for block in blocks if block.epoch >= epochs[block.key]], before)
         if new:
             connection.execute(INSERT_SEGMENTS, _columns(new))
             grown = sorted(key for key, stored in after.items() if stored != before.get(key))
@@ -161,18 +199,53 @@ class PostgresLogStore:
         return new
 
     @staticmethod
-    def _hold(connection: Connection, keys: set[LogKey]) -> dict[LogKey, SeqRanges]:
-        """What is stored of these logs; nobody else writes them until this transaction ends."""
+    def _hold(connection: Connection, keys: set[LogKey]) -> tuple[dict[LogKey, SeqRanges], dict[LogKey, int]]:
+        """What is stored of these logs, and whose epoch may write; nobody else does until this transaction ends."""
         # First all rows are there, then they are held: who holds one never waits for one that another has just made.
         connection.execute(OPEN_HEADS, _arrays(keys))
-        return _ranges(connection.execute(HEADS, _arrays(keys)))
+        rows = connection.execute(HEADS, _arrays(keys)).all()
+        return _ranges(rows), _epochs(rows)
 
-    def stored(self, keys: Iterable[LogKey]) -> dict[LogKey, SeqRanges]:
-        parameters = _arrays(keys)
-        if not parameters["ids"]:
+    def stored(self, sources: Iterable[Source]) -> dict[Source, SeqRanges]:
+        wanted = set(sources)
+        if not wanted:
             return {}
         with self._database.begin() as connection:
-            return _ranges(connection.execute(STORED, parameters))
+            rows = connection.execute(STORED, _arrays(source[:2] for source in wanted)).all()
+        return _by_source(wanted, _ranges(rows), _epochs(rows))
+
+    def resume(self, connection: Connection, run_id: UUID, attempt: int, epoch: int) -> Resumed:
+        key = (run_id, attempt)
+        stored, _ = self._hold(connection, {key})
+        place = self._last_place(connection, key, stored[key].whole_to)
+        log = {"run_id": run_id, "attempt": attempt}
+        cut = next(self._backwards(connection, key, place.after_seq), None)
+        connection.execute(CUT, log | {"after": place.after_seq})
+        kept = SeqRanges.of([(1, place.after_seq)])
+        if cut is not None and cut.last_seq > place.after_seq:
+            connection.execute(INSERT_SEGMENTS, _columns(cut.cut(kept)))
+        connection.execute(SUPERSEDE, log | {"epoch": epoch, "stored": kept.as_multirange()})
+        return place
+
+    def _last_place(self, connection: Connection, key: LogKey, whole_to: int) -> Resumed:
+        """The last chunk up to `whole_to` that has a cursor."""
+        for block in self._backwards(connection, key, whole_to):
+            for chunk in reversed(block.chunks()):
+                if chunk.cursor is not None and chunk.seq <= whole_to:
+                    return Resumed(chunk.seq, chunk.cursor)
+        return Resumed(0, None)
+
+    @staticmethod
+    def _backwards(connection: Connection, key: LogKey, upto: int) -> Iterator[Block]:
+        """The segments that begin at a place or before it, the last first."""
+        while upto > 0:
+            place = {"run_id": key[0], "attempt": key[1], "upto": upto, "segments": SEGMENTS_PER_READ}
+            rows = connection.execute(BACKWARDS, place).all()
+            if not rows:
+                return
+            for row in rows:
+                yield Block(*key, 0, row.first_seq, row.last_seq, bytes(row.payload))
+            upto = rows[-1].first_seq - 1
 
     def quarantine(self, connection: Connection, block: Block, reason: str) -> None:
         connection.execute(QUARANTINE, _row(block) | {"reason": reason})
@@ -236,6 +309,27 @@ def _ranges(rows: Iterable[Any]) -> dict[LogKey, SeqRanges]:
     return found
 
 
+def _epochs(rows: Iterable[Any]) -> dict[LogKey, int]:
+    """Whose epoch may write these logs."""
+    epochs: dict[LogKey, int] = {}
+    for row in rows:
+        key = (row.run_id, row.attempt)
+        epochs[key] = max(row.epoch, epochs.get(key, 0))
+    return epochs
+
+
+def _by_source(
+    sources: Iterable[Source], stored: Mapping[LogKey, SeqRanges], epochs: Mapping[LogKey, int]
+) -> dict[Source, SeqRanges]:
+    """What need not be sent again by each of these writers, where anything is known of its log."""
+    found = {}
+    for run_id, attempt, epoch in sources:
+        if (run_id, attempt) in stored:
+            superseded = epoch < epochs[run_id, attempt]
+            found[run_id, attempt, epoch] = EVERYTHING if superseded else stored[run_id, attempt]
+    return found
+
+
 def _each_once(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     """Of a chunk that lies in both tiers for a moment, the first."""
     last = 0
@@ -252,17 +346,31 @@ class MemoryLogStore:
         self._chunks: dict[LogKey, dict[int, Chunk]] = {}
         self._stored: dict[LogKey, SeqRanges] = {}
         self._aside: dict[LogKey, SeqRanges] = {}
+        self._epochs: dict[LogKey, int] = {}
 
     def append(self, connection: Connection | None, blocks: Sequence[Block]) -> list[Block]:  # noqa: ARG002
-        new, self._stored = new_parts(blocks, self._stored)
+        current = [block for block in blocks if block.epoch >= self._epochs.get(block.key, 0)]
+        new, self._stored = new_parts(current, self._stored)
         for block in new:
             self._chunks.setdefault(block.key, {}).update((chunk.seq, chunk) for chunk in block.chunks())
         return new
 
-    def stored(self, keys: Iterable[LogKey]) -> dict[LogKey, SeqRanges]:
-        known = self._stored.keys() | self._aside.keys()
+    def stored(self, sources: Iterable[Source]) -> dict[Source, SeqRanges]:
         nothing = SeqRanges()
-        return {key: self._stored.get(key, nothing) | self._aside.get(key, nothing) for key in keys if key in known}
+        logs = self._stored.keys() | self._aside.keys()
+        known = {key: self._stored.get(key, nothing) | self._aside.get(key, nothing) for key in logs}
+        return _by_source(sources, known, {key: self._epochs.get(key, 0) for key in logs})
+
+    def resume(self, connection: Connection | None, run_id: UUID, attempt: int, epoch: int) -> Resumed:  # noqa: ARG002
+        key = (run_id, attempt)
+        chunks = self._chunks.setdefault(key, {})
+        whole_to = self._stored.get(key, SeqRanges()).whole_to
+        places = [Resumed(seq, chunk.cursor) for seq, chunk in chunks.items() if chunk.cursor and seq <= whole_to]
+        place = max(places, default=Resumed(0, None))
+        self._chunks[key] = {seq: chunk for seq, chunk in chunks.items() if seq <= place.after_seq}
+        self._stored[key] = SeqRanges.of([(1, place.after_seq)])
+        self._epochs[key] = epoch
+        return place
 
     def quarantine(self, connection: Connection | None, block: Block, reason: str) -> None:  # noqa: ARG002
         whole = SeqRanges(((block.first_seq, block.last_seq),))

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, insert, select, text
@@ -31,11 +32,12 @@ WITH claimed AS (
     SET status = 'running', attempt = r.attempt + 1, epoch = r.epoch + 1,
         started_at = clock_timestamp(), updated_at = clock_timestamp(), last_proof = 'claim'
     WHERE r.id = :run_id AND r.status = 'queued' AND r.attempt < r.max_attempts
+      AND (r.not_before IS NULL OR r.not_before <= clock_timestamp())
       AND NOT EXISTS (SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.termination = 'owed')
-    RETURNING r.id, r.attempt, r.epoch, r.adapter, r.max_runtime
+    RETURNING r.id, r.attempt, r.max_attempts, r.epoch, r.adapter, r.max_runtime
 ), opened AS (
-    INSERT INTO run_attempts (run_id, attempt, epoch, worker_node)
-    SELECT id, attempt, epoch, :worker_node FROM claimed
+    INSERT INTO run_attempts (run_id, attempt, epoch, worker_node, worker_id)
+    SELECT id, attempt, epoch, :worker_node, :worker_id FROM claimed
 ), told AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
     SELECT id, attempt, 'claimed', jsonb_build_object('worker_node', CAST(:worker_node AS text)) FROM claimed
@@ -57,8 +59,37 @@ SELECT run_id, attempt, :kind, CAST(:detail AS jsonb) FROM recorded
 RETURNING run_id
 """)
 
-# capability: whose output is its proof of life.
-CAPABILITY = text("SELECT id, out_of_process_liveness FROM runs WHERE id = ANY(CAST(:ids AS uuid[]))")
+# printing: whose output is its proof of life, and whose comes late.
+PRINTING = text("""
+SELECT id, out_of_process_liveness, CASE WHEN status = 'running' THEN attempt ELSE attempt + 1 END AS live_from
+FROM runs WHERE id = ANY(CAST(:ids AS uuid[]))
+""")
+
+# late output: the first that comes of an attempt after it was reaped; told once.
+LATE_OUTPUT = text("""
+WITH late AS (
+    UPDATE run_attempts a SET late_output_at = clock_timestamp()
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt)
+    WHERE a.run_id = k.run_id AND a.attempt = k.attempt AND a.reaped_at IS NOT NULL AND a.late_output_at IS NULL
+    RETURNING a.run_id, a.attempt
+), told AS (
+    INSERT INTO run_events (run_id, attempt, kind) SELECT run_id, attempt, 'late_output' FROM late
+)
+SELECT r.adapter FROM late l JOIN runs r ON r.id = l.run_id
+""")
+
+# late result: what the follower of a reaped attempt reported all the same.
+LATE_RESULT = text("""
+WITH late AS (
+    UPDATE run_attempts a SET late_result_at = clock_timestamp(), last_seq = coalesce(a.last_seq, :last_seq)
+    WHERE a.run_id = :run_id AND a.epoch = :epoch AND a.reaped_at IS NOT NULL AND a.late_result_at IS NULL
+    RETURNING a.run_id, a.attempt
+), told AS (
+    INSERT INTO run_events (run_id, attempt, kind, detail)
+    SELECT run_id, attempt, 'late_result', CAST(:detail AS jsonb) FROM late
+)
+SELECT r.adapter FROM late l JOIN runs r ON r.id = l.run_id
+""")
 
 # refresh: proof of life. A row that somebody else is writing just now is skipped: a stalled transaction on one run
 # must not cost the others their proof, and two bulk refreshes cannot deadlock.
@@ -74,11 +105,12 @@ FROM live WHERE r.id = live.id
 RETURNING r.id, r.epoch
 """)
 
-# current: which of these tokens may still write; the others' producers must stop.
-CURRENT = text("""
-SELECT r.id, r.epoch FROM runs r
-JOIN unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch) ON t.id = r.id AND t.epoch = r.epoch
-WHERE r.status = 'running'
+# standing: which of these tokens may still write. Where another worker has attached to the same attempt, the work goes
+# on and its old follower is to leave it; in every other case it is to be ended.
+STANDING = text("""
+SELECT t.id, t.epoch, CASE WHEN r.epoch = t.epoch THEN 'current' ELSE 'adopted' END AS standing
+FROM runs r JOIN unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch) ON t.id = r.id
+WHERE r.status = 'running' AND (r.epoch = t.epoch OR r.out_of_process_liveness AND r.epoch > t.epoch)
 """)
 
 # finish: the one statement by which runs leave an active status. What must follow is in the same transaction: the
@@ -87,12 +119,14 @@ FINISH = text("""
 WITH ends AS (
     SELECT DISTINCT ON (run_id, epoch) * FROM jsonb_to_recordset(CAST(:ends AS jsonb)) AS e (
         run_id uuid, epoch bigint, from_status text, silent_before timestamptz, status text, error_code text,
-        error_message text, kind text, detail jsonb, outcome jsonb, last_seq bigint, work_ended boolean)
+        error_message text, kind text, detail jsonb, outcome jsonb, last_seq bigint, work_ended boolean,
+        retry_after float)
 ), ended AS (
     UPDATE runs r
     SET status = e.status, error_code = e.error_code, error_message = e.error_message, sends = 0,
         finished_at = CASE WHEN e.status <> 'queued' THEN clock_timestamp() END,
-        updated_at = CASE WHEN e.status = 'queued' THEN clock_timestamp() ELSE r.updated_at END
+        updated_at = CASE WHEN e.status = 'queued' THEN clock_timestamp() ELSE r.updated_at END,
+        not_before = CASE WHEN e.status = 'queued' THEN clock_timestamp() + e.retry_after * interval '1 s' END
     FROM ends e
     WHERE r.id = e.run_id AND r.epoch = e.epoch AND r.status = e.from_status
       AND (e.silent_before IS NULL OR r.updated_at < e.silent_before)
@@ -100,7 +134,8 @@ WITH ends AS (
 ), closed AS (
     UPDATE run_attempts a
     SET finished_at = clock_timestamp(), outcome = e.outcome, last_seq = e.last_seq,
-        termination = CASE WHEN NOT e.work_ended THEN 'owed' END
+        termination = CASE WHEN NOT e.work_ended THEN 'owed' END, adoption = NULL,
+        reaped_at = CASE WHEN e.kind = 'reaped' THEN clock_timestamp() END
     FROM ended d JOIN ends e ON e.run_id = d.id AND e.epoch = d.epoch
     WHERE a.run_id = d.id AND a.attempt = d.attempt AND a.finished_at IS NULL
 ), told AS (
@@ -118,7 +153,7 @@ WHERE a.termination = 'owed' AND (a.host IS NULL OR a.host = :host)
 ORDER BY a.run_id
 """)
 
-# settle: the work of an attempt is confirmed gone; the run, if it waits for that, may be claimed again.
+# settle: the work of an attempt is confirmed gone; the run, if it waits for that, may be claimed again, in so many s.
 SETTLE = text("""
 WITH settled AS (
     UPDATE run_attempts SET termination = 'done'
@@ -127,14 +162,15 @@ WITH settled AS (
 ), told AS (
     INSERT INTO run_events (run_id, attempt, kind) SELECT run_id, attempt, 'terminated' FROM settled
 )
-SELECT r.status = 'queued' FROM settled s JOIN runs r ON r.id = s.run_id
+SELECT greatest(0, extract(epoch FROM coalesce(r.not_before, clock_timestamp()) - clock_timestamp()))::float
+FROM settled s JOIN runs r ON r.id = s.run_id WHERE r.status = 'queued'
 """)
 
 # resend: queued runs that nobody claimed; each time, the gap to the next doubles.
 RESEND = text("""
 WITH unclaimed AS (
     SELECT r.id FROM runs r
-    WHERE r.status = 'queued'
+    WHERE r.status = 'queued' AND (r.not_before IS NULL OR r.not_before <= clock_timestamp())
       AND r.updated_at < clock_timestamp() - :resend_after * power(2, least(r.sends, :doublings))
       AND NOT EXISTS (SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.termination = 'owed')
     ORDER BY r.id LIMIT :limit FOR NO KEY UPDATE OF r SKIP LOCKED
@@ -149,13 +185,13 @@ RETURNING run_id
 """)
 
 
-TELL_TERMINATION_FAILED = text("""
-WITH said AS (SELECT jsonb_build_object('host', CAST(:host AS text), 'error', CAST(:error AS text)) AS detail)
+# tell once: an event, unless exactly that has been told already.
+TELL_ONCE = text("""
 INSERT INTO run_events (run_id, attempt, kind, detail)
-SELECT :run_id, :attempt, 'termination_failed', detail FROM said
+SELECT :run_id, :attempt, :kind, CAST(:detail AS jsonb)
 WHERE NOT EXISTS (
     SELECT FROM run_events e
-    WHERE e.run_id = :run_id AND e.attempt = :attempt AND e.kind = 'termination_failed' AND e.detail = said.detail)
+    WHERE e.run_id = :run_id AND e.attempt = :attempt AND e.kind = :kind AND e.detail = CAST(:detail AS jsonb))
 """)
 
 
@@ -170,6 +206,24 @@ class NewRun:
     max_attempts: int
     max_runtime: timedelta | None
     idempotency_key: str | None
+
+
+class Printing(NamedTuple):
+    """What a run's output means: whether it is its proof of life, and from which attempt on it is not late."""
+
+    out_of_process_liveness: bool
+    live_from: int
+
+
+class Standing(StrEnum):
+    """What a fencing token is still worth."""
+
+    CURRENT = "current"
+    """Its follower may write."""
+    ADOPTED = "adopted"
+    """Another worker follows the work: leave it alone."""
+    ENDED = "ended"
+    """The run has ended, or is at another attempt: end the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,21 +287,12 @@ class RunStore:
             )
         return run
 
-    def claim(self, run_id: UUID, worker_node: str) -> Work | None:
-        """Start the next attempt of a queued run, or None when it is not this worker's to start."""
+    def claim(self, run_id: UUID, worker_node: str, worker_id: UUID | None = None) -> Work | None:
+        """Start the next attempt of a queued run, or None when it is not this worker's to start, or not yet."""
+        values = {"run_id": run_id, "worker_node": worker_node, "worker_id": worker_id}
         with self._database.begin() as connection:
-            row = connection.execute(CLAIM, {"run_id": run_id, "worker_node": worker_node}).one_or_none()
-        if row is None:
-            return None
-        return Work(
-            run_id=row.id,
-            attempt=row.attempt,
-            epoch=row.epoch,
-            adapter=row.adapter,
-            config=row.config,
-            labels=row.labels,
-            max_runtime_seconds=row.max_runtime.total_seconds() if row.max_runtime else None,
-        )
+            row = connection.execute(CLAIM, values).one_or_none()
+        return None if row is None else work_of(row, row.max_runtime)
 
     def persist_run_process_metadata(self, token: Token, host: str, process: ProcessIdentity) -> None:
         """Record the child that an attempt has spawned; raises `Superseded` when the attempt is not running."""
@@ -269,10 +314,24 @@ class RunStore:
     # -- alive
 
     @staticmethod
-    def with_out_of_process_liveness(connection: Connection, run_ids: Iterable[UUID]) -> dict[UUID, bool]:
-        """For each of these runs that exists, whether output is its proof of life."""
-        rows = connection.execute(CAPABILITY, {"ids": [str(run_id) for run_id in run_ids]})
-        return {row.id: row.out_of_process_liveness for row in rows}
+    def printing(connection: Connection, run_ids: Iterable[UUID]) -> dict[UUID, Printing]:
+        """For each of these runs that exists, what its output means."""
+        rows = connection.execute(PRINTING, {"ids": [str(run_id) for run_id in run_ids]})
+        return {row.id: Printing(row.out_of_process_liveness, row.live_from) for row in rows}
+
+    @staticmethod
+    def note_late_output(connection: Connection, keys: Iterable[tuple[UUID, int]]) -> list[str]:
+        """Flag the attempts among these that were reaped before this output came; returns the adapters of new ones."""
+        ordered = sorted(set(keys))
+        values = {"ids": [str(run_id) for run_id, _ in ordered], "attempts": [attempt for _, attempt in ordered]}
+        return list(connection.execute(LATE_OUTPUT, values).scalars()) if ordered else []
+
+    def note_late_result(self, end: End) -> str | None:
+        """Flag an attempt that was reaped before this result came; returns its adapter, None when it was not reaped."""
+        values = end.token._asdict() | {"last_seq": end.last_seq, "detail": json.dumps(end.detail)}
+        with self._database.begin() as connection:
+            adapter: str | None = connection.execute(LATE_RESULT, values).scalar()
+        return adapter
 
     @staticmethod
     def refresh(connection: Connection, tokens: Iterable[Token], proof: Proof) -> set[Token]:
@@ -283,13 +342,15 @@ class RunStore:
         rows = connection.execute(REFRESH, parameters | {"proof": proof.value})
         return {Token(row.id, row.epoch) for row in rows}
 
-    def current(self, tokens: Iterable[Token]) -> set[Token]:
-        """Those of these tokens that still follow a running run."""
-        parameters = _token_arrays(tokens)
-        if not parameters["ids"]:
-            return set()
+    def standings(self, tokens: Iterable[Token]) -> dict[Token, Standing]:
+        """What each of these tokens is still worth."""
+        wanted = set(tokens)
+        if not wanted:
+            return {}
         with self._database.begin() as connection:
-            return {Token(row.id, row.epoch) for row in connection.execute(CURRENT, parameters)}
+            rows = connection.execute(STANDING, _token_arrays(wanted)).all()
+        known = {Token(row.id, row.epoch): Standing(row.standing) for row in rows}
+        return {token: known.get(token, Standing.ENDED) for token in wanted}
 
     # -- ended
 
@@ -307,10 +368,12 @@ class RunStore:
         with self._database.begin() as connection:
             return [(row.run_id, row.attempt) for row in connection.execute(OWED, {"host": host})]
 
-    def settle_termination(self, run_id: UUID, attempt: int) -> bool:
-        """Record that an attempt's work is confirmed gone; True when its run waits for exactly that."""
+    def settle_termination(self, run_id: UUID, attempt: int) -> float | None:
+        """Record that an attempt's work is confirmed gone. Where its run waits for exactly that: in how many seconds it
+        may be claimed."""
         with self._database.begin() as connection:
-            return bool(connection.execute(SETTLE, {"run_id": run_id, "attempt": attempt}).scalar())
+            seconds: float | None = connection.execute(SETTLE, {"run_id": run_id, "attempt": attempt}).scalar()
+        return seconds
 
     def resend_unclaimed(self, resend_after: timedelta, doublings: int, limit: int = 1000) -> list[UUID]:
         """The queued runs whose message may be lost, marked as sent once more."""
@@ -318,11 +381,11 @@ class RunStore:
         with self._database.begin() as connection:
             return list(connection.execute(RESEND, parameters).scalars())
 
-    def tell_termination_failed(self, run_id: UUID, attempt: int, host: str, error: str) -> None:
-        """Say that an attempt's work could not be ended, unless exactly that has been said already."""
-        values = {"run_id": run_id, "attempt": attempt, "host": host, "error": error}
+    def tell_once(self, run_id: UUID, attempt: int, kind: EventKind, detail: dict[str, Any]) -> None:
+        """Write an event, unless exactly that has been told of the attempt already."""
+        values = {"run_id": run_id, "attempt": attempt, "kind": kind.value, "detail": json.dumps(detail)}
         with self._database.begin() as connection:
-            connection.execute(TELL_TERMINATION_FAILED, values)
+            connection.execute(TELL_ONCE, values)
 
     # -- read
 
@@ -379,6 +442,20 @@ def _id_query(wanted: str) -> tuple[TextClause, dict[str, str]]:
     return text("SELECT id FROM runs WHERE id::text LIKE :begins OR id::text LIKE :ends LIMIT 2"), parts
 
 
+def work_of(row: Any, runtime_left: timedelta | None) -> Work:
+    """What an adapter gets of a row that a claim or an adoption returned."""
+    return Work(
+        run_id=row.id,
+        attempt=row.attempt,
+        epoch=row.epoch,
+        adapter=row.adapter,
+        config=row.config,
+        labels=row.labels,
+        max_runtime_seconds=runtime_left.total_seconds() if runtime_left is not None else None,
+        max_attempts=row.max_attempts,
+    )
+
+
 def _token_arrays(tokens: Iterable[Token]) -> dict[str, Any]:
     ordered = sorted(set(tokens))
     return {"ids": [str(token.run_id) for token in ordered], "epochs": [token.epoch for token in ordered]}
@@ -399,4 +476,5 @@ def _end_record(end: End) -> dict[str, Any]:
         "outcome": end.outcome,
         "last_seq": end.last_seq,
         "work_ended": end.work_ended,
+        "retry_after": end.retry_after.total_seconds(),
     }

@@ -1,14 +1,18 @@
 """What the reaper reads and remembers: its watch, the suspects, and the lock that makes a sweep single-flight."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from models.health import Pulse
 from models.reaping import Suspect, Watch
+from models.rows import Sparing
 from stores.database import Database
 
 # suspect ids: running runs that are silent or overdue. One pass over the running runs in whatever order is cheapest:
@@ -20,26 +24,67 @@ WHERE r.status = 'running' AND (r.updated_at < :cutoff OR :now - r.started_at > 
 
 # suspects: a page of them, as they are by now. Narrow on purpose: no config, handle or outcome.
 SUSPECTS = text("""
-SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.out_of_process_liveness,
-       r.started_at, r.max_runtime, r.updated_at, r.last_proof, a.worker_node
-FROM runs r LEFT JOIN run_attempts a ON a.run_id = r.id AND a.attempt = r.attempt
+SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.out_of_process_liveness,
+       r.started_at, r.max_runtime, r.updated_at, r.last_proof, coalesce(upper(l.stored) - 1, 0) AS last_chunk,
+       a.worker_node
+FROM runs r
+LEFT JOIN run_attempts a ON a.run_id = r.id AND a.attempt = r.attempt
+LEFT JOIN attempt_logs l ON l.run_id = r.id AND l.attempt = r.attempt
 WHERE r.id = ANY(CAST(:ids AS uuid[])) AND r.status = 'running'
   AND (r.updated_at < :cutoff OR :now - r.started_at > r.max_runtime)
 ORDER BY r.id
 """)
 
-LAST_WATCH = text("SELECT watching_since AS since, last_sweep_at, window_length AS window FROM reaper_watch")
+LAST_WATCH = text("""
+SELECT watching_since AS since, last_sweep_at, window_length AS window, hearing_since, heard_at FROM reaper_watch
+""")
 
+# watch: `heard_at` is the echo's to write, never the sweep's.
 NOTE_WATCH = text("""
-INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length)
-VALUES (1, :since, :last_sweep_at, :window)
+INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length, hearing_since)
+VALUES (1, :since, :last_sweep_at, :window, :hearing_since)
 ON CONFLICT (id) DO UPDATE
-SET watching_since = :since, last_sweep_at = :last_sweep_at, window_length = :window
+SET watching_since = :since, last_sweep_at = :last_sweep_at, window_length = :window, hearing_since = :hearing_since
+""")
+
+# echo: a canary came back; one that comes late, or again, tells nothing new.
+ECHO = text("UPDATE reaper_watch SET heard_at = :sent_at WHERE heard_at IS NULL OR heard_at < :sent_at")
+
+FLEET = text("SELECT count(*) FROM runs WHERE status = 'running'")
+
+# spare: the evidence of sparings; the same judgement on the same silence again is counted, and its evidence renewed.
+SPARE = text("""
+INSERT INTO sparings AS s (run_id, attempt, silent_since, judgement, detail)
+SELECT * FROM jsonb_to_recordset(CAST(:sparings AS jsonb))
+    AS e (run_id uuid, attempt int, silent_since timestamptz, judgement text, detail jsonb)
+ON CONFLICT (run_id, attempt, silent_since, judgement) DO UPDATE
+SET last_at = clock_timestamp(), times = s.times + 1, detail = EXCLUDED.detail
+""")
+
+# account: by adapter, what was reaped, and of that, what something came of afterwards.
+ACCOUNT = text("""
+SELECT r.adapter, count(*) AS reaped,
+       count(*) FILTER (WHERE a.late_output_at IS NOT NULL OR a.late_result_at IS NOT NULL) AS suspected_false
+FROM run_attempts a JOIN runs r ON r.id = a.run_id WHERE a.reaped_at IS NOT NULL
+GROUP BY r.adapter ORDER BY r.adapter
+""")
+
+LAST_COMPLETED = text("""
+SELECT clock_timestamp() - last_completed_at AS age, clock_timestamp() - heard_at AS lag, last_report FROM reaper_watch
 """)
 
 COMPLETE = text("""
 UPDATE reaper_watch SET last_completed_at = clock_timestamp(), last_report = CAST(:report AS jsonb)
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the reaper did to the runs of one adapter."""
+
+    adapter: str
+    reaped: int
+    suspected_false: int
 
 
 class SweepStore:
@@ -60,6 +105,57 @@ class SweepStore:
     def note_watch(self, watch: Watch) -> None:
         with self._database.begin() as connection:
             connection.execute(NOTE_WATCH, asdict(watch))
+
+    def hear(self, sent_at: datetime) -> None:
+        """A canary that was sent at this time has come back through the log queue."""
+        with self._database.begin() as connection:
+            connection.execute(ECHO, {"sent_at": sent_at})
+
+    def heard_at(self) -> datetime | None:
+        """When the newest canary was sent that has come back."""
+        watch = self.last_watch()
+        return watch.heard_at if watch else None
+
+    def fleet(self) -> int:
+        """How many runs are running."""
+        with self._database.begin() as connection:
+            return int(connection.execute(FLEET).scalar_one())
+
+    def spare(self, sparings: Sequence[tuple[Suspect, dict[str, Any]]]) -> None:
+        """Keep the evidence of why these were spared."""
+        records = [
+            {
+                "run_id": str(suspect.run_id),
+                "attempt": suspect.attempt,
+                "silent_since": suspect.updated_at.isoformat(),
+                "judgement": evidence["judgement"],
+                "detail": evidence,
+            }
+            for suspect, evidence in sparings
+        ]
+        if records:
+            with self._database.begin() as connection:
+                connection.execute(SPARE, {"sparings": json.dumps(records)})
+
+    def sparings(self, run_id: UUID) -> Sequence[Sparing]:
+        """Why a run was spared when it was suspect, in the order in which it first was."""
+        with self._database.session() as session:
+            return (
+                session.execute(select(Sparing).where(Sparing.run_id == run_id).order_by(Sparing.first_at))
+                .scalars()
+                .all()
+            )
+
+    def account(self) -> list[Account]:
+        """The reaper's own account: how many attempts it reaped, and how many of them gave a sign of life later."""
+        with self._database.begin() as connection:
+            return [Account(**row._mapping) for row in connection.execute(ACCOUNT)]
+
+    def pulse(self) -> Pulse | None:
+        """How long ago the last sweep was completed and what it did; None when there never was one."""
+        with self._database.begin() as connection:
+            row = connection.execute(LAST_COMPLETED).one_or_none()
+        return Pulse(**row._mapping) if row else None
 
     def complete(self, report_json: str) -> None:
         """Remember that a sweep came to its end, and what it did."""

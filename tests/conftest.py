@@ -22,6 +22,10 @@ from workers.bootstrap import Services
 from workers.settings import load_settings
 
 TABLES = ", ".join(Row.metadata.tables)
+END_OTHERS = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ def services(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("REPRIEVE_NODE_NAME", "test-host")
     wired = bootstrap.build(load_settings())
     with wired.database.begin() as connection:
+        # What a killed process of the test before had begun may go on for a moment, and must not meet this.
+        connection.execute(text(END_OTHERS))
         connection.execute(text(f"TRUNCATE {TABLES}"))
     with connect(servers.redis.url) as redis:
         redis.flushall()

@@ -30,6 +30,8 @@ def configuration() -> dict[str, Any]:
         "task_routes": {
             "runs.*": {"queue": "runs"},
             "logs.ingest": {"queue": "logs"},
+            # The canary takes the way of the output, or it would say nothing about it.
+            "logs.echo": {"queue": "logs"},
             # Archives are long work: neither output nor a sweep may wait behind one.
             "logs.*": {"queue": "archive"},
             "reaper.*": {"queue": "control"},

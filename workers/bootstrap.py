@@ -10,6 +10,7 @@ from stores.archive import LogArchives
 from stores.cache import connect
 from stores.closings import Closings
 from stores.database import Database
+from stores.followers import FollowerStore
 from stores.hints import LiveEvents, StopSignals
 from stores.logs import PostgresLogStore
 from stores.runs import RunStore
@@ -27,6 +28,7 @@ class Services:
     database: Database
     runs: RunStore
     sweeps: SweepStore
+    followers: FollowerStore
     logs: PostgresLogStore
     archives: LogArchives
     closings: Closings
@@ -53,13 +55,15 @@ def build(settings: Settings) -> Services:
     redis = connect(settings.require_redis_url())
     timing = settings.timing
     archives = LogArchives(database, settings.archive_url)
+    logs = PostgresLogStore(database, archives)
     return Services(
         settings=settings,
         timing=timing,
         database=database,
         runs=RunStore(database),
         sweeps=SweepStore(database),
-        logs=PostgresLogStore(database, archives),
+        followers=FollowerStore(database, logs),
+        logs=logs,
         archives=archives,
         closings=Closings(database, archives),
         throttle=Throttle(redis, timing.refresh_seconds),

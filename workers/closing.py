@@ -17,6 +17,7 @@ from models.closing import Closing, next_step
 from stores.partitions import keep_partitions
 from workers.app import app
 from workers.bootstrap import Services, services
+from workers.hints import send_hint
 
 logger = logging.getLogger(__name__)
 
@@ -81,22 +82,17 @@ def close_log(services: Services, run_id: UUID, attempt: int) -> Closing:
 
 
 def send_close(run_id: UUID, attempt: int) -> None:
-    """Have a log closed soon; a broker that is away is logged, since the sweep sends again."""
+    """Have a log closed soon."""
     shown = f"({run_id} attempt {attempt})"
-    try:
-        app.send_task("logs.close", args=[str(run_id), attempt], argsrepr=shown, countdown=CLOSE_AFTER)
-    except Exception as error:  # kombu raises whatever its transport raises
-        logger.warning("Run %s: its log is closed later (%s).", run_id, error)
+    otherwise = f"the log of run {run_id} is closed later"
+    send_hint("logs.close", [str(run_id), attempt], otherwise=otherwise, argsrepr=shown, countdown=CLOSE_AFTER)
 
 
 def send_owed(services: Services) -> int:
     """Have the logs closed that are still to be closed, by one message; returns how many there are, up to a limit."""
     owed = len(services.closings.owed(CLOSE_AT_ONCE))
     if owed:
-        try:
-            app.send_task("logs.close_owed")
-        except Exception as error:  # kombu raises whatever its transport raises
-            logger.warning("%d logs are closed later (%s).", owed, error)
+        send_hint("logs.close_owed", otherwise=f"{owed} logs are closed later")
     return owed
 
 

@@ -1,31 +1,47 @@
 """What an adapter is given while it follows one attempt: its way to the log, to the row, and to being told to stop."""
 
+import logging
 import threading
 import time
 from typing import Any
+
+from sqlalchemy.exc import DBAPIError
 
 from adapters.host import is_alive, namespace
 from adapters.shipper import LogShipper
 from adapters.spool import SpooledLog
 from models.chunks import MAX_CHUNK_BYTES, check_cursor, check_stream, encode, split_output
+from models.errors import Released
 from models.process import ProcessIdentity
-from models.status import Proof
-from models.work import Token, Work
+from models.status import EventKind, Proof
+from models.work import Token, Work, storable
+from stores.logs import Resumed
 from workers.bootstrap import Services
+
+logger = logging.getLogger(__name__)
 
 
 class RunContext:
-    """Implements `adapters.protocol.Context` for one attempt on this worker. Thread-safe."""
+    """Implements `adapters.protocol.Context` for one attempt on this worker. Thread-safe.
 
-    def __init__(self, services: Services, shipper: LogShipper, work: Work) -> None:
+    `resumed` is from where the log goes on of work that another worker has started.
+    """
+
+    def __init__(self, services: Services, shipper: LogShipper, work: Work, resumed: Resumed | None = None) -> None:
         self.run_id = work.run_id
         self.attempt = work.attempt
+        self.cursor = resumed.cursor if resumed else None
+        self.work = work
         self.token: Token = work.token
         self._services = services
         self._shipper = shipper
         self._log = SpooledLog(work.run_id, work.attempt, work.epoch)
+        self._log.last_seq = resumed.after_seq if resumed else 0
         self._streams: set[str] = set()
-        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._released = False
+        self._dispatched = resumed is not None
         self._process: ProcessIdentity | None = None
         self._heard = False
         self._deadline = None if work.max_runtime_seconds is None else time.monotonic() + work.max_runtime_seconds
@@ -33,6 +49,8 @@ class RunContext:
     # -- what the adapter calls
 
     def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        if self._released:
+            self._raise_released()
         if stream not in self._streams:
             check_stream(stream)
             self._streams.add(stream)
@@ -54,16 +72,31 @@ class RunContext:
 
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
         self._services.runs.persist_run_handle(self.token, host, handle)
+        self._dispatched = True
+
+    def note(self, sentence: str) -> None:
+        try:
+            self._services.runs.tell_once(self.run_id, self.attempt, EventKind.NOTED, {"note": storable(sentence)})
+        except DBAPIError as error:
+            logger.warning("Run %s: a note was not written (%s): %s", self.run_id, type(error.orig).__name__, sentence)
 
     def heartbeat(self) -> None:
+        if self._released:
+            self._raise_released()
         self._heard = True
 
     @property
     def stopping(self) -> bool:
-        return self._stop.is_set()
+        return self._stopping
 
     def wait(self, seconds: float) -> bool:
-        return self._stop.wait(seconds)
+        self._wake.wait(seconds)
+        if self._released:
+            self._raise_released()
+        return self._stopping
+
+    def _raise_released(self) -> None:
+        raise Released(f"Run {self.run_id} is no longer for this worker to follow.")
 
     # -- what the worker calls
 
@@ -76,8 +109,20 @@ class RunContext:
     def is_overdue(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline
 
+    @property
+    def can_be_left(self) -> bool:
+        """Whether there is a handle by which another worker could go on."""
+        return self._dispatched
+
     def stop(self) -> None:
-        self._stop.set()
+        """The run has ended: its adapter is to end the work."""
+        self._stopping = True
+        self._wake.set()
+
+    def release(self) -> None:
+        """The work goes on without this worker: its adapter is to leave it."""
+        self._released = True
+        self._wake.set()
 
     def proof(self) -> Proof | None:
         """What can be said for this run: its process lives, or a heartbeat came that has not been given yet."""

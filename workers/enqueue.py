@@ -4,7 +4,6 @@ The row is written first, and is the fact; the message only makes it happen soon
 message, is healed by the sweep, which sends again what stays queued.
 """
 
-import logging
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -17,11 +16,9 @@ from models.status import Status
 from models.text import is_plain_text
 from models.work import End, Token
 from stores.runs import NewRun
-from workers.app import app
 from workers.bootstrap import Services, services
 from workers.finish import finish
-
-logger = logging.getLogger(__name__)
+from workers.hints import send_hint
 
 #: Labels are for filters and for people: so many, each side so long.
 MAX_LABELS = 16
@@ -62,12 +59,13 @@ def enqueue_run(
     return run
 
 
-def send_execute(run_id: UUID) -> None:
-    """Send the message that a run is waiting; a broker that is away is logged, since the sweep sends again."""
-    try:
-        app.send_task("runs.execute", args=[str(run_id)], task_id=str(run_id), argsrepr=f"({run_id})")
-    except Exception as error:  # kombu raises whatever its transport raises
-        logger.warning("Run %s is queued, but its message was not taken (%s); the sweep will send it.", run_id, error)
+def send_execute(run_id: UUID, *, after: float = 0.0) -> None:
+    """Send the message that a run is waiting, to be taken after so many seconds; the sweep sends what is lost."""
+    later = {"countdown": after} if after > 0 else {}
+    shown = {"task_id": str(run_id), "argsrepr": f"({run_id})"}
+    send_hint(
+        "runs.execute", [str(run_id)], otherwise=f"run {run_id} is queued, and the sweep sends it", **shown, **later
+    )
 
 
 def cancel_run(run_id: UUID | str) -> Run:

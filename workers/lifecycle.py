@@ -5,7 +5,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutdown
+from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from sqlalchemy.exc import DBAPIError
 
 from adapters.shipper import LogShipper
 from workers.app import app
@@ -31,14 +32,14 @@ _lock = threading.Lock()
 _crew: Crew | None = None
 
 
-def crew() -> Crew:
-    """This process's crew, started at the first call."""
+def crew(node: str | None = None) -> Crew:
+    """This process's crew, started at the first call, under this worker's name."""
     global _crew
     with _lock:
         if _crew is None:
             wired = services()
             shipper = LogShipper(wired.settings.spool_dir, publish, wired.logs.stored, limit=wired.settings.spool_bytes)
-            _crew = Crew(shipper, Supervisor(wired, shipper))
+            _crew = Crew(shipper, Supervisor(wired, shipper, node))
             shipper.start()
             _crew.supervisor.start()
         return _crew
@@ -49,18 +50,31 @@ def begin(sender: Any, **_: Any) -> None:
     """A worker of runs looks at once for what an earlier one of its host left; one of control sweeps at once."""
     queues = set(sender.app.amqp.queues.consume_from)
     if "runs" in queues:
-        crew()
+        crew(sender.hostname)
     if "control" in queues:
         app.send_task("reaper.sweep")
     if "archive" in queues:
         app.send_task("logs.expire")
 
 
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def drain(**_: Any) -> None:
+    """The worker was asked to stop: leave what can be left, at once; Celery waits for the tasks of the rest."""
+    if _crew is not None:
+        threading.Thread(target=_crew.supervisor.drain, name="drain", daemon=True).start()
+
+
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def end(**_: Any) -> None:
-    """Runs have ended by now: send their last output."""
+    """Nothing is followed here any more: send the last output."""
     if _crew is None:
         return
+    try:
+        _crew.supervisor.leave()
+    except DBAPIError as error:
+        logger.error(
+            "That this worker has ended could not be written (%s); it will be missed.", type(error.orig).__name__
+        )
     if not _crew.shipper.close(CLOSE_TIMEOUT):
         logger.warning("The worker ends with output that is not stored yet; the next one on this folder ships it.")
     _crew.supervisor.close()

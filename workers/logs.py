@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from models.chunks import Block, decode_message, describe, encode_message
 from models.errors import InvalidBlock
 from models.status import Proof
+from workers import metrics
 from workers.app import app
 from workers.bootstrap import Services, services
 from workers.proof import refresh
@@ -75,12 +76,16 @@ def _sorted_out(blocks: Sequence[Block]) -> tuple[list[Block], list[tuple[Block,
 
 def _store(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
     with services.throttle.claims() as claims, services.database.begin() as connection:
-        capability = services.runs.with_out_of_process_liveness(connection, {block.run_id for block in blocks})
-        new = _append(services, connection, [block for block in blocks if block.run_id in capability])
-        proofs = {block.token for block in new if capability[block.run_id]}
+        printing = services.runs.printing(connection, {block.run_id for block in blocks})
+        new = _append(services, connection, [block for block in blocks if block.run_id in printing])
+        proofs = {block.token for block in new if printing[block.run_id].out_of_process_liveness}
         refreshed = refresh(services, connection, claims, proofs, Proof.OUTPUT)
+        late = [block.key for block in new if block.attempt < printing[block.run_id].live_from]
+        suspected = services.runs.note_late_output(connection, late)
+    for adapter in suspected:
+        metrics.SUSPECTED_FALSE_REAPS.labels(adapter).inc()
     services.live.publish(new)
-    unknown = [block for block in blocks if block.run_id not in capability]
+    unknown = [block for block in blocks if block.run_id not in printing]
     for block in unknown:
         _keep_aside(services, block, "there is no such run")
     return {

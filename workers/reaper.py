@@ -1,12 +1,13 @@
 """`reaper.sweep`: each minute, decide which of the running runs are dead.
 
     watch     since when have we been looking without a gap?           models.reaping.next_watch
-    listen    does the log pipeline lag?                               (with the reaper's own issue)
+    listen    does output still come through?                          models.reaping.listen, `logs.echo`
     suspect   which runs are silent for longer than the window?        stores.sweeps.SUSPECTS
-    judge     what does this one's row say?                            models.reaping.judge
-    ask       what does its platform say?                              (with the reaper's own issue)
-    brake     are these too many at once?                              (with the reaper's own issue)
+    ask       what do their platforms say?                             workers.asking
+    judge     what follows from all that?                              models.reaping.judge
+    brake     are these too many at once?                              models.reaping.brake
     reap      end it, if it is still silent; evidence beside it        models.reaping.conviction, workers.finish
+    spare     keep why; what is alive is refreshed, and adopted        workers.proof, stores.followers
     bury      end its work, on whichever host that is                  workers.supervisor
 
 A sweep is single-flight and repeatable: it decides nothing by itself that the UPDATE does not check again.
@@ -15,21 +16,45 @@ A sweep is single-flight and repeatable: it decides nothing by itself that the U
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
+from adapters.registry import attaching
 from models.liveness import RESEND_DOUBLINGS
-from models.reaping import Judgement, Suspect, Watch, conviction, dossier, is_due, judge, next_watch
-from models.work import End
+from models.paging import pages
+from models.reaping import (
+    Brake,
+    Judgement,
+    Verdict,
+    Watch,
+    brake,
+    conviction,
+    dossier,
+    is_due,
+    judge,
+    listen,
+    may_orphan,
+    next_watch,
+    should_ask,
+)
+from models.status import Proof
+from workers import metrics
 from workers.app import app
+from workers.asking import ask
 from workers.bootstrap import Services, services
 from workers.closing import send_owed
 from workers.enqueue import send_execute
 from workers.finish import finish
+from workers.hints import send_hint
+from workers.proof import give_proof
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Suspects judged and reaped together: one UPDATE per page.
 PAGE_SIZE = 500
@@ -38,6 +63,12 @@ PAGE_SIZE = 500
 @app.task(name="reaper.sweep")  # type: ignore[untyped-decorator]
 def sweep_task() -> dict[str, Any]:
     return sweep(services())
+
+
+@app.task(name="logs.echo", acks_late=True, acks_on_failure_or_timeout=True)  # type: ignore[untyped-decorator]
+def echo_task(sent_at: str) -> None:
+    """A canary has come through the log queue, behind all output that was sent before it."""
+    services().sweeps.hear(datetime.fromisoformat(sent_at))
 
 
 def sweep(services: Services, *, by_hand: bool = False) -> dict[str, Any]:
@@ -50,40 +81,106 @@ def sweep(services: Services, *, by_hand: bool = False) -> dict[str, Any]:
             return {"skipped": "a sweep has just been made"}
         watch = next_watch(previous, now, services.timing)
         services.sweeps.note_watch(watch)
-        report = _judge_all(services, watch, now) | {"resent": _resend(services), "closing": send_owed(services)}
+        send_hint(
+            "logs.echo", [now.isoformat()], otherwise="the log pipeline counts as lagging until one comes through"
+        )
+        report = _judge_all(services, watch, now) | {
+            "orphaned": _orphan(services) if may_orphan(previous, now, services.timing) else 0,
+            "resent": _resend(services),
+            "closing": send_owed(services),
+        }
         services.sweeps.complete(json.dumps(report))
         return report
 
 
 def _judge_all(services: Services, watch: Watch, now: datetime) -> dict[str, Any]:
-    judgements: Counter[str] = Counter()
+    suspects = [one for page in services.sweeps.suspects(now - services.timing.window, now, PAGE_SIZE) for one in page]
+    answers = ask(services, [one.token for one in suspects if should_ask(one, now, services.timing)])
+    watch = _listen(services, watch, now)
+    verdicts = [
+        Verdict(one, judge(one, watch, answers.get(one.run_id), now, services.timing), answers.get(one.run_id))
+        for one in suspects
+    ]
+    verdicts, limit = _brake(services, verdicts)
     reaped = 0
-    for page in services.sweeps.suspects(now - services.timing.window, now, PAGE_SIZE):
-        verdicts = [(suspect, judge(suspect, watch, now, services.timing)) for suspect in page]
-        judgements.update(judgement.value for _, judgement in verdicts)
-        reaped += _reap(services, [end for verdict in verdicts if (end := _end(services, *verdict, watch, now))])
-    judged = judgements.total()
-    return {"judged": judged, "reaped": reaped, "spared": judged - reaped, "judgements": dict(judgements)}
+    for page in pages(verdicts, PAGE_SIZE):
+        evidence = [(one, dossier(one, watch, limit, now, services.timing)) for one in page]
+        reaped += _reap(services, evidence, now)
+        _spare(services, [pair for pair in evidence if pair[0].judgement.error_code is None])
+    judgements = Counter(one.judgement.value for one in verdicts)
+    return {"judged": len(verdicts), "reaped": reaped, "spared": len(verdicts) - reaped, "judgements": dict(judgements)}
 
 
-def _end(services: Services, suspect: Suspect, judgement: Judgement, watch: Watch, now: datetime) -> End | None:
-    if judgement.error_code is None:
-        return None
-    evidence = dossier(suspect, judgement, watch, now, services.timing)
-    return conviction(suspect, judgement.error_code, evidence, now, services.timing)
+def _listen(services: Services, watch: Watch, now: datetime) -> Watch:
+    """Whether canaries come back; looked at as late as possible, so that the one just sent may count."""
+    watch = listen(watch, services.sweeps.heard_at(), now, services.timing)
+    services.sweeps.note_watch(watch)
+    lag = watch.lag(now)
+    if lag is not None:
+        metrics.PIPELINE_LAG.set(max(0.0, lag.total_seconds()))
+    if watch.hearing_since is None and watch.age(now) > services.timing.tolerated_lag:
+        logger.error("The log pipeline lags (last canary %s): silence convicts nobody.", watch.heard_at or "never")
+    return watch
 
 
-def _reap(services: Services, ends: list[End]) -> int:
-    """End these runs in one statement; if one row of them makes it fail, one by one, so that it fails alone."""
+def _brake(services: Services, verdicts: list[Verdict]) -> tuple[list[Verdict], Brake]:
+    convicted = sum(one.for_silence for one in verdicts)
+    limit = Brake(fleet=services.sweeps.fleet() if convicted else 0, convicted=convicted)
+    metrics.BRAKED.set(max(0, convicted - limit.allowed))
+    if limit.is_on:
+        logger.error(
+            "%d of %d running runs look dead at once: the %d longest silent are reaped now, the others later.",
+            *(limit.convicted, limit.fleet, limit.allowed),
+        )
+    return brake(verdicts, limit), limit
+
+
+def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], now: datetime) -> int:
+    """End those of these runs that were convicted, and count them."""
+    ends = [end for verdict, evidence in judged if (end := conviction(verdict, evidence, now, services.timing))]
+    ended = _in_bulk(lambda some: [run.run_id for run in finish(services, some)], ends)
+    for verdict, _ in judged:
+        if verdict.suspect.run_id in ended:
+            metrics.REAPS.labels(verdict.suspect.adapter, str(verdict.judgement.error_code)).inc()
+            metrics.REAPED_SILENCE.observe(verdict.suspect.silence(now).total_seconds())
+    return len(ended)
+
+
+def _in_bulk(act: Callable[[Sequence[T]], Iterable[UUID] | None], items: Sequence[T]) -> set[UUID]:
+    """Do this with all items in one statement; if one of them makes it fail, one by one, so that it fails alone.
+
+    Returns what `act` returned, all together.
+    """
     try:
-        return len(finish(services, ends))
+        return set(act(items) or ())
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
-        if len(ends) == 1:
-            logger.exception("Run %s cannot be reaped; the others are.", ends[0].token.run_id)
-            return 0
-        return sum(_reap(services, [end]) for end in ends)
+        if len(items) == 1:
+            logger.exception("One verdict of the sweep cannot be carried out; the others are.")
+            return set()
+        return {run_id for item in items for run_id in _in_bulk(act, [item])}
+
+
+def _spare(services: Services, spared: Sequence[tuple[Verdict, dict[str, Any]]]) -> None:
+    """Keep why these were spared; refresh what is alive, and have it followed."""
+    suspects = [(one, evidence) for one, evidence in spared if one.judgement is not Judgement.SPARE_PROVEN]
+    for one, _ in suspects:
+        metrics.SPARED.labels(one.judgement.value).inc()
+    _in_bulk(services.sweeps.spare, [(one.suspect, evidence) for one, evidence in suspects])
+    give_proof(
+        services, [one.suspect.token for one, _ in suspects if one.judgement is Judgement.SPARE_ALIVE], Proof.PROBE
+    )
+    unfollowed = [one.suspect for one, _ in suspects if one.judgement.wants_follower]
+    services.followers.hand_over([one.token for one in unfollowed if one.adapter in attaching()])
+
+
+def _orphan(services: Services) -> int:
+    """Have another worker follow the work of those that are gone, without waiting for its silence."""
+    orphaned = services.followers.orphan(services.timing.worker_gone_after, attaching())
+    if orphaned:
+        logger.warning("%d runs have lost the worker that followed them; others take them over.", orphaned)
+    return orphaned
 
 
 def _resend(services: Services) -> int:

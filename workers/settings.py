@@ -53,6 +53,11 @@ class Settings(BaseSettings):
     log_retention_days: float | None = Field(
         default=None, gt=0, description="Days after which the log of a finished run is removed; never by default."
     )
+    drain_seconds: float = Field(
+        default=600,
+        ge=0,
+        description="Seconds that a worker which is asked to stop waits for in-process runs, before it ends them.",
+    )
     time_scale: int = Field(default=1, description="Divides all timings: 1 in production; up to 30 to try things.")
     flower_password: SecretStr | None = Field(default=None, description="For Flower's user `reprieve`.")
 

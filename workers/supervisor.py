@@ -1,12 +1,16 @@
 """The worker's own watch over the runs it follows, and over work of this host that must be ended.
 
-Two threads, so that ending a stubborn process (up to 15 seconds) never holds up a proof of life:
+Threads of their own, so that ending a stubborn process (up to 15 seconds) never holds up a proof of life:
 
 - *supervise*, each second: stop what was told to stop through Redis, end what is overdue; each keepalive interval:
-  give proof of life for every run whose work is seen alive, and ask the database which runs are still ours.
+  say that this worker is there, give proof of life for every run whose work is seen alive, and ask the database which
+  runs are still ours.
 - *bury*, every two seconds: end work that rows of this host say is owed its end, whichever worker it was of.
+- *adopt*, every two seconds: follow work that another worker has left; each such run has a thread of its own, beside
+  the pool of those that were started here, so that it waits behind none of them.
+- *answer*, every second: say what this host knows of its work that a sweep asks about.
 
-A failure in either is logged and tried again at the next turn: no follower dies of it.
+A failure in any is logged and tried again at the next turn: no follower dies of it.
 """
 
 import logging
@@ -15,18 +19,29 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from cachetools import TTLCache
+from sqlalchemy.exc import DBAPIError
 
+from adapters.protocol import Adapter, Attaching
+from adapters.registry import attaching, find_adapter
 from adapters.shipper import LogShipper
+from models.draining import end_of_drained
+from models.errors import UnknownAdapter
 from models.rows import RunAttempt
-from models.status import ErrorCode, Proof
+from models.status import ErrorCode, EventKind, Proof
 from models.work import End, Outcome, Token, Work
+from stores.followers import Adoption
+from stores.logs import Resumed
+from stores.runs import Standing
+from workers import metrics
+from workers.asking import answer_questions
 from workers.bootstrap import Services
 from workers.context import RunContext
 from workers.enqueue import send_execute
 from workers.finish import finish
+from workers.following import follow_to_the_end
 from workers.proof import give_proof
 
 logger = logging.getLogger(__name__)
@@ -37,24 +52,43 @@ SUPERVISE_INTERVAL = 1.0
 BURY_INTERVAL = 2.0
 #: Seconds before a termination that failed is tried again.
 BURY_AGAIN = 30.0
+#: Seconds between two looks for work to adopt …
+ADOPT_INTERVAL = 2.0
+#: … and how much of it is taken at once, so that the workers that look share it.
+ADOPT_AT_ONCE = 20
+#: Seconds between two looks for questions of a sweep.
+ANSWER_INTERVAL = 1.0
+#: Seconds that followers which were told to leave may take.
+LEAVE_TIMEOUT = 10.0
 
 
 class Supervisor:
     """One per worker process that follows runs."""
 
-    def __init__(self, services: Services, shipper: LogShipper) -> None:
+    def __init__(self, services: Services, shipper: LogShipper, node: str | None = None) -> None:
+        self.worker_id = uuid4()
+        self._node = node or f"worker@{services.host}"
         self._services = services
         self._shipper = shipper
         self._followed: dict[Token, RunContext] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._draining = threading.Event()
         self._next_keepalive = 0.0
+        self._next_sign = 0.0
+        self._adopted: list[threading.Thread] = []
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start both threads; they end with the process, or at `close`."""
-        for interval, turn in ((SUPERVISE_INTERVAL, self.supervise), (BURY_INTERVAL, self.bury)):
+        """Start the threads; they end with the process, or at `close`."""
+        turns = (
+            (SUPERVISE_INTERVAL, self.supervise),
+            (BURY_INTERVAL, self.bury),
+            (ADOPT_INTERVAL, self.adopt),
+            (ANSWER_INTERVAL, self.answer),
+        )
+        for interval, turn in turns:
             thread = threading.Thread(target=self._repeat, args=(interval, turn), name=turn.__name__, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -72,9 +106,9 @@ class Supervisor:
                 logger.exception("%s failed; it is tried again in a moment.", turn.__name__)
 
     @contextmanager
-    def follow(self, work: Work) -> Iterator[RunContext]:
+    def follow(self, work: Work, resumed: Resumed | None = None) -> Iterator[RunContext]:
         """The context of an attempt, watched over for as long as the block lasts."""
-        context = RunContext(self._services, self._shipper, work)
+        context = RunContext(self._services, self._shipper, work, resumed)
         with self._lock:
             self._followed[work.token] = context
         try:
@@ -85,15 +119,23 @@ class Supervisor:
 
     def supervise(self) -> None:
         """One turn over the followed runs; a step that fails does not keep the others from theirs."""
-        with self._lock:
-            contexts = dict(self._followed)
-        if not contexts:
-            return
-        for step in (self._keepalive, self._stop_told, self._end_overdue):
+        contexts = self._contexts()
+        for step in (self._be_seen, self._keepalive, self._stop_told, self._end_overdue):
             try:
-                step(contexts)
+                if contexts or step == self._be_seen:
+                    step(contexts)
             except Exception:
                 logger.exception("A step of supervision failed; it is tried again in a moment.")
+
+    def _contexts(self) -> dict[Token, RunContext]:
+        with self._lock:
+            return dict(self._followed)
+
+    def _be_seen(self, _: dict[Token, RunContext]) -> None:
+        """Say that this worker is there: nobody need take over what it follows."""
+        if time.monotonic() >= self._next_sign and not self._draining.is_set():
+            self._services.followers.seen(self.worker_id, self._node, self._services.host)
+            self._next_sign = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
 
     def _stop_told(self, contexts: dict[Token, RunContext]) -> None:
         for token in self._services.stops.received(list(contexts)):
@@ -115,8 +157,11 @@ class Supervisor:
             give_proof(self._services, proven, proof)
             for token in proven:
                 contexts[token].proof_given()
-        for token in contexts.keys() - self._services.runs.current(contexts):
-            contexts[token].stop()
+        for token, standing in self._services.runs.standings(contexts).items():
+            if standing is Standing.ENDED:
+                contexts[token].stop()
+            elif standing is Standing.ADOPTED:
+                contexts[token].release()
         self._next_keepalive = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
 
     def bury(self) -> None:
@@ -134,16 +179,112 @@ class Supervisor:
         except Exception as error:
             logger.exception("Run %s attempt %d: its work could not be ended.", run_id, attempt)
             self._failed_lately[owed] = True
-            sentence = f"{type(error).__name__}: {error}"
-            self._services.runs.tell_termination_failed(run_id, attempt, self._services.host, sentence)
+            said = {"host": self._services.host, "error": f"{type(error).__name__}: {error}"}
+            self._services.runs.tell_once(run_id, attempt, EventKind.TERMINATION_FAILED, said)
 
     def _end_work(self, attempt: RunAttempt) -> None:
         """End an attempt's work and say so; a run that waited for it may now be started again."""
         run = self._services.runs.get(attempt.run_id)
         if attempt.work is not None:
             self._services.adapters.get(run.adapter).terminate(attempt.work)
-        if self._services.runs.settle_termination(attempt.run_id, attempt.attempt):
-            send_execute(attempt.run_id)
+        waits = self._services.runs.settle_termination(attempt.run_id, attempt.attempt)
+        if waits is not None:
+            send_execute(attempt.run_id, after=waits)
+
+    # -- what others have left
+
+    def adopt(self) -> None:
+        """One turn over the work that is to be followed by another worker than before."""
+        self._adopted = [thread for thread in self._adopted if thread.is_alive()]
+        if self._draining.is_set():
+            return
+        for run_id, attempt, epoch in self._services.followers.to_adopt(
+            self._services.host, attaching(), ADOPT_AT_ONCE
+        ):
+            adoption = self._services.followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
+            if adoption is not None:
+                self._begin_to_follow(adoption)
+
+    def _begin_to_follow(self, adoption: Adoption) -> None:
+        work = adoption.work
+        for token, context in self._contexts().items():
+            if token.run_id == work.run_id:  # We were not seen for a while, and are our own successor.
+                context.release()
+        self._services.throttle.forget([work.run_id])
+        metrics.ADOPTED.labels(work.adapter).inc()
+        logger.info(
+            "Run %s attempt %d: followed on from chunk %d.", work.run_id, work.attempt, adoption.resumed.after_seq
+        )
+        name = f"follow-{work.run_id}"
+        thread = threading.Thread(target=self._follow_on, args=(adoption,), name=name, daemon=True)
+        self._adopted.append(thread)
+        thread.start()
+
+    def _follow_on(self, adoption: Adoption) -> None:
+        work = adoption.work
+
+        def attach(adapter: Adapter) -> Outcome:
+            if not isinstance(adapter, Attaching):
+                raise UnknownAdapter(f"The adapter {work.adapter!r} cannot follow what another worker has started.")
+            return adapter.attach(work, adoption.handle, context)
+
+        with self.follow(work, adoption.resumed) as context:
+            follow_to_the_end(self._services, self._shipper, work, context, attach)
+
+    def answer(self) -> None:
+        """One turn over the questions of a sweep to this host."""
+        answer_questions(self._services)
+
+    # -- the end of this worker
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether this worker was asked to stop, and begins nothing any more."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """Leave what others can follow; wait for the rest, which goes on to be vouched for, up to a limit; end that.
+
+        Returns when nothing is followed here any more.
+        """
+        self._draining.set()
+        limit = self._services.settings.drain_seconds
+        self._wait_for_followers(limit)
+        for context in self._contexts().values():
+            self._give_up(context, limit)
+        self._wait_for_followers(LEAVE_TIMEOUT)
+
+    def _wait_for_followers(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (contexts := self._contexts()) and time.monotonic() < deadline:
+            for context in contexts.values():
+                if context.can_be_left and context.work.adapter in attaching():
+                    context.release()
+            self._ended.wait(0.1)
+
+    def _give_up(self, context: RunContext, waited: float) -> None:
+        """Work that lives elsewhere goes on without us; work of ours is ended, and its run tried again elsewhere."""
+        if _lives_elsewhere(context.work):
+            context.release()
+            return
+        try:
+            finish(self._services, [end_of_drained(context.work, waited, self._services.timing)])
+        except DBAPIError as error:
+            logger.error("Run %s is ended; a sweep will find it (%s).", context.run_id, type(error.orig).__name__)
+        context.stop()
+
+    def leave(self) -> None:
+        """This worker ends, its followers with it: say that it is gone, so that nobody waits for it to be missed."""
+        for thread in self._adopted:
+            thread.join(LEAVE_TIMEOUT)
+        self._services.followers.leave(self.worker_id)
+
+
+def _lives_elsewhere(work: Work) -> bool:
+    try:
+        return find_adapter(work.adapter).has_out_of_process_liveness
+    except UnknownAdapter:
+        return False
 
 
 def _timed_out(context: RunContext) -> End:

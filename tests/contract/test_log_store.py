@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from models.chunks import MAX_CHUNK_BYTES, Block, Chunk, blocks_of
 from models.sequences import MAX_SEQ, SeqRanges
-from stores.logs import LogStore, MemoryLogStore, PostgresLogStore
+from stores.logs import LogStore, MemoryLogStore, PostgresLogStore, Resumed
 from tests.support.waiting import eventually
 from workers.bootstrap import Services
 
@@ -40,6 +40,12 @@ class Log:
             return
         with self._services.database.begin() as connection:
             self.store.quarantine(connection, block, "a reason")
+
+    def resume(self, run_id: UUID, epoch: int) -> Resumed:
+        if self._services is None:
+            return self.store.resume(None, run_id, 1, epoch)
+        with self._services.database.begin() as connection:
+            return self.store.resume(connection, run_id, 1, epoch)
 
     def read(self, run_id: UUID, *place: int, attempt: int = 1) -> list[Entry]:
         return [(one.seq, one.stream, one.data, one.cursor) for one in self.store.read(run_id, attempt, *place)]
@@ -198,7 +204,9 @@ def test_each_number_is_stored_once_with_its_first_bytes_in_whatever_batches_it_
 def test_the_store_says_what_it_has_gaps_and_all(log: Log, run_id: UUID) -> None:
     other = uuid4()
     log.append([chunk(run_id, seq) for seq in (1, 2, 3, 7)])
-    assert log.store.stored([(run_id, 1), (run_id, 2), (other, 1)]) == {(run_id, 1): SeqRanges(((1, 3), (7, 7)))}
+    assert log.store.stored([(run_id, 1, 1), (run_id, 2, 1), (other, 1, 1)]) == {
+        (run_id, 1, 1): SeqRanges(((1, 3), (7, 7)))
+    }
     assert log.store.stored([]) == {}
 
 
@@ -207,7 +215,7 @@ def test_what_was_kept_aside_need_not_be_sent_again_and_is_not_read(log: Log, ru
     bad = Block(run_id, 1, 1, 2, 4, b"no block")
     log.quarantine(bad)
     log.quarantine(bad)
-    assert log.store.stored([(run_id, 1)]) == {(run_id, 1): SeqRanges(((1, 4),))}
+    assert log.store.stored([(run_id, 1, 1)]) == {(run_id, 1, 1): SeqRanges(((1, 4),))}
     assert log.seqs(run_id) == [1]
 
 
@@ -293,3 +301,87 @@ def test_d04_deliveries_that_are_cut_shuffled_repeated_and_interleaved_store_eac
     for run in runs:
         expected = sorted((seq, data) for (of, seq), data in sent.items() if of == run)
         assert [(seq, data) for seq, _, data, _ in postgres.read(run)] == expected
+
+
+# -- a new writer
+
+
+def test_a_log_goes_on_after_its_last_chunk_that_has_a_cursor(log: Log, run_id: UUID) -> None:
+    log.append([chunk(run_id, 1, cursor="10"), chunk(run_id, 2, cursor="20"), chunk(run_id, 3)])
+    assert log.resume(run_id, 2) == Resumed(2, "20")
+    assert log.seqs(run_id) == [1, 2]
+    assert log.append([chunk(run_id, 3, b"again", epoch=2, cursor="30")]) != []
+    assert log.read(run_id, 2) == [(3, "stdout", b"again", "30")]
+
+
+@pytest.mark.parametrize("chunks", [[], [1, 2, 3]], ids=["empty", "without cursors"])
+def test_a_log_without_a_cursor_begins_anew(log: Log, run_id: UUID, chunks: list[int]) -> None:
+    log.append([chunk(run_id, seq) for seq in chunks])
+    assert log.resume(run_id, 2) == Resumed(0, None)
+    assert (log.seqs(run_id), log.store.last_seq(run_id, 1)) == ([], 0)
+
+
+def test_what_lies_behind_a_gap_is_dropped_for_the_new_writer_to_read_again(log: Log, run_id: UUID) -> None:
+    log.append([chunk(run_id, seq, cursor=str(seq)) for seq in (1, 2, 4, 5)])
+    assert log.resume(run_id, 2) == Resumed(2, "2")
+    assert log.seqs(run_id) == [1, 2]
+
+
+def test_a_block_is_cut_where_the_log_goes_on_and_other_logs_stay_as_they_are(log: Log, run_id: UUID) -> None:
+    other = uuid4()
+    log.append([chunk(run_id, seq, cursor=str(seq) if seq == 3 else None) for seq in range(1, 9)])
+    log.append([chunk(other, 1), chunk(run_id, 1, attempt=2)])
+    assert log.resume(run_id, 2) == Resumed(3, "3")
+    assert (log.seqs(run_id), log.seqs(other), log.seqs(run_id, attempt=2)) == ([1, 2, 3], [1], [1])
+
+
+def test_the_place_is_found_many_segments_back(log: Log, run_id: UUID) -> None:
+    log.append([chunk(run_id, 1, cursor="here")])
+    for seq in range(2, 60):
+        log.append([chunk(run_id, seq)])
+    assert log.resume(run_id, 2) == Resumed(1, "here")
+    assert log.seqs(run_id) == [1]
+
+
+def test_chunks_of_a_superseded_writer_are_refused_and_need_not_be_sent_again(log: Log, run_id: UUID) -> None:
+    log.append([chunk(run_id, 1, cursor="1")])
+    log.resume(run_id, 2)
+    assert log.append([chunk(run_id, 2, b"old", cursor="2")]) == []
+    assert log.seqs(run_id) == [1]
+    stored = log.store.stored([(run_id, 1, 1), (run_id, 1, 2)])
+    assert stored[run_id, 1, 1].covers(1, 1_000_000)
+    assert stored[run_id, 1, 2] == SeqRanges(((1, 1),))
+
+
+def test_a_message_with_old_and_new_chunks_stores_the_new_ones(log: Log, run_id: UUID) -> None:
+    log.resume(run_id, 2)
+    new = log.append([chunk(run_id, 1, b"old"), chunk(run_id, 1, b"new", epoch=2)])
+    assert [one.data for one in new] == [b"new"]
+
+
+@given(
+    cut=st.integers(0, 40),
+    cursors=st.sets(st.integers(1, 40)),
+    lost=st.sets(st.integers(1, 40), max_size=5),
+    epochs=st.integers(1, 3),
+)
+@settings(deadline=None)
+def test_whoever_goes_on_from_the_cursor_makes_the_log_whole(
+    cut: int, cursors: set[int], lost: set[int], epochs: int
+) -> None:
+    """The source has 40 lines; each writer reads on from the cursor, and some of what it sent is lost or comes late."""
+    store, run_id, place, sent = MemoryLogStore(), UUID(int=1), Resumed(0, None), []
+    for epoch in range(1, epochs + 2):
+        last = epoch == epochs + 1
+        begin = int(place.cursor or 0)
+        lines = range(begin + 1, (40 if last else max(cut, begin)) + 1)
+        numbered = [
+            chunk(run_id, place.after_seq + n, b"%d" % line, epoch=epoch, cursor=str(line) if line in cursors else None)
+            for n, line in enumerate(lines, start=1)
+        ]
+        store.append(None, blocks_of(one for one in numbered if last or one.seq not in lost))
+        store.append(None, blocks_of(sent))
+        sent = numbered
+        if not last:
+            place = store.resume(None, run_id, 1, epoch + 1)
+    assert b" ".join(one.data for one in store.read(run_id, 1)) == b" ".join(b"%d" % line for line in range(1, 41))

@@ -4,7 +4,6 @@ Takes about three minutes: `make test-slow`.
 """
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,10 +13,9 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from models.status import Status
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from stores.migrate import migrate
 from tests.e2e import noting_worker
-from tests.support.processes import READY, Process, celery, spawn
+from tests.support.fleet import Fleet
 from tests.support.waiting import eventually
 from workers import bootstrap, enqueue_run
 from workers.app import app
@@ -35,52 +33,14 @@ for number in range({LINES}):
 """
 EXPECTED = b"".join(b"line %06d of a run that is printing\n" % number for number in range(LINES))
 #: Timings divided by 10: a window of 30 s, so that a server may be away for some seconds.
-TIME_SCALE = "10"
-
-
-class Fleet:
-    """Servers and workers of this test's own, each of which can be killed and started again."""
-
-    def __init__(self, folder: Path, ending: ExitStack) -> None:
-        self._folder = folder
-        self._ending = ending
-        self.postgres = EmbeddedPostgres(folder / "postgres")
-        self.redis = EmbeddedRedis(folder / "redis")
-        for server in (self.postgres, self.redis):
-            ending.callback(server.remove)
-            server.start()
-        self.notes = folder / "notes"
-        self.environment = {
-            "REPRIEVE_DATABASE_URL": self.postgres.url,
-            "REPRIEVE_REDIS_URL": self.redis.url,
-            "REPRIEVE_DATA_DIR": str(folder / "data"),
-            "REPRIEVE_NODE_NAME": "tour",
-            "REPRIEVE_TIME_SCALE": TIME_SCALE,
-            noting_worker.NOTES: str(self.notes),
-        }
-        self._started = 0
-
-    def start(self, queue: str, concurrency: int = 4) -> Process:
-        self._started += 1
-        options = ("-Q", queue, "-P", "threads", "-c", str(concurrency), "-n", f"{queue}-{self._started}@tour")
-        command = celery(
-            "-A", noting_worker.__name__, "worker", "--without-gossip", "--without-mingle", *options, "-l", "INFO"
-        )
-        process = spawn(f"{queue}-{self._started}", command, self.environment, self._folder)
-        self._ending.callback(process.stop)
-        process.wait_for(READY)
-        return process
-
-    def restart(self, server: EmbeddedPostgres | EmbeddedRedis, away: float) -> None:
-        server.kill()
-        time.sleep(away)
-        server.start()
+TIME_SCALE = 10
 
 
 @pytest.fixture
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     with ExitStack() as ending:
-        made = Fleet(tmp_path, ending)
+        notes = {noting_worker.NOTES: str(tmp_path / "notes")}
+        made = Fleet(tmp_path, ending, time_scale=TIME_SCALE, application=noting_worker.__name__, extra=notes)
         for name, value in made.environment.items():
             monkeypatch.setenv(name, value)
         ending.callback(app.pool.force_close_all)
@@ -103,11 +63,12 @@ def test_every_line_that_was_handed_over_is_there_once_and_in_order_whatever_is_
 ) -> None:
     control = fleet.start("control")
     logs, other_logs, runs = fleet.start("logs", 2), fleet.start("logs", 2), fleet.start("runs", RUNS + 10)
-    beat = spawn("beat", celery("-A", "workers", "beat", "-S", "celery.beat:Scheduler", "--pidfile="), *_of(fleet))
+    beat = fleet.start_beat()
     try:
         config = {"command": [sys.executable, "-I", "-S", "-c", PRINTER]}
         adapters = ["process", "detached"] * (RUNS // 2)
         started = [enqueue_run(adapter, config, max_attempts=4).id for adapter in adapters]
+        elsewhere = set(started[1::2])
         printed_so_far = _printed(fleet)
         for _ in range(2):
             eventually(printed_so_far(50 * RUNS), timeout=120)
@@ -120,31 +81,33 @@ def test_every_line_that_was_handed_over_is_there_once_and_in_order_whatever_is_
             runs.kill()
             runs = fleet.start("runs", RUNS + 10)
         eventually(lambda: _all_ended(services, started), timeout=400, interval=2)
-        handed_over = noting_worker.read_notes(fleet.notes)
+        handed_over = noting_worker.read_notes(_notes(fleet))
         assert sum(handed_over.values()) > 100 * RUNS
-        eventually(lambda: _missing(services, handed_over) == [], timeout=180, interval=2)
+        eventually(lambda: _missing(services, handed_over, elsewhere) == [], timeout=180, interval=2)
         for run_id, attempt in handed_over:
             chunks = services.logs.read(run_id, attempt, limit=100_000)
             assert [chunk.seq for chunk in chunks] == list(range(1, len(chunks) + 1))
-            assert EXPECTED.startswith(b"".join(chunk.data for chunk in chunks if chunk.stream == "stdout"))
+            printed = b"".join(chunk.data for chunk in chunks if chunk.stream == "stdout")
+            assert printed == EXPECTED if run_id in elsewhere else EXPECTED.startswith(printed)
+        assert {services.runs.get(run_id).status for run_id in elsewhere} == {"succeeded"}
         print(f"\n{len(handed_over)} attempts, {sum(handed_over.values())} chunks handed over, none lost")
     finally:
         for process in (beat, control, logs, other_logs, runs):
             process.stop()
 
 
-def _of(fleet: Fleet) -> tuple[dict[str, str], Path]:
-    return fleet.environment, fleet.notes.parent
+def _notes(fleet: Fleet) -> Path:
+    return Path(fleet.environment[noting_worker.NOTES])
 
 
 def _printed(fleet: Fleet) -> Callable[[int], Callable[[], bool]]:
     """Conditions on how many more chunks are handed over, from the time of asking on."""
 
     def so_many_more(chunks: int) -> Callable[[], bool]:
-        before = sum(noting_worker.read_notes(fleet.notes).values()) if fleet.notes.exists() else 0
+        before = sum(noting_worker.read_notes(_notes(fleet)).values()) if _notes(fleet).exists() else 0
 
         def condition() -> bool:
-            return fleet.notes.exists() and sum(noting_worker.read_notes(fleet.notes).values()) >= before + chunks
+            return _notes(fleet).exists() and sum(noting_worker.read_notes(_notes(fleet)).values()) >= before + chunks
 
         return condition
 
@@ -158,6 +121,39 @@ def _all_ended(services: Services, runs: list[UUID]) -> bool:
         return False
 
 
-def _missing(services: Services, handed_over: dict[tuple[UUID, int], int]) -> list[tuple[UUID, int]]:
-    stored = services.logs.stored(handed_over)
-    return [key for key, seq in handed_over.items() if key not in stored or not stored[key].covers(1, seq)]
+def _missing(
+    services: Services, handed_over: dict[tuple[UUID, int], int], elsewhere: set[UUID]
+) -> list[tuple[UUID, int]]:
+    """The attempts of which a chunk is not stored yet. What was read again elsewhere was cut anew: its end names it."""
+    missing = []
+    for run_id, attempt in handed_over:
+        log = services.closings.state(run_id, attempt)
+        last = log.last_seq if run_id in elsewhere else handed_over[run_id, attempt]
+        if last is None or not log.stored.covers(1, last):
+            missing.append((run_id, attempt))
+    return missing
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_hundred_detached_runs_outlive_every_worker_and_their_logs_are_whole(
+    fleet: Fleet, services: Services
+) -> None:
+    kinds = {"control": 1, "logs": 2, "runs": 2}
+    workers = [fleet.start(queue, 60) for queue, count in kinds.items() for _ in range(count)]
+    fleet.start_beat()
+    runs = [enqueue_run("detached", {"command": [sys.executable, "-I", "-S", "-c", PRINTER]}).id for _ in range(100)]
+    eventually(lambda: all(services.logs.last_seq(run_id, 1) > 20 for run_id in runs), timeout=180, interval=2)
+    for worker in workers:
+        worker.kill()
+    print(f"\nevery worker killed, {sum(services.logs.last_seq(run_id, 1) for run_id in runs)} chunks stored")
+    for queue, count in kinds.items():
+        for _ in range(count):
+            fleet.start(queue, 60)
+    eventually(lambda: _all_ended(services, runs), timeout=300, interval=2)
+    assert {services.runs.get(run_id).status for run_id in runs} == {"succeeded"}
+    named = {(run_id, 1): 0 for run_id in runs}
+    eventually(lambda: _missing(services, named, set(runs)) == [], timeout=120, interval=2)
+    for run_id in runs:
+        chunks = services.logs.read(run_id, 1, limit=100_000)
+        assert b"".join(chunk.data for chunk in chunks) == EXPECTED

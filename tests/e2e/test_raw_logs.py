@@ -12,7 +12,7 @@ import pytest
 from models.work import End, Outcome
 from tests.faults.helpers_cdeg import reap
 from tests.support.processes import Process
-from tests.support.rows import chunk, in_process, ingest, running
+from tests.support.rows import chunk, in_process, ingest, running, settle
 from tests.support.waiting import eventually
 from workers import enqueue_run
 from workers.bootstrap import Services
@@ -86,7 +86,7 @@ def test_raw_gives_one_attempt_the_last_one_unless_told_otherwise(services: Serv
     first = in_process(services, max_attempts=2)
     ingest(services, [chunk(first, 1, b"of the first\n")])
     assert reap(services, first.run_id)["reaped"] == 1
-    assert services.runs.settle_termination(first.run_id, 1)
+    settle(services, first)
     second = services.runs.claim(first.run_id, "worker@nowhere")
     assert second is not None
     ingest(services, [chunk(second, 1, b"of the second\n"), chunk(second, 2, b"its errors\n", stream="stderr")])

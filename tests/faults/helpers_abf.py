@@ -53,11 +53,12 @@ SILENT = ["sleep", "600"]
 
 
 def pass_time(services: Services, redis: Redis, seconds: float = 60) -> None:
-    """Let so much time pass for the rows, the reaper's watch, and the keys of the throttle."""
+    """Let so much time pass for the rows, the reaper's watch, and the keys of the throttle; canaries come back."""
     with services.database.begin() as connection:
         for statement in (
             "UPDATE runs SET updated_at = updated_at - :by, started_at = started_at - :by",
-            "UPDATE reaper_watch SET watching_since = watching_since - :by, last_sweep_at = last_sweep_at - :by",
+            "UPDATE reaper_watch SET watching_since = watching_since - :by, last_sweep_at = last_sweep_at - :by, "
+            "hearing_since = coalesce(hearing_since, watching_since) - :by, heard_at = clock_timestamp()",
         ):
             connection.execute(text(statement), {"by": timedelta(seconds=seconds)})
     for key in redis.scan_iter("proof:*"):
@@ -68,10 +69,13 @@ def pass_time(services: Services, redis: Redis, seconds: float = 60) -> None:
 
 
 def lengthen_watch(services: Services, seconds: float = 3600) -> None:
-    """Have the reaper, which has swept already, been watching for so much longer."""
+    """Have the reaper, which has swept already, been watching and hearing for so much longer."""
     eventually(lambda: services.sweeps.last_watch(), what="a first sweep")
     with services.database.begin() as connection:
-        statement = text("UPDATE reaper_watch SET watching_since = watching_since - :by")
+        statement = text(
+            "UPDATE reaper_watch SET watching_since = watching_since - :by, "
+            "hearing_since = coalesce(hearing_since, watching_since) - :by, heard_at = clock_timestamp()"
+        )
         connection.execute(statement, {"by": timedelta(seconds=seconds)})
 
 
@@ -290,8 +294,8 @@ def _set_window(seconds: str) -> None:
 def _die_after_claim(_: str) -> None:
     claim = RunStore.claim
 
-    def claim_and_die(self: RunStore, run_id: UUID, worker_node: str) -> None:
-        claim(self, run_id, worker_node)
+    def claim_and_die(self: RunStore, run_id: UUID, *worker: object) -> None:
+        claim(self, run_id, *worker)  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGKILL)
         threading.Event().wait()
 

@@ -167,6 +167,27 @@ def test_b07_a_poisoned_row_does_not_keep_its_neighbours_alive(services: Service
     assert sweep(services)["reaped"] == 1
 
 
+def test_b07_a_sparing_that_cannot_be_written_costs_no_other_verdict(services: Services) -> None:
+    in_doubt = [running(services) for _ in range(3)]
+    handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
+    for work in in_doubt:
+        services.runs.persist_run_handle(work.token, "gone", handle)
+    dead = running(services)
+    for work in (*in_doubt, dead):
+        age(services, work.run_id, 600)
+    watch_for(services, 3600)
+    refuse = f"ALTER TABLE sparings ADD CONSTRAINT poisoned CHECK (run_id <> '{in_doubt[0].run_id}') NOT VALID"
+    with services.database.begin() as connection:
+        connection.exec_driver_sql(refuse)
+    try:
+        assert sweep(services)["judgements"] == {"spare_unknown": 3, "reap_silent": 1}
+    finally:
+        with services.database.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE sparings DROP CONSTRAINT poisoned")
+    assert [len(services.sweeps.sparings(work.run_id)) for work in in_doubt] == [0, 1, 1]
+    assert status_of(services, dead.run_id) == "failed"
+
+
 def test_b07_a_row_that_a_stalled_transaction_holds_does_not_keep_its_neighbour_alive(services: Services) -> None:
     held, dead = running(services).run_id, running(services).run_id
     for run_id in (held, dead):

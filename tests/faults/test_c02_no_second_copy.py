@@ -18,7 +18,7 @@ from models.process import ProcessIdentity
 from models.work import Work
 from tests.faults.helpers_cdeg import all_at_once, bury, direct_shipper, no_process_left, on_another_host, reap
 from tests.support.processes import processes_of, sleeping_process
-from tests.support.rows import age, in_process, kinds, running, status_of
+from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of
 from tests.support.waiting import eventually
 from workers import enqueue_run
 from workers.bootstrap import Services
@@ -59,6 +59,7 @@ def _lost(services: Services, process: ProcessIdentity, host_name: str) -> Work:
     services.runs.persist_run_process_metadata(work.token, host_name, process)
     assert reap(services, work.run_id)["reaped"] == 1
     assert status_of(services, work.run_id) == "queued"
+    pass_the_wait(services, work.run_id)
     return work
 
 
@@ -83,6 +84,7 @@ def test_c02_a_killed_workers_run_is_retried_only_when_nothing_of_the_first_atte
         first.kill()
         assert reap(services, run_id)["reaped"] == 1
         assert processes_of(run_id)
+        pass_the_wait(services, run_id)
         assert _is_held_back(services, run_id)
         start_worker(name="second")
         eventually(lambda: status_of(services, run_id) == "succeeded")
@@ -100,6 +102,7 @@ def test_c02_a_worker_that_stalls_and_comes_back_finds_its_run_ended_and_changes
         eventually(lambda: _said(tmp_path) == ["first", "survivor"])
         stalled.send(signal.SIGSTOP)
         assert reap(services, run_id)["reaped"] == 1
+        pass_the_wait(services, run_id)
         start_worker(name="second")
         eventually(lambda: status_of(services, run_id) == "succeeded")
         before = (services.runs.get(run_id).updated_at, kinds(services, run_id))
@@ -155,6 +158,7 @@ def test_c02_work_of_another_host_is_confirmed_gone_by_that_host_alone(services:
 def test_c02_an_attempt_that_started_nothing_is_confirmed_gone_at_once(services: Services) -> None:
     work = in_process(services, max_attempts=2)
     assert reap(services, work.run_id)["reaped"] == 1
+    pass_the_wait(services, work.run_id)
     bury(services)
     assert not _is_held_back(services, work.run_id)
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from models.status import TRANSITIONS, ErrorCode, EventKind, Status
 from models.work import End, Outcome, Work
 from tests.faults.helpers_cdeg import all_at_once, final_kinds, image, reap
-from tests.support.rows import age, kinds, new_run, running, watch_for
+from tests.support.rows import age, kinds, new_run, running, settle, watch_for
 from workers import cancel_run
 from workers.bootstrap import Services
 from workers.finish import finish
@@ -105,7 +105,7 @@ def test_c03_cancelling_a_run_that_is_being_claimed_ends_it_cancelled(services: 
 def test_c03_the_result_of_a_lost_attempt_does_not_end_the_attempt_that_followed(services: Services) -> None:
     first = running(services, adapter="process", out_of_process_liveness=False, max_attempts=2)
     reap(services, first.run_id)
-    services.runs.settle_termination(first.run_id, 1)
+    settle(services, first)
     second = services.runs.claim(first.run_id, "worker@test")
     assert second is not None
     before = image(services, first, second)
@@ -126,7 +126,7 @@ def test_c03_two_ends_of_one_run_in_one_statement_tell_one_event(services: Servi
 def test_c03_the_end_of_an_old_epoch_in_the_same_statement_leaves_no_trace(services: Services) -> None:
     first = running(services, adapter="process", out_of_process_liveness=False, max_attempts=2)
     reap(services, first.run_id)
-    services.runs.settle_termination(first.run_id, 1)
+    settle(services, first)
     second = services.runs.claim(first.run_id, "worker@test")
     assert second is not None
     late = End.by_result(first.token, Outcome.of_exit(3), 8)

@@ -8,7 +8,7 @@ from models.process import ProcessIdentity
 from models.status import EventKind, Proof, Status
 from models.work import End, Outcome, Work
 from stores.throttle import proof_key
-from tests.faults.helpers_cdeg import image, reap
+from tests.faults.helpers_cdeg import image, reap, run_image
 from tests.support.rows import age, chunk, ingest, running, status_of, updated_at
 from workers import cancel_run
 from workers.bootstrap import Services
@@ -42,9 +42,9 @@ def test_c04_an_old_attempts_late_sign_of_life_leaves_its_successor_untouched(
 ) -> None:
     first, second = _old_and_new(services)
     age(services, first.run_id, 100)
-    before = image(services, first, second)
+    before = run_image(services, second)
     _late_sign_of_life(services, first, way)
-    assert image(services, first, second) == before
+    assert run_image(services, second) == before
     assert redis.exists(proof_key(first.run_id)) == 0
 
 
@@ -73,9 +73,9 @@ def test_c04_a_late_sign_of_life_does_not_resurrect_a_run_that_has_ended(
         assert reap(services, work.run_id)["reaped"] == 1
     else:
         cancel_run(work.run_id)
-    before = image(services, work)
+    before = run_image(services, work)
     _late_sign_of_life(services, work, way)
-    assert image(services, work) == before
+    assert run_image(services, work) == before
     assert redis.exists(proof_key(work.run_id)) == 0
 
 

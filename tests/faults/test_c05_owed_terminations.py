@@ -7,9 +7,9 @@ import pytest
 from adapters import host
 from models.process import ProcessIdentity
 from models.work import Work
-from tests.faults.helpers_cdeg import bury, forget_watch, image, on_another_host, reap
+from tests.faults.helpers_cdeg import bury, forget_watch, image, nobody_to_ask, on_another_host, reap
 from tests.support.processes import sleeping_process
-from tests.support.rows import age, in_process, kinds, running, status_of, watch_for
+from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of, watch_for
 from workers.bootstrap import Services
 from workers.reaper import sweep
 
@@ -57,7 +57,8 @@ def test_c05_a_run_silent_for_just_under_the_window_is_owed_nothing_and_just_ove
         watch_for(services, 400)
         age(services, under.run_id, 295)
         age(services, over.run_id, 301)
-        sweep(services, by_hand=True)
+        with nobody_to_ask():
+            sweep(services, by_hand=True)
     assert (status_of(services, under.run_id), _termination(services, under)) == ("running", None)
     assert (status_of(services, over.run_id), _termination(services, over)) == ("failed", "owed")
 
@@ -67,13 +68,14 @@ def test_c05_an_owed_end_of_the_first_attempt_leaves_the_second_attempts_work_al
         first = _child(services, old, max_attempts=2)
         reap(services, first.run_id)
         bury(services)
+        pass_the_wait(services, first.run_id)
         second = services.runs.claim(first.run_id, "worker@test")
         assert second is not None
         services.runs.persist_run_process_metadata(second.token, services.host, new)
         before = image(services, second)
         attempt = services.runs.get_attempt(first.run_id, 1)
         services.adapters.get("process").terminate(attempt.work)
-        assert services.runs.settle_termination(first.run_id, 1) is False
+        assert services.runs.settle_termination(first.run_id, 1) is None
         bury(services)
         assert not host.is_alive(old)
         assert host.is_alive(new)

@@ -12,7 +12,7 @@ from models.status import Status
 from models.work import Work
 from tests.faults.helpers_cdeg import direct_shipper, image, no_process_left, reap
 from tests.support.processes import Process, processes_of
-from tests.support.rows import chunk, ingest, running
+from tests.support.rows import chunk, ingest, kinds, running, status_of
 from tests.support.waiting import eventually
 from workers import cancel_run, enqueue_run, logs
 from workers.bootstrap import Services
@@ -23,10 +23,13 @@ def test_d05_a_chunk_after_the_reap_is_stored_and_changes_nothing_of_the_run(ser
     work = running(services)
     ingest(services, [chunk(work, 1)])
     assert reap(services, work.run_id)["reaped"] == 1
-    before = image(services, work)
     assert ingest(services, [chunk(work, 2, b"after")]) == {"chunks": 1, "new": 1, "refreshed": 0, "refused": 0}
-    assert image(services, work) == before
-    assert [one.data for one in services.logs.read(work.run_id, 1)] == [b"line\n", b"after"]
+    after = image(services, work)
+    assert kinds(services, work.run_id)[-2:] == ["reaped", "late_output"]
+    assert ingest(services, [chunk(work, 3)])["refreshed"] == 0
+    assert image(services, work) == after
+    assert status_of(services, work.run_id) == "failed"
+    assert [one.data for one in services.logs.read(work.run_id, 1)] == [b"line\n", b"after", b"line\n"]
 
 
 @pytest.mark.parametrize("reaped", [False, True])
@@ -69,7 +72,7 @@ def test_d05_output_of_a_run_that_does_not_exist_is_kept_aside_and_not_sent_for_
     assert list(services.settings.spool_dir.rglob("*.spool")) == []
     assert [one.data for one in services.logs.read(known.run_id, 1)] == [b"said\n"]
     assert services.logs.read(nobody.run_id, 1) == []
-    assert services.logs.stored([(nobody.run_id, 1)])[nobody.run_id, 1].covers(1, 1)
+    assert services.logs.stored([(nobody.run_id, 1, 1)])[nobody.run_id, 1, 1].covers(1, 1)
 
 
 def test_d05_one_block_that_cannot_be_stored_holds_up_no_other_and_is_told(services: Services) -> None:

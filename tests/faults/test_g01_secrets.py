@@ -99,8 +99,8 @@ def test_g01_a_cursor_is_the_place_after_what_was_handed_over_so_that_whoever_at
         run.wait_for(b"it is ")
         (tmp_path / "go").touch()
         run.outcome()
-    assert run.context.chunks[0] == ("stdout", b"it is ", "6")
-    assert run.context.chunks[-1][2] == str(len(f"it is {SECRET}, they say"))
+    assert run.context.chunks[0] == ("stdout", b"it is ", "6:0")
+    assert run.context.chunks[-1][2] == f"{len(f'it is {SECRET}, they say')}:0"
 
 
 @pytest.mark.usefixtures("token")

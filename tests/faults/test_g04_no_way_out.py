@@ -93,7 +93,7 @@ def test_g04_a_probe_reads_nothing_outside_the_adapters_folder(root: Path, tmp_p
         forged = process.as_handle() | {"host": "here", "folder": reference}
         ended = forged | {"folder": "run/1"}
         running = forged | {"folder": "run/2"}
-        assert adapter.probe([forged, ended, running]) == [Probe.UNKNOWN, Probe.DEAD, Probe.ALIVE]
+        assert adapter.probe([forged, ended, running]) == [Probe.UNKNOWN, Probe.ENDED, Probe.ALIVE]
         assert host.is_alive(process)
 
 

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from adapters import detached as module
 from adapters import host
 from adapters.detached import DetachedAdapter
 from adapters.protocol import Probing
+from models.errors import Released
 from models.process import ProcessIdentity
 from models.status import Probe
 from models.work import Outcome, Work
@@ -93,13 +95,13 @@ def test_each_attempt_writes_to_files_of_its_own(adapter: DetachedAdapter, tmp_p
     assert [execute(adapter, run)[1].output() for run in (first, second)] == [b"1", b"2"]
 
 
-def test_a_cursor_is_the_number_of_bytes_of_its_stream_up_to_and_with_its_chunk(adapter: DetachedAdapter) -> None:
+def test_a_cursor_is_the_number_of_bytes_of_both_streams_up_to_and_with_its_chunk(adapter: DetachedAdapter) -> None:
     _, context = execute(adapter, shell("printf err >&2; head -c 100000 /dev/zero"))
     assert len([stream for stream, *_ in context.chunks if stream == "stdout"]) >= 2
     read = {"stdout": 0, "stderr": 0}
     for stream, data, cursor in context.chunks:
         read[stream] += len(data)
-        assert cursor == str(read[stream])
+        assert cursor == f"{read['stdout']}:{read['stderr']}"
     assert read == {"stdout": 100_000, "stderr": 3}
 
 
@@ -205,7 +207,7 @@ def test_a_command_outlives_its_worker_and_is_ended_by_its_handle(
     assert probe(adapter, orphan) is Probe.ALIVE
     adapter.terminate(orphan)
     assert not host.is_alive(identity)
-    assert probe(adapter, orphan) is Probe.DEAD
+    assert probe(adapter, orphan) is Probe.ENDED
 
 
 #: Follows a command on a terminal for as long as it lives; the command prints again when a file is there.
@@ -238,9 +240,9 @@ def test_the_adapter_can_be_asked(adapter: DetachedAdapter) -> None:
     assert isinstance(adapter, Probing)
 
 
-def test_work_that_runs_is_alive_and_work_that_has_finished_is_dead(adapter: DetachedAdapter, up: Following) -> None:
+def test_work_that_runs_is_alive_and_work_that_has_finished_has_ended(adapter: DetachedAdapter, up: Following) -> None:
     _, finished = execute(adapter, work("true"))
-    assert adapter.probe([up.context.handle, finished.handle]) == [Probe.ALIVE, Probe.DEAD]
+    assert adapter.probe([up.context.handle, finished.handle]) == [Probe.ALIVE, Probe.ENDED]
     assert adapter.probe([]) == []
 
 
@@ -297,3 +299,112 @@ def test_a_record_of_an_exit_that_cannot_be_read_leaves_the_work_unknown(
     _, finished = execute(adapter, work("true"))
     (tmp_path / "adapter" / finished.handle["folder"] / "exit.json").write_text(record)
     assert probe(adapter, finished.handle) is Probe.UNKNOWN
+
+
+# -- followed by another worker
+
+
+def attach(adapter: DetachedAdapter, run: Work, handle: dict[str, Any], cursor: str | None) -> Following:
+    """Follow on from a cursor, on a thread."""
+    context = RecordingContext(run.run_id, run.attempt, cursor)
+    pool = ThreadPoolExecutor(1)
+    result = pool.submit(adapter.attach, run, handle, context)
+    pool.shutdown(wait=False)
+    return Following(context, result)
+
+
+#: Prints two lines to each stream, waits for a file, prints two more.
+BOTH = "echo 1; echo one >&2; echo 2; echo two >&2; while [ ! -e {go} ]; do sleep 0.05; done; echo 3; echo three >&2"
+
+
+def test_from_each_cursor_on_another_worker_reads_the_rest_and_nothing_twice(
+    adapter: DetachedAdapter, tmp_path: Path
+) -> None:
+    (tmp_path / "go").touch()
+    run = shell(BOTH.format(go=tmp_path / "go"))
+    outcome, first = execute(adapter, run)
+    for place in range(len(first.chunks) + 1):
+        read = first.chunks[:place]
+        cursor = read[-1][2] if read else None
+        second = attach(adapter, run, first.handle, cursor)
+        assert second.outcome() == outcome
+        for stream in ("stdout", "stderr"):
+            before = b"".join(data for name, data, _ in read if name == stream)
+            assert before + second.context.output(stream) == first.output(stream)
+
+
+def test_a_follower_that_is_to_leave_leaves_the_work_running_and_another_goes_on(
+    adapter: DetachedAdapter, tmp_path: Path
+) -> None:
+    run = shell(BOTH.format(go=tmp_path / "go"))
+    with following(adapter, run) as first:
+        first.wait_for(b"2\n")
+        first.wait_for(b"two\n", "stderr")
+        first.context.release()
+        with pytest.raises(Released):
+            first.outcome()
+        assert host.is_alive(ProcessIdentity.from_handle(first.context.handle))
+        second = attach(adapter, run, first.context.handle, first.context.chunks[-1][2])
+        eventually(lambda: second.context.heartbeats > 2)
+        (tmp_path / "go").touch()
+        assert second.outcome() == Outcome.of_exit(0)
+        assert (second.context.output(), second.context.output("stderr")) == (b"3\n", b"three\n")
+
+
+def test_work_that_has_vanished_is_not_vouched_for_nor_buried_by_whoever_attaches(
+    adapter: DetachedAdapter, up: Following
+) -> None:
+    os.killpg(up.context.pid, signal.SIGKILL)
+    eventually(lambda: probe(adapter, up.context.handle) is Probe.DEAD)
+    second = attach(adapter, work("true"), up.context.handle, None)
+    eventually(lambda: second.context.looks > 3)
+    assert (second.result.done(), second.context.heartbeats) == (False, 0)
+    second.context.stop()
+    assert second.outcome().error_code is not None
+
+
+def test_whoever_attaches_ends_the_work_when_its_run_has_ended(adapter: DetachedAdapter, up: Following) -> None:
+    second = attach(adapter, work("true"), up.context.handle, None)
+    eventually(lambda: second.context.heartbeats)
+    second.context.stop()
+    second.outcome()
+    assert not host.is_alive(ProcessIdentity.from_handle(up.context.handle))
+
+
+def test_what_a_command_leaves_running_in_its_group_is_ended_with_it(adapter: DetachedAdapter) -> None:
+    outcome, context = execute(adapter, shell("sleep 100 & echo $!; exit 3"))
+    assert outcome == Outcome.of_exit(3)
+    assert not psutil.pid_exists(int(context.output())) or psutil.Process(int(context.output())).status() == "zombie"
+
+
+def test_output_that_could_not_be_masked_is_not_read_on_and_says_so(
+    adapter: DetachedAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The secret is gone from this worker and the command has ended: nobody knows any more what to mask."""
+    monkeypatch.setattr(module, "SECRETS_INTERVAL", 0.05)
+    monkeypatch.setenv("TOKEN", "hunter2-hunter2")
+    run = shell("echo it is $TOKEN", secrets={"TOKEN": "env:TOKEN"})
+    _, first = execute(adapter, run)
+    monkeypatch.delenv("TOKEN")
+    second = attach(adapter, run, first.handle, None)
+    eventually(lambda: second.context.notes)
+    assert second.context.chunks == []
+    monkeypatch.setenv("TOKEN", "hunter2-hunter2")
+    assert second.outcome() == Outcome.of_exit(0)
+    assert second.context.output() == b"it is ***\n"
+
+
+def test_a_secret_that_was_changed_since_is_masked_as_the_command_was_given_it(
+    adapter: DetachedAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "hunter2-hunter2")
+    script = f"echo up; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo it is $TOKEN"
+    run = shell(script, secrets={"TOKEN": "env:TOKEN"})
+    with following(adapter, run) as first:
+        first.wait_for(b"up\n")
+        monkeypatch.setenv("TOKEN", "another-one")
+        second = attach(adapter, run, first.context.handle, first.context.chunks[-1][2])
+        eventually(lambda: second.context.heartbeats)
+        (tmp_path / "go").touch()
+        second.outcome()
+        assert second.context.output() == b"it is ***\n"

@@ -15,9 +15,9 @@ from sqlalchemy import text
 
 from models.errors import IdempotencyConflict, InvalidRequest, RunNotFound, UnknownAdapter
 from models.liveness import RESEND_DOUBLINGS
-from tests.support.rows import age, in_process, kinds, new_run, running, status_of, watch_for
+from tests.support.rows import age, in_process, kinds, new_run, pass_the_wait, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue, enqueue_run
+from workers import cancel_run, enqueue_run, hints
 from workers.app import configuration
 from workers.bootstrap import Services
 from workers.reaper import sweep
@@ -190,16 +190,16 @@ def no_broker(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         port = closing.getsockname()[1]
     away = Celery("away", broker=f"redis://127.0.0.1:{port}/0")
     away.conf.update({**configuration(), "broker_url": f"redis://127.0.0.1:{port}/0"})
-    real = enqueue.app
-    monkeypatch.setattr(enqueue, "app", away)
-    return lambda: monkeypatch.setattr(enqueue, "app", real)
+    real = hints.app
+    monkeypatch.setattr(hints, "app", away)
+    return lambda: monkeypatch.setattr(hints, "app", real)
 
 
 @pytest.mark.usefixtures("no_broker")
 def test_without_a_broker_the_run_is_queued_all_the_same(services: Services, caplog: pytest.LogCaptureFixture) -> None:
     run = enqueue_run("process", TRUE)
     assert (run.status, status_of(services, run.id)) == ("queued", "queued")
-    assert f"Run {run.id} is queued, but its message was not taken" in caplog.text
+    assert f"run {run.id} is queued, and the sweep sends it" in caplog.text
 
 
 def test_a_run_whose_message_no_broker_took_is_brought_by_the_sweep(
@@ -253,6 +253,8 @@ def test_only_queued_runs_that_wait_for_nothing_are_sent_again(services: Service
         age(services, run_id, 3600)
     assert resend(services) == [waiting.id]
     services.runs.settle_termination(owing, 1)
+    assert resend(services) == []
+    pass_the_wait(services, owing)
     assert resend(services) == [owing]
 
 

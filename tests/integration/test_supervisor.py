@@ -20,7 +20,7 @@ from models.work import End, Outcome, Token, Work
 from stores.cache import connect
 from stores.hints import StopSignals
 from stores.throttle import Throttle, proof_key
-from tests.support.rows import age, in_process, kinds, running, status_of, updated_at, watch_for
+from tests.support.rows import age, in_process, kinds, running, settle, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
 from workers import cancel_run
 from workers import supervisor as module
@@ -131,7 +131,7 @@ def test_without_redis_a_run_that_was_claimed_anew_is_told_to_stop(services: Ser
         watch_for(services, 3600)
         age(services, work.run_id, 301)
         sweep(blind, by_hand=True)
-        services.runs.settle_termination(work.run_id, 1)
+        settle(services, work)
         assert services.runs.claim(work.run_id, "another@nowhere") is not None
         supervisor.supervise()
         assert context.stopping

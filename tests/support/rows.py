@@ -51,15 +51,29 @@ def age(services: Services, run_id: uuid.UUID, seconds: float, column: str = "up
 
 
 def watch_for(services: Services, seconds: float) -> None:
-    """Have the reaper been watching for so long, its last sweep a minute ago."""
+    """Have the reaper been watching and hearing for so long, its last sweep a minute ago."""
     statement = text(
-        "INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length) "
-        "VALUES (1, clock_timestamp() - :age, clock_timestamp() - interval '60 s', :window) "
+        "INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length, hearing_since, heard_at) "
+        "VALUES (1, clock_timestamp() - :age, clock_timestamp() - interval '60 s', :window, clock_timestamp() - :age, "
+        "clock_timestamp() - interval '1 s') "
         "ON CONFLICT (id) DO UPDATE SET watching_since = EXCLUDED.watching_since, "
-        "last_sweep_at = EXCLUDED.last_sweep_at, window_length = EXCLUDED.window_length"
+        "last_sweep_at = EXCLUDED.last_sweep_at, window_length = EXCLUDED.window_length, "
+        "hearing_since = EXCLUDED.hearing_since, heard_at = EXCLUDED.heard_at"
     )
     with services.database.begin() as connection:
         connection.execute(statement, {"age": timedelta(seconds=seconds), "window": services.timing.window})
+
+
+def settle(services: Services, work: Work) -> None:
+    """Confirm the work of a lost attempt gone, and let its retry's wait pass."""
+    services.runs.settle_termination(work.run_id, work.attempt)
+    pass_the_wait(services, work.run_id)
+
+
+def pass_the_wait(services: Services, run_id: uuid.UUID) -> None:
+    """Have the time be over for which a retry waits."""
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE runs SET not_before = NULL WHERE id = :id"), {"id": run_id})
 
 
 def updated_at(services: Services, run_id: uuid.UUID) -> Any:

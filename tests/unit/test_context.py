@@ -18,11 +18,12 @@ from adapters.host import identify
 from adapters.shipper import LogShipper
 from adapters.spool import SpooledLog
 from models.chunks import MAX_CHUNK_BYTES, Chunk
-from models.errors import InvalidChunk, Superseded
+from models.errors import InvalidChunk, Released, Superseded
 from models.process import ProcessIdentity
 from models.sequences import SeqRanges
 from models.status import Proof
 from models.work import Work
+from stores.logs import Resumed
 from tests.support.waiting import eventually
 from workers.context import RunContext
 
@@ -229,3 +230,56 @@ def test_a_run_without_a_limit_or_within_it_is_not_overdue(
 def test_a_run_beyond_its_limit_is_overdue(make: Callable[..., RunContext]) -> None:
     context = make(max_runtime_seconds=0.05)
     eventually(lambda: context.is_overdue, timeout=5)
+
+
+# -- left to another worker
+
+
+def test_whoever_is_to_leave_learns_it_at_its_next_call_whichever_that_is(make: Callable[..., RunContext]) -> None:
+    calls: list[Callable[[RunContext], object]] = [
+        lambda context: context.on_log("stdout", b"more"),
+        lambda context: context.heartbeat(),
+        lambda context: context.wait(60),
+    ]
+    for call in calls:
+        context = make()
+        context.release()
+        with pytest.raises(Released):
+            call(context)
+        assert context.last_seq == 0
+        assert context.proof() is None
+
+
+def test_a_wait_ends_at_once_when_told_to_leave(context: RunContext) -> None:
+    threading.Timer(0.05, context.release).start()
+    began = time.monotonic()
+    with pytest.raises(Released):
+        context.wait(60)
+    assert time.monotonic() - began < 30
+
+
+def test_to_be_told_to_stop_is_not_to_be_told_to_leave(context: RunContext, shipped: Shipped) -> None:
+    context.stop()
+    context.on_log("stdout", b"a last word")
+    assert context.wait(0)
+    assert [one.data for one in shipped] == [b"a last word"]
+
+
+def test_whoever_goes_on_begins_after_the_last_stored_number_and_from_its_cursor(rows: Rows, shipped: Shipped) -> None:
+    services, work = SimpleNamespace(runs=rows, host="here"), Work(RUN, 2, 5, "any", {}, {})
+    context = RunContext(services, shipped, work, Resumed(41, "there"))
+    assert (context.cursor, context.last_seq) == ("there", 41)
+    context.on_log("stdout", b"more")
+    assert [one.seq for one in shipped] == [42]
+    assert context.can_be_left
+
+
+def test_work_can_be_left_once_its_handle_is_recorded(context: RunContext, rows: Rows) -> None:
+    assert not context.can_be_left
+    rows.superseded = True
+    with pytest.raises(Superseded):
+        context.on_dispatch({"name": "job"})
+    assert not context.can_be_left
+    rows.superseded = False
+    context.on_dispatch({"name": "job"})
+    assert context.can_be_left

@@ -9,8 +9,27 @@ from uuid import UUID
 import pytest
 
 from models.liveness import Timing
-from models.reaping import Judgement, Suspect, Watch, conviction, dossier, is_due, judge, may_retry, next_watch
-from models.status import ErrorCode, EventKind, Status
+from models.reaping import (
+    BRAKE_LEAST,
+    Brake,
+    Judgement,
+    Suspect,
+    Verdict,
+    Watch,
+    brake,
+    conviction,
+    dossier,
+    is_due,
+    judge,
+    listen,
+    may_orphan,
+    may_retry,
+    next_watch,
+    retry_delay,
+    should_ask,
+)
+from models.status import ErrorCode, EventKind, Probe, Status
+from models.work import End, Token
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 TIMING = Timing()
@@ -19,9 +38,24 @@ OUT_OF_PROCESS, IN_PROCESS = True, False
 
 
 def watch(
-    *, last_sweep: timedelta = timedelta(0), age: timedelta = timedelta(hours=1), timing: Timing = TIMING
+    *,
+    last_sweep: timedelta = timedelta(0),
+    age: timedelta = timedelta(hours=1),
+    heard_for: timedelta | None = timedelta(hours=1),
+    lag: timedelta | None = timedelta(seconds=2),
+    timing: Timing = TIMING,
 ) -> Watch:
-    return Watch(since=NOW - age, last_sweep_at=NOW - last_sweep, window=timing.window)
+    return Watch(
+        since=NOW - age,
+        last_sweep_at=NOW - last_sweep,
+        window=timing.window,
+        hearing_since=None if heard_for is None else NOW - heard_for,
+        heard_at=None if lag is None else NOW - lag,
+    )
+
+
+def new_watch() -> Watch:
+    return watch(age=timedelta(0), heard_for=None, lag=None)
 
 
 def suspect(*, silent: timedelta = timedelta(0), running: timedelta = timedelta(hours=2), **changes: Any) -> Suspect:
@@ -30,11 +64,13 @@ def suspect(*, silent: timedelta = timedelta(0), running: timedelta = timedelta(
         epoch=7,
         attempt=1,
         max_attempts=1,
+        adapter="detached",
         out_of_process_liveness=OUT_OF_PROCESS,
         started_at=NOW - running,
         max_runtime=None,
         updated_at=NOW - silent,
         last_proof="output",
+        last_chunk=4107,
         worker_node="worker@host",
     )
     return replace(usual, **changes)
@@ -44,7 +80,7 @@ def suspect(*, silent: timedelta = timedelta(0), running: timedelta = timedelta(
 
 
 def test_the_first_sweep_ever_starts_a_watch() -> None:
-    assert next_watch(None, NOW, TIMING) == watch(age=timedelta(0))
+    assert next_watch(None, NOW, TIMING) == new_watch()
 
 
 @pytest.mark.parametrize("gap", [timedelta(0), TIMING.sweep_interval, TIMING.blind_after])
@@ -53,11 +89,11 @@ def test_a_sweep_up_to_three_minutes_after_the_last_goes_on_with_its_watch(gap: 
 
 
 def test_a_sweep_more_than_three_minutes_after_the_last_starts_a_new_watch() -> None:
-    assert next_watch(watch(last_sweep=TIMING.blind_after + A_MOMENT), NOW, TIMING) == watch(age=timedelta(0))
+    assert next_watch(watch(last_sweep=TIMING.blind_after + A_MOMENT), NOW, TIMING) == new_watch()
 
 
 def test_a_sweep_after_one_with_another_time_scale_starts_a_new_watch() -> None:
-    assert next_watch(watch(timing=Timing.scaled(30)), NOW, TIMING) == watch(age=timedelta(0))
+    assert next_watch(watch(timing=Timing.scaled(30)), NOW, TIMING) == new_watch()
 
 
 @pytest.mark.parametrize(
@@ -77,23 +113,75 @@ def test_the_first_sweep_ever_is_due() -> None:
     assert is_due(None, NOW, TIMING)
 
 
-# -- the judgement
+# -- listening
 
 
-def test_a_run_silent_for_exactly_the_window_is_spared() -> None:
-    assert judge(suspect(silent=TIMING.window), watch(), NOW, TIMING) is Judgement.SPARE_ALIVE
+@pytest.mark.parametrize("lag", [timedelta(0), TIMING.sweep_interval, TIMING.tolerated_lag])
+def test_a_canary_up_to_two_minutes_old_goes_on_with_what_was_heard(lag: timedelta) -> None:
+    heard = listen(watch(heard_for=timedelta(hours=1)), NOW - lag, NOW, TIMING)
+    assert (heard.heard_for(NOW), heard.lag(NOW)) == (timedelta(hours=1), lag)
+
+
+def test_a_canary_older_than_two_minutes_means_that_nothing_is_heard() -> None:
+    heard = listen(watch(), NOW - TIMING.tolerated_lag - A_MOMENT, NOW, TIMING)
+    assert (heard.hearing_since, heard.heard_for(NOW)) == (None, timedelta(0))
+
+
+def test_before_the_first_canary_has_come_back_nothing_is_heard() -> None:
+    heard = listen(new_watch(), None, NOW, TIMING)
+    assert (heard.hearing_since, heard.lag(NOW)) == (None, None)
+
+
+def test_hearing_begins_anew_with_the_canary_that_came_through() -> None:
+    heard = listen(watch(heard_for=None), NOW - timedelta(seconds=7), NOW, TIMING)
+    assert heard.heard_for(NOW) == timedelta(seconds=7)
 
 
 @pytest.mark.parametrize(
-    ("liveness", "judgement"),
+    ("gap", "orphans"), [(TIMING.sweep_interval * 1.5 - A_MOMENT, True), (TIMING.sweep_interval * 1.5, False)]
+)
+def test_workers_count_as_gone_only_while_no_sweep_was_missed(gap: timedelta, orphans: bool) -> None:
+    """A sweep that is missing says that the database may have been away: nobody could be seen then."""
+    assert may_orphan(watch(last_sweep=gap), NOW, TIMING) is orphans
+
+
+def test_the_first_sweep_ever_takes_no_worker_for_gone() -> None:
+    assert not may_orphan(None, NOW, TIMING)
+
+
+# -- who is asked
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
     [
-        (OUT_OF_PROCESS, Judgement.REAP_ADAPTER_LIVENESS_LOST),
-        (IN_PROCESS, Judgement.REAP_PROCESS_LOST),
+        ({"silent": TIMING.window + A_MOMENT}, True),
+        ({"silent": TIMING.window}, False),
+        ({"silent": TIMING.window + A_MOMENT, "out_of_process_liveness": IN_PROCESS}, False),
+        ({"silent": TIMING.window + A_MOMENT, "max_runtime": timedelta(minutes=1)}, False),
     ],
 )
+def test_the_platform_is_asked_about_silent_work_outside_the_worker_whose_time_is_not_over(
+    changes: dict[str, Any], asked: bool
+) -> None:
+    assert should_ask(suspect(**changes), NOW, TIMING) is asked
+
+
+# -- the judgement
+
+SILENT = TIMING.window + A_MOMENT
+
+
+def test_a_run_silent_for_exactly_the_window_is_spared() -> None:
+    assert judge(suspect(silent=TIMING.window), watch(), None, NOW, TIMING) is Judgement.SPARE_PROVEN
+
+
+@pytest.mark.parametrize(
+    ("liveness", "judgement"), [(OUT_OF_PROCESS, Judgement.REAP_SILENT), (IN_PROCESS, Judgement.REAP_PROCESS_LOST)]
+)
 def test_a_run_silent_for_just_over_the_window_is_reaped_for_what_it_lost(liveness: bool, judgement: Judgement) -> None:
-    silent = suspect(silent=TIMING.window + A_MOMENT, out_of_process_liveness=liveness)
-    assert judge(silent, watch(), NOW, TIMING) is judgement
+    silent = suspect(silent=SILENT, out_of_process_liveness=liveness)
+    assert judge(silent, watch(), None, NOW, TIMING) is judgement
 
 
 @pytest.mark.parametrize(
@@ -101,40 +189,101 @@ def test_a_run_silent_for_just_over_the_window_is_reaped_for_what_it_lost(livene
     [
         (timedelta(0), Judgement.SPARE_WARMING_UP),
         (TIMING.window - A_MOMENT, Judgement.SPARE_WARMING_UP),
-        (TIMING.window, Judgement.REAP_ADAPTER_LIVENESS_LOST),
+        (TIMING.window, Judgement.REAP_SILENT),
     ],
 )
 def test_silence_convicts_nobody_before_the_watch_is_one_window_old(age: timedelta, judgement: Judgement) -> None:
-    assert judge(suspect(silent=timedelta(days=1)), watch(age=age), NOW, TIMING) is judgement
+    assert judge(suspect(silent=timedelta(days=1)), watch(age=age), None, NOW, TIMING) is judgement
+
+
+@pytest.mark.parametrize("answer", [Probe.DEAD, Probe.UNKNOWN, Probe.ENDED])
+def test_nor_does_any_word_of_a_platform_convict_before_that(answer: Probe) -> None:
+    young = watch(age=TIMING.window - A_MOMENT)
+    assert judge(suspect(silent=timedelta(days=1)), young, answer, NOW, TIMING) is Judgement.SPARE_WARMING_UP
 
 
 def test_a_young_watch_does_not_make_a_live_run_look_silent() -> None:
-    assert judge(suspect(), watch(age=timedelta(0)), NOW, TIMING) is Judgement.SPARE_ALIVE
+    assert judge(suspect(), watch(age=timedelta(0)), None, NOW, TIMING) is Judgement.SPARE_PROVEN
 
 
+@pytest.mark.parametrize(
+    ("heard_for", "judgement"),
+    [
+        (None, Judgement.SPARE_LAGGING),
+        (TIMING.window - A_MOMENT, Judgement.SPARE_LAGGING),
+        (TIMING.window, Judgement.REAP_SILENT),
+    ],
+)
+def test_silence_convicts_only_what_was_listened_to_for_a_whole_window(
+    heard_for: timedelta | None, judgement: Judgement
+) -> None:
+    assert judge(suspect(silent=SILENT), watch(heard_for=heard_for), None, NOW, TIMING) is judgement
+
+
+def test_in_process_work_does_not_speak_through_the_log_pipeline_and_is_not_spared_for_its_lag() -> None:
+    lost = suspect(silent=SILENT, out_of_process_liveness=IN_PROCESS)
+    assert judge(lost, watch(heard_for=None), None, NOW, TIMING) is Judgement.REAP_PROCESS_LOST
+
+
+@pytest.mark.parametrize("heard_for", [None, timedelta(hours=1)])
+@pytest.mark.parametrize(
+    ("answer", "judgement"),
+    [
+        (Probe.ALIVE, Judgement.SPARE_ALIVE),
+        (Probe.ENDED, Judgement.SPARE_ENDED),
+        (Probe.UNKNOWN, Judgement.SPARE_UNKNOWN),
+        (Probe.DEAD, Judgement.REAP_GONE),
+    ],
+)
+def test_the_platforms_word_decides_whether_or_not_the_log_pipeline_lags(
+    answer: Probe, judgement: Judgement, heard_for: timedelta | None
+) -> None:
+    assert judge(suspect(silent=SILENT), watch(heard_for=heard_for), answer, NOW, TIMING) is judgement
+
+
+@pytest.mark.parametrize("answer", [Probe.UNKNOWN, Probe.ENDED])
+def test_doubt_spares_for_thirty_minutes_and_then_convicts_as_such(answer: Probe) -> None:
+    assert TIMING.doubt_limit == timedelta(minutes=30)
+    within, beyond = suspect(silent=TIMING.doubt_limit), suspect(silent=TIMING.doubt_limit + A_MOMENT)
+    assert judge(within, watch(), answer, NOW, TIMING).error_code is None
+    assert judge(beyond, watch(), answer, NOW, TIMING) is Judgement.REAP_UNANSWERED
+
+
+def test_doubt_that_has_run_out_still_convicts_nobody_while_the_log_pipeline_lags() -> None:
+    silent = suspect(silent=timedelta(days=1))
+    assert judge(silent, watch(heard_for=None), Probe.UNKNOWN, NOW, TIMING) is Judgement.SPARE_LAGGING
+
+
+def test_what_its_platform_sees_alive_is_spared_however_long_it_is_silent() -> None:
+    assert judge(suspect(silent=timedelta(days=1)), watch(), Probe.ALIVE, NOW, TIMING) is Judgement.SPARE_ALIVE
+
+
+@pytest.mark.parametrize("answer", [None, *Probe])
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=1)], ids=["young watch", "old watch"])
 @pytest.mark.parametrize("silent", [timedelta(0), timedelta(days=1)], ids=["printing", "silent"])
-def test_a_run_over_its_max_runtime_is_timed_out_however_alive_it_is(silent: timedelta, age: timedelta) -> None:
+def test_a_run_over_its_max_runtime_is_timed_out_however_alive_it_is(
+    silent: timedelta, age: timedelta, answer: Probe | None
+) -> None:
     limit = timedelta(minutes=30)
     overdue = suspect(silent=silent, running=limit + A_MOMENT, max_runtime=limit)
-    assert judge(overdue, watch(age=age), NOW, TIMING) is Judgement.REAP_TIMED_OUT
+    assert judge(overdue, watch(age=age, heard_for=None), answer, NOW, TIMING) is Judgement.REAP_TIMED_OUT
 
 
 def test_a_run_at_exactly_its_max_runtime_is_spared() -> None:
     limit = timedelta(minutes=30)
-    assert judge(suspect(running=limit, max_runtime=limit), watch(), NOW, TIMING) is Judgement.SPARE_ALIVE
+    assert judge(suspect(running=limit, max_runtime=limit), watch(), None, NOW, TIMING) is Judgement.SPARE_PROVEN
 
 
 @pytest.mark.parametrize(
     ("silent", "judgement"),
     [
-        (timedelta(seconds=10), Judgement.SPARE_ALIVE),
-        (timedelta(seconds=10) + A_MOMENT, Judgement.REAP_ADAPTER_LIVENESS_LOST),
+        (timedelta(seconds=10), Judgement.SPARE_PROVEN),
+        (timedelta(seconds=10) + A_MOMENT, Judgement.REAP_SILENT),
     ],
 )
 def test_the_window_of_a_faster_system_is_as_much_shorter(silent: timedelta, judgement: Judgement) -> None:
     timing = Timing.scaled(30)
-    assert judge(suspect(silent=silent), watch(timing=timing), NOW, timing) is judgement
+    assert judge(suspect(silent=silent), watch(timing=timing), None, NOW, timing) is judgement
 
 
 @pytest.mark.parametrize("judgement", list(Judgement))
@@ -142,9 +291,47 @@ def test_a_judgement_has_an_error_code_exactly_when_it_reaps(judgement: Judgemen
     assert (judgement.error_code is not None) == judgement.value.startswith("reap_")
 
 
-def test_each_reap_has_the_error_code_of_its_name() -> None:
-    codes = {judgement.value: judgement.error_code.value for judgement in Judgement if judgement.error_code}
-    assert codes == {name: name.removeprefix("reap_") for name in codes}
+# -- the brake
+
+
+def verdict(judgement: Judgement = Judgement.REAP_SILENT, *, number: int = 1, **changes: Any) -> Verdict:
+    return Verdict(suspect(run_id=UUID(int=number), **({"silent": SILENT} | changes)), judgement)
+
+
+def convicts(count: int, judgement: Judgement = Judgement.REAP_GONE) -> list[Verdict]:
+    """So many verdicts; the higher the number, the longer silent."""
+    return [verdict(judgement, number=n, silent=SILENT + timedelta(seconds=n)) for n in range(1, count + 1)]
+
+
+def reaped(verdicts: list[Verdict], fleet: int) -> list[int]:
+    limit = Brake(fleet=fleet, convicted=sum(one.for_silence for one in verdicts))
+    return [one.suspect.run_id.int for one in brake(verdicts, limit) if one.judgement.error_code]
+
+
+def test_ten_convictions_are_carried_out_however_small_the_fleet() -> None:
+    assert BRAKE_LEAST == 10
+    assert len(reaped(convicts(10), fleet=10)) == 10
+
+
+def test_of_eleven_in_a_small_fleet_the_one_that_was_heard_of_last_waits() -> None:
+    assert reaped(convicts(11), fleet=11) == list(range(2, 12))
+
+
+@pytest.mark.parametrize(("convicted", "carried_out"), [(20, 20), (21, 20), (100, 20)])
+def test_a_fifth_of_a_larger_fleet_is_reaped_in_one_sweep(convicted: int, carried_out: int) -> None:
+    ended = reaped(convicts(convicted), fleet=100)
+    assert ended == list(range(convicted - carried_out + 1, convicted + 1))
+
+
+def test_what_waits_for_the_brake_is_spared_as_such_and_the_others_verdicts_stay_as_they_are() -> None:
+    verdicts = [*convicts(11), verdict(Judgement.SPARE_UNKNOWN, number=99)]
+    braked = brake(verdicts, Brake(fleet=12, convicted=11))
+    assert braked[0].judgement is Judgement.SPARE_BRAKED
+    assert braked[1:] == verdicts[1:]
+
+
+def test_the_time_limit_is_a_fact_and_not_braked() -> None:
+    assert len(reaped(convicts(50, Judgement.REAP_TIMED_OUT), fleet=50)) == 50
 
 
 # -- the retry
@@ -162,47 +349,72 @@ def test_a_retry_needs_an_attempt_that_is_left(attempt: int, allowed: bool) -> N
 
 # -- the conviction
 
+REAPS = [judgement for judgement in Judgement if judgement.error_code]
 
-@pytest.mark.parametrize("code", [ErrorCode.ADAPTER_LIVENESS_LOST, ErrorCode.PROCESS_LOST])
-def test_a_conviction_for_silence_holds_only_while_the_run_is_still_silent(code: ErrorCode) -> None:
-    end = conviction(suspect(), code, {}, NOW, TIMING)
-    assert end.silent_before == NOW - TIMING.window
+
+def convicted(one: Verdict, evidence: dict[str, Any] | None = None) -> End:
+    end = conviction(one, evidence or {}, NOW, TIMING)
+    assert end is not None
+    return end
+
+
+@pytest.mark.parametrize("judgement", [judgement for judgement in Judgement if not judgement.error_code])
+def test_who_is_spared_is_not_ended(judgement: Judgement) -> None:
+    assert conviction(verdict(judgement), {}, NOW, TIMING) is None
+
+
+@pytest.mark.parametrize("judgement", [one for one in REAPS if one is not Judgement.REAP_TIMED_OUT])
+def test_a_conviction_for_silence_holds_only_while_the_run_is_still_silent(judgement: Judgement) -> None:
+    assert convicted(verdict(judgement)).silent_before == NOW - TIMING.window
 
 
 def test_a_conviction_for_the_time_limit_does_not_ask_for_silence() -> None:
-    end = conviction(suspect(max_runtime=timedelta(seconds=90)), ErrorCode.TIMED_OUT, {}, NOW, TIMING)
+    end = convicted(verdict(Judgement.REAP_TIMED_OUT, max_runtime=timedelta(seconds=90)))
     assert end.silent_before is None
     assert end.error_message == "Ran for longer than its max_runtime of 90 s."
 
 
-@pytest.mark.parametrize("code", [ErrorCode.ADAPTER_LIVENESS_LOST, ErrorCode.PROCESS_LOST, ErrorCode.TIMED_OUT])
-def test_a_reaped_run_fails_under_its_token_and_its_work_is_owed_an_end(code: ErrorCode) -> None:
-    end = conviction(suspect(), code, {"judgement": "x"}, NOW, TIMING)
+@pytest.mark.parametrize("judgement", REAPS)
+def test_a_reaped_run_fails_under_its_token_and_its_work_is_owed_an_end(judgement: Judgement) -> None:
+    end, code = convicted(verdict(judgement), {"judgement": "x"}), judgement.error_code
+    assert code is not None
     assert (end.token, end.from_status, end.status) == (suspect().token, Status.RUNNING, Status.FAILED)
     assert (end.kind, end.error_code, end.work_ended) == (EventKind.REAPED, code, False)
     assert end.detail == {"judgement": "x", "error_code": code.value, "retry": False}
 
 
 def test_a_lost_process_with_an_attempt_left_is_queued_without_an_error_and_still_owes_its_old_work() -> None:
-    end = conviction(suspect(attempt=1, max_attempts=2), ErrorCode.PROCESS_LOST, {}, NOW, TIMING)
+    end = convicted(verdict(Judgement.REAP_PROCESS_LOST, attempt=1, max_attempts=2))
     assert (end.status, end.error_code, end.error_message) == (Status.QUEUED, None, None)
     assert (end.outcome, end.work_ended) == ({"error_code": "process_lost"}, False)
     assert end.detail["retry"] is True
 
 
+def test_retries_of_many_runs_are_spread_over_a_sweeps_interval_and_further_with_each_attempt() -> None:
+    tokens = [Token(UUID(int=number * 7919), 1) for number in range(1000)]
+    first = [retry_delay(token, 1, TIMING) for token in tokens]
+    assert timedelta(0) <= min(first) < max(first) < TIMING.sweep_interval
+    by_tenths = [sum(n <= delay / TIMING.sweep_interval * 10 < n + 1 for delay in first) for n in range(10)]
+    assert min(by_tenths) > 50
+    assert retry_delay(tokens[500], 3, TIMING) == 3 * first[500]
+    assert retry_delay(tokens[500], 99, TIMING) == 5 * first[500]
+
+
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("judgement", "changes", "words"),
     [
-        ({}, "the last was output, followed by worker@host"),
-        ({"last_proof": None, "worker_node": None}, "the last was none, followed by nobody"),
+        (Judgement.REAP_SILENT, {}, "the last was output, followed by worker@host."),
+        (Judgement.REAP_SILENT, {"last_proof": None, "worker_node": None}, "the last was none, followed by nobody."),
+        (Judgement.REAP_GONE, {}, "followed by worker@host. Its platform says that it is gone."),
+        (Judgement.REAP_UNANSWERED, {}, "worker@host. For 1800 s nobody could say whether it lives."),
     ],
 )
-def test_the_message_of_a_reaped_run_says_how_long_it_was_silent_and_for_whom(
-    changes: dict[str, Any], words: str
+def test_the_message_of_a_reaped_run_says_how_long_it_was_silent_and_why_it_is_taken_for_dead(
+    judgement: Judgement, changes: dict[str, Any], words: str
 ) -> None:
-    silent = suspect(silent=timedelta(seconds=307.4), **changes)
-    message = conviction(silent, ErrorCode.ADAPTER_LIVENESS_LOST, {}, NOW, TIMING).error_message
-    assert message == f"No proof of life for 307 s (window 300 s); {words}."
+    message = convicted(verdict(judgement, silent=timedelta(seconds=307.4), **changes)).error_message or ""
+    assert message.startswith("No proof of life for 307 s (window 300 s); ")
+    assert message.endswith(words)
 
 
 # -- the dossier
@@ -210,19 +422,33 @@ def test_the_message_of_a_reaped_run_says_how_long_it_was_silent_and_for_whom(
 
 def test_a_dossier_holds_the_evidence_in_a_form_that_can_be_stored() -> None:
     silent = suspect(silent=timedelta(seconds=301.5), running=timedelta(hours=2), attempt=3)
-    told = dossier(silent, Judgement.REAP_PROCESS_LOST, watch(age=timedelta(hours=1)), NOW, TIMING)
+    one = Verdict(silent, Judgement.SPARE_UNKNOWN, Probe.UNKNOWN)
+    limit = Brake(fleet=100, convicted=30)
+    told = dossier(one, watch(age=timedelta(hours=1), heard_for=timedelta(minutes=9)), limit, NOW, TIMING)
     expected = {
-        "judgement": "reap_process_lost",
+        "judgement": "spare_unknown",
         "judged_at": "2026-01-01T12:00:00+00:00",
+        "adapter": "detached",
         "last_proof": "output",
         "last_proof_at": "2026-01-01T11:54:58.500000+00:00",
+        "last_chunk": 4107,
         "silent_seconds": 301.5,
         "cutoff": "2026-01-01T11:55:00+00:00",
         "window_seconds": 300.0,
         "running_seconds": 7200.0,
         "watching_since": "2026-01-01T11:00:00+00:00",
+        "hearing_since": "2026-01-01T11:51:00+00:00",
+        "pipeline_lag_seconds": 2.0,
+        "probe": "unknown",
+        "brake": {"fleet": 100, "convicted": 30, "allowed": 20, "on": True},
         "worker_node": "worker@host",
         "attempt": 3,
     }
-    assert {name: told[name] for name in expected} == expected
+    assert told == expected
     assert json.loads(json.dumps(told)) == told
+
+
+def test_a_dossier_says_by_none_what_nobody_was_asked_and_nothing_was_heard_of() -> None:
+    one = Verdict(suspect(silent=SILENT), Judgement.SPARE_LAGGING)
+    told = dossier(one, new_watch(), Brake(fleet=0, convicted=0), NOW, TIMING)
+    assert (told["probe"], told["pipeline_lag_seconds"], told["hearing_since"]) == (None, None, None)

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from adapters import shipper as module
-from adapters.shipper import LogKey, LogShipper
+from adapters.shipper import LogShipper, Source
 from adapters.spool import SpooledLog
 from models.chunks import Block, encode
 from models.sequences import SeqRanges
@@ -28,7 +28,7 @@ class Store:
         self.loses = False
         self.answers = True
         self.before_each: Callable[[], None] = lambda: None
-        self.has: dict[LogKey, SeqRanges] = {}
+        self.has: dict[Source, SeqRanges] = {}
 
     def publish(self, blocks: Sequence[Block]) -> None:
         self.before_each()
@@ -39,9 +39,9 @@ class Store:
             return
         for block in blocks:
             whole = SeqRanges(((block.first_seq, block.last_seq),))
-            self.has[block.key] = self.has.get(block.key, SeqRanges()) | whole
+            self.has[block.source] = self.has.get(block.source, SeqRanges()) | whole
 
-    def stored(self, keys: Iterable[LogKey]) -> dict[LogKey, SeqRanges]:
+    def stored(self, keys: Iterable[Source]) -> dict[Source, SeqRanges]:
         if not self.answers:
             raise ConnectionError("no database")
         return {key: self.has[key] for key in keys if key in self.has}
@@ -217,7 +217,7 @@ def test_output_that_never_pauses_keeps_no_lost_batch_from_being_sent_again_and_
 
 def test_only_the_blocks_that_are_missing_are_sent_again(make: Make, store: Store, soon: None) -> None:
     store.loses = True
-    store.has[OTHER, 1] = SeqRanges(((1, 1),))
+    store.has[OTHER, 1, 1] = SeqRanges(((1, 1),))
     shipper = make()
     say(shipper, SpooledLog(RUN, 1, 1), "a")
     say(shipper, SpooledLog(OTHER, 1, 1), "b")
@@ -268,8 +268,8 @@ def test_so_much_is_on_its_way_and_no_more(
     assert store.texts() == ["first", "waits on disk"]
 
 
-def log_of(log: SpooledLog) -> LogKey:
-    return (UUID(bytes=log.key[:16]), 1)
+def log_of(log: SpooledLog) -> Source:
+    return (UUID(bytes=log.key[:16]), 1, 1)
 
 
 # -- giving back, and taking over

@@ -1,0 +1,22 @@
+"""What becomes of work that a worker which is asked to stop could not see to its end."""
+
+from models.liveness import Timing
+from models.reaping import retry_delay
+from models.status import ErrorCode, EventKind, Status
+from models.work import End, Work
+
+
+def end_of_drained(work: Work, waited: float, timing: Timing) -> End:
+    """The end of in-process work after a drain of `waited` seconds: queued again while attempts are left, or failed."""
+    retry = work.attempt < work.max_attempts
+    sentence = f"Its worker was asked to stop, and the work had not ended {waited:g} s later."
+    return End(
+        token=work.token,
+        status=Status.QUEUED if retry else Status.FAILED,
+        kind=EventKind.RETRIED if retry else EventKind.FAILED,
+        error_code=None if retry else ErrorCode.PROCESS_LOST,
+        error_message=None if retry else sentence,
+        outcome={"error_code": ErrorCode.PROCESS_LOST.value},
+        detail={"error_code": ErrorCode.PROCESS_LOST.value, "error_message": sentence},
+        retry_after=retry_delay(work.token, work.attempt, timing),
+    )

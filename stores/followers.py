@@ -1,0 +1,240 @@
+"""Who follows what: workers and when they were seen, work that another worker is to follow, questions to a host.
+
+That work is to be adopted is a fact on its attempt (`run_attempts.adoption`); no message tells of it. Every worker of
+runs looks for what it can adopt, and the epoch that it raises fences whoever followed before.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from models.errors import Superseded
+from models.status import Probe
+from models.work import Token, Work
+from stores.database import Database
+from stores.logs import PostgresLogStore, Resumed
+from stores.runs import work_of
+
+SEEN = text("""
+INSERT INTO workers (id, node, host) VALUES (:id, :node, :host)
+ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()
+""")
+
+# leave: a worker that ends counts as gone at once; the next sweep finds what it may not have handed over.
+LEAVE = text("UPDATE workers SET seen_at = '-infinity' WHERE id = :id")
+
+HOSTS = text("SELECT DISTINCT host FROM workers WHERE seen_at > clock_timestamp() - :gone_after")
+
+# orphan: out-of-process work whose worker has not been seen for a while is to be followed by another one. The workers
+# that are gone are few, and are forgotten in the same statement: each is gone once.
+ORPHAN = text("""
+WITH gone AS (
+    DELETE FROM workers WHERE seen_at < clock_timestamp() - :gone_after RETURNING id
+)
+UPDATE run_attempts a SET adoption = 'owed'
+FROM gone, runs r
+WHERE a.worker_id = gone.id AND a.finished_at IS NULL AND a.handle IS NOT NULL
+  AND r.id = a.run_id AND r.attempt = a.attempt AND r.status = 'running' AND r.adapter = ANY(:adapters)
+RETURNING a.run_id
+""")
+
+# hand over: the same, by a follower that leaves or a sweep that found the work alive and nobody speaking for it.
+HAND_OVER = text("""
+UPDATE run_attempts a SET adoption = 'owed'
+FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch)
+WHERE a.run_id = t.id AND a.epoch = t.epoch AND a.finished_at IS NULL AND a.handle IS NOT NULL AND a.adoption IS NULL
+RETURNING a.run_id, a.epoch
+""")
+
+TO_ADOPT = text("""
+SELECT a.run_id, a.attempt, a.epoch FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
+WHERE a.adoption = 'owed' AND (a.host IS NULL OR a.host = :host) AND r.adapter = ANY(:adapters)
+ORDER BY a.run_id LIMIT :limit
+""")
+
+# adopt: one worker of all that look raises the epoch. The work has given no proof of life by being followed:
+# `updated_at` stays as it is.
+ADOPT = text("""
+WITH adopted AS (
+    UPDATE runs SET epoch = epoch + 1
+    WHERE id = :run_id AND epoch = :epoch AND attempt = :attempt AND status = 'running'
+    RETURNING id, attempt, max_attempts, epoch, adapter, started_at + max_runtime - clock_timestamp() AS runtime_left
+), followed AS (
+    UPDATE run_attempts a SET epoch = d.epoch, adoption = NULL, worker_node = :worker_node, worker_id = :worker_id
+    FROM adopted d WHERE a.run_id = d.id AND a.attempt = d.attempt
+    RETURNING a.handle
+), told AS (
+    INSERT INTO run_events (run_id, attempt, kind, detail)
+    SELECT id, attempt, 'attached', jsonb_build_object('worker_node', CAST(:worker_node AS text), 'after_seq',
+                                                       CAST(:after_seq AS bigint)) FROM adopted
+)
+SELECT d.*, s.config, s.labels, f.handle
+FROM adopted d CROSS JOIN followed f JOIN run_specs s ON s.run_id = d.id
+""")
+
+# ask: what a sweep wants to know of work that only the workers of its host can look at.
+ASK = text("""
+INSERT INTO questions (run_id, attempt, host, adapter, handle)
+SELECT * FROM jsonb_to_recordset(CAST(:questions AS jsonb))
+    AS q (run_id uuid, attempt int, host text, adapter text, handle jsonb)
+ON CONFLICT (run_id, attempt) DO UPDATE SET asked_at = clock_timestamp(), answer = NULL
+""")
+
+OPEN_QUESTIONS = text("SELECT run_id, attempt, adapter, handle FROM questions WHERE answer IS NULL AND host = :host")
+
+ANSWER = text("""
+UPDATE questions q SET answer = k.answer
+FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:answers AS text[])) AS k (run_id, attempt, answer)
+WHERE q.run_id = k.run_id AND q.attempt = k.attempt
+""")
+
+ANSWERS = text("SELECT run_id, answer FROM questions WHERE answer IS NOT NULL")
+
+FORGET_QUESTIONS = text("DELETE FROM questions")
+
+# handles: what the platform is asked about, for the runs among these that have one.
+HANDLES = text("""
+SELECT a.run_id, a.attempt, r.adapter, a.host, a.handle
+FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch)
+JOIN runs r ON r.id = t.id AND r.epoch = t.epoch
+JOIN run_attempts a ON a.run_id = r.id AND a.attempt = r.attempt
+WHERE a.handle IS NOT NULL
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Work of an attempt as its platform knows it; `host` is the only one that can act on it, None for any."""
+
+    run_id: UUID
+    attempt: int
+    adapter: str
+    host: str | None
+    handle: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """Work that was adopted: what to follow, and from where its log goes on."""
+
+    work: Work
+    handle: dict[str, Any]
+    resumed: Resumed
+
+
+class FollowerStore:
+    """Workers, adoptions and questions in PostgreSQL."""
+
+    def __init__(self, database: Database, logs: PostgresLogStore) -> None:
+        self._database = database
+        self._logs = logs
+
+    # -- workers
+
+    def seen(self, worker_id: UUID, node: str, host: str) -> None:
+        """This worker is there."""
+        with self._database.begin() as connection:
+            connection.execute(SEEN, {"id": worker_id, "node": node, "host": host})
+
+    def leave(self, worker_id: UUID) -> None:
+        """This worker has ended, and follows nothing any more."""
+        with self._database.begin() as connection:
+            connection.execute(LEAVE, {"id": worker_id})
+
+    def hosts(self, gone_after: timedelta) -> set[str]:
+        """The hosts of the workers that were seen lately."""
+        with self._database.begin() as connection:
+            return set(connection.execute(HOSTS, {"gone_after": gone_after}).scalars())
+
+    # -- adoption
+
+    def orphan(self, gone_after: timedelta, adapters: Sequence[str]) -> int:
+        """Have the work of workers that are gone adopted, where its adapter can attach; returns how many runs."""
+        values = {"gone_after": gone_after, "adapters": list(adapters)}
+        with self._database.begin() as connection:
+            return len(connection.execute(ORPHAN, values).all())
+
+    def hand_over(self, tokens: Iterable[Token]) -> set[Token]:
+        """Have the work under these tokens adopted; returns those to which it applied."""
+        ordered = sorted(set(tokens))
+        if not ordered:
+            return set()
+        values = {"ids": [str(token.run_id) for token in ordered], "epochs": [token.epoch for token in ordered]}
+        with self._database.begin() as connection:
+            return {Token(row.run_id, row.epoch) for row in connection.execute(HAND_OVER, values)}
+
+    def to_adopt(self, host: str, adapters: Sequence[str], limit: int) -> list[tuple[UUID, int, int]]:
+        """Run, attempt and epoch of work that a worker of `host` with these adapters may adopt."""
+        values = {"host": host, "adapters": list(adapters), "limit": limit}
+        with self._database.begin() as connection:
+            rows = connection.execute(TO_ADOPT, values)
+            return [(row.run_id, row.attempt, row.epoch) for row in rows]
+
+    def adopt(self, run_id: UUID, attempt: int, epoch: int, node: str, worker_id: UUID) -> Adoption | None:
+        """Take work over, or None when another did, or the run has ended.
+
+        In the same transaction its log is cut to what can be read on from, and whoever wrote it before is refused.
+        """
+        place = {"run_id": run_id, "attempt": attempt, "epoch": epoch}
+        with suppress(Superseded), self._database.begin() as connection:
+            # First the log, then the run: the order in which ingest takes them.
+            resumed = self._logs.resume(connection, run_id, attempt, epoch + 1)
+            mine = {"worker_node": node, "worker_id": worker_id, "after_seq": resumed.after_seq}
+            row = connection.execute(ADOPT, place | mine).one_or_none()
+            if row is None:
+                raise Superseded(f"Run {run_id} is no longer to be adopted under epoch {epoch}.")
+            return Adoption(work_of(row, row.runtime_left), row.handle, resumed)
+        return None
+
+    # -- questions
+
+    def handles(self, tokens: Iterable[Token]) -> list[Handle]:
+        """The work under these tokens that has a handle."""
+        ordered = sorted(set(tokens))
+        values = {"ids": [str(token.run_id) for token in ordered], "epochs": [token.epoch for token in ordered]}
+        if not ordered:
+            return []
+        with self._database.begin() as connection:
+            return [Handle(**row._mapping) for row in connection.execute(HANDLES, values)]
+
+    def ask(self, handles: Sequence[Handle]) -> None:
+        """Ask the workers of the handles' hosts; questions of an earlier sweep are forgotten."""
+        questions = [
+            {"run_id": str(one.run_id), "attempt": one.attempt, "host": one.host} | _what(one) for one in handles
+        ]
+        with self._database.begin() as connection:
+            connection.execute(FORGET_QUESTIONS)
+            if questions:
+                connection.execute(ASK, {"questions": json.dumps(questions)})
+
+    def open_questions(self, host: str) -> list[Handle]:
+        with self._database.begin() as connection:
+            rows = connection.execute(OPEN_QUESTIONS, {"host": host})
+            return [Handle(row.run_id, row.attempt, row.adapter, host, row.handle) for row in rows]
+
+    def answer(self, answers: Mapping[tuple[UUID, int], Probe]) -> None:
+        if not answers:
+            return
+        ordered = sorted(answers)
+        values = {
+            "ids": [str(run_id) for run_id, _ in ordered],
+            "attempts": [attempt for _, attempt in ordered],
+            "answers": [answers[key].value for key in ordered],
+        }
+        with self._database.begin() as connection:
+            connection.execute(ANSWER, values)
+
+    def answers(self) -> dict[UUID, Probe]:
+        """What the hosts have said so far."""
+        with self._database.begin() as connection:
+            return {row.run_id: Probe(row.answer) for row in connection.execute(ANSWERS)}
+
+
+def _what(handle: Handle) -> dict[str, Any]:
+    return {"adapter": handle.adapter, "handle": handle.handle}

@@ -1,0 +1,40 @@
+"""A16: a worker that was asked to stop vouches for its children until they have exited."""
+
+import signal
+import sys
+from collections.abc import Callable
+
+import psutil
+
+from tests.faults.helpers_abf import database_time_after
+from tests.support.processes import Process, processes_of
+from tests.support.rows import kinds, status_of
+from tests.support.waiting import eventually
+from workers import enqueue_run
+from workers.bootstrap import Services
+
+StartWorker = Callable[..., Process]
+
+WAIT = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
+
+
+def test_a16_a_silent_child_outlives_a_drain_that_is_longer_than_the_window(
+    services: Services, start_worker: StartWorker, start_beat: Callable[[], Process], tmp_path: object
+) -> None:
+    """Thirty times as fast: the window is ten seconds, the drain fifteen."""
+    start_worker("logs,control", name="control")
+    start_beat()
+    worker = start_worker("runs", name="runs")
+    run = enqueue_run("process", {"command": [sys.executable, "-c", WAIT, f"{tmp_path}/done"]})
+    eventually(lambda: processes_of(run.id))
+    worker.send(signal.SIGTERM)
+    eventually(database_time_after(services, 15), timeout=60, interval=0.5)
+    assert status_of(services, run.id) == "running"
+    assert services.runs.get(run.id).last_proof == "keepalive"
+    (child,) = processes_of(run.id)
+    assert worker.popen.poll() is None
+    open(f"{tmp_path}/done", "w").close()  # noqa: PTH123
+    worker.popen.wait(timeout=30)
+    assert status_of(services, run.id) == "succeeded"
+    assert "reaped" not in kinds(services, run.id)
+    eventually(lambda: not psutil.pid_exists(child.pid))

@@ -1,0 +1,116 @@
+"""Runs a soak and prints its account; exit status 1 when something in it is wrong."""
+
+import argparse
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+from unittest.mock import patch
+
+from rich.console import Console
+from rich.table import Table
+
+from models.status import Status
+from stores.cache import connect
+from stores.migrate import migrate
+from tests.soak.account import Account, account
+from tests.soak.chaos import Chaos, tolerant
+from tests.soak.work import Source, unfinished
+from tests.support.fleet import Fleet
+from workers import bootstrap
+from workers.bootstrap import Services
+from workers.settings import load_settings
+
+#: Seconds between two faults, at random.
+FAULTS_EVERY = (1.0, 6.0)
+
+
+def main() -> int:
+    options = _options()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    with ExitStack() as ending:
+        folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True)))
+        fleet = Fleet(folder, ending, time_scale=options.scale, extra={"REPRIEVE_DRAIN_SECONDS": "2"})
+        ending.enter_context(patch.dict("os.environ", fleet.environment))
+        services = bootstrap.build(load_settings())
+        bootstrap.use(services)
+        ending.callback(bootstrap.use, None)
+        migrate(services.database)
+        source = Source(Random(options.seed), folder)
+        began = time.monotonic()
+        chaos = Chaos(fleet, source, Random(options.seed), services.timing.window.total_seconds())
+        _storm(services, source, chaos, options, console)
+        _calm(services, source, console)
+        chaos.stop_everything()
+        with connect(fleet.redis.url) as redis:
+            result = account(services, source.started, chaos.lost_nodes, redis)
+        _print(console, result, chaos, len(source.started), time.monotonic() - began)
+    return 1 if result.wrong else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description="A long tour under faults.")
+    parser.add_argument("--minutes", type=float, default=30, help="of faults; what runs then is waited for")
+    parser.add_argument("--scale", type=int, default=10, help="divides all timings; 1 for 300/60/60")
+    parser.add_argument("--runs", type=int, default=200, help="that are under way at once")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+def _storm(services: Services, source: Source, chaos: Chaos, options: argparse.Namespace, console: Console) -> None:
+    """Faults, one after the other, while so many runs are kept under way."""
+    random, ends = Random(options.seed), time.monotonic() + options.minutes * 60
+    longest = min(options.minutes * 60 / 3, 4 * services.timing.window.total_seconds())
+    told = 0.0
+    while time.monotonic() < ends:
+        tolerant(lambda: [source.start(longest) for _ in range(options.runs - _under_way(services))])
+        tolerant(source.cancel_one)
+        chaos.act()
+        if time.monotonic() - told > 60:
+            told = time.monotonic()
+            left = (ends - told) / 60
+            console.print(f"{left:.0f} min left; {len(source.started)} runs, faults {dict(chaos.done)}", soft_wrap=True)
+        time.sleep(random.uniform(*FAULTS_EVERY))
+
+
+def _under_way(services: Services) -> int:
+    return len(services.runs.list(statuses=[Status.QUEUED, Status.RUNNING], limit=10_000))
+
+
+def _calm(services: Services, source: Source, console: Console) -> None:
+    """No more faults: wait for every run to end and for every log to be closed."""
+    deadline = time.monotonic() + 120 + 10 * services.timing.window.total_seconds()
+    while time.monotonic() < deadline:
+        tolerant(source.cancel_one)
+        left = unfinished(source.started, lambda run_id: services.runs.get(run_id).status)
+        if not left and not services.closings.owed(10):
+            return
+        time.sleep(1)
+    console.print(f"not ended in time: {[(one.kind.name, str(one.run_id)) for one in left]}", soft_wrap=True)
+
+
+def _print(console: Console, result: Account, chaos: Chaos, runs: int, seconds: float) -> None:
+    table = Table(title=f"{runs} runs in {seconds / 60:.1f} min", box=None, title_justify="left")
+    table.add_column("what")
+    table.add_column("how many", justify="right")
+    for rows in (sorted(chaos.done.items()), sorted(result.ends.items())):
+        for name, count in rows:
+            table.add_row(name, str(count))
+        table.add_section()
+    table.add_row("lines of log, each there once", f"{result.lines:,}")
+    table.add_row("adoptions", str(result.adoptions))
+    table.add_row("retries", str(result.retries))
+    if result.detection:
+        ordered = sorted(result.detection)
+        told = f"{ordered[0]:.1f} / {ordered[len(ordered) // 2]:.1f} / {ordered[-1]:.1f}"
+        table.add_row("seconds from death to reap, least / median / most", told)
+    console.print(table)
+    for sentence in result.wrong:
+        console.print(f"WRONG: {sentence}", soft_wrap=True)
+    console.print("All is accounted for." if not result.wrong else f"{len(result.wrong)} things are wrong.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

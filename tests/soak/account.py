@@ -1,0 +1,121 @@
+"""What came of a soak: every run's end, every line, every reap, and what was left over."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from redis import Redis
+from sqlalchemy import text
+
+from models.rows import RunEvent
+from models.status import EventKind
+from tests.soak.work import Started
+from tests.support.processes import processes_marked
+from workers.bootstrap import Services
+
+#: Seconds by which a reap may come later than the sweep that was due: a sweep takes a while on a busy machine.
+SLACK = 10.0
+
+
+OWED = """
+SELECT count(*) FROM run_attempts WHERE termination = 'owed' OR adoption = 'owed' OR log_closed_at IS NULL
+"""
+OTHERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+
+
+@dataclass
+class Account:
+    """Counts, and a sentence for each thing that is not as it should be."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    lines: int = 0
+    adoptions: int = 0
+    retries: int = 0
+    detection: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def account(services: Services, runs: list[Started], lost_nodes: set[str], redis: Redis) -> Account:
+    """Go through everything; the system has ended but for its servers."""
+    result = Account()
+    for one in runs:
+        events = list(services.runs.events(one.run_id))
+        result.ends[f"{one.kind.name}: {services.runs.get(one.run_id).status}"] += 1
+        result.adoptions += sum(event.kind == EventKind.ATTACHED for event in events)
+        result.retries += sum(event.kind == EventKind.CLAIMED for event in events) - 1
+        result.wrong += _wrong_end(services, one)
+        result.wrong += _wrong_reaps(services, one, events, lost_nodes, result.detection)
+        result.wrong += _wrong_log(services, one, result)
+    result.wrong += _left_over(services, redis)
+    return result
+
+
+def _wrong_end(services: Services, one: Started) -> Iterator[str]:
+    run = services.runs.get(one.run_id)
+    if (run.status, run.error_code) != (one.kind.status, one.kind.error_code):
+        yield f"{one.kind.name} {one.run_id} ended as {run.status} ({run.error_code}): {run.error_message}"
+
+
+def _wrong_reaps(
+    services: Services, one: Started, events: list[RunEvent], lost_nodes: set[str], detection: list[float]
+) -> Iterator[str]:
+    """A reap is right for work that vanished, for the children of a worker that was killed, and for the overdue."""
+    for event in events:
+        if event.kind != EventKind.REAPED or event.detail["error_code"] == "timed_out":
+            continue
+        died = one.died_at()
+        if one.kind.end == "vanish" and died is not None:
+            yield from _found_late(services, one, event, died, detection)
+        elif one.kind.adapter != "process" or event.detail["worker_node"] not in lost_nodes:
+            yield f"{one.kind.name} {one.run_id} was alive and reaped: {event.detail}"
+
+
+def _found_late(
+    services: Services, one: Started, event: RunEvent, died: float, detection: list[float]
+) -> Iterator[str]:
+    """In time: within a window and a sweep of its death, or of when the reaper had begun to watch."""
+    watching = datetime.fromisoformat(event.detail["watching_since"]).timestamp()
+    found = event.at.timestamp()
+    limit = (services.timing.window + services.timing.sweep_interval).total_seconds() + SLACK
+    detection.append(found - died)
+    if found < died:
+        yield f"{one.kind.name} {one.run_id} was reaped {died - found:.1f} s before it died"
+    elif found - max(died, watching) > limit:
+        yield f"{one.kind.name} {one.run_id} was found {found - died:.1f} s after it died ({event.detail})"
+
+
+def _wrong_log(services: Services, one: Started, result: Account) -> Iterator[str]:
+    """A run that ended by itself has printed all of its lines in its last attempt; any other, a beginning of them."""
+    run = services.runs.get(one.run_id)
+    if run.attempt == 0:
+        return
+    printed = b"".join(chunk.data for chunk in services.logs.read(one.run_id, run.attempt, limit=1_000_000))
+    result.lines += printed.count(b"\n")
+    if run.status == "succeeded" or run.error_code in ("exit_status", "adapter_liveness_lost"):
+        if printed != one.expected:
+            yield f"{one.kind.name} {one.run_id}: {len(printed)} bytes of log, not {len(one.expected)}"
+    elif not one.expected.startswith(printed):
+        yield f"{one.kind.name} {one.run_id}: its log is not the beginning of what it printed"
+
+
+def _left_over(services: Services, redis: Redis) -> Iterator[str]:
+    folder = str(services.settings.data_dir)
+    for process in processes_marked("REPRIEVE_DATA_DIR", folder):
+        yield f"a process is left: {process}"
+    with services.database.begin() as connection:
+        owed = connection.execute(text(OWED)).scalar_one()
+        others = connection.execute(text(OTHERS)).scalar_one()
+    if owed:
+        yield f"{owed} attempts are still owed something"
+    if others > 15:  # Our own pool.
+        yield f"{others} connections to the database are left"
+    for key in redis.scan_iter("*"):
+        if redis.ttl(key) < 0 and key.split(b":")[0] in (b"proof", b"stop", b"live", b"watch"):
+            yield f"the key {key!r} has no end"
+    spools = list((services.settings.data_dir / "spool").rglob("*.spool"))
+    if spools:
+        yield f"{len(spools)} files are left in spools"

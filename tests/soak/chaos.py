@@ -1,0 +1,100 @@
+"""What a soak does to its system, a moment at a time: kills, stops, restarts, floods."""
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from random import Random
+
+from redis.exceptions import RedisError
+from sqlalchemy.exc import DBAPIError
+
+from stores.cache import connect
+from tests.soak.work import Source
+from tests.support.fleet import Fleet
+from tests.support.processes import Process
+
+#: Queue, workers of it, threads of each.
+WORKERS = (("control", 2, 4), ("logs", 2, 4), ("archive", 1, 2), ("runs", 3, 120))
+
+
+class Chaos:
+    """A fleet of workers and beats, and what happens to it. Counts what it did."""
+
+    def __init__(self, fleet: Fleet, source: Source, random: Random, window: float) -> None:
+        self._fleet = fleet
+        self._source = source
+        self._random = random
+        self._window = window
+        self.done: Counter[str] = Counter()
+        self.lost_nodes: set[str] = set()
+        self.workers: list[tuple[str, int, Process]] = [
+            (queue, threads, fleet.start(queue, threads)) for queue, count, threads in WORKERS for _ in range(count)
+        ]
+        self.beats = [fleet.start_beat() for _ in range(2)]
+        self._actions: list[tuple[int, str, Callable[[], None]]] = [
+            (6, "worker killed", self._kill_worker),
+            (3, "worker asked to stop", self._stop_worker),
+            (4, "worker stood still", self._stall_worker),
+            (2, "beat killed", self._kill_beat),
+            (1, "PostgreSQL killed", lambda: fleet.restart(fleet.postgres, self._random.uniform(0.5, window / 6))),
+            (1, "Redis killed", lambda: fleet.restart(fleet.redis, self._random.uniform(0.5, window / 6))),
+            (1, "Redis emptied", self._flush_redis),
+            (1, "log queue flooded", lambda: source.flood(20_000)),
+        ]
+
+    def act(self) -> str:
+        """One thing at random; returns its name."""
+        _, name, action = self._random.choices(self._actions, [weight for weight, *_ in self._actions])[0]
+        action()
+        self.done[name] += 1
+        return name
+
+    def _replace(self, index: int) -> None:
+        queue, threads, process = self.workers[index]
+        if queue == "runs":
+            self.lost_nodes.add(f"{process.name}@fleet")
+        self.workers[index] = (queue, threads, self._fleet.start(queue, threads))
+
+    def _kill_worker(self) -> None:
+        index = self._random.randrange(len(self.workers))
+        self.workers[index][2].kill()
+        self._replace(index)
+
+    def _stop_worker(self) -> None:
+        index = self._random.randrange(len(self.workers))
+        self.workers[index][2].stop(timeout=30)
+        self._replace(index)
+
+    def _stall_worker(self) -> None:
+        """For less than a window: a worker that stands still for longer has lost its children, by what is promised."""
+        _, _, process = self._random.choice(self.workers)
+        process.send(signal.SIGSTOP)
+        time.sleep(self._random.uniform(0.1, self._window / 2))
+        process.send(signal.SIGCONT)
+
+    def _kill_beat(self) -> None:
+        index = self._random.randrange(len(self.beats))
+        self.beats[index].kill()
+        self.beats[index] = self._fleet.start_beat()
+
+    def _flush_redis(self) -> None:
+        with suppress(RedisError), connect(self._fleet.redis.url) as redis:
+            redis.flushall()
+
+    def stop_everything(self) -> None:
+        """Ask all to end, beats first."""
+        for process in [*self.beats, *(process for *_, process in self.workers)]:
+            process.send(signal.SIGTERM)
+        for process in [*self.beats, *(process for *_, process in self.workers)]:
+            process.stop(timeout=60)
+
+
+def tolerant(action: Callable[[], object]) -> bool:
+    """Do something to a system that may be away just now; False when it was."""
+    try:
+        action()
+    except (DBAPIError, RedisError, OSError):
+        return False
+    return True

@@ -1,0 +1,139 @@
+"""Ask the platforms what they know of suspects: many at once, adapter beside adapter, within a time limit.
+
+Whoever does not say anything in time, hangs or raises has said UNKNOWN. Work that only its own host can look at is
+asked about through rows (`stores.followers.Question`): the workers of that host answer them. A host without a worker
+is not waited for.
+"""
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from adapters.protocol import Probing
+from adapters.registry import find_adapter
+from models.errors import UnknownAdapter
+from models.paging import pages
+from models.status import Probe
+from models.work import Token
+from stores.followers import Handle
+from workers.bootstrap import Services
+
+logger = logging.getLogger(__name__)
+
+#: Handles that an adapter is asked about at once.
+BATCH = 500
+#: Seconds between two looks for answers.
+LOOK_INTERVAL = 0.1
+
+_lock = threading.Lock()
+#: The adapters that are being asked. One that hangs is not asked again before it has come back.
+_asked: dict[str, threading.Thread] = {}
+
+Answers = dict[UUID, Probe]
+
+
+def ask(services: Services, tokens: Iterable[Token]) -> Answers:
+    """What the platforms say of the work under these tokens; nothing of work that no platform can be asked about."""
+    handles = [one for one in services.followers.handles(tokens) if _can_be_asked(one.adapter)]
+    if not handles:
+        return {}
+    deadline = time.monotonic() + services.timing.ask_limit.total_seconds()
+    here = [one for one in handles if one.host in (None, services.host)]
+    answers = dict.fromkeys((one.run_id for one in handles), Probe.UNKNOWN)
+    asked = _ask_hosts(services, [one for one in handles if one.host not in (None, services.host)])
+    answers |= ask_here(services, here, deadline)
+    return answers | _answers_of_hosts(services, asked, deadline)
+
+
+def _can_be_asked(adapter: str) -> bool:
+    """Whether there is anything to ask. An adapter that is not installed here is: it may be on the work's host."""
+    try:
+        return issubclass(find_adapter(adapter), Probing)
+    except UnknownAdapter:
+        return True
+
+
+def _ask_hosts(services: Services, handles: Sequence[Handle]) -> set[UUID]:
+    """Put the questions to the hosts that have a worker; returns the runs that an answer may come for."""
+    if not handles:
+        return set()
+    alive = services.followers.hosts(services.timing.worker_gone_after)
+    asked = [one for one in handles if one.host in alive]
+    services.followers.ask(asked)
+    return {one.run_id for one in asked}
+
+
+def _answers_of_hosts(services: Services, asked: set[UUID], deadline: float) -> Answers:
+    answers: Answers = {}
+    while asked - answers.keys():
+        answers = {run_id: said for run_id, said in services.followers.answers().items() if run_id in asked}
+        if time.monotonic() > deadline:
+            break
+        time.sleep(LOOK_INTERVAL)
+    return answers
+
+
+def answer_questions(services: Services) -> int:
+    """Say what this host knows of its work that a sweep asks about; returns how many questions were answered."""
+    handles = services.followers.open_questions(services.host)
+    if not handles:
+        return 0
+    deadline = time.monotonic() + services.timing.ask_limit.total_seconds() / 2
+    said = ask_here(services, handles, deadline)
+    services.followers.answer({(one.run_id, one.attempt): said[one.run_id] for one in handles})
+    return len(handles)
+
+
+def ask_here(services: Services, handles: Sequence[Handle], deadline: float) -> Answers:
+    """Ask the adapters of this process, each on a thread of its own, until `deadline` (of the monotonic clock)."""
+    said: Answers = {}
+    threads = []
+    for adapter, ours in _by_adapter(handles).items():
+        with _lock:
+            if adapter in _asked and _asked[adapter].is_alive():
+                logger.error(
+                    "The adapter %r has not answered since the last time: nothing is known of its work.", adapter
+                )
+                continue
+            thread = threading.Thread(target=_ask_one, args=(services, adapter, ours, said), daemon=True)
+            _asked[adapter] = thread
+            thread.start()
+        threads.append(thread)
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    # A copy: who answers too late changes nothing any more.
+    return dict.fromkeys((one.run_id for one in handles), Probe.UNKNOWN) | dict(said)
+
+
+def _by_adapter(handles: Iterable[Handle]) -> dict[str, list[Handle]]:
+    groups: defaultdict[str, list[Handle]] = defaultdict(list)
+    for one in handles:
+        groups[one.adapter].append(one)
+    return groups
+
+
+def _ask_one(services: Services, name: str, handles: Sequence[Handle], said: Answers) -> None:
+    try:
+        adapter = services.adapters.get(name)
+    except UnknownAdapter as error:
+        logger.error("%s Nothing is known of its work.", error)
+        return
+    if isinstance(adapter, Probing):
+        for batch in pages(handles, BATCH):
+            said.update(_probe(adapter, batch))
+
+
+def _probe(adapter: Probing, handles: Sequence[Handle]) -> Answers:
+    """What an adapter says; where it raises, by halves, so that one handle that it cannot bear costs no other."""
+    try:
+        answers = adapter.probe([one.handle for one in handles])
+        return {one.run_id: Probe(answer) for one, answer in zip(handles, answers, strict=True)}
+    except Exception as error:
+        if len(handles) == 1:
+            logger.exception("Run %s: its platform could not be asked (%s).", handles[0].run_id, type(error).__name__)
+            return {}
+        middle = len(handles) // 2
+        return _probe(adapter, handles[:middle]) | _probe(adapter, handles[middle:])
