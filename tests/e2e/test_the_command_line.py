@@ -233,7 +233,7 @@ def test_a_second_up_on_the_same_folder_is_refused(terminal: Terminal) -> None:
     [
         (
             ["run", "--adapter", "proces", "--", "true"],
-            "There is no adapter 'proces' here; installed: detached, process",
+            "There is no adapter 'proces' here; installed: detached, kubernetes, process",
         ),
         (["run", "--label", "team", "--", "true"], "--label 'team' is not of the form NAME=VALUE"),
         (["run", "--max-runtime", "0", "--", "true"], "max_runtime is 0.0; give seconds above 0"),

@@ -30,12 +30,17 @@ FINAL_KINDS = {EventKind.SUCCEEDED, EventKind.FAILED, EventKind.CANCELLED, Event
 
 
 def reap(services: Services, run_id: UUID) -> dict[str, Any]:
-    """Have a real sweep find the run silent for longer than the window; returns its report."""
+    """Have a real sweep find the run silent for longer than the window, with nobody to ask; returns its report."""
+    with nobody_to_ask():
+        return judge_silent(services, run_id)
+
+
+def judge_silent(services: Services, run_id: UUID) -> dict[str, Any]:
+    """Have a real sweep find the run silent for longer than the window, and ask its platform; returns its report."""
     forget_watch(services)
     watch_for(services, 400)
     age(services, run_id, 400)
-    with nobody_to_ask():
-        return sweep(services, by_hand=True)
+    return sweep(services, by_hand=True)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""The `kubernetes` adapter: one Job per attempt. The extra `reprieve[kubernetes]` is needed where it is used only."""

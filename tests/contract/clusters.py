@@ -1,0 +1,101 @@
+"""A cluster for tests that need no misbehaviour: the stand-in, or a real one where `TEST_KUBECONFIG` leads to it.
+
+On a real one, the Jobs are run with `busybox` in the namespace `TEST_NAMESPACE` (`default` without it).
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from adapters.kubernetes.adapter import KubernetesAdapter, Timings
+from adapters.kubernetes.api import Api, path_of
+from adapters.kubernetes.job import job_name
+from adapters.kubernetes.logs import LogTimings
+from models.work import Work
+from tests.contract.contexts import RecordingContext
+from tests.support.kubernetes_api import FakeCluster
+
+#: Against the stand-in, which answers at once.
+FAST = Timings(
+    status_interval=0.05,
+    look_interval=0.02,
+    max_backoff=0.2,
+    end_grace=1.0,
+    termination_limit=5.0,
+    connect_timeout=2.0,
+    read_timeout=2.0,
+    log=LogTimings(silence=5.0, pause=0.02, longest_pause=0.1, end_patience=1.0),
+)
+REAL_KUBECONFIG = os.environ.get("TEST_KUBECONFIG")
+
+
+@dataclass
+class Cluster:
+    """Where Jobs run, and the adapter for it."""
+
+    adapter: KubernetesAdapter
+    api: Api
+    namespace: str
+    timings: Timings
+
+    def work(self, script: str, *, run_id: UUID | None = None, attempt: int = 1, **config: Any) -> Work:
+        """A script for `sh`."""
+        config = {"image": "busybox:1", "command": ["sh", "-c", script], "namespace": self.namespace} | config
+        return Work(run_id or uuid4(), attempt, attempt, "kubernetes", config, {})
+
+    def handle(self, run: Work) -> dict[str, Any]:
+        return {"namespace": self.namespace, "name": job_name(run.run_id, run.attempt)}
+
+    def another(self, timings: Timings) -> KubernetesAdapter:
+        return KubernetesAdapter(Path(), "there", timings)
+
+    def exists(self, run: Work) -> bool:
+        """Whether there is a Job, or a Pod, of this attempt."""
+        query = {"labelSelector": f"reprieve/run-id={run.run_id},reprieve/attempt={run.attempt}"}
+        return any(self.api.list(path_of(self.namespace, kind), query) for kind in ("jobs", "pods"))
+
+    def context(self, run: Work, cursor: str | None = None) -> RecordingContext:
+        return RecordingContext(run.run_id, run.attempt, cursor)
+
+
+@contextmanager
+def cluster_at(kubeconfig: str, namespace: str, timings: Timings) -> Iterator[Cluster]:
+    """By `KUBECONFIG`, as a worker finds it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", kubeconfig)
+        patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        api = Api(timings.connect_timeout, timings.read_timeout)
+        api.connect()
+        yield Cluster(KubernetesAdapter(Path(), "here", timings), api, namespace, timings)
+
+
+@contextmanager
+def any_cluster(folder: Path) -> Iterator[Cluster]:
+    """A real one if there is one, else the stand-in that runs its Pods on this host."""
+    if REAL_KUBECONFIG:
+        with cluster_at(REAL_KUBECONFIG, os.environ.get("TEST_NAMESPACE", "default"), Timings(1.0)) as cluster:
+            yield cluster
+        return
+    with FakeCluster(runs=True) as fake:
+        with cluster_at(str(fake.kubeconfig(folder)), "default", FAST) as cluster:
+            yield cluster
+
+
+@dataclass
+class Scripted(Cluster):
+    """The stand-in, whose life the test scripts."""
+
+    fake: FakeCluster
+
+
+@contextmanager
+def scripted_cluster(folder: Path, timings: Timings = FAST, **options: Any) -> Iterator[Scripted]:
+    with FakeCluster(**options) as fake:
+        with cluster_at(str(fake.kubeconfig(folder)), "default", timings) as cluster:
+            yield Scripted(cluster.adapter, cluster.api, cluster.namespace, timings, fake)

@@ -1,0 +1,553 @@
+"""A stand-in for Kubernetes' API server: the real paths and JSON, a cluster's life as scripted, and any misbehaviour.
+
+`FakeCluster` is what the test acts on: `start`, `write`, `finish` and the like are the life of a Pod. With `runs` it
+lives by itself: a Pod's command is run on this host, and what it prints is its log. `misbehave` makes chosen requests
+fail in chosen ways.
+
+The log is kept and given as a kubelet does it: entries with a time each, parts of long lines as entries of their own,
+a time at the beginning of a line only, and `sinceTime` compared with the time of each entry.
+"""
+
+import json
+import re
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+from uuid import uuid4
+
+Json = dict[str, Any]
+
+#: An image of this name cannot be pulled, here and anywhere.
+NO_SUCH_IMAGE = "registry.invalid/no-such-image:1"
+#: A container runtime writes longer lines down in parts of this size.
+PART_SIZE = 16 * 1024
+_ROUTE = re.compile(
+    r"/(?P<group>apis/batch/v1|api/v1)/namespaces/(?P<namespace>[^/]+)/(?P<kind>jobs|pods|events)"
+    r"(?:/(?P<name>[^/]+)(?P<log>/log)?)?"
+)
+_KINDS = {"jobs": "Job", "pods": "Pod", "events": "Event"}
+
+
+def rfc3339(nanoseconds: int) -> str:
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+
+
+def now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a log file; without a line end it is a part of a line."""
+
+    at: int
+    text: bytes
+
+
+@dataclass
+class Log:
+    """The log of one container: entries since its start, of which the file has those from `first` on."""
+
+    entries: list[Entry] = field(default_factory=list)
+    first: int = 0
+    ended: bool = False
+
+
+@dataclass
+class Fault:
+    """What happens to the next requests that it matches. The first that applies is used up by one."""
+
+    method: str
+    part: str
+    times: float
+    status: int | None = None
+    reason: str = ""
+    message: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    """Sent in place of the API's own form."""
+    how: str = "answer"
+    """`answer` with the status; `hang`; `reset` before doing anything; `lose` the answer after doing it; `truncate`
+    the answer; `cut` a log after `after` bytes, with an error, or `end` it there as if it were over."""
+    after: int = 0
+
+
+class FakeCluster:
+    """The state, and the API server over it. A context manager; `url` is where it listens."""
+
+    def __init__(self, *, runs: bool = False, max_page: int = 500) -> None:
+        self.runs = runs
+        self.max_page = max_page
+        self.namespaces = {"default", "other"}
+        self.creates_pods = True
+        self.holds_deletions = False
+        self.things: dict[tuple[str, str, str], Json] = {}
+        """By kind, namespace and name."""
+        self.logs: dict[str, Log] = {}
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.deleted: list[str] = []
+        self.complaints: list[str] = []
+        """Requests that no client of a real API server would make."""
+        self.changed = threading.Condition(threading.RLock())
+        self.closing = False
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.cluster = self
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def __enter__(self) -> "FakeCluster":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.changed:
+            self.closing = True
+            self.changed.notify_all()
+        for process in self._processes:
+            process.kill()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        assert not self.complaints
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def kubeconfig(self, folder: Path) -> Path:
+        """A file for `KUBECONFIG`."""
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "fake",
+            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
+            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
+            "users": [{"name": "fake", "user": {"token": "a-token"}}],
+        }
+        path = folder / "kubeconfig"
+        path.write_text(json.dumps(config))
+        return path
+
+    # -- misbehaviour
+
+    def misbehave(self, method: str, part: str, *, times: float = 1, **how: Any) -> Fault:
+        """The next `times` requests of this method whose path, with its query, holds `part` go wrong."""
+        fault = Fault(method, part, times, **how)
+        with self.changed:
+            self.faults.append(fault)
+        return fault
+
+    def behave(self) -> None:
+        with self.changed:
+            self.faults.clear()
+            self.changed.notify_all()
+
+    def fault_for(self, method: str, path: str) -> Fault | None:
+        with self.changed:
+            for fault in self.faults:
+                if fault.method == method and fault.part in path and fault.times > 0:
+                    fault.times -= 1
+                    return fault
+        return None
+
+    # -- the life of a cluster
+
+    def of_kind(self, kind: str) -> list[Json]:
+        with self.changed:
+            return [thing for (one, _, _), thing in self.things.items() if one == kind]
+
+    def only_pod(self) -> Json:
+        (pod,) = self.of_kind("pods")
+        return pod
+
+    def create_job(self, namespace: str, job: Json) -> Json:
+        with self.changed:
+            metadata = job["metadata"]
+            metadata |= {"namespace": namespace, "uid": str(uuid4()), "creationTimestamp": now()}
+            job.setdefault("status", {})
+            self.things["jobs", namespace, metadata["name"]] = job
+            if self.creates_pods:
+                self.create_pod(job)
+            return job
+
+    def create_pod(self, job: Json) -> Json:
+        """The Pod of a Job, pending."""
+        template, owner = job["spec"]["template"], job["metadata"]
+        labels = template["metadata"].get("labels", {}) | {"job-name": owner["name"]}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": f"{owner['name']}-{uuid4().hex[:5]}",
+                "namespace": owner["namespace"],
+                "uid": str(uuid4()),
+                "creationTimestamp": rfc3339(time.time_ns()),
+                "labels": labels,
+                "ownerReferences": [{"kind": "Job", "name": owner["name"], "uid": owner["uid"]}],
+            },
+            "spec": json.loads(json.dumps(template["spec"])),
+            "status": {"phase": "Pending"},
+        }
+        with self.changed:
+            self.things["pods", owner["namespace"], pod["metadata"]["name"]] = pod
+            self.logs[pod["metadata"]["uid"]] = Log()
+        if self.runs:
+            self._run(pod)
+        return pod
+
+    def wait(self, pod: Json, reason: str, message: str = "") -> None:
+        """Its container waits, for a reason."""
+        self._state(pod, {"waiting": {"reason": reason, "message": message}}, "Pending")
+
+    def start(self, pod: Json, node: str = "node-1") -> None:
+        with self.changed:
+            pod["spec"]["nodeName"] = node
+            self._state(pod, {"running": {"startedAt": now()}}, "Running")
+
+    def write(self, pod: Json, text: bytes, at: int | None = None) -> None:
+        """What its container prints, as the runtime writes it down: lines, and parts of long ones."""
+        entries = []
+        for line in text.splitlines(keepends=True):
+            entries += [line[start : start + PART_SIZE] for start in range(0, len(line), PART_SIZE)]
+        with self.changed:
+            log = self.logs[pod["metadata"]["uid"]]
+            log.entries += [Entry(time.time_ns() if at is None else at, entry) for entry in entries]
+            self.changed.notify_all()
+
+    def rotate(self, pod: Json) -> None:
+        """What was printed until now is in another file, which the API does not give."""
+        with self.changed:
+            log = self.logs[pod["metadata"]["uid"]]
+            log.first = len(log.entries)
+
+    def finish(self, pod: Json, exit_code: int = 0, reason: str | None = None, **status: Any) -> None:
+        """Its container ends, and the Job with it. `status` is added to the Pod's."""
+        reason = reason or ("Completed" if exit_code == 0 else "Error")
+        ended = {"exitCode": exit_code, "reason": reason, "finishedAt": now()}
+        with self.changed:
+            self._state(pod, {"terminated": ended}, "Succeeded" if exit_code == 0 else "Failed")
+            pod["status"] |= status
+            self.logs[pod["metadata"]["uid"]].ended = True
+            self.changed.notify_all()
+            if exit_code == 0:
+                self.end_job(pod, "Complete", "CompletionsReached")
+            else:
+                self.end_job(pod, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+
+    def end_job(self, pod: Json, kind: str, reason: str, message: str = "") -> None:
+        """The Job of a Pod gets a condition that ends it."""
+        metadata = pod["metadata"]
+        with self.changed:
+            job = self.things.get(("jobs", metadata["namespace"], metadata["labels"]["job-name"]))
+            if job is not None:
+                condition = {"type": kind, "status": "True", "reason": reason, "message": message}
+                job["status"].setdefault("conditions", []).append(condition)
+
+    def tell(self, job: Json, reason: str, message: str) -> None:
+        """An event about a Job."""
+        namespace, name = job["metadata"]["namespace"], f"event-{uuid4().hex[:8]}"
+        event = {
+            "metadata": {"name": name, "namespace": namespace, "uid": str(uuid4())},
+            "involvedObject": {"uid": job["metadata"]["uid"]},
+            "reason": reason,
+            "message": message,
+        }
+        with self.changed:
+            self.things["events", namespace, name] = event
+
+    def remove(self, thing: Json) -> None:
+        """At once, and nothing else."""
+        with self.changed:
+            for key in [key for key, value in self.things.items() if value is thing]:
+                del self.things[key]
+            log = self.logs.get(thing["metadata"]["uid"])
+            if log is not None:
+                log.ended = True
+            self.changed.notify_all()
+
+    def delete(self, thing: Json) -> None:
+        """As the API does it, with what belongs to it; held back while `holds_deletions`."""
+        with self.changed:
+            self.deleted.append(thing["metadata"]["name"])
+            thing["metadata"]["deletionTimestamp"] = now()
+            if thing in self.of_kind("jobs"):
+                self.remove(thing)
+                for pod in self._pods_of(thing):
+                    self.delete(pod)
+            elif not self.holds_deletions:
+                self._end_process(thing)
+                self.remove(thing)
+
+    def let_go(self) -> None:
+        """Complete the deletions that were held back."""
+        with self.changed:
+            self.holds_deletions = False
+            for pod in [one for one in self.of_kind("pods") if "deletionTimestamp" in one["metadata"]]:
+                self.remove(pod)
+
+    def _pods_of(self, job: Json) -> list[Json]:
+        uid = job["metadata"]["uid"]
+        return [one for one in self.of_kind("pods") if one["metadata"]["ownerReferences"][0]["uid"] == uid]
+
+    def _state(self, pod: Json, state: Json, phase: str) -> None:
+        with self.changed:
+            pod["status"] |= {"phase": phase, "containerStatuses": [{"name": "run", "state": state}]}
+
+    # -- a kubelet
+
+    def _run(self, pod: Json) -> None:
+        (container,) = pod["spec"]["containers"]
+        if container["image"] == NO_SUCH_IMAGE:
+            self.wait(pod, "ImagePullBackOff", f'Back-off pulling image "{NO_SUCH_IMAGE}"')
+            return
+        env = {one["name"]: one["value"] for one in container["env"]}
+        process = subprocess.Popen(
+            [*container.get("command", []), *container.get("args", [])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin"} | env,
+        )
+        pod["_process"] = len(self._processes)
+        self._processes.append(process)
+        self.start(pod)
+        threading.Thread(target=self._pump, args=(pod, process), daemon=True).start()
+
+    def _pump(self, pod: Json, process: subprocess.Popen[bytes]) -> None:
+        with process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                self.write(pod, line)
+        returncode = process.returncode
+        self.finish(pod, 128 - returncode if returncode < 0 else returncode)
+
+    def _end_process(self, pod: Json) -> None:
+        if "_process" in pod:
+            self._processes[pod["_process"]].kill()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+    cluster: FakeCluster
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle is what some tests are about."""
+
+
+class _Problem(Exception):
+    def __init__(self, status: int, reason: str, message: str, name: str | None = None) -> None:
+        self.status, self.reason, self.message, self.name = status, reason, message, name
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is to be printed."""
+
+    def do_GET(self) -> None:
+        self._handle("GET")
+
+    def do_POST(self) -> None:
+        self._handle("POST")
+
+    def do_DELETE(self) -> None:
+        self._handle("DELETE")
+
+    @property
+    def cluster(self) -> FakeCluster:
+        return self.server.cluster
+
+    def _handle(self, method: str) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = urlsplit(self.path)
+        query = dict(parse_qsl(parts.query))
+        self.cluster.requests.append((method, parts.path, query))
+        fault = self.cluster.fault_for(method, self.path)
+        if fault is not None and fault.how in ("answer", "hang", "reset"):
+            self._fail(fault)
+            return
+        try:
+            assert self.headers["Authorization"] == "Bearer a-token"
+            self._route(method, parts.path, query, json.loads(body) if body else {}, fault)
+        except _Problem as problem:
+            self._send(problem.status, _status(problem))
+        except (AssertionError, KeyError) as problem:
+            self.cluster.complaints.append(f"{method} {self.path}: {problem!r}")
+            raise
+
+    def _route(self, method: str, path: str, query: dict[str, str], body: Json, fault: Fault | None) -> None:
+        match = _ROUTE.fullmatch(path)
+        if match is None or (match["kind"] == "jobs") != (match["group"] == "apis/batch/v1"):
+            raise _Problem(404, "NotFound", "the server could not find the requested resource")
+        if match["log"]:
+            self._log(self._find(match), query, fault)
+            return
+        with self.cluster.changed:
+            status, answer = self._answer(method, match, query, body)
+            data = json.dumps(answer).encode()
+        self._send_json(status, data, fault)
+
+    def _answer(self, method: str, match: re.Match[str], query: dict[str, str], body: Json) -> tuple[int, Json]:
+        if method == "POST":
+            return 201, self._create(match, body)
+        if match["name"] is None:
+            return 200, self._list(match, query)
+        thing = self._find(match)
+        if method == "DELETE":
+            wanted = body.get("preconditions", {}).get("uid")
+            if wanted not in (None, thing["metadata"]["uid"]):
+                raise _Problem(409, "Conflict", "the UID in the precondition does not match", match["name"])
+            self.cluster.delete(thing)
+        return 200, thing
+
+    def _create(self, match: re.Match[str], body: Json) -> Json:
+        name = body["metadata"]["name"]
+        if match["namespace"] not in self.cluster.namespaces:
+            raise _Problem(404, "NotFound", f'namespaces "{match["namespace"]}" not found', match["namespace"])
+        if (match["kind"], match["namespace"], name) in self.cluster.things:
+            raise _Problem(409, "AlreadyExists", f'jobs.batch "{name}" already exists', name)
+        return self.cluster.create_job(match["namespace"], body)
+
+    def _list(self, match: re.Match[str], query: dict[str, str]) -> Json:
+        found = [
+            thing
+            for (kind, namespace, _), thing in self.cluster.things.items()
+            if (kind, namespace) == (match["kind"], match["namespace"]) and _selected(thing, query)
+        ]
+        start, size = int(query.get("continue", "0")), min(int(query.get("limit", "500")), self.cluster.max_page)
+        more = str(start + size) if start + size < len(found) else ""
+        kind = f"{_KINDS[match['kind']]}List"
+        return {"kind": kind, "metadata": {"continue": more}, "items": found[start : start + size]}
+
+    def _find(self, match: re.Match[str]) -> Json:
+        thing = self.cluster.things.get((match["kind"], match["namespace"], match["name"]))
+        if thing is None:
+            raise _Problem(404, "NotFound", f'{match["kind"]} "{match["name"]}" not found', match["name"])
+        return thing
+
+    # -- answers
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _send_json(self, status: int, data: bytes, fault: Fault | None) -> None:
+        if fault is not None and fault.how == "lose":
+            self._reset()
+        elif fault is not None and fault.how == "truncate":
+            self._send(status, data[: len(data) // 2])
+        else:
+            self._send(status, data)
+
+    def _fail(self, fault: Fault) -> None:
+        if fault.how == "reset":
+            self._reset()
+        elif fault.how == "hang":
+            with self.cluster.changed:
+                self.cluster.changed.wait_for(lambda: self.cluster.closing or fault not in self.cluster.faults, 60)
+            self._reset()
+        else:
+            assert fault.status is not None
+            problem = _Problem(fault.status, fault.reason, fault.message)
+            self._send(fault.status, _status(problem) if fault.body is None else fault.body, fault.headers)
+
+    def _reset(self) -> None:
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def _log(self, pod: Json, query: dict[str, str], fault: Fault | None) -> None:
+        assert query["container"] == "run"
+        if not pod["status"].get("containerStatuses", [{"state": {"waiting": {}}}])[0]["state"].keys() - {"waiting"}:
+            raise _Problem(400, "BadRequest", 'container "run" in pod is waiting to start: ContainerCreating')
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        sent = 0
+        for data in self._lines(pod, query):
+            if fault is not None and sent + len(data) >= fault.after:
+                self._chunk(data[: fault.after - sent])
+                if fault.how != "end":
+                    self.wfile.flush()
+                    self.close_connection = True
+                    return
+                break
+            self._chunk(data)
+            sent += len(data)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, data: bytes) -> None:
+        if data:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def _lines(self, pod: Json, query: dict[str, str]) -> Iterator[bytes]:
+        """As a kubelet: see `ReadLogs` of its package `logs`."""
+        since = query.get("sinceTime")
+        begin = int(datetime.fromisoformat(since).timestamp()) * 1_000_000_000 if since else 0
+        is_new_line = True
+        for entry in self._entries(self.cluster.logs[pod["metadata"]["uid"]], query["follow"] == "true"):
+            if entry.at >= begin:
+                yield rfc3339(entry.at).encode() + b" " + entry.text if is_new_line else entry.text
+            is_new_line = entry.text.endswith(b"\n")
+
+    def _entries(self, log: Log, follow: bool) -> Iterator[Entry]:
+        position = log.first
+        while entries := self._new_entries(log, position, follow):
+            position += len(entries)
+            yield from entries
+
+    def _new_entries(self, log: Log, position: int, follow: bool) -> list[Entry]:
+        with self.cluster.changed:
+            if follow:
+                self.cluster.changed.wait_for(
+                    lambda: self.cluster.closing or log.ended or position < len(log.entries), timeout=60
+                )
+            return log.entries[position:]
+
+
+def _status(problem: _Problem) -> bytes:
+    said = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": problem.message}
+    details = {"name": problem.name} if problem.name else {}
+    return json.dumps(said | {"reason": problem.reason, "code": problem.status, "details": details}).encode()
+
+
+def _selected(thing: Json, query: dict[str, str]) -> bool:
+    labels = thing["metadata"].get("labels", {})
+    wanted = query.get("fieldSelector", "").removeprefix("involvedObject.uid=")
+    if wanted and thing.get("involvedObject", {}).get("uid") != wanted:
+        return False
+    return all(_matches(labels, one) for one in re.findall(r"[^,(]+(?:\([^)]*\))?", query.get("labelSelector", "")))
+
+
+def _matches(labels: dict[str, str], requirement: str) -> bool:
+    name, _, values = requirement.partition(" in ")
+    if values:
+        return labels.get(name) in values.strip("()").split(",")
+    name, _, value = requirement.partition("=")
+    return labels.get(name) == value
+
+
+@contextmanager
+def fake_cluster(**options: Any) -> Iterator[FakeCluster]:
+    with FakeCluster(**options) as cluster:
+        yield cluster
