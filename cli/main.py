@@ -16,6 +16,7 @@ from models.errors import InvalidRequest, ReprieveError, SettingsError
 from models.health import ailments
 from models.rows import Run
 from models.status import Status
+from simulation.plan import Plan, parse_faults, parse_guards
 from stores.embedded import EmbeddedServerError
 from stores.migrate import migrate as migrate_database
 from workers.bootstrap import Services, resolve_settings, services
@@ -257,6 +258,32 @@ def demo(
     from cli.demo import run_demo
 
     raise typer.Exit(run_demo(real_time=real_time))
+
+
+@app.command()
+def simulate(
+    runs: Annotated[int, typer.Option(help="How many are started over the time.")] = 100_000,
+    hours: Annotated[float, typer.Option(help="Virtual hours.")] = 24.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same, to the letter.")] = 1,
+    seeds: Annotated[int, typer.Option(help="So many seeds, from --seed on.")] = 1,
+    faults: Annotated[str, typer.Option(help="all, none, or names with commas between them.")] = "all",
+    without: Annotated[
+        str | None, typer.Option(help="Also without each of these: watch,listen,ask,brake,adopt, or all.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the first seed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate a fleet under faults through the reaper's own decisions; exit status 1 if it broke its promise."""
+    from cli.simulate import run_simulate
+
+    plan = Plan(runs=runs, hours=hours, seed=seed, faults=parse_faults(faults))
+    guards = parse_guards(without) if without is not None else ()
+    try:
+        status = run_simulate(plan, seeds=seeds, without=guards, picture=picture, as_json=as_json)
+    except KeyboardInterrupt:
+        print("\nreprieve: the simulation was stopped.", file=sys.stderr)
+        raise typer.Exit(130) from None
+    raise typer.Exit(status)
 
 
 def main() -> None:

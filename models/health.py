@@ -25,7 +25,7 @@ def ailments(pulse: Pulse | None, timing: Timing) -> list[str]:
     if pulse is None or pulse.age is None:
         return ["No sweep was ever completed: is beat running, and a worker of the queue control?"]
     reasons = []
-    if pulse.age > timing.blind_after:
+    if pulse.age > timing.sweep_overdue:
         reasons.append(
             f"The last completed sweep is {pulse.age.total_seconds():.0f} s old: dead runs are not found. "
             "Is beat running, and a worker of the queue control?"

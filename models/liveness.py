@@ -24,8 +24,12 @@ SWEEP_INTERVAL = timedelta(seconds=60)
 #: How often a supervising worker vouches for its work: a third of the refresh interval, so two may be missed.
 KEEPALIVE_INTERVAL = timedelta(seconds=20)
 
-#: How old the last sweep may be before we count as having been blind. Three missed sweeps are no accident.
-BLIND_AFTER = timedelta(seconds=180)
+#: How old the last sweep may be before we count as having been blind: one that is missing says so. With a longer gap,
+#: simulated days have live runs reaped for an outage of the database, which was no gap yet, and the fault that follows.
+BLIND_AFTER = timedelta(seconds=90)
+
+#: How old the last completed sweep may be before somebody should be told that dead runs are not found.
+SWEEP_OVERDUE = timedelta(seconds=180)
 
 #: The backlog of our own log pipeline that must not cost a live run its life.
 TOLERATED_LAG = timedelta(seconds=120)
@@ -43,6 +47,7 @@ ASK_LIMIT = timedelta(seconds=15)
 #: No time scale makes a platform answer faster, or a busy machine's worker more punctual, than this.
 SHORTEST_ASK_LIMIT = timedelta(seconds=2)
 SHORTEST_WORKER_GONE_AFTER = timedelta(seconds=5)
+SHORTEST_BLIND_AFTER = timedelta(seconds=6)
 
 #: What shipping a chunk takes on a slow, busy machine. Real time: no time scale makes a machine faster.
 SHIPPING_ALLOWANCE = timedelta(seconds=3)
@@ -69,6 +74,7 @@ class Timing:
     sweep_interval: timedelta = SWEEP_INTERVAL
     keepalive_interval: timedelta = KEEPALIVE_INTERVAL
     blind_after: timedelta = BLIND_AFTER
+    sweep_overdue: timedelta = SWEEP_OVERDUE
     tolerated_lag: timedelta = TOLERATED_LAG
     resend_after: timedelta = RESEND_AFTER
     doubt_limit: timedelta = DOUBT_LIMIT
@@ -99,6 +105,19 @@ class Timing:
         return self.refresh_interval + self.tolerated_lag + SHIPPING_ALLOWANCE
 
     @property
+    def longest_cut_off(self) -> timedelta:
+        """For how long a worker may be cut off from the database without its in-process runs being taken for lost.
+
+        When that begins, their rows may be a refresh and a keepalive old already.
+        """
+        return self.window - self.refresh_interval - self.keepalive_interval - SHIPPING_ALLOWANCE
+
+    @property
+    def longest_pause(self) -> timedelta:
+        """For how long work may pause that nothing but its output speaks for, while output lags as is tolerated."""
+        return self.window - self.oldest_live_row
+
+    @property
     def refresh_seconds(self) -> int:
         """The life of a throttle key: what `EX` is given."""
         return int(self.refresh_interval.total_seconds())
@@ -114,7 +133,8 @@ class Timing:
                 refresh_interval=REFRESH_INTERVAL / scale,
                 sweep_interval=SWEEP_INTERVAL / scale,
                 keepalive_interval=KEEPALIVE_INTERVAL / scale,
-                blind_after=BLIND_AFTER / scale,
+                blind_after=max(BLIND_AFTER / scale, SHORTEST_BLIND_AFTER),
+                sweep_overdue=SWEEP_OVERDUE / scale,
                 tolerated_lag=TOLERATED_LAG / scale,
                 resend_after=RESEND_AFTER / scale,
                 doubt_limit=DOUBT_LIMIT / scale,

@@ -4,8 +4,9 @@ A sweep asks them in the order of `workers/reaper.py`; `simulation/` asks the ve
 database's; `now` is always given.
 
 What time alone cannot know is admitted here. An out-of-process run of a platform that cannot be asked is reaped when
-it gives no proof of life for a whole window, through a log pipeline that was seen to work. An in-process run whose
-worker is cut off from the database for longer than the window is taken for lost with it.
+it gives no proof of life for a whole window, through a log pipeline that was seen to work; if nothing but its output
+speaks for it, it must not pause for longer than `Timing.longest_pause`. An in-process run whose worker is cut off from
+the database for longer than `Timing.longest_cut_off` may be taken for lost with it.
 """
 
 from collections.abc import Iterable
@@ -77,12 +78,12 @@ def listen(watch: Watch, heard_at: datetime | None, now: datetime, timing: Timin
     return replace(watch, heard_at=heard_at, hearing_since=watch.hearing_since or heard_at)
 
 
-def may_orphan(previous: Watch | None, now: datetime, timing: Timing) -> bool:
-    """Whether a worker that was not seen lately is gone: not where nobody could be seen, since the database was away.
+def may_orphan(watch: Watch, now: datetime, timing: Timing) -> bool:
+    """Whether a worker that was not seen lately is gone: only one that we would have seen, for we were looking.
 
-    That a sweep is missing before this one says so: it was due within such an outage.
+    Nobody could be seen while the database was away; a watch that began afterwards has to be as old.
     """
-    return previous is not None and now - previous.last_sweep_at < timing.sweep_interval * 1.5
+    return watch.age(now) >= timing.worker_gone_after
 
 
 def is_due(previous: Watch | None, now: datetime, timing: Timing) -> bool:

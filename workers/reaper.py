@@ -85,7 +85,7 @@ def sweep(services: Services, *, by_hand: bool = False) -> dict[str, Any]:
             "logs.echo", [now.isoformat()], otherwise="the log pipeline counts as lagging until one comes through"
         )
         report = _judge_all(services, watch, now) | {
-            "orphaned": _orphan(services) if may_orphan(previous, now, services.timing) else 0,
+            "orphaned": _orphan(services) if may_orphan(watch, now, services.timing) else 0,
             "resent": _resend(services),
             "closing": send_owed(services),
         }

@@ -24,7 +24,7 @@ for owner, names in (
     for name in names:
         setattr(owner, name, refuse)
 
-rooms = ["models", "adapters", "stores", "workers", "api", "cli", "beat_schedule"]
+rooms = ["models", "adapters", "stores", "workers", "api", "simulation", "cli", "beat_schedule"]
 found = []
 for room in rooms:
     found.append(importlib.import_module(room))

@@ -5,7 +5,13 @@ from datetime import timedelta
 import pytest
 
 from models.errors import TimingRefused
-from models.liveness import SHIPPING_ALLOWANCE, SHORTEST_ASK_LIMIT, SHORTEST_WORKER_GONE_AFTER, Timing
+from models.liveness import (
+    SHIPPING_ALLOWANCE,
+    SHORTEST_ASK_LIMIT,
+    SHORTEST_BLIND_AFTER,
+    SHORTEST_WORKER_GONE_AFTER,
+    Timing,
+)
 
 #: Divisors of 60 up to 30: the refresh interval stays a whole number of seconds, the window keeps its margin.
 ACCEPTED_SCALES = {1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30}
@@ -21,7 +27,8 @@ def test_the_timings_are_those_that_the_promises_were_made_with() -> None:
         refresh_interval=seconds(60),
         sweep_interval=seconds(60),
         keepalive_interval=seconds(20),
-        blind_after=seconds(180),
+        blind_after=seconds(90),
+        sweep_overdue=seconds(180),
         tolerated_lag=seconds(120),
         resend_after=seconds(60),
     )
@@ -61,6 +68,7 @@ def test_a_window_shorter_than_the_oldest_live_row_is_refused_with_both_values()
 def test_a_time_scale_divides_every_timing_but_for_what_a_machine_needs(scale: int) -> None:
     scaled, real = Timing.scaled(scale), Timing()
     divided = {name: getattr(real, name) / scale for name in real.__slots__}
+    divided["blind_after"] = max(divided["blind_after"], SHORTEST_BLIND_AFTER)
     divided["ask_limit"] = max(divided["ask_limit"], SHORTEST_ASK_LIMIT)
     divided["worker_gone_after"] = max(divided["worker_gone_after"], SHORTEST_WORKER_GONE_AFTER)
     assert {name: getattr(scaled, name) for name in real.__slots__} == divided
