@@ -1,8 +1,9 @@
 """The adapters that are installed, found by their entry points."""
 
+import logging
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,42 @@ from models.errors import InvalidRequest, UnknownAdapter
 ENTRY_POINT_GROUP = "reprieve.adapters"
 
 
+logger = logging.getLogger(__name__)
+
+
 @cache
 def adapter_classes() -> Mapping[str, type[Adapter]]:
-    """Every installed adapter class by its type. A broken plug-in fails here, by name."""
-    classes: dict[str, type[Adapter]] = {}
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        adapter_class = entry_point.load()
-        for member in ("type", "has_out_of_process_liveness", "config_model", "execute", "terminate"):
-            if not hasattr(adapter_class, member):
-                raise UnknownAdapter(f"The adapter {entry_point.value!r} declares no {member!r}.")
-        classes[adapter_class.type] = adapter_class
-    return classes
+    """Every installed adapter class by its type. A plug-in that is broken is left out: it must not end others' runs."""
+    return {adapter_class.type: adapter_class for adapter_class in map(_load, _plugins()) if adapter_class is not None}
+
+
+def _plugins() -> list[EntryPoint]:
+    return list(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _load(entry_point: EntryPoint) -> type[Adapter] | None:
+    """The class of a plug-in, or None, with the reason in the log."""
+    try:
+        adapter_class: type[Adapter] = entry_point.load()
+    except Exception as error:
+        logger.exception("The adapter %r cannot be loaded (%s).", entry_point.value, type(error).__name__)
+        return None
+    for member in ("type", "has_out_of_process_liveness", "config_model", "execute", "terminate"):
+        if not hasattr(adapter_class, member):
+            logger.error("The adapter %r declares no %r: it cannot be used.", entry_point.value, member)
+            return None
+    return adapter_class
 
 
 def find_adapter(adapter_type: str) -> type[Adapter]:
-    """The class of an adapter; raises `UnknownAdapter` with those that are installed."""
+    """The class of an adapter; raises `UnknownAdapter` with those that can be used here."""
     classes = adapter_classes()
     if adapter_type not in classes:
         installed = ", ".join(sorted(classes)) or "none"
-        raise UnknownAdapter(f"There is no adapter {adapter_type!r} here; installed: {installed}.")
+        broken = (
+            "; it is installed, but broken: see the log" if adapter_type in [one.name for one in _plugins()] else ""
+        )
+        raise UnknownAdapter(f"There is no adapter {adapter_type!r} here; installed: {installed}{broken}.")
     return classes[adapter_type]
 
 

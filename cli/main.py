@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from adapters.spool import SPOOL_BYTES
 from cli import output, render
+from cli.exec import run_reported
 from cli.stack import Stack, wait_for_end
 from models.errors import InvalidRequest, ReprieveError, SettingsError
 from models.health import ailments
@@ -22,6 +24,7 @@ from stores.migrate import migrate as migrate_database
 from workers.bootstrap import Services, resolve_settings, services
 from workers.enqueue import cancel_run, enqueue_run
 from workers.reaper import sweep as sweep_once
+from workers.reporting import new_token
 from workers.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -58,7 +61,10 @@ def _print_addresses(settings: Settings, stack: Stack, password: str) -> None:
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def run(
-    command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="After --: the program and its arguments.")],
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COMMAND…", help="After --: the program and its arguments; none for a remote run."),
+    ] = None,
     adapter: Annotated[str, typer.Option(help="What does the work.")] = "process",
     follow: Annotated[bool, typer.Option("--follow", help="Show its output; exit with its exit status.")] = False,
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
@@ -78,12 +84,14 @@ def run(
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run.")] = None,
 ) -> None:
     """Start a run."""
-    config: dict[str, Any] = {
-        "command": command,
-        "cwd": str((cwd or Path.cwd()).absolute()),
-        "env": _pairs("--env", env),
-    }
-    # Only if asked for: other adapters may not know them.
+    config: dict[str, Any] = {}
+    if command:
+        config["command"] = command
+    # Only if there is a command, or if asked for: other adapters may not know them.
+    if command or cwd:
+        config["cwd"] = str((cwd or Path.cwd()).absolute())
+    if command or env:
+        config["env"] = _pairs("--env", env)
     if secret:
         config["secrets"] = _pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
     if pty:
@@ -176,6 +184,29 @@ def logs(
         raise typer.Exit(130) from None
     if not whole:
         raise typer.Exit(1)
+
+
+@app.command()
+def token(run_id: RunId) -> None:
+    """Print a new token for a remote run, by which its work reports; it replaces the old one."""
+    wired = services()
+    print(new_token(wired, wired.runs.resolve(run_id)))
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True})
+def exec_reported(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="After --: the program and its arguments.")],
+    run_id: Annotated[str, typer.Option("--run", help="The whole id of the remote run that this is the work of.")],
+    server: Annotated[str, typer.Option(help="The address of the API, for example https://reprieve.example.com.")],
+    spool: Annotated[
+        Path | None, typer.Option(help="Folder for output that waits for the server; a temporary one by default.")
+    ] = None,
+    spool_bytes: Annotated[
+        int, typer.Option(min=1024 * 1024, help="Bytes that may wait there; beyond it, the command waits.")
+    ] = SPOOL_BYTES,
+) -> None:
+    """Run a command here and report it to a remote run; the run's token is in REPRIEVE_RUN_TOKEN."""
+    raise typer.Exit(run_reported(run_id, server, command, spool, spool_bytes))
 
 
 @app.command()

@@ -58,3 +58,7 @@ class Released(ReprieveError):
 
 class OutsideRoot(ReprieveError):
     """Raised when a path that came from outside would leave the folder that it belongs to."""
+
+
+class TokenRefused(ReprieveError):
+    """Raised when a report from outside does not bear the token of its run; nothing was changed. Quotes no token."""

@@ -308,3 +308,13 @@ class Sparing(Row):
     last_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     times: Mapped[int] = mapped_column(server_default="1")
     detail: Mapped[dict[str, Any]]
+
+
+class RunToken(Row):
+    """The SHA-256 of the token by which work outside reports for its run; the token itself is kept nowhere."""
+
+    __tablename__ = "run_tokens"
+
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    hash: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))

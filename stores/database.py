@@ -5,7 +5,11 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
+
+#: What a database does that is away, restarting, or choosing a victim among deadlocked transactions.
+TRANSIENT = (OperationalError, InterfaceError)
 
 #: Seconds to wait for a connection, and for the server's word on data sent, before giving up on it.
 CONNECT_TIMEOUT = 5

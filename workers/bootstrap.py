@@ -16,6 +16,7 @@ from stores.logs import PostgresLogStore
 from stores.runs import RunStore
 from stores.sweeps import SweepStore
 from stores.throttle import Throttle
+from stores.tokens import TokenStore
 from workers.settings import Settings, load_settings
 
 
@@ -32,6 +33,7 @@ class Services:
     logs: PostgresLogStore
     archives: LogArchives
     closings: Closings
+    tokens: TokenStore
     throttle: Throttle
     stops: StopSignals
     live: LiveEvents
@@ -66,6 +68,7 @@ def build(settings: Settings) -> Services:
         logs=logs,
         archives=archives,
         closings=Closings(database, archives),
+        tokens=TokenStore(database),
         throttle=Throttle(redis, timing.refresh_seconds),
         stops=StopSignals(redis),
         live=LiveEvents(redis),

@@ -3,9 +3,11 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
 
 from adapters.host import is_alive, namespace
 from adapters.shipper import LogShipper
@@ -15,6 +17,7 @@ from models.errors import Released
 from models.process import ProcessIdentity
 from models.status import EventKind, Proof
 from models.work import Token, Work, storable
+from stores.database import TRANSIENT
 from stores.logs import Resumed
 from workers.bootstrap import Services
 
@@ -67,12 +70,26 @@ class RunContext:
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
         process = ProcessIdentity(pid, process_group_id, started_at, namespace())
-        self._services.runs.persist_run_process_metadata(self.token, self._services.host, process)
+        self._record(lambda: self._services.runs.persist_run_process_metadata(self.token, self._services.host, process))
         self._process = process
 
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
-        self._services.runs.persist_run_handle(self.token, host, handle)
+        self._record(lambda: self._services.runs.persist_run_handle(self.token, host, handle))
         self._dispatched = True
+
+    def _record(self, write: Callable[[], None]) -> None:
+        """Write what must be recorded before the work may begin; a database that is away is waited for.
+
+        It waits until the run has ended or is not ours any more, which its supervisor learns when the database is back.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception_type(TRANSIENT),
+            wait=wait_exponential_jitter(multiplier=0.1, max=5),
+            stop=lambda _: self._wake.is_set(),
+            before_sleep=lambda _: logger.error("Run %s: its work waits to be recorded.", self.run_id),
+            reraise=True,
+        )
+        retrying(write)
 
     def note(self, sentence: str) -> None:
         try:

@@ -16,12 +16,12 @@ from adapters.shipper import LogShipper
 from models.errors import Released, UnknownAdapter
 from models.status import ErrorCode
 from models.work import End, Outcome, Work
+from stores.database import TRANSIENT
 from workers import metrics
 from workers.bootstrap import Services
 from workers.closing import send_close
 from workers.context import RunContext
 from workers.finish import finish
-from workers.logs import TRANSIENT
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def follow_to_the_end(services: Services, shipper: LogShipper, work: Work, conte
         send_close(work.run_id, work.attempt)
         return outcome.error_code or "succeeded"
     if not context.stopping and "signal" not in end.detail:  # Ended by a signal: by ours, for it was reaped.
-        _note_late_result(services, end)
+        note_late_result(services, end)
     return "superseded"
 
 
@@ -86,7 +86,7 @@ def _leave(services: Services, shipper: LogShipper, work: Work) -> str:
     return "released"
 
 
-def _note_late_result(services: Services, end: End) -> None:
+def note_late_result(services: Services, end: End) -> None:
     """A result of an attempt that was reaped: kept as an event, and counted as a reap that may have been wrong."""
     adapter = services.runs.note_late_result(end)
     if adapter is not None:

@@ -12,12 +12,13 @@ from typing import Any
 
 from celery.exceptions import Reject
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from models.chunks import Block, decode_message, describe, encode_message
 from models.errors import InvalidBlock
 from models.status import Proof
+from stores.database import TRANSIENT
 from workers import metrics
 from workers.app import app
 from workers.bootstrap import Services, services
@@ -25,8 +26,6 @@ from workers.proof import refresh
 
 logger = logging.getLogger(__name__)
 
-#: What a database does that is away, restarting, or choosing a victim among deadlocked transactions.
-TRANSIENT = (OperationalError, InterfaceError)
 #: Seconds that a message is tried before it goes back to the broker; far below the visibility timeout.
 TRY_FOR = 20
 

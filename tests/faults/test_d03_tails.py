@@ -37,7 +37,7 @@ def shown(services: Services, work: Work) -> list[int | Gap]:
 def explained(services: Services, work: Work) -> str:
     run = services.runs.get(work.run_id)
     state = services.closings.state(work.run_id, 1)
-    return "\n".join(explanation(run, services.runs.events(work.run_id), [state], services.database.now()))
+    return "\n".join(explanation(run, services.runs.events(work.run_id), [], [state], services.database.now()))
 
 
 def test_d03_a_log_is_not_closed_before_its_last_chunk_is_there(services: Services) -> None:

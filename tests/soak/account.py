@@ -57,7 +57,15 @@ def account(services: Services, runs: list[Started], lost_nodes: set[str], redis
 def _wrong_end(services: Services, one: Started) -> Iterator[str]:
     run = services.runs.get(one.run_id)
     if (run.status, run.error_code) != (one.kind.status, one.kind.error_code):
+        if _never_began(services, one):
+            return
         yield f"{one.kind.name} {one.run_id} ended as {run.status} ({run.error_code}): {run.error_message}"
+
+
+def _never_began(services: Services, one: Started) -> bool:
+    """Whether its worker was killed between taking it and recording what it starts: reaped, and rightly so."""
+    run = services.runs.get(one.run_id)
+    return run.error_code == "adapter_liveness_lost" and run.attempts[-1].work is None
 
 
 def _wrong_reaps(
@@ -68,6 +76,8 @@ def _wrong_reaps(
         if event.kind != EventKind.REAPED or event.detail["error_code"] == "timed_out":
             continue
         died = one.died_at()
+        if event.detail["last_proof"] == "claim" and event.detail["worker_node"] in lost_nodes:
+            continue  # Its worker was killed before it had begun: nothing was started that nobody knows of.
         if one.kind.end == "vanish" and died is not None:
             yield from _found_late(services, one, event, died, detection)
         elif one.kind.adapter != "process" or event.detail["worker_node"] not in lost_nodes:
@@ -84,14 +94,14 @@ def _found_late(
     detection.append(found - died)
     if found < died:
         yield f"{one.kind.name} {one.run_id} was reaped {died - found:.1f} s before it died"
-    elif found - max(died, watching) > limit:
+    elif found - max(died, watching) > limit and not event.detail["brake"]["on"]:
         yield f"{one.kind.name} {one.run_id} was found {found - died:.1f} s after it died ({event.detail})"
 
 
 def _wrong_log(services: Services, one: Started, result: Account) -> Iterator[str]:
     """A run that ended by itself has printed all of its lines in its last attempt; any other, a beginning of them."""
     run = services.runs.get(one.run_id)
-    if run.attempt == 0:
+    if run.attempt == 0 or _never_began(services, one):
         return
     printed = b"".join(chunk.data for chunk in services.logs.read(one.run_id, run.attempt, limit=1_000_000))
     result.lines += printed.count(b"\n")

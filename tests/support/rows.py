@@ -51,10 +51,10 @@ def age(services: Services, run_id: uuid.UUID, seconds: float, column: str = "up
 
 
 def watch_for(services: Services, seconds: float) -> None:
-    """Have the reaper been watching and hearing for so long, its last sweep a minute ago."""
+    """Have the reaper been watching and hearing for so long, its last sweep a moment ago."""
     statement = text(
         "INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length, hearing_since, heard_at) "
-        "VALUES (1, clock_timestamp() - :age, clock_timestamp() - interval '60 s', :window, clock_timestamp() - :age, "
+        "VALUES (1, clock_timestamp() - :age, clock_timestamp() - interval '20 s', :window, clock_timestamp() - :age, "
         "clock_timestamp() - interval '1 s') "
         "ON CONFLICT (id) DO UPDATE SET watching_since = EXCLUDED.watching_since, "
         "last_sweep_at = EXCLUDED.last_sweep_at, window_length = EXCLUDED.window_length, "

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from adapters import spool as spool_module
 from adapters.host import identify
@@ -47,8 +48,12 @@ class Rows:
     def __init__(self) -> None:
         self.recorded: list[Any] = []
         self.superseded = False
+        self.away = 0
 
     def persist_run_process_metadata(self, *values: Any) -> None:
+        if self.away:
+            self.away -= 1
+            raise OperationalError("UPDATE", {}, Exception("connection refused"))
         if self.superseded:
             raise Superseded("no longer followed")
         self.recorded.append(values)
@@ -283,3 +288,21 @@ def test_work_can_be_left_once_its_handle_is_recorded(context: RunContext, rows:
     rows.superseded = False
     context.on_dispatch({"name": "job"})
     assert context.can_be_left
+
+
+@pytest.mark.parametrize("record", ["child", "work elsewhere"])
+def test_what_must_be_recorded_waits_for_a_database_that_is_away(context: RunContext, rows: Rows, record: str) -> None:
+    rows.away = 2
+    if record == "child":
+        context.on_spawn(1, 1, 1.0)
+    else:
+        context.on_dispatch({"name": "job"})
+    assert len(rows.recorded) == 1
+
+
+def test_it_does_not_wait_for_a_run_that_has_ended_meanwhile(context: RunContext, rows: Rows) -> None:
+    rows.away = 1_000_000
+    threading.Timer(0.2, context.stop).start()
+    with pytest.raises(OperationalError):
+        context.on_dispatch({"name": "job"})
+    assert rows.recorded == []

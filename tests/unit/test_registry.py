@@ -12,6 +12,7 @@ from adapters import registry
 from adapters.detached import DetachedAdapter
 from adapters.process import ProcessAdapter
 from adapters.registry import Adapters, adapter_classes, find_adapter, validate_config
+from adapters.remote import RemoteAdapter
 from models.errors import InvalidRequest, UnknownAdapter
 
 
@@ -20,7 +21,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Puts other adapters in place of those that are installed."""
 
     def put(*classes: Any) -> None:
-        points = [SimpleNamespace(value=f"plugin:{one.__name__}", load=lambda one=one: one) for one in classes]
+        points = [
+            SimpleNamespace(name=one.__name__, value=f"plugin:{one.__name__}", load=lambda one=one: one)
+            for one in classes
+        ]
         monkeypatch.setattr(registry, "entry_points", lambda group: points)
         adapter_classes.cache_clear()
 
@@ -36,6 +40,7 @@ class Complete:
 def test_the_built_in_adapters_are_found_by_their_types() -> None:
     assert find_adapter("process") is ProcessAdapter
     assert find_adapter("detached") is DetachedAdapter
+    assert find_adapter("remote") is RemoteAdapter
 
 
 def test_a_third_partys_adapter_is_found_by_its_type(install: Callable[..., None]) -> None:
@@ -55,24 +60,27 @@ def test_where_no_adapter_is_installed_the_refusal_says_so(install: Callable[...
         find_adapter("process")
 
 
-@pytest.mark.parametrize("member", ["type", "has_out_of_process_liveness", "config_model", "execute", "terminate"])
-def test_an_adapter_that_lacks_a_member_is_refused_by_name_and_member(
-    install: Callable[..., None], member: str
+@pytest.mark.parametrize("member", ["has_out_of_process_liveness", "config_model", "execute", "terminate"])
+def test_an_adapter_that_lacks_a_member_is_told_by_name_and_member_and_left_out(
+    install: Callable[..., None], caplog: pytest.LogCaptureFixture, member: str
 ) -> None:
     members = {name: value for name, value in vars(Complete).items() if name != member and not name.startswith("__")}
-    install(type("Partial", (), members))
-    with pytest.raises(UnknownAdapter, match=f"'plugin:Partial' declares no '{member}'"):
-        find_adapter("anything")
+    install(type("Partial", (), members | {"type": "partial"}), Complete)
+    assert list(adapter_classes()) == ["complete"]
+    assert f"'plugin:Partial' declares no '{member}'" in caplog.text
 
 
-def test_an_adapter_that_cannot_be_imported_is_named(
-    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+def test_a_plugin_that_cannot_be_imported_is_told_and_ends_no_other_adapters_runs(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install()
-    point = EntryPoint("broken", "no_such_plugin:Adapter", registry.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
-    with pytest.raises(ImportError, match="no_such_plugin"):
-        adapter_classes()
+    install(Complete)
+    points = registry.entry_points(group=registry.ENTRY_POINT_GROUP)
+    broken = EntryPoint("broken", "no_such_plugin:Adapter", registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken, *points])
+    assert find_adapter("complete") is Complete
+    assert "'no_such_plugin:Adapter' cannot be loaded (ModuleNotFoundError)" in caplog.text
+    with pytest.raises(UnknownAdapter, match=r"no adapter 'broken' here; installed: complete; it is installed, but"):
+        find_adapter("broken")
 
 
 @pytest.mark.parametrize(

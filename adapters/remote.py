@@ -1,0 +1,53 @@
+"""The `remote` adapter: work that is started elsewhere, by whoever has the run's token, and reports by itself.
+
+What it prints, its heartbeats and its result come through `workers.reporting`, not through a worker that follows it.
+The follower here only holds the place: it gives no proof of life, for it sees nothing, and ends when the run does.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from adapters.protocol import ConfigModel, Context
+from models.work import Outcome, Work
+
+#: Seconds of one wait. Being told to stop or to leave ends it at once.
+WAIT_SECONDS = 3_600.0
+
+
+class RemoteConfig(BaseModel):
+    """What can be said of work that Reprieve does not start: nothing that it needs to know."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    note: str | None = Field(default=None, max_length=1_000, description="For people: what does the work, and where.")
+
+
+class RemoteAdapter:
+    """Starts nothing, and waits until the run has ended."""
+
+    type: ClassVar[str] = "remote"
+    has_out_of_process_liveness: ClassVar[bool] = True
+    config_model: ClassVar[ConfigModel] = RemoteConfig
+
+    def __init__(self, folder: Path, host_name: str) -> None:
+        """Needs neither: nothing of the work is on this host."""
+
+    def execute(self, run: Work, context: Context) -> Outcome:  # noqa: ARG002
+        # The handle is empty, since the token is all there is; by it, any worker of any host may take the place over.
+        context.on_dispatch({}, None)
+        return _wait(context)
+
+    def attach(self, run: Work, handle: dict[str, Any], context: Context) -> Outcome:  # noqa: ARG002
+        return _wait(context)
+
+    def terminate(self, handle: dict[str, Any]) -> None:
+        """Does nothing: the producer cannot be reached. It is told *stop* in the reply to whatever it sends next."""
+
+
+def _wait(context: Context) -> Outcome:
+    """Until the run has ended; its end is written already, and this outcome changes nothing of it."""
+    while not context.wait(WAIT_SECONDS):
+        pass
+    return Outcome.failed("Stopped.")

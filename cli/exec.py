@@ -1,0 +1,177 @@
+"""`reprieve exec`: run a command here, and report it as the work of a run, by nothing but the run's token.
+
+It needs no setting and no database. The command is started and followed as a worker does it (`adapters.process`): in a
+session of its own, its output read unbuffered, ended with its group, and on Linux with this process.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from adapters import host
+from adapters.process import ProcessAdapter
+from adapters.registry import validate_config
+from adapters.reporter import HttpTransport, Refused, Reporter
+from adapters.spool import FILE_BYTES, Spool
+from cli.output import SIGNAL_BASE
+from models.errors import InvalidRequest, TokenRefused
+from models.process import ProcessIdentity
+from models.work import Outcome, Work
+
+#: Where the token comes from; never from an argument, which every user of the host can read.
+TOKEN_VARIABLE = "REPRIEVE_RUN_TOKEN"  # noqa: S105 - the name, not a token
+#: What a shell says of a command that could not be started.
+NOT_STARTED = 127
+
+
+def run_reported(run: str, server: str, command: Sequence[str], spool: Path | None, spool_bytes: int) -> int:
+    """Run the command, report it, and return the exit status to end with: the command's, as a shell gives it.
+
+    Raises `InvalidRequest` and `TokenRefused` before anything is started.
+    """
+    run_id, token = _run_id(run), _taken_token()
+    work = Work(run_id, 1, 0, ProcessAdapter.type, validate_config(ProcessAdapter, {"command": list(command)}), {})
+    transport = HttpTransport(server, run_id, token)
+    with _spool(spool, spool_bytes) as own:
+        return _run(work, transport, own)
+
+
+def _run(work: Work, transport: HttpTransport, spool: Spool) -> int:
+    context = ReportingContext(work)
+    reporter = Reporter(transport, spool, work.run_id, on_stop=context.stop)
+    context.reporter = reporter
+    try:
+        reporter.greet()
+    except Refused as refused:
+        raise TokenRefused(f"Nothing was started, for the server refuses: {refused}.") from None
+    if reporter.stopped:
+        raise InvalidRequest(f"Nothing was started: run {work.run_id} has ended.")
+    with _heeding_signals(context):
+        reporter.start()
+        outcome = ProcessAdapter(Path(), "").execute(work, context)
+        if "exit_status" not in outcome.detail and outcome.error_message:
+            _tell(outcome.error_message)
+        problem = reporter.finish(outcome)
+    if problem is not None:
+        _tell(f"The result could not be reported: {problem}.")
+    elif reporter.stopped:
+        _tell("The run has ended without the command, which was told to end.")
+    return _exit_status(outcome)
+
+
+class ReportingContext:
+    """Implements `adapters.protocol.Context`: output goes to the reporter, and on to where it would have gone."""
+
+    cursor: str | None = None
+
+    def __init__(self, work: Work) -> None:
+        self.run_id = work.run_id
+        self.attempt = work.attempt
+        self.reporter: Reporter | None = None
+        self._stopping = threading.Event()
+        self._process: ProcessIdentity | None = None
+        self._outputs = {"stdout": sys.stdout.fileno(), "stderr": sys.stderr.fileno()}
+
+    def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:  # noqa: ARG002
+        data = chunk.encode() if isinstance(chunk, str) else chunk
+        if self.reporter is not None:
+            self.reporter.add(stream, data)
+        self._pass_through(stream, data)
+
+    def _pass_through(self, stream: str, data: bytes) -> None:
+        """That nobody reads it here any more is no reason to end the command."""
+        fd = self._outputs.get(stream)
+        try:
+            while fd is not None and data:
+                data = data[os.write(fd, data) :]
+        except OSError:
+            del self._outputs[stream]
+
+    def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
+        self._process = ProcessIdentity(pid, process_group_id, started_at, host.namespace())
+
+    def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
+        """Nothing is dispatched here."""
+
+    def note(self, sentence: str) -> None:
+        _tell(sentence)
+
+    def heartbeat(self) -> None:
+        """The reporter sends its own."""
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._stopping.wait(seconds)
+
+    def stop(self) -> None:
+        """Have the command be ended, on a thread: whoever reads its output may be waiting for room in the spool."""
+        self._stopping.set()
+        if self._process is not None:
+            threading.Thread(target=host.terminate_group, args=(self._process,), daemon=True).start()
+
+
+@contextmanager
+def _heeding_signals(context: ReportingContext) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the command, which is then reported; a second one gives the report up."""
+
+    heard: list[int] = []
+
+    def heed(number: int, _: Any) -> None:
+        heard.append(number)
+        if len(heard) > 1:
+            _tell("Told again to end: what was not reported yet is lost to the run.")
+            raise SystemExit(SIGNAL_BASE + number)
+        context.stop()
+
+    before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _spool(folder: Path | None, limit: int) -> Iterator[Spool]:
+    """A spool below `folder`, or in a temporary one. Of the former, what could not be sent stays there."""
+    with tempfile.TemporaryDirectory(prefix="reprieve-exec-") as temporary:
+        spool = Spool.create(folder or Path(temporary), limit=limit, file_bytes=FILE_BYTES)
+        try:
+            yield spool
+        finally:
+            spool.close()
+
+
+def _run_id(run: str) -> UUID:
+    try:
+        return UUID(run)
+    except ValueError:
+        raise InvalidRequest(f"--run {run!r} is no whole id of a run; give it as `reprieve run` printed it.") from None
+
+
+def _taken_token() -> str:
+    """The token, taken out of the environment: what the command inherits does not have it."""
+    token = os.environ.pop(TOKEN_VARIABLE, "")
+    if not token:
+        raise InvalidRequest(f"{TOKEN_VARIABLE} is not set; set it to what `reprieve token RUN` printed.")
+    return token
+
+
+def _exit_status(outcome: Outcome) -> int:
+    if "signal" in outcome.detail:
+        return SIGNAL_BASE + int(outcome.detail["signal"])
+    return int(outcome.detail.get("exit_status", NOT_STARTED))
+
+
+def _tell(sentence: str) -> None:
+    print(f"reprieve: {sentence}", file=sys.stderr, flush=True)
