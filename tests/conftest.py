@@ -16,7 +16,7 @@ from stores.database import Database
 from stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from stores.migrate import migrate
 from tests.support.processes import READY, Process, celery, spawn
-from workers import bootstrap
+from workers import bootstrap, lifecycle
 from workers.app import app
 from workers.bootstrap import Services
 from workers.settings import load_settings
@@ -79,6 +79,8 @@ def services(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         redis.flushall()
     bootstrap.use(wired)
     yield wired
+    # A task that a test ran in this process has started a crew, which would adopt and bury for the tests that follow.
+    lifecycle.end()
     bootstrap.use(None)
 
 

@@ -66,7 +66,8 @@ def drain(**_: Any) -> None:
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def end(**_: Any) -> None:
-    """Nothing is followed here any more: send the last output."""
+    """Nothing is followed here any more: send the last output, and let the crew go."""
+    global _crew
     if _crew is None:
         return
     try:
@@ -78,3 +79,4 @@ def end(**_: Any) -> None:
     if not _crew.shipper.close(CLOSE_TIMEOUT):
         logger.warning("The worker ends with output that is not stored yet; the next one on this folder ships it.")
     _crew.supervisor.close()
+    _crew = None

@@ -141,7 +141,9 @@ def test_a_cancelled_run_is_explained(terminal: Terminal) -> None:
     assert "had already ended" in terminal("cancel", run_id).stdout
     explained = json.loads(terminal("explain", "--json", run_id).stdout)
     assert explained["run"]["status"] == "cancelled"
-    assert [event["kind"] for event in explained["events"]][:2] == ["enqueued", "claimed"]
+    # On a busy machine a sweep may have sent for it once more before it was claimed.
+    happened = [event["kind"] for event in explained["events"] if event["kind"] != "resent"]
+    assert happened[:2] == ["enqueued", "claimed"]
 
 
 def test_an_interrupted_follower_leaves_the_run_alone(terminal: Terminal, tmp_path: Path) -> None:
