@@ -85,9 +85,16 @@ class EmbeddedServer(ABC):
         with locked(self.folder / LOCK_FILE):
             self._refuse_strange_folder()
             self._take_over()
-            address = self._settle_address()
-            self._prepare(address)
-            self._launch(address)
+            for last_try in (False, False, True):
+                address = self._settle_address()
+                self._prepare(address)
+                try:
+                    self._launch(address)
+                    break
+                except EmbeddedServerError as error:
+                    # Somebody took the port between our look and the server's: another one is looked for.
+                    if last_try or "address already in use" not in str(error).lower():
+                        raise
 
     def stop(self) -> None:
         """Stop cleanly, or with SIGKILL after 10 seconds; nothing happens if no server runs."""

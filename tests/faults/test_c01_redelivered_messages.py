@@ -42,7 +42,7 @@ def test_c01_a_redelivered_message_starts_no_second_child_beside_the_one_that_ru
     worker = start_worker(concurrency=2, application="tests.faults.short_visibility")
     first, second, waiting = (_enqueue(tmp_path, name) for name in ("first", "second", "waiting"))
     with no_process_left(first, second, waiting):
-        eventually(lambda: _received(worker, waiting) >= 3, what="the waiting message to come again")
+        eventually(lambda: _received(worker, waiting) >= 3, timeout=90, what="the waiting message to come again")
         (tmp_path / "first.go").touch()
         (tmp_path / "second.go").touch()
         eventually(lambda: _turned_away(worker, waiting), what="a second copy of the message to be turned away")

@@ -23,6 +23,7 @@ from stores.embedded import home as home_module
 from stores.embedded import server as server_module
 from stores.embedded.address import Address
 from stores.embedded.process import wait_until
+from tests.support.waiting import eventually
 
 Server = EmbeddedPostgres | EmbeddedRedis
 
@@ -444,7 +445,7 @@ def test_another_object_on_the_same_folder_knows_url_and_pid(server: Server) -> 
     assert (other.url, other.pid) == (server.url, server.pid)
     other.stop()
     assert other.url == server.url
-    assert not server.is_running()
+    eventually(lambda: not server.is_running())
 
 
 def test_a_port_taken_by_a_stranger_is_given_up_for_another(server: Server) -> None:
