@@ -30,6 +30,7 @@ from tenacity import (
 from adapters.spool import Spool, SpooledLog, read_blocks
 from models.chunks import Chunk, encode, split_output
 from models.errors import InvalidRequest
+from models.paging import pages
 from models.work import Outcome
 
 logger = logging.getLogger(__name__)
@@ -191,13 +192,12 @@ class Reporter:
         finally:
             self._done.set()
 
-    def _batches(self) -> Iterator[list[Chunk]]:
+    def _batches(self) -> Iterator[Sequence[Chunk]]:
         """Output as it comes, until there is no more to come."""
         while True:
             all_added = self._all_added.is_set()
             if chunks := self._reading.next():
-                for start in range(0, len(chunks), BATCH_CHUNKS):
-                    yield chunks[start : start + BATCH_CHUNKS]
+                yield from pages(chunks, BATCH_CHUNKS)
             elif all_added:
                 return
             else:

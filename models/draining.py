@@ -1,14 +1,14 @@
 """What becomes of work that a worker which is asked to stop could not see to its end."""
 
 from models.liveness import Timing
-from models.reaping import retry_delay
+from models.reaping import may_retry, retry_delay
 from models.status import ErrorCode, EventKind, Status
 from models.work import End, Work
 
 
 def end_of_drained(work: Work, waited: float, timing: Timing) -> End:
     """The end of in-process work after a drain of `waited` seconds: queued again while attempts are left, or failed."""
-    retry = work.attempt < work.max_attempts
+    retry = may_retry(ErrorCode.PROCESS_LOST, work)
     sentence = f"Its worker was asked to stop, and the work had not ended {waited:g} s later."
     return End(
         token=work.token,

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from models.liveness import Timing
 from models.status import ErrorCode, EventKind, Probe, Status
-from models.work import End, Token
+from models.work import End, Token, Work
 
 #: One sweep convicts at most this share of the running fleet …
 BRAKE_SHARE = 0.2
@@ -253,13 +253,13 @@ def brake(verdicts: Iterable[Verdict], limit: Brake) -> list[Verdict]:
     ]
 
 
-def may_retry(code: ErrorCode, suspect: Suspect) -> bool:
-    """Whether a reaped run is queued again: only work that a lost worker owned, and only while attempts are left.
+def may_retry(code: ErrorCode, tried: Suspect | Work) -> bool:
+    """Whether a run is queued again: only work that a lost worker owned, and only while attempts are left.
 
     Work that lives elsewhere may still be running when its proof of life is lost; starting it again is a decision
     for a person.
     """
-    return code is ErrorCode.PROCESS_LOST and suspect.attempt < suspect.max_attempts
+    return code is ErrorCode.PROCESS_LOST and tried.attempt < tried.max_attempts
 
 
 def dossier(verdict: Verdict, watch: Watch, limit: Brake, now: datetime, timing: Timing) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from sqlalchemy import text
 from models.errors import Superseded
 from models.status import Probe
 from models.work import Token, Work
+from stores.arrays import key_arrays, token_arrays
 from stores.database import Database
 from stores.logs import PostgresLogStore, Resumed
 from stores.runs import work_of
@@ -162,10 +163,9 @@ class FollowerStore:
 
     def hand_over(self, tokens: Iterable[Token]) -> set[Token]:
         """Have the work under these tokens adopted; returns those to which it applied."""
-        ordered = sorted(set(tokens))
-        if not ordered:
+        values = token_arrays(tokens)
+        if not values["ids"]:
             return set()
-        values = {"ids": [str(token.run_id) for token in ordered], "epochs": [token.epoch for token in ordered]}
         with self._database.begin() as connection:
             return {Token(row.run_id, row.epoch) for row in connection.execute(HAND_OVER, values)}
 
@@ -196,9 +196,8 @@ class FollowerStore:
 
     def handles(self, tokens: Iterable[Token]) -> list[Handle]:
         """The work under these tokens that has a handle."""
-        ordered = sorted(set(tokens))
-        values = {"ids": [str(token.run_id) for token in ordered], "epochs": [token.epoch for token in ordered]}
-        if not ordered:
+        values = token_arrays(tokens)
+        if not values["ids"]:
             return []
         with self._database.begin() as connection:
             return [Handle(**row._mapping) for row in connection.execute(HANDLES, values)]
@@ -206,7 +205,14 @@ class FollowerStore:
     def ask(self, handles: Sequence[Handle]) -> None:
         """Ask the workers of the handles' hosts; questions of an earlier sweep are forgotten."""
         questions = [
-            {"run_id": str(one.run_id), "attempt": one.attempt, "host": one.host} | _what(one) for one in handles
+            {
+                "run_id": str(one.run_id),
+                "attempt": one.attempt,
+                "host": one.host,
+                "adapter": one.adapter,
+                "handle": one.handle,
+            }
+            for one in handles
         ]
         with self._database.begin() as connection:
             connection.execute(FORGET_QUESTIONS)
@@ -221,12 +227,7 @@ class FollowerStore:
     def answer(self, answers: Mapping[tuple[UUID, int], Probe]) -> None:
         if not answers:
             return
-        ordered = sorted(answers)
-        values = {
-            "ids": [str(run_id) for run_id, _ in ordered],
-            "attempts": [attempt for _, attempt in ordered],
-            "answers": [answers[key].value for key in ordered],
-        }
+        values = key_arrays(answers) | {"answers": [answers[key].value for key in sorted(answers)]}
         with self._database.begin() as connection:
             connection.execute(ANSWER, values)
 
@@ -234,7 +235,3 @@ class FollowerStore:
         """What the hosts have said so far."""
         with self._database.begin() as connection:
             return {row.run_id: Probe(row.answer) for row in connection.execute(ANSWERS)}
-
-
-def _what(handle: Handle) -> dict[str, Any]:
-    return {"adapter": handle.adapter, "handle": handle.handle}

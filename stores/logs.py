@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 
 from models.chunks import Block, Chunk
 from models.sequences import MAX_SEQ, SeqRanges
+from stores.arrays import key_arrays
 from stores.database import Database
 
 #: One attempt's log.
@@ -159,11 +160,6 @@ class Archive(Protocol):
         ...
 
 
-def _arrays(keys: Iterable[LogKey]) -> dict[str, Any]:
-    ordered = sorted(set(keys))
-    return {"ids": [str(run_id) for run_id, _ in ordered], "attempts": [attempt for _, attempt in ordered]}
-
-
 def new_parts(
     blocks: Sequence[Block], stored: Mapping[LogKey, SeqRanges]
 ) -> tuple[list[Block], dict[LogKey, SeqRanges]]:
@@ -195,15 +191,15 @@ class PostgresLogStore:
             connection.execute(INSERT_SEGMENTS, _columns(new))
             grown = sorted(key for key, stored in after.items() if stored != before.get(key))
             stored = [after[key].as_multirange() for key in grown]
-            connection.execute(ADVANCE, _arrays(grown) | {"stored": stored})
+            connection.execute(ADVANCE, key_arrays(grown) | {"stored": stored})
         return new
 
     @staticmethod
     def _hold(connection: Connection, keys: set[LogKey]) -> tuple[dict[LogKey, SeqRanges], dict[LogKey, int]]:
         """What is stored of these logs, and whose epoch may write; nobody else does until this transaction ends."""
         # First all rows are there, then they are held: who holds one never waits for one that another has just made.
-        connection.execute(OPEN_HEADS, _arrays(keys))
-        rows = connection.execute(HEADS, _arrays(keys)).all()
+        connection.execute(OPEN_HEADS, key_arrays(keys))
+        rows = connection.execute(HEADS, key_arrays(keys)).all()
         return _ranges(rows), _epochs(rows)
 
     def stored(self, sources: Iterable[Source]) -> dict[Source, SeqRanges]:
@@ -211,7 +207,7 @@ class PostgresLogStore:
         if not wanted:
             return {}
         with self._database.begin() as connection:
-            rows = connection.execute(STORED, _arrays(source[:2] for source in wanted)).all()
+            rows = connection.execute(STORED, key_arrays(source[:2] for source in wanted)).all()
         return _by_source(wanted, _ranges(rows), _epochs(rows))
 
     def resume(self, connection: Connection, run_id: UUID, attempt: int, epoch: int) -> Resumed:

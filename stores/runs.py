@@ -23,6 +23,7 @@ from models.process import ProcessIdentity
 from models.rows import Run, RunAttempt, RunEvent, RunSpec
 from models.status import EventKind, Proof, Status
 from models.work import End, Token, Work
+from stores.arrays import key_arrays, token_arrays
 from stores.database import Database
 
 # claim: one worker of all that got the message starts the next attempt; not before the last one's work is ended.
@@ -322,9 +323,8 @@ class RunStore:
     @staticmethod
     def note_late_output(connection: Connection, keys: Iterable[tuple[UUID, int]]) -> list[str]:
         """Flag the attempts among these that were reaped before this output came; returns the adapters of new ones."""
-        ordered = sorted(set(keys))
-        values = {"ids": [str(run_id) for run_id, _ in ordered], "attempts": [attempt for _, attempt in ordered]}
-        return list(connection.execute(LATE_OUTPUT, values).scalars()) if ordered else []
+        values = key_arrays(keys)
+        return list(connection.execute(LATE_OUTPUT, values).scalars()) if values["ids"] else []
 
     def note_late_result(self, end: End) -> str | None:
         """Flag an attempt that was reaped before this result came; returns its adapter, None when it was not reaped."""
@@ -336,7 +336,7 @@ class RunStore:
     @staticmethod
     def refresh(connection: Connection, tokens: Iterable[Token], proof: Proof) -> set[Token]:
         """Write a proof of life for the runs that these tokens still follow; returns the tokens it applied to."""
-        parameters = _token_arrays(tokens)
+        parameters = token_arrays(tokens)
         if not parameters["ids"]:
             return set()
         rows = connection.execute(REFRESH, parameters | {"proof": proof.value})
@@ -348,7 +348,7 @@ class RunStore:
         if not wanted:
             return {}
         with self._database.begin() as connection:
-            rows = connection.execute(STANDING, _token_arrays(wanted)).all()
+            rows = connection.execute(STANDING, token_arrays(wanted)).all()
         known = {Token(row.id, row.epoch): Standing(row.standing) for row in rows}
         return {token: known.get(token, Standing.ENDED) for token in wanted}
 
@@ -454,11 +454,6 @@ def work_of(row: Any, runtime_left: timedelta | None) -> Work:
         max_runtime_seconds=runtime_left.total_seconds() if runtime_left is not None else None,
         max_attempts=row.max_attempts,
     )
-
-
-def _token_arrays(tokens: Iterable[Token]) -> dict[str, Any]:
-    ordered = sorted(set(tokens))
-    return {"ids": [str(token.run_id) for token in ordered], "epochs": [token.epoch for token in ordered]}
 
 
 def _end_record(end: End) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 
 from models.health import Pulse
+from models.paging import pages
 from models.reaping import Suspect, Watch
 from models.rows import Sparing
 from stores.database import Database
@@ -167,8 +168,8 @@ class SweepStore:
         moment: dict[str, Any] = {"cutoff": cutoff, "now": now}
         with self._database.begin() as connection:
             ids = sorted(connection.execute(SUSPECT_IDS, moment).scalars())
-        for start in range(0, len(ids), page_size):
-            page = [str(run_id) for run_id in ids[start : start + page_size]]
+        for page in pages(ids, page_size):
+            wanted = moment | {"ids": [str(run_id) for run_id in page]}
             with self._database.begin() as connection:
-                suspects = [Suspect(**row._mapping) for row in connection.execute(SUSPECTS, moment | {"ids": page})]
+                suspects = [Suspect(**row._mapping) for row in connection.execute(SUSPECTS, wanted)]
             yield suspects

@@ -1,7 +1,7 @@
 """Ask the platforms what they know of suspects: many at once, adapter beside adapter, within a time limit.
 
 Whoever does not say anything in time, hangs or raises has said UNKNOWN. Work that only its own host can look at is
-asked about through rows (`stores.followers.Question`): the workers of that host answer them. A host without a worker
+asked about through rows (`models.rows.Question`): the workers of that host answer them. A host without a worker
 is not waited for.
 """
 

@@ -45,7 +45,7 @@ def follow_to_the_end(services: Services, shipper: LogShipper, work: Work, conte
     if record(services, end):
         send_close(work.run_id, work.attempt)
         return outcome.error_code or "succeeded"
-    if not context.stopping and "signal" not in end.detail:  # Ended by a signal: by ours, for it was reaped.
+    if not context.stopping:
         note_late_result(services, end)
     return "superseded"
 
@@ -87,7 +87,12 @@ def _leave(services: Services, shipper: LogShipper, work: Work) -> str:
 
 
 def note_late_result(services: Services, end: End) -> None:
-    """A result of an attempt that was reaped: kept as an event, and counted as a reap that may have been wrong."""
+    """A result of an attempt that was reaped: kept as an event, and counted as a reap that may have been wrong.
+
+    Work that a signal has ended says nothing of that: it was ours, for the run was reaped.
+    """
+    if "signal" in end.detail:
+        return
     adapter = services.runs.note_late_result(end)
     if adapter is not None:
         metrics.SUSPECTED_FALSE_REAPS.labels(adapter).inc()

@@ -27,6 +27,9 @@ def refresh(
 
 
 def give_proof(services: Services, tokens: Iterable[Token], proof: Proof) -> set[Token]:
-    """The same in a transaction of its own: the way of keepalives and heartbeats."""
+    """The same in a transaction of its own, if there is anything to refresh: the way of keepalives and heartbeats."""
+    tokens = set(tokens)
+    if not tokens:
+        return set()
     with services.throttle.claims() as claims, services.database.begin() as connection:
         return refresh(services, connection, claims, tokens, proof)

@@ -16,7 +16,7 @@ A sweep is single-flight and repeatable: it decides nothing by itself that the U
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -137,7 +137,8 @@ def _brake(services: Services, verdicts: list[Verdict]) -> tuple[list[Verdict], 
 
 def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], now: datetime) -> int:
     """End those of these runs that were convicted, and count them."""
-    ends = [end for verdict, evidence in judged if (end := conviction(verdict, evidence, now, services.timing))]
+    convictions = [conviction(verdict, evidence, now, services.timing) for verdict, evidence in judged]
+    ends = {end.token.run_id: end for end in convictions if end is not None}
     ended = _in_bulk(lambda some: [run.run_id for run in finish(services, some)], ends)
     for verdict, _ in judged:
         if verdict.suspect.run_id in ended:
@@ -146,20 +147,20 @@ def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], 
     return len(ended)
 
 
-def _in_bulk(act: Callable[[Sequence[T]], Iterable[UUID] | None], items: Sequence[T]) -> set[UUID]:
-    """Do this with all items in one statement; if one of them makes it fail, one by one, so that it fails alone.
+def _in_bulk(act: Callable[[Sequence[T]], Iterable[UUID] | None], by_run: Mapping[UUID, T]) -> set[UUID]:
+    """Do this for all runs in one statement; if one of them makes it fail, one by one, so that it fails alone.
 
     Returns what `act` returned, all together.
     """
     try:
-        return set(act(items) or ())
+        return set(act(list(by_run.values())) or ())
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
-        if len(items) == 1:
-            logger.exception("One verdict of the sweep cannot be carried out; the others are.")
+        if len(by_run) == 1:
+            logger.exception("The verdict on run %s cannot be carried out; the others are.", *by_run)
             return set()
-        return {run_id for item in items for run_id in _in_bulk(act, [item])}
+        return {done for run_id, item in by_run.items() for done in _in_bulk(act, {run_id: item})}
 
 
 def _spare(services: Services, spared: Sequence[tuple[Verdict, dict[str, Any]]]) -> None:
@@ -167,12 +168,12 @@ def _spare(services: Services, spared: Sequence[tuple[Verdict, dict[str, Any]]])
     suspects = [(one, evidence) for one, evidence in spared if one.judgement is not Judgement.SPARE_PROVEN]
     for one, _ in suspects:
         metrics.SPARED.labels(one.judgement.value).inc()
-    _in_bulk(services.sweeps.spare, [(one.suspect, evidence) for one, evidence in suspects])
+    _in_bulk(services.sweeps.spare, {one.suspect.run_id: (one.suspect, evidence) for one, evidence in suspects})
     give_proof(
         services, [one.suspect.token for one, _ in suspects if one.judgement is Judgement.SPARE_ALIVE], Proof.PROBE
     )
-    unfollowed = [one.suspect for one, _ in suspects if one.judgement.wants_follower]
-    services.followers.hand_over([one.token for one in unfollowed if one.adapter in attaching()])
+    unfollowed, can_attach = [one.suspect for one, _ in suspects if one.judgement.wants_follower], attaching()
+    services.followers.hand_over([one.token for one in unfollowed if one.adapter in can_attach])
 
 
 def _orphan(services: Services) -> int:

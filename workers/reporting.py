@@ -114,8 +114,7 @@ def finish(services: Services, run_id: UUID, token: object, outcome: object, las
         of = _attempt(services, run_id)
         end = End.by_result(of.token, result, last)
         if of.stop:
-            if "signal" not in end.detail:  # Ended by a signal: told to stop, its producer has ended it.
-                note_late_result(services, end)
+            note_late_result(services, end)
             return {"taken": True}
         if not of.number:
             return {"taken": False}

@@ -255,10 +255,10 @@ class Supervisor:
         self._wait_for_followers(LEAVE_TIMEOUT)
 
     def _wait_for_followers(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+        deadline, can_attach = time.monotonic() + seconds, attaching()
         while (contexts := self._contexts()) and time.monotonic() < deadline:
             for context in contexts.values():
-                if context.can_be_left and context.work.adapter in attaching():
+                if context.can_be_left and context.work.adapter in can_attach:
                     context.release()
             self._ended.wait(0.1)
 

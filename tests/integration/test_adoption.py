@@ -47,6 +47,13 @@ def output(services: Services, run_id: UUID, attempt: int = 1) -> str:
     return b"".join(one.data for one in chunks).decode()
 
 
+def all_output(services: Services, run_id: UUID) -> str:
+    """The output of a run that has ended, when all that its end names is stored."""
+    named = services.runs.get_attempt(run_id, 1).last_seq
+    eventually(lambda: services.logs.last_seq(run_id, 1) == named)
+    return output(services, run_id)
+
+
 def is_whole(printed: str) -> bool:
     """Whether these are all lines from the first to the last, each once and in order."""
     lines = printed.splitlines()
@@ -266,9 +273,7 @@ def test_work_goes_on_under_another_worker_with_its_log_whole(
     eventually(prints(services, run.id, printed + 10), timeout=60)
     (tmp_path / "stop").touch()
     eventually(lambda: status_of(services, run.id) == "succeeded")
-    named = services.runs.get_attempt(run.id, 1).last_seq
-    eventually(lambda: services.logs.last_seq(run.id, 1) == named)
-    assert is_whole(output(services, run.id))
+    assert is_whole(all_output(services, run.id))
     assert kinds(services, run.id).count("attached") == 1
     assert services.runs.get(run.id).attempt == 1
 
@@ -285,9 +290,7 @@ def test_a_result_that_came_while_no_worker_was_there_is_read_by_the_next(
     eventually(lambda: not processes_of(run.id))
     start_worker("runs", name="second")
     eventually(lambda: status_of(services, run.id) == "succeeded", timeout=60)
-    named = services.runs.get_attempt(run.id, 1).last_seq
-    eventually(lambda: services.logs.last_seq(run.id, 1) == named)
-    assert is_whole(output(services, run.id))
+    assert is_whole(all_output(services, run.id))
 
 
 @pytest.mark.usefixtures("system")
@@ -305,9 +308,7 @@ def test_a_worker_that_is_stopped_and_comes_back_leaves_its_work_to_whoever_has_
     assert processes_of(run.id)
     (tmp_path / "stop").touch()
     eventually(lambda: status_of(services, run.id) == "succeeded")
-    named = services.runs.get_attempt(run.id, 1).last_seq
-    eventually(lambda: services.logs.last_seq(run.id, 1) == named)
-    assert is_whole(output(services, run.id))
+    assert is_whole(all_output(services, run.id))
 
 
 @pytest.mark.usefixtures("system")

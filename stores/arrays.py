@@ -1,0 +1,22 @@
+"""Many keys as the parameters of one statement: an array for each of their columns, in the order of the keys.
+
+The order is the same in every transaction, so that two that lock the same rows wait for each other and never deadlock.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from models.work import Token
+
+
+def token_arrays(tokens: Iterable[Token]) -> dict[str, Any]:
+    """`ids` and `epochs` of these tokens, each once."""
+    ordered = sorted(set(tokens))
+    return {"ids": [str(token.run_id) for token in ordered], "epochs": [token.epoch for token in ordered]}
+
+
+def key_arrays(keys: Iterable[tuple[UUID, int]]) -> dict[str, Any]:
+    """`ids` and `attempts` of these attempts, each once."""
+    ordered = sorted(set(keys))
+    return {"ids": [str(run_id) for run_id, _ in ordered], "attempts": [attempt for _, attempt in ordered]}
