@@ -80,7 +80,7 @@ class Spool:
         self._lock_file = lock
         self._file_bytes = max(min(file_bytes, limit // 4), _LARGEST)
         self._files_allowed = max(2, limit // self._file_bytes)
-        self._numbers = sorted(int(path.stem) for path in folder.glob("*.spool"))
+        self._numbers = sorted(int(path.stem) for path in _begun(folder))
         self._map = mmap.mmap(-1, 1)  # None is written: there is no room in it.
         self._room = 0
         self._end = 0
@@ -199,6 +199,15 @@ class Spool:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08}.spool"
+
+
+def _begun(folder: Path) -> list[Path]:
+    """The files of a spool that may hold anything. One without a size is of a worker that was killed as it made it."""
+    files = list(folder.glob("*.spool"))
+    for path in files:
+        if path.stat().st_size == 0:
+            path.unlink()
+    return [path for path in files if path.exists()]
 
 
 def take_over(root: Path) -> Iterator[Spool]:

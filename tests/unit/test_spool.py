@@ -329,6 +329,20 @@ while True:
 """
 
 
+def test_a_file_that_a_killed_worker_had_just_begun_holds_nothing_and_holds_up_nothing(tmp_path: Path) -> None:
+    """It was killed between making the file and giving it its size."""
+    left = Spool.create(tmp_path)
+    left.append(SpooledLog(RUN, 1, 1), [record("a line")])
+    folder = left.folder
+    left._lock_file.close()
+    (folder / "00000002.spool").touch()
+    (spool,) = take_over(tmp_path)
+    assert texts(everything(spool)) == ["a line"]
+    assert spool.numbers == [1]
+    spool.close()
+    assert not (folder / "00000002.spool").exists()
+
+
 def test_what_a_killed_worker_had_appended_is_all_there(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
