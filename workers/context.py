@@ -128,8 +128,8 @@ class RunContext:
 
     @property
     def can_be_left(self) -> bool:
-        """Whether there is a handle by which another worker could go on."""
-        return self._dispatched
+        """Whether there is a handle by which another worker could go on, and this one was told nothing yet."""
+        return self._dispatched and not self._wake.is_set()
 
     def stop(self) -> None:
         """The run has ended: its adapter is to end the work."""

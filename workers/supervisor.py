@@ -16,7 +16,7 @@ A failure in any is logged and tried again at the next turn: no follower dies of
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from uuid import UUID, uuid4
@@ -157,12 +157,16 @@ class Supervisor:
             give_proof(self._services, proven, proof)
             for token in proven:
                 contexts[token].proof_given()
+        self._tell(contexts, {Standing.ADOPTED})
+        self._next_keepalive = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
+
+    def _tell(self, contexts: dict[Token, RunContext], leave: Container[Standing]) -> None:
+        """Have the work of runs that have ended be ended, and that of these other standings be left."""
         for token, standing in self._services.runs.standings(contexts).items():
             if standing is Standing.ENDED:
                 contexts[token].stop()
-            elif standing is Standing.ADOPTED:
+            elif standing in leave:
                 contexts[token].release()
-        self._next_keepalive = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
 
     def bury(self) -> None:
         """One turn over the work that is owed its end."""
@@ -257,10 +261,17 @@ class Supervisor:
     def _wait_for_followers(self, seconds: float) -> None:
         deadline, can_attach = time.monotonic() + seconds, attaching()
         while (contexts := self._contexts()) and time.monotonic() < deadline:
-            for context in contexts.values():
-                if context.can_be_left and context.work.adapter in can_attach:
-                    context.release()
+            leavable = {token: one for token, one in contexts.items() if one.can_be_left}
+            self._leave({token: one for token, one in leavable.items() if one.work.adapter in can_attach})
             self._ended.wait(0.1)
+
+    def _leave(self, contexts: dict[Token, RunContext]) -> None:
+        """Leave this work to others; not what has ended meanwhile, whose last words nobody else would read."""
+        try:
+            self._tell(contexts, {Standing.ADOPTED, Standing.CURRENT})
+        except DBAPIError:  # Nobody can say what has ended; whoever attaches will know.
+            for context in contexts.values():
+                context.release()
 
     def _give_up(self, context: RunContext, waited: float) -> None:
         """Work that lives elsewhere goes on without us; work of ours is ended, and its run tried again elsewhere."""

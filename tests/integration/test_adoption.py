@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,6 +11,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
+from models.errors import Released
 from models.reaping import Judgement
 from models.status import EventKind, Probe
 from models.work import Token, Work
@@ -350,6 +352,25 @@ def test_a_child_that_outlasts_the_drain_is_ended_and_tried_again_while_attempts
     ended = services.runs.get(run.id)
     assert ended.attempt == attempts
     assert ended.error_code == ("process_lost" if attempts == 1 else None)
+
+
+def test_a_run_that_has_ended_is_not_left_when_its_worker_drains_but_stopped_so_that_its_last_words_are_read(
+    services: Services,
+) -> None:
+    supervisor = Supervisor(services, direct_shipper(services))
+    works = running(services), running(services)
+    with supervisor.follow(works[0]) as ended, supervisor.follow(works[1]) as current:
+        for context in (ended, current):
+            context.on_dispatch({"name": "job"})
+        cancel_run(ended.run_id)
+        draining = threading.Thread(target=supervisor.drain)
+        draining.start()
+        eventually(lambda: ended.stopping)
+        ended.on_log("stdout", b"a last word")
+        with pytest.raises(Released):
+            eventually(lambda: current.wait(0.01), timeout=20)
+    draining.join(timeout=30)
+    assert not draining.is_alive()
 
 
 def test_a_worker_that_drains_begins_nothing_and_adopts_nothing(services: Services) -> None:
