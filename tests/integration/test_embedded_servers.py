@@ -9,9 +9,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import psycopg2
@@ -24,6 +24,8 @@ from stores.embedded import server as server_module
 from stores.embedded.address import Address
 from stores.embedded.process import wait_until
 from tests.support.waiting import eventually
+
+T = TypeVar("T")
 
 Server = EmbeddedPostgres | EmbeddedRedis
 
@@ -105,6 +107,16 @@ def processes_at(folder: Path) -> list[psutil.Process]:
                 found.append(process)
         except psutil.Error:
             continue
+    return found
+
+
+def of_each_process(server: Server, read: Callable[[psutil.Process], T]) -> list[T]:
+    """What is read of each process of a server; PostgreSQL has some that end while they are looked at."""
+    found = []
+    for process in processes_at(data_of(server)):
+        with suppress(psutil.NoSuchProcess):
+            found.append(read(process))
+    assert found
     return found
 
 
@@ -486,23 +498,17 @@ def test_a_wrong_password_is_refused(server: Server) -> None:
 
 def test_a_server_listens_on_loopback_only(server: Server) -> None:
     server.start()
-    listening = [
-        connection.laddr.ip
-        for process in processes_at(data_of(server))
-        for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
-    assert set(listening) == {"127.0.0.1"}
-    unix = [socket for process in processes_at(data_of(server)) for socket in process.net_connections(kind="unix")]
+    open_ = [one for some in of_each_process(server, lambda process: process.net_connections("inet")) for one in some]
+    assert {one.laddr.ip for one in open_ if one.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
+    unix = [one for some in of_each_process(server, lambda process: process.net_connections("unix")) for one in some]
     assert [connection.laddr for connection in unix if connection.laddr] == []
 
 
 def test_the_password_stands_in_no_command_line_no_environment_and_no_log(server: Server) -> None:
     server.start()
     password = password_of(server)
-    for process in processes_at(data_of(server)):
-        assert password not in " ".join(process.cmdline())
-        assert password not in " ".join(process.environ().values())
+    for words in of_each_process(server, lambda process: [*process.cmdline(), *process.environ().values()]):
+        assert password not in " ".join(words)
     assert password not in (server.folder / "server.log").read_text()
 
 
