@@ -11,6 +11,7 @@ from celery.signals import worker_init
 from celery.worker.request import Request
 
 from beat_schedule import beat_schedule
+from workers import broker
 from workers.bootstrap import settings as current_settings
 from workers.discretion import be_discreet
 
@@ -82,6 +83,7 @@ class DiscreetTask(Task):  # type: ignore[misc]
     Request = DiscreetRequest
 
 
+broker.install()
 app = Celery("reprieve", task_cls=DiscreetTask)
 # A promise, so that importing this reads no settings; one that fails (settings not there yet) is asked again.
 app.config_from_object(PromiseProxy(configuration))

@@ -31,7 +31,7 @@ def main() -> int:
     options = _options()
     console = Console(width=None if sys.stdout.isatty() else 140)
     with ExitStack() as ending:
-        folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True)))
+        folder = options.folder or Path(ending.enter_context(_temporary()))
         fleet = Fleet(folder, ending, time_scale=options.scale, extra={"REPRIEVE_DRAIN_SECONDS": "2"})
         ending.enter_context(patch.dict("os.environ", fleet.environment))
         services = bootstrap.build(load_settings())
@@ -42,10 +42,12 @@ def main() -> int:
         began = time.monotonic()
         chaos = Chaos(fleet, source, Random(options.seed), services.timing.window.total_seconds())
         _storm(services, source, chaos, options, console)
-        _calm(services, source, console)
+        _calm(services, source, chaos, console)
+        chaos.pick_up()
         chaos.stop_everything()
         with connect(fleet.redis.url) as redis:
             result = account(services, source.started, chaos.lost_nodes, redis)
+        result.wrong += chaos.fallen
         _print(console, result, chaos, len(source.started), time.monotonic() - began)
     return 1 if result.wrong else 0
 
@@ -56,7 +58,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scale", type=int, default=10, help="divides all timings; 1 for 300/60/60")
     parser.add_argument("--runs", type=int, default=200, help="that are under way at once")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=_new_folder, help="where what its processes said is kept; removed without it")
     return parser.parse_args()
+
+
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True)
+
+
+def _new_folder(given: str) -> Path:
+    folder = Path(given).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise argparse.ArgumentTypeError(f"{given} is not empty: name a folder that is, or a new one")
+    return folder
 
 
 def _storm(services: Services, source: Source, chaos: Chaos, options: argparse.Namespace, console: Console) -> None:
@@ -79,16 +94,18 @@ def _under_way(services: Services) -> int:
     return len(services.runs.list(statuses=[Status.QUEUED, Status.RUNNING], limit=10_000))
 
 
-def _calm(services: Services, source: Source, console: Console) -> None:
+def _calm(services: Services, source: Source, chaos: Chaos, console: Console) -> None:
     """No more faults: wait for every run to end and for every log to be closed."""
     deadline = time.monotonic() + 120 + 10 * services.timing.window.total_seconds()
     while time.monotonic() < deadline:
+        chaos.pick_up()
         tolerant(source.cancel_one)
         left = unfinished(source.started, lambda run_id: services.runs.get(run_id).status)
         if not left and not services.closings.owed(10):
             return
         time.sleep(1)
-    console.print(f"not ended in time: {[(one.kind.name, str(one.run_id)) for one in left]}", soft_wrap=True)
+    names = [(one.kind.name, str(one.run_id)) for one in left]
+    console.print(f"not ended in time: {names}; not closed: {services.closings.owed(10)}", soft_wrap=True)
 
 
 def _print(console: Console, result: Account, chaos: Chaos, runs: int, seconds: float) -> None:

@@ -18,9 +18,12 @@ from workers.bootstrap import Services
 SLACK = 10.0
 
 
-OWED = """
-SELECT count(*) FROM run_attempts WHERE termination = 'owed' OR adoption = 'owed' OR log_closed_at IS NULL
-"""
+#: What may be owed to an attempt, and the attempts that it is still owed to.
+OWED = {
+    "a termination": "termination = 'owed'",
+    "an adoption": "adoption = 'owed'",
+    "the closing of its log": "log_closed_at IS NULL",
+}
 OTHERS = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
@@ -117,10 +120,11 @@ def _left_over(services: Services, redis: Redis) -> Iterator[str]:
     for process in processes_marked("REPRIEVE_DATA_DIR", folder):
         yield f"a process is left: {process}"
     with services.database.begin() as connection:
-        owed = connection.execute(text(OWED)).scalar_one()
+        for what, where in OWED.items():
+            owed = connection.execute(text(f"SELECT run_id, attempt FROM run_attempts WHERE {where}")).all()
+            if owed:
+                yield f"{len(owed)} attempts are still owed {what}: {[(str(run), number) for run, number in owed[:5]]}"
         others = connection.execute(text(OTHERS)).scalar_one()
-    if owed:
-        yield f"{owed} attempts are still owed something"
     if others > 15:  # Our own pool.
         yield f"{others} connections to the database are left"
     for key in redis.scan_iter("*"):

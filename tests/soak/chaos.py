@@ -29,6 +29,7 @@ class Chaos:
         self._window = window
         self.done: Counter[str] = Counter()
         self.lost_nodes: set[str] = set()
+        self.fallen: list[str] = []
         self.workers: list[tuple[str, int, Process]] = [
             (queue, threads, fleet.start(queue, threads)) for queue, count, threads in WORKERS for _ in range(count)
         ]
@@ -46,10 +47,26 @@ class Chaos:
 
     def act(self) -> str:
         """One thing at random; returns its name."""
+        self.pick_up()
         _, name, action = self._random.choices(self._actions, [weight for weight, *_ in self._actions])[0]
         action()
         self.done[name] += 1
         return name
+
+    def pick_up(self) -> None:
+        """Note what ended by itself, and start it again, as whoever supervises it would."""
+        for index, (_, _, process) in enumerate(self.workers):
+            if process.popen.poll() is not None:
+                self._note_fallen(process)
+                self._replace(index)
+        for index, process in enumerate(self.beats):
+            if process.popen.poll() is not None:
+                self._note_fallen(process)
+                self.beats[index] = self._fleet.start_beat()
+
+    def _note_fallen(self, process: Process) -> None:
+        said = process.output.strip().splitlines() or [""]
+        self.fallen.append(f"{process.name} ended by itself: {said[-1]}")
 
     def _replace(self, index: int) -> None:
         queue, threads, process = self.workers[index]
