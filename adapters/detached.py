@@ -9,17 +9,20 @@ masked where they are read.
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import UUID
 
 from adapters import host
 from adapters.command import CannotStart, CommandConfig, launch, resolved_secrets
 from adapters.masking import Masker
-from adapters.protocol import ConfigModel, Context
+from adapters.protocol import Attempt, ConfigModel, Context
 from adapters.secrets import patterns_of_all
 from models.errors import OutsideRoot
 from models.paths import inside
@@ -92,6 +95,24 @@ class DetachedAdapter:
 
     def terminate(self, handle: dict[str, Any]) -> None:
         host.terminate_group(ProcessIdentity.from_handle(handle))
+
+    def kept(self) -> list[Attempt]:
+        return [found for path in self._folder.glob("*/*") if (found := _attempt_of(path)) is not None]
+
+    def forget(self, attempt: Attempt) -> None:
+        run_id, number = attempt
+        folder = self._folder / str(run_id)
+        shutil.rmtree(folder / str(number), ignore_errors=True)
+        with suppress(OSError):  # Another attempt is kept there, or it is gone.
+            folder.rmdir()
+
+
+def _attempt_of(folder: Path) -> Attempt | None:
+    """Whose folder this is; None for what is not ours."""
+    try:
+        return UUID(folder.parent.name), int(folder.name)
+    except ValueError:
+        return None
 
 
 def _secrets_of(launcher: ProcessIdentity, config: CommandConfig, context: Context) -> frozenset[bytes] | None:

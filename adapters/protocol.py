@@ -10,6 +10,9 @@ from pydantic import BaseModel
 from models.status import Probe
 from models.work import Outcome, Work
 
+#: A run, and the number of its attempt.
+Attempt = tuple[UUID, int]
+
 #: A class member is called `type`, so the builtin is out of reach below it.
 ConfigModel = type[BaseModel]
 
@@ -121,4 +124,17 @@ class Probing(Protocol):
 
     def probe(self, handles: Sequence[dict[str, Any]]) -> list[Probe]:
         """For each handle, whether its work is alive; any doubt is UNKNOWN."""
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """What an adapter adds when it keeps something for each attempt in its folder: files that it reads output from."""
+
+    def kept(self) -> list[Attempt]:
+        """The attempts of which something is kept on this host."""
+        ...
+
+    def forget(self, attempt: Attempt) -> None:
+        """Remove what is kept of an attempt, whose log is closed. Idempotent; another worker may do so at once."""
         ...

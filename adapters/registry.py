@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from adapters.protocol import Adapter, Attaching
+from adapters.protocol import Adapter, Attaching, Keeping
 from models.errors import InvalidRequest, UnknownAdapter
 
 ENTRY_POINT_GROUP = "reprieve.adapters"
@@ -95,3 +95,8 @@ class Adapters:
             adapter_class = find_adapter(adapter_type)
             self._built[adapter_type] = adapter_class(self._folder / adapter_type, self._host)
         return self._built[adapter_type]
+
+    def keeping(self) -> list[Keeping]:
+        """The adapters that keep something of their attempts on this host."""
+        names = [name for name, adapter_class in adapter_classes().items() if issubclass(adapter_class, Keeping)]
+        return [adapter for name in names if isinstance(adapter := self.get(name), Keeping)]

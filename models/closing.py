@@ -19,6 +19,9 @@ from models.sequences import SeqRanges
 #: How long the last chunk of an ended attempt is waited for. In real time: no time scale makes a machine faster.
 TAIL_WAIT = timedelta(seconds=60)
 
+#: How long what an adapter kept of an attempt on its host stays, where it was not read to its end.
+KEPT_FOR = timedelta(days=7)
+
 #: Bytes of lines in a frame of the archive: what a reader unpacks to show the first of them.
 FRAME_BYTES = 1024 * 1024
 #: Level of compression: archives are written once, by nobody who waits.
@@ -52,6 +55,20 @@ def next_step(
         return Closing.DROP
     whole = last_seq is not None and not stored.missing(last_seq)
     return Closing.ARCHIVE if whole or ended_for >= TAIL_WAIT else Closing.WAIT
+
+
+def may_forget(
+    *, ended_for: timedelta | None, last_seq: int | None, stored: SeqRanges, closed: bool, termination_owed: bool
+) -> bool:
+    """Whether what an adapter kept on a host for an attempt, beside the log store, can go.
+
+    At once when its follower read it to the end (the end names `last_seq`) and all of that is stored. What nobody read
+    to its end, of work that was reaped or cancelled, stays for `KEPT_FOR`, so that a person can look at it.
+    """
+    if ended_for is None or not closed or termination_owed:
+        return False
+    whole = last_seq is not None and not stored.missing(last_seq)
+    return whole or ended_for >= KEPT_FOR
 
 
 class _Line(msgspec.Struct, omit_defaults=True):

@@ -1,15 +1,19 @@
 """What is owed to the logs of attempts that have ended, and the removal of their hot segments."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import text
 
+from models.closing import may_forget
 from models.errors import RunNotFound
 from models.sequences import SeqRanges
 from stores.archive import Archived, LogArchives
+from stores.arrays import key_arrays
 from stores.database import Database
+from stores.logs import LogKey
 
 FIND = text("""
 SELECT clock_timestamp() - a.finished_at AS ended_for, a.last_seq, CAST(l.stored AS text) AS stored,
@@ -18,6 +22,16 @@ FROM run_attempts a
 LEFT JOIN attempt_logs l USING (run_id, attempt)
 LEFT JOIN log_archives v USING (run_id, attempt)
 WHERE a.run_id = :run_id AND a.attempt = :attempt
+""")
+
+# ended: what decides what can be forgotten of each of these attempts.
+ENDED = text("""
+SELECT a.run_id, a.attempt, clock_timestamp() - a.finished_at AS ended_for, a.last_seq,
+       CAST(l.stored AS text) AS stored, a.log_closed_at IS NOT NULL AS closed,
+       a.termination IS NOT DISTINCT FROM 'owed' AS termination_owed
+FROM run_attempts a
+JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt) USING (run_id, attempt)
+LEFT JOIN attempt_logs l USING (run_id, attempt)
 """)
 
 OWED = text("""
@@ -115,6 +129,22 @@ class Closings:
         with self._database.begin() as connection:
             rows = connection.execute(OWED, {"settled": SETTLED, "limit": limit})
             return [(row.run_id, row.attempt) for row in rows]
+
+    def forgettable(self, attempts: Iterable[LogKey]) -> list[LogKey]:
+        """Those of these attempts of which a host need keep nothing any more. One that is not known here is kept."""
+        with self._database.begin() as connection:
+            rows = connection.execute(ENDED, key_arrays(attempts)).all()
+        return [
+            (row.run_id, row.attempt)
+            for row in rows
+            if may_forget(
+                ended_for=row.ended_for,
+                last_seq=row.last_seq,
+                stored=SeqRanges.from_multirange(row.stored),
+                closed=row.closed,
+                termination_owed=row.termination_owed,
+            )
+        ]
 
     def drop_segments(self, run_id: UUID, attempt: int, limit: int) -> int:
         """Delete up to so many segments that the archive has; returns how many."""

@@ -9,6 +9,7 @@ Threads of their own, so that ending a stubborn process (up to 15 seconds) never
 - *adopt*, every two seconds: follow work that another worker has left; each such run has a thread of its own, beside
   the pool of those that were started here, so that it waits behind none of them.
 - *answer*, every second: say what this host knows of its work that a sweep asks about.
+- *tidy*, every 20 seconds: have adapters forget what they keep here of attempts whose logs are closed.
 
 A failure in any is logged and tried again at the next turn: no follower dies of it.
 """
@@ -29,6 +30,7 @@ from adapters.registry import attaching, find_adapter
 from adapters.shipper import LogShipper
 from models.draining import end_of_drained
 from models.errors import UnknownAdapter
+from models.paging import pages
 from models.rows import RunAttempt
 from models.status import ErrorCode, EventKind, Proof
 from models.work import End, Outcome, Token, Work
@@ -58,6 +60,10 @@ ADOPT_INTERVAL = 2.0
 ADOPT_AT_ONCE = 20
 #: Seconds between two looks for questions of a sweep.
 ANSWER_INTERVAL = 1.0
+#: Seconds between two looks for what adapters need not keep any more …
+TIDY_INTERVAL = 20.0
+#: … and how many attempts are looked up at once.
+TIDY_AT_ONCE = 500
 #: Seconds that followers which were told to leave may take.
 LEAVE_TIMEOUT = 10.0
 
@@ -87,6 +93,7 @@ class Supervisor:
             (BURY_INTERVAL, self.bury),
             (ADOPT_INTERVAL, self.adopt),
             (ANSWER_INTERVAL, self.answer),
+            (TIDY_INTERVAL, self.tidy),
         )
         for interval, turn in turns:
             thread = threading.Thread(target=self._repeat, args=(interval, turn), name=turn.__name__, daemon=True)
@@ -238,6 +245,13 @@ class Supervisor:
     def answer(self) -> None:
         """One turn over the questions of a sweep to this host."""
         answer_questions(self._services)
+
+    def tidy(self) -> None:
+        """One turn over what adapters keep on this host, for one run or another."""
+        for adapter in self._services.adapters.keeping():
+            for page in pages(adapter.kept(), TIDY_AT_ONCE):
+                for attempt in self._services.closings.forgettable(page):
+                    adapter.forget(attempt)
 
     # -- the end of this worker
 
