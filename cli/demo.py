@@ -22,13 +22,14 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from cli.render import span, terminal
+from cli.render import terminal
 from cli.roles import ROLES
 from cli.stack import Stack
 from models.errors import ReprieveError
 from models.liveness import Timing
 from models.rows import Run, RunEvent
 from models.status import EventKind, Status
+from models.text import span
 from stores.embedded import EmbeddedPostgres
 from workers import bootstrap
 from workers.app import app

@@ -16,6 +16,7 @@ from cli.exec import run_reported
 from cli.stack import Stack, wait_for_end
 from models.errors import InvalidRequest, ReprieveError, SettingsError
 from models.health import ailments
+from models.records import HealthRecord, RunRecord
 from models.rows import Run
 from models.status import Status
 from simulation.plan import Plan, parse_faults, parse_guards
@@ -23,6 +24,7 @@ from stores.embedded import EmbeddedServerError
 from stores.migrate import migrate as migrate_database
 from workers.bootstrap import Services, resolve_settings, services
 from workers.enqueue import cancel_run, enqueue_run
+from workers.explaining import explain as explain_run
 from workers.reaper import sweep as sweep_once
 from workers.reporting import new_token
 from workers.settings import Settings, load_settings
@@ -149,7 +151,7 @@ def ps(
     wired = services()
     runs = wired.runs.list(statuses=status or [], limit=limit)
     if as_json:
-        print(json.dumps([render.run_record(each) for each in runs]))
+        print(json.dumps([RunRecord.of(each).model_dump(mode="json") for each in runs]))
     elif runs:
         render.terminal().print(render.runs_table(runs, wired.database.now()))
     else:
@@ -223,19 +225,8 @@ def cancel(run_id: RunId) -> None:
 def explain(run_id: RunId, as_json: AsJson = False) -> None:
     """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
     wired = services()
-    wanted = _find(wired, run_id)
-    events, sparings = wired.runs.events(wanted.id), wired.sweeps.sparings(wanted.id)
-    logs = [wired.closings.state(wanted.id, number) for number in range(1, wanted.attempt + 1)]
-    if as_json:
-        record = {
-            "run": render.run_record(wanted),
-            "logs": [render.log_record(log) for log in logs],
-            "events": [render.event_record(event) for event in events],
-            "sparings": [render.sparing_record(sparing) for sparing in sparings],
-        }
-        print(json.dumps(record))
-    else:
-        print("\n".join(render.explanation(wanted, events, sparings, logs, wired.database.now())))
+    told = explain_run(wired, wired.runs.resolve(run_id))
+    print(json.dumps(told.as_record()) if as_json else told.text)
 
 
 @app.command()
@@ -252,7 +243,7 @@ def health(as_json: AsJson = False) -> None:
     reasons = ailments(pulse, wired.timing)
     account = wired.sweeps.account()
     if as_json:
-        print(json.dumps(render.health_record(pulse, reasons, account)))
+        print(HealthRecord.of(pulse, reasons, account).model_dump_json())
     else:
         print("\n".join(reasons or ["Well: sweeps are made, and output comes through."]))
         for line in account:

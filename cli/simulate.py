@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cli.render import span, terminal
+from cli.render import terminal
 from models.errors import InvalidRequest
+from models.text import span
 from simulation.plan import Guard, Plan
 
 if TYPE_CHECKING:  # They need numpy, which only the extra brings.

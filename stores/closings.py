@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from models.closing import may_forget
 from models.errors import RunNotFound
+from models.records import ArchiveRecord, LogRecord, QuarantineRecord
 from models.sequences import SeqRanges
 from stores.archive import Archived, LogArchives
 from stores.arrays import key_arrays
@@ -98,6 +99,27 @@ class LogState:
     def late(self) -> SeqRanges:
         """Chunks that came after the archive was written. They are kept, and read with the others."""
         return self.stored - self.archive.held if self.archive else SeqRanges()
+
+    @property
+    def record(self) -> LogRecord:
+        """The same as data."""
+        archive = self.archive
+        return LogRecord(
+            attempt=self.attempt,
+            chunks=self.stored.count,
+            missing=list(self.missing),
+            late=list(self.late),
+            quarantined=[QuarantineRecord(first=first, last=last, reason=why) for first, last, why in self.quarantined],
+            archive=None
+            if archive is None
+            else ArchiveRecord(
+                object=archive.key,
+                bytes=archive.size,
+                sha256=archive.sha256,
+                written_at=archive.written_at,
+                removed_at=archive.removed_at,
+            ),
+        )
 
 
 class Closings:

@@ -5,7 +5,6 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from cli.render import explanation
 from models.closing import Closing
 from models.status import Status
 from models.work import End, Outcome, Work
@@ -13,6 +12,7 @@ from stores.following import Gap, LogFollower
 from tests.support.rows import chunk, ingest, running
 from workers.bootstrap import Services
 from workers.closing import close_log
+from workers.explaining import explain
 from workers.finish import finish
 
 
@@ -35,9 +35,7 @@ def shown(services: Services, work: Work) -> list[int | Gap]:
 
 
 def explained(services: Services, work: Work) -> str:
-    run = services.runs.get(work.run_id)
-    state = services.closings.state(work.run_id, 1)
-    return "\n".join(explanation(run, services.runs.events(work.run_id), [], [state], services.database.now()))
+    return explain(services, work.run_id).text
 
 
 def test_d03_a_log_is_not_closed_before_its_last_chunk_is_there(services: Services) -> None:

@@ -1,0 +1,154 @@
+"""Runs and what belongs to them as data: what `--json` prints and the HTTP API answers, in one form.
+
+A run's config is left out: it may hold what is nobody's business.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.health import Pulse
+from models.rows import Run, RunAttempt, RunEvent, Sparing
+from models.status import ErrorCode, EventKind, Proof, Status
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class AttemptRecord(Record):
+    """One execution of a run."""
+
+    attempt: int = Field(description="1 for the first.")
+    worker_node: str = Field(description="The worker that follows it, or did last.")
+    host: str | None = Field(description="The one host that can act on the work; null when any can, or none need.")
+    work: dict[str, Any] | None = Field(description="What was started: the process, or the adapter's handle.")
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: dict[str, Any] | None = Field(description="How it ended by itself: exit_status, or signal.")
+    last_seq: int | None = Field(description="The number of its last chunk; null while nobody named it.")
+    termination: str | None = Field(description="owed while its work is still to be confirmed gone, then done.")
+    reaped_at: datetime | None
+    late_output_at: datetime | None = Field(description="When output came after it was reaped: perhaps it was alive.")
+    late_result_at: datetime | None = Field(description="When a result came after it was reaped.")
+
+    @classmethod
+    def of(cls, attempt: RunAttempt) -> Self:
+        return cls.model_validate(attempt)
+
+
+class RunRecord(Record):
+    """A run and its attempts."""
+
+    id: UUID
+    adapter: str
+    out_of_process_liveness: bool = Field(description="Whether its work outlives the worker.")
+    status: Status
+    attempt: int = Field(description="The number of the current attempt, 0 before the first.")
+    epoch: int = Field(description="Grows with each claim and adoption; what an older one writes is refused.")
+    max_attempts: int
+    max_runtime_seconds: float | None
+    labels: dict[str, str]
+    error_code: ErrorCode | None
+    error_message: str | None
+    last_proof: Proof | None = Field(description="The kind of its last proof of life.")
+    created_at: datetime
+    started_at: datetime | None = Field(description="The start of the current attempt.")
+    updated_at: datetime = Field(description="Its last proof of life while it is running.")
+    finished_at: datetime | None
+    attempts: list[AttemptRecord]
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        return cls.model_validate(run)
+
+
+class EventRecord(Record):
+    """What happened to a run."""
+
+    at: datetime
+    attempt: int
+    kind: EventKind
+    detail: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: RunEvent) -> Self:
+        return cls.model_validate(event)
+
+
+class SparingRecord(Record):
+    """Why a suspect was spared: one for each judgement on one silence, with the newest evidence."""
+
+    attempt: int
+    judgement: str
+    silent_since: datetime
+    first_at: datetime
+    last_at: datetime
+    times: int
+    detail: dict[str, Any]
+
+    @classmethod
+    def of(cls, sparing: Sparing) -> Self:
+        return cls.model_validate(sparing)
+
+
+class ArchiveRecord(Record):
+    """The object that holds a closed log."""
+
+    object: str | None
+    bytes: int
+    sha256: str | None
+    written_at: datetime
+    removed_at: datetime | None
+
+
+class QuarantineRecord(Record):
+    """Chunks that could not be stored, first and last number."""
+
+    first: int
+    last: int
+    reason: str
+
+
+class LogRecord(Record):
+    """The state of an attempt's log. Ranges are pairs of first and last number."""
+
+    attempt: int
+    chunks: int = Field(description="How many are stored.")
+    missing: list[tuple[int, int]] = Field(description="What should be there and is not.")
+    late: list[tuple[int, int]] = Field(description="What came after the log was closed; it is read with the rest.")
+    quarantined: list[QuarantineRecord]
+    archive: ArchiveRecord | None
+
+
+class AccountRecord(Record):
+    """The reaper's own account for one adapter."""
+
+    adapter: str
+    reaped: int
+    suspected_false: int = Field(description="Of which output or a result came later.")
+
+
+class HealthRecord(Record):
+    """Whether the reaper sees and hears."""
+
+    healthy: bool
+    reasons: list[str] = Field(description="What is wrong, a sentence each.")
+    sweep_age_seconds: float | None = Field(description="Age of the last completed sweep; null if there was none.")
+    canary_age_seconds: float | None = Field(description="Age of the newest canary that came through the log queue.")
+    last_report: dict[str, Any] | None = Field(description="What the last completed sweep did.")
+    account: list[AccountRecord]
+
+    @classmethod
+    def of(cls, pulse: Pulse | None, reasons: Sequence[str], account: Sequence[Any]) -> Self:
+        return cls(
+            healthy=not reasons,
+            reasons=list(reasons),
+            sweep_age_seconds=pulse.age.total_seconds() if pulse and pulse.age else None,
+            canary_age_seconds=pulse.lag.total_seconds() if pulse and pulse.lag else None,
+            last_report=pulse.last_report if pulse else None,
+            account=[AccountRecord.model_validate(line) for line in account],
+        )

@@ -1,0 +1,208 @@
+"""Why a run is as it is: what is known of it, gathered, and told in words to a person who was woken for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from models.reaping import Judgement
+from models.records import EventRecord, RunRecord, SparingRecord
+from models.rows import Run, RunAttempt, RunEvent, Sparing
+from models.status import EventKind, Status
+from models.text import span
+from stores.closings import LogState
+from workers.bootstrap import Services
+
+PROOFS = {
+    "claim": "a worker taking it",
+    "output": "output",
+    "keepalive": "its worker's keepalive",
+    "heartbeat": "its adapter's heartbeat",
+    "probe": "its platform's word",
+    None: "nothing",
+}
+
+
+#: Why a suspect was spared, in words.
+SPARED = {
+    Judgement.SPARE_ALIVE: "its platform saw it alive",
+    Judgement.SPARE_ENDED: "it had ended, and how was still to be read",
+    Judgement.SPARE_UNKNOWN: "its platform could not say whether it lives",
+    Judgement.SPARE_WARMING_UP: "the reaper had not been watching for a whole window",
+    Judgement.SPARE_LAGGING: "the log pipeline lagged, or had not worked for a whole window again",
+    Judgement.SPARE_BRAKED: "too many were convicted at once, and others had been silent for longer",
+}
+
+#: What the platform said, in words.
+SAID = {
+    None: "There was no platform to ask.",
+    "alive": "Its platform saw it alive.",
+    "ended": "Its platform said that it had ended.",
+    "dead": "Its platform said that it was gone.",
+    "unknown": "Its platform could not say whether it lives.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything that is known of a run, as of `now`, the database's time."""
+
+    run: Run
+    events: Sequence[RunEvent]
+    sparings: Sequence[Sparing]
+    logs: Sequence[LogState]
+    now: datetime
+
+    @property
+    def sentences(self) -> list[str]:
+        """What came of it and why, the evidence of a reap first of all."""
+        run = self.run
+        lines = [f"Run {run.id}", f"{run.adapter}: {_status_sentence(run, self.now)}"]
+        if run.error_message:
+            lines.append(run.error_message)
+        if run.labels:
+            lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
+        lines += [_sparing_sentence(sparing) for sparing in self.sparings]
+        lines += [sentence for event in self.events if (sentence := _dossier_sentence(event))]
+        lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
+        lines += _owed_sentences(run)
+        return lines + [sentence for log in self.logs for sentence in _log_sentences(log)]
+
+    @property
+    def text(self) -> str:
+        """The sentences, and below them what happened, a line each."""
+        return "\n".join([*self.sentences, "", *(_event_line(event) for event in self.events)])
+
+    def as_record(self) -> dict[str, Any]:
+        """The same for a program, as JSON can hold it."""
+        return {
+            "run": RunRecord.of(self.run).model_dump(mode="json"),
+            "logs": [log.record.model_dump(mode="json") for log in self.logs],
+            "events": [EventRecord.of(event).model_dump(mode="json") for event in self.events],
+            "sparings": [SparingRecord.of(sparing).model_dump(mode="json") for sparing in self.sparings],
+        }
+
+
+def explain(services: Services, run_id: UUID) -> Explanation:
+    """Gather what is known of a run; raises `RunNotFound`."""
+    run = services.runs.get(run_id)
+    events, sparings = services.runs.events(run_id), services.sweeps.sparings(run_id)
+    logs = [services.closings.state(run_id, number) for number in range(1, run.attempt + 1)]
+    return Explanation(run, events, sparings, logs, services.database.now())
+
+
+def _log_sentences(log: LogState) -> list[str]:
+    """Where an attempt's log is, and everything about it that is not as it should be."""
+    archive, of_attempt = log.archive, f"The log of attempt {log.attempt}"
+    where = "is open" if archive is None else "is closed"
+    if archive is not None and archive.removed_at:
+        where = f"was removed at {archive.removed_at:%Y-%m-%d %H:%M:%S} UTC (retention)"
+    elif archive is not None and archive.key:
+        where = f"is closed: {archive.size} bytes in {archive.key}"
+    lines = [f"{of_attempt} {where}; {log.stored.count} chunks."]
+    if log.missing and (archive is not None or log.ended):
+        lines.append(f"{of_attempt} lacks the chunks {log.missing}.")
+    if log.late:
+        lines.append(f"{of_attempt}: the chunks {log.late} came after it was closed.")
+    lines += [
+        f"{of_attempt}: the chunks {first}-{last} could not be stored and are in quarantine: {reason}."
+        for first, last, reason in log.quarantined
+    ]
+    return lines
+
+
+def _status_sentence(run: Run, now: datetime) -> str:
+    status = Status(run.status)
+    attempt = f"attempt {run.attempt} of {run.max_attempts}"
+    if status is Status.QUEUED:
+        return f"queued for {span(now - run.updated_at)}, {run.attempt} of {run.max_attempts} attempts used."
+    if status is Status.RUNNING:
+        running = span(now - run.started_at) if run.started_at else "?"
+        proof = f"last proof of life {span(now - run.updated_at)} ago, by {PROOFS[run.last_proof]}"
+        return f"running for {running}, {attempt}, on {run.attempts[-1].worker_node}; {proof}."
+    ended = f"{span(now - run.finished_at)} ago" if run.finished_at else ""
+    code = f" ({run.error_code})" if run.error_code else ""
+    return f"{status.value}{code} {ended}, {attempt}."
+
+
+def _dossier_sentence(event: RunEvent) -> str | None:
+    """The evidence of a reap, in words."""
+    if event.kind != EventKind.REAPED:
+        return None
+    detail = event.detail
+    after = "queued again" if detail["retry"] else "failed"
+    if detail["error_code"] == "timed_out":
+        return f"Attempt {event.attempt} had run for {span(detail['running_seconds'])}, over its max_runtime; {after}."
+    return (
+        f"Attempt {event.attempt} was silent for {_evidence(detail)} "
+        f"So it was reaped at {event.at:%H:%M:%S} UTC as {detail['error_code']}, and {after}."
+    )
+
+
+def _sparing_sentence(sparing: Sparing) -> str:
+    """Why a suspect was left alone, in words."""
+    times = "once" if sparing.times == 1 else f"{sparing.times} times, last"
+    why = SPARED[Judgement(sparing.judgement)]
+    return (
+        f"Attempt {sparing.attempt} was suspect and spared {times} at {sparing.last_at:%H:%M:%S} UTC, since {why}: "
+        f"it was then silent for {_evidence(sparing.detail)}"
+    )
+
+
+def _evidence(detail: dict[str, Any]) -> str:
+    """A dossier in words. What an older version did not note is left out."""
+    chunk, brake = detail.get("last_chunk"), detail.get("brake") or {}
+    parts = [
+        f"{span(detail['silent_seconds'])} (window {span(detail['window_seconds'])}).",
+        f"Its last proof of life was {PROOFS[detail['last_proof']]}, at {_clock(detail['last_proof_at'])};",
+        f"its last stored output was chunk {chunk:,};" if chunk else "no output of it is stored;",
+        f"{detail['worker_node'] or 'nobody'} followed it.",
+        f"The reaper had been watching since {_clock(detail['watching_since'])}; {_lag(detail)}.",
+        SAID[detail.get("probe")],
+    ]
+    if brake.get("on"):
+        parts.append(
+            f"With it, {brake['convicted']} of {brake['fleet']} runs looked dead; {brake['allowed']} are reaped."
+        )
+    return " ".join(parts)
+
+
+def _lag(detail: dict[str, Any]) -> str:
+    lag = detail.get("pipeline_lag_seconds")
+    return "nothing had come through the log pipeline" if lag is None else f"the log pipeline was {span(lag)} behind"
+
+
+def _late_sentences(attempt: RunAttempt) -> list[str]:
+    """What came of an attempt after it was reaped."""
+    came = (("Output", attempt.late_output_at), ("A result", attempt.late_result_at))
+    return [
+        f"{what} of attempt {attempt.attempt} came at {at:%H:%M:%S} UTC, after it was reaped: it may have been alive."
+        for what, at in came
+        if at is not None
+    ]
+
+
+def _owed_sentences(run: Run) -> list[str]:
+    return [
+        f"The work of attempt {attempt.attempt} is still to be confirmed gone by host {attempt.host or '(any)'}"
+        + (
+            "; the next attempt waits for that. If the host is gone for good, cancel the run and start it again."
+            if run.status == Status.QUEUED
+            else "."
+        )
+        for attempt in run.attempts
+        if attempt.termination == "owed"
+    ]
+
+
+def _event_line(event: RunEvent) -> str:
+    shown = {
+        name: value for name, value in event.detail.items() if event.kind != EventKind.REAPED or name == "error_code"
+    }
+    detail = " ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+    return f"  {event.at:%H:%M:%S}  attempt {event.attempt}  {event.kind:<12} {detail}".rstrip()
+
+
+def _clock(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment):%H:%M:%S} UTC"
