@@ -87,7 +87,7 @@ class HttpTransport:
             raise InvalidRequest("--server is no address; give one like https://reprieve.example.com.")
         if not token.isascii() or not token.isprintable() or " " in token:
             raise InvalidRequest(
-                "The token holds characters that no token has; give it as `reprieve token` printed it."
+                "The token holds characters that no token has; give it as `reprieve token run` printed it."
             )
         self._base = f"{server.rstrip('/')}/v1/runs/{run_id}"
         self._token = token
@@ -113,7 +113,7 @@ def _refusal(error: HTTPError) -> Away | Refused:
     """What a status that is no success means; with the sentence that the server gave."""
     said = f"HTTP status {error.code}"
     with suppress(OSError, HTTPException, ValueError, KeyError, TypeError):
-        said += f": {json.loads(error.read(MAX_ANSWER_BYTES))['error']}"[:500]
+        said += f": {json.loads(error.read(MAX_ANSWER_BYTES))['detail']}"[:500]
     return Refused(said) if error.code < 500 and error.code not in _NOT_NOW else Away(said)
 
 

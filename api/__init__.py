@@ -1,1 +1,1 @@
-"""HTTP, live events for browsers, and the page. Empty until its own issue; imports models, stores, and workers."""
+"""The HTTP API: runs, their logs and events, live output, and what work outside reports. Imports workers and below."""

@@ -163,7 +163,7 @@ def _taken_token() -> str:
     """The token, taken out of the environment: what the command inherits does not have it."""
     token = os.environ.pop(TOKEN_VARIABLE, "")
     if not token:
-        raise InvalidRequest(f"{TOKEN_VARIABLE} is not set; set it to what `reprieve token RUN` printed.")
+        raise InvalidRequest(f"{TOKEN_VARIABLE} is not set; set it to what `reprieve token run RUN` printed.")
     return token
 
 

@@ -14,6 +14,7 @@ from adapters.spool import SPOOL_BYTES
 from cli import output, render
 from cli.exec import run_reported
 from cli.stack import Stack, wait_for_end
+from models.access import Scope
 from models.errors import InvalidRequest, ReprieveError, SettingsError
 from models.health import ailments
 from models.records import HealthRecord, RunRecord
@@ -36,13 +37,16 @@ app = typer.Typer(
     help="Supervises fleets of long jobs: no live run is reaped, no dead run lingers, no line of log is lost.",
 )
 
+tokens = typer.Typer(no_args_is_help=True, help="Tokens: of the HTTP API, and of remote runs.")
+app.add_typer(tokens, name="token")
+
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the beginning or end of one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
 
 
 @app.command()
 def up() -> None:
-    """Run everything on this machine: PostgreSQL, Redis, workers, beat and Flower. Ctrl-C ends it all."""
+    """Run everything on this machine: PostgreSQL, Redis, workers, beat, Flower and the API. Ctrl-C ends it all."""
     settings = load_settings()
     secret = settings.flower_password
     password = secret.get_secret_value() if secret else secrets.token_urlsafe(12)
@@ -56,6 +60,7 @@ def _print_addresses(settings: Settings, stack: Stack, password: str) -> None:
     print(f"PostgreSQL  {stack.database_url}")
     print(f"Redis       {stack.redis_url}")
     print(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve, password {password}")
+    print(f"HTTP API    http://127.0.0.1:{stack.api_port}  described at /openapi.json")
     print(f"Data        {settings.data_dir}  (logs of the processes in {stack.logs})")
     print("Try it      reprieve run --follow -- echo hello")
     print("Ctrl-C ends everything.", flush=True)
@@ -188,11 +193,42 @@ def logs(
         raise typer.Exit(1)
 
 
-@app.command()
-def token(run_id: RunId) -> None:
+@tokens.command("run")
+def token_for_run(run_id: RunId) -> None:
     """Print a new token for a remote run, by which its work reports; it replaces the old one."""
     wired = services()
     print(new_token(wired, wired.runs.resolve(run_id)))
+
+
+@tokens.command("create")
+def token_create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for: a service, a person.")],
+    scope: Annotated[Scope, typer.Option(help="read: look; run: also start and cancel; admin: everything.")],
+) -> None:
+    """Print a new token for the HTTP API. It is shown this once."""
+    print(services().tokens.create(name, scope))
+
+
+@tokens.command("list")
+def token_list() -> None:
+    """List the tokens of the HTTP API that are in the database, without what they are."""
+    for one in services().tokens.all_for_api():
+        print(f"{one.name}  {one.scope}  {one.created_at:%Y-%m-%d %H:%M} UTC")
+
+
+@tokens.command("revoke")
+def token_revoke(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Have a token of the HTTP API be refused from now on."""
+    if not services().tokens.revoke(name):
+        raise InvalidRequest(f"There is no token {name!r}; `reprieve token list` shows them.")
+
+
+@app.command()
+def api() -> None:
+    """Serve the HTTP API at REPRIEVE_API_ADDRESS, on loopback by default. Without any token, on loopback only."""
+    from cli.serve import serve
+
+    serve(services())
 
 
 @app.command("exec", context_settings={"ignore_unknown_options": True})

@@ -11,4 +11,5 @@ ROLES: dict[str, tuple[str, ...]] = {
     # Beat's default scheduler keeps a file; an interval needs no memory, and a sweep is sent when a worker starts.
     "beat": ("celery", "-A", "workers", "beat", "--scheduler=celery.beat:Scheduler", "--pidfile=", "--loglevel=INFO"),
     "flower": ("reprieve", "flower"),
+    "api": ("reprieve", "api"),
 }

@@ -11,17 +11,19 @@ The tables of logs have no foreign key to `runs`: checking one locks the run's r
 
 import uuid
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, text
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, INT8MULTIRANGE, INTERVAL, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from models.access import Scope
 from models.process import ProcessIdentity
 from models.status import ErrorCode, EventKind, Proof, Status
 
 
-def _one_of(column: str, values: type[Status] | type[ErrorCode] | type[EventKind] | type[Proof]) -> str:
+def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
 
 
@@ -326,4 +328,16 @@ class RunToken(Row):
 
     run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     hash: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class ApiToken(Row):
+    """The SHA-256 of a token for the HTTP API, and what it is good for; the token itself is kept nowhere."""
+
+    __tablename__ = "api_tokens"
+    __table_args__ = (CheckConstraint(_one_of("scope", Scope), name="api_tokens_scope_known"),)
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    hash: Mapped[bytes] = mapped_column(unique=True)
+    scope: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))

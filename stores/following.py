@@ -5,17 +5,19 @@ brings out of order or does not bring (Redis away), is read from the store inste
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from redis.exceptions import RedisError
+from sqlalchemy import text
 
 from models.chunks import Chunk, contiguous
 from models.closing import TAIL_WAIT
 from models.rows import Run
 from models.status import Status
 from stores.cache import LONGEST_BLOCK
+from stores.database import Database
 from stores.hints import LiveEvent, LiveEvents
 from stores.logs import LogStore
 from stores.runs import RunStore
@@ -124,3 +126,51 @@ def _chunks_after(events: Sequence[LiveEvent], attempt: int, seq: int) -> Iterat
             for chunk in event.block.chunks()[seq + 1 - event.block.first_seq :]:
                 yield chunk
                 seq = chunk.seq
+
+
+# places: how far the logs of these runs are, attempt by attempt, and whether more is to come.
+PLACES = text("""
+SELECT r.id, r.status, r.attempt AS current, a.attempt, a.last_seq, coalesce(upper(l.stored) - 1, 0) AS head,
+       extract(epoch FROM clock_timestamp() - a.finished_at)::float AS ended_for
+FROM runs r
+LEFT JOIN run_attempts a ON a.run_id = r.id
+LEFT JOIN attempt_logs l ON l.run_id = r.id AND l.attempt = a.attempt
+WHERE r.id = ANY(CAST(:ids AS uuid[]))
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far the log of an attempt is: the highest number stored, the last there is to be, seconds since its end."""
+
+    head: int
+    last_seq: int | None
+    ended_for: float | None
+
+    def is_read(self, seq: int) -> bool:
+        """Whether one who has read up to `seq` need wait for nothing more."""
+        if self.ended_for is None:
+            return False
+        if self.last_seq is None:
+            return self.ended_for > UNKNOWN_TAIL_WAIT and seq >= self.head
+        return seq >= self.last_seq or self.ended_for > TAIL_WAIT.total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """How far a run's logs are."""
+
+    status: Status
+    current: int
+    of: dict[int, Place]
+
+
+def places(database: Database, run_ids: Iterable[UUID]) -> dict[UUID, Places]:
+    """How far the logs of these runs are, in one statement for all of them."""
+    found: dict[UUID, Places] = {}
+    with database.begin() as connection:
+        for row in connection.execute(PLACES, {"ids": [str(run_id) for run_id in run_ids]}):
+            of_run = found.setdefault(row.id, Places(Status(row.status), row.current, {}))
+            if row.attempt is not None:
+                of_run.of[row.attempt] = Place(row.head, row.last_seq, row.ended_for)
+    return found

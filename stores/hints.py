@@ -5,7 +5,7 @@ misses a live event finds the chunk in the log store.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -29,6 +29,8 @@ LIVE_EVENT_BYTES = 4 * 1024
 LIVE_STREAM_LIFE = 300
 #: Seconds for which a reader is taken to watch a run after it last asked for events.
 WATCH_LIFE = 30
+#: Seconds that one who reads for many waits, before it looks who has joined them.
+SHORT_BLOCK = 0.2
 
 
 def stop_key(run_id: UUID) -> str:
@@ -135,6 +137,27 @@ class LiveEvents:
             return [], after
         entries = cast("list[Any]", answer)[0][1]
         return [_event(run_id, fields) for _, fields in entries], entries[-1][0].decode()
+
+    def wait_for_any(self, after: Mapping[UUID, str]) -> tuple[dict[UUID, list[LiveEvent]], dict[UUID, str]]:
+        """The same for many runs at once: the events of those that had any, and the positions after them.
+
+        A run that is watched from here is to be marked again by `watch`. Raises `RedisError`.
+        """
+        keys: dict[Any, Any] = {live_key(run_id): place for run_id, place in after.items()}
+        answer = cast("list[Any]", self._redis.xread(keys, count=100, block=int(SHORT_BLOCK * 1000)) or [])
+        events, positions = {}, {}
+        for key, entries in answer:
+            run_id = UUID(key.decode().removeprefix("live:"))
+            events[run_id] = [_event(run_id, fields) for _, fields in entries]
+            positions[run_id] = entries[-1][0].decode()
+        return events, positions
+
+    def watch(self, run_ids: Iterable[UUID]) -> None:
+        """Have events be written for these runs for the next `WATCH_LIFE` seconds. Raises `RedisError`."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for run_id in run_ids:
+                pipeline.set(watch_key(run_id), 1, ex=WATCH_LIFE)
+            pipeline.execute()
 
 
 def _fields(block: Block) -> dict[Any, Any]:

@@ -36,6 +36,12 @@ def head_revision() -> str | None:
     return ScriptDirectory.from_config(_config()).get_current_head()
 
 
+def is_current(database: Database) -> bool:
+    """Whether the database is in the form that this version of the code expects."""
+    with database.begin() as connection:
+        return current_revision(connection) == head_revision()
+
+
 def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))

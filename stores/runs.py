@@ -5,7 +5,7 @@ two workers may always be doing the same thing at once, and the second does noth
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -402,11 +402,25 @@ class RunStore:
         with self._database.session() as session:
             return session.get_one(RunAttempt, (run_id, attempt))
 
-    def list(self, *, statuses: Sequence[Status] = (), limit: int = 50) -> list[Run]:
-        """The newest runs first."""
+    def list(
+        self,
+        *,
+        statuses: Sequence[Status] = (),
+        adapter: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        before: UUID | None = None,
+        limit: int = 50,
+    ) -> list[Run]:
+        """The newest runs first; `before` is the id after which a page goes on, the last one of the page before it."""
         query = select(Run).options(joinedload(Run.spec), selectinload(Run.attempts))
         if statuses:
             query = query.where(Run.status.in_([status.value for status in statuses]))
+        if adapter is not None:
+            query = query.where(Run.adapter == adapter)
+        if labels:
+            query = query.where(Run.spec.has(RunSpec.labels.contains(labels)))
+        if before is not None:
+            query = query.where(Run.id < before)
         with self._database.session() as session:
             return list(session.execute(query.order_by(Run.id.desc()).limit(limit)).unique().scalars())
 

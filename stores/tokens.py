@@ -1,13 +1,17 @@
-"""The tokens of runs whose work reports from outside: of each, only the hash is kept."""
+"""Tokens, of which only the hash is kept: of runs whose work reports from outside, and of users of the HTTP API."""
 
 import hmac
 import secrets
+from collections.abc import Sequence
 from hashlib import sha256
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from models.errors import RunNotFound
+from models.access import Scope
+from models.errors import InvalidRequest, RunNotFound
+from models.rows import ApiToken
+from models.text import is_plain_text
 from stores.database import Database
 
 #: Random bytes of a token.
@@ -21,6 +25,16 @@ RETURNING run_id
 """)
 
 FIND = text("SELECT hash FROM run_tokens WHERE run_id = :run_id")
+
+CREATE = text("""
+INSERT INTO api_tokens (name, hash, scope) VALUES (:name, :hash, :scope) ON CONFLICT (name) DO NOTHING RETURNING name
+""")
+
+# scope: found by the hash of what was given, which tells nobody anything about the hash of another.
+SCOPE = text("SELECT scope FROM api_tokens WHERE hash = :hash")
+
+#: Characters of a token's name.
+MAX_NAME_LENGTH = 64
 
 
 class TokenStore:
@@ -45,6 +59,40 @@ class TokenStore:
         with self._database.begin() as connection:
             found: bytes | None = connection.execute(FIND, {"run_id": run_id}).scalar()
         return found is not None and hmac.compare_digest(bytes(found), _hash(token))
+
+    # -- of the HTTP API
+
+    def create(self, name: str, scope: Scope) -> str:
+        """A new token of this name; it cannot be shown again. Raises `InvalidRequest`."""
+        if not (is_plain_text(name) and 1 <= len(name.strip()) <= MAX_NAME_LENGTH):
+            raise InvalidRequest(f"The name {name!r} will not do; give text of 1 to {MAX_NAME_LENGTH} characters.")
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        with self._database.begin() as connection:
+            values = {"name": name, "hash": _hash(token), "scope": scope.value}
+            if connection.execute(CREATE, values).one_or_none() is None:
+                raise InvalidRequest(f"There is a token {name!r} already; revoke it first, or choose another name.")
+        return token
+
+    def revoke(self, name: str) -> bool:
+        """Whether there was a token of this name; there is none any more."""
+        with self._database.begin() as connection:
+            return connection.execute(text("DELETE FROM api_tokens WHERE name = :name"), {"name": name}).rowcount > 0
+
+    def all_for_api(self) -> Sequence[ApiToken]:
+        """The tokens by name, without what they are."""
+        with self._database.session() as session:
+            return session.execute(select(ApiToken).order_by(ApiToken.name)).scalars().all()
+
+    def any_for_api(self) -> bool:
+        """Whether there is a token at all."""
+        with self._database.begin() as connection:
+            return bool(connection.execute(text("SELECT EXISTS (SELECT FROM api_tokens)")).scalar())
+
+    def scope_of(self, token: str) -> Scope | None:
+        """What a token is good for; None for one that is not known."""
+        with self._database.begin() as connection:
+            found: str | None = connection.execute(SCOPE, {"hash": _hash(token)}).scalar()
+        return Scope(found) if found else None
 
 
 def _hash(token: str) -> bytes:

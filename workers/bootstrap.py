@@ -10,6 +10,7 @@ from stores.archive import LogArchives
 from stores.cache import connect
 from stores.closings import Closings
 from stores.database import Database
+from stores.fleet import FleetStore
 from stores.followers import FollowerStore
 from stores.hints import LiveEvents, StopSignals
 from stores.logs import PostgresLogStore
@@ -34,6 +35,7 @@ class Services:
     archives: LogArchives
     closings: Closings
     tokens: TokenStore
+    fleet: FleetStore
     throttle: Throttle
     stops: StopSignals
     live: LiveEvents
@@ -69,6 +71,7 @@ def build(settings: Settings) -> Services:
         archives=archives,
         closings=Closings(database, archives),
         tokens=TokenStore(database),
+        fleet=FleetStore(database),
         throttle=Throttle(redis, timing.refresh_seconds),
         stops=StopSignals(redis),
         live=LiveEvents(redis),

@@ -43,6 +43,27 @@ def enqueue_run(
     worker that owned it is lost; work that ends by itself is never started again. Raises `UnknownAdapter` and
     `InvalidRequest` at once, naming the field and what would do, and `IdempotencyConflict`.
     """
+    run, _ = enqueue_once(
+        adapter,
+        config,
+        labels=labels,
+        max_runtime=max_runtime,
+        max_attempts=max_attempts,
+        idempotency_key=idempotency_key,
+    )
+    return run
+
+
+def enqueue_once(
+    adapter: str,
+    config: Mapping[str, Any],
+    *,
+    labels: Mapping[str, str] | None,
+    max_runtime: float | timedelta | None,
+    max_attempts: int,
+    idempotency_key: str | None,
+) -> tuple[Run, bool]:
+    """The same, and whether the run is new."""
     adapter_class = find_adapter(adapter)
     new = NewRun(
         adapter=adapter,
@@ -56,7 +77,7 @@ def enqueue_run(
     run, is_new = services().runs.add(new)
     if is_new:
         send_execute(run.id)
-    return run
+    return run, is_new
 
 
 def send_execute(run_id: UUID, *, after: float = 0.0) -> None:

@@ -126,9 +126,7 @@ def finish(services: Services, run_id: UUID, token: object, outcome: object, las
 
 def _authorize(services: Services, run_id: UUID, token: object) -> None:
     if not services.tokens.check(run_id, token):
-        raise TokenRefused(
-            f"The token is not the one of run {run_id}; `reprieve token {run_id}` gives a new one, in place of the old."
-        )
+        raise TokenRefused(f"The token is not the one of run {run_id}; `reprieve token run {run_id}` gives a new one.")
 
 
 def _attempt(services: Services, run_id: UUID) -> _Attempt:

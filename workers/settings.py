@@ -8,12 +8,14 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Annotated
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from adapters.spool import SPOOL_BYTES
+from models.access import Scope
 from models.errors import SettingsError, TimingRefused
 from models.liveness import Timing
 
@@ -21,6 +23,13 @@ PREFIX = "REPRIEVE_"
 
 #: What Kubernetes sets in every container for a service that is called `reprieve-…`.
 _OF_A_SERVICE = re.compile(r"_(SERVICE|PORT)(_|$)")
+
+
+#: Characters of a token that is long enough not to be guessed.
+LEAST_TOKEN_LENGTH = 16
+
+#: A scope, and the token that has it.
+ApiTokenSetting = tuple[Scope, SecretStr]
 
 
 class Settings(BaseSettings):
@@ -59,6 +68,15 @@ class Settings(BaseSettings):
         description="Seconds that a worker which is asked to stop waits for in-process runs, before it ends them.",
     )
     time_scale: int = Field(default=1, description="Divides all timings: 1 in production; up to 30 to try things.")
+    api_address: str = Field(
+        default="127.0.0.1:8000",
+        pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):\d{1,5}$",
+        description="HOST:PORT of the HTTP API; anything but loopback needs a token.",
+    )
+    api_tokens: Annotated[tuple[ApiTokenSetting, ...], NoDecode] = Field(
+        default=(),
+        description="Tokens of the HTTP API, SCOPE=TOKEN with commas between them; scopes are read, run and admin.",
+    )
     flower_password: SecretStr | None = Field(default=None, description="For Flower's user `reprieve`.")
 
     @field_validator("data_dir")
@@ -83,6 +101,20 @@ class Settings(BaseSettings):
         if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return value
+
+    @field_validator("api_tokens", mode="before")
+    @classmethod
+    def _scopes_and_tokens(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [one.strip().partition("=") for one in value.split(",") if one.strip()]
+        for scope, _, token in pairs:
+            if scope not in list(Scope) or len(token) < LEAST_TOKEN_LENGTH:
+                raise ValueError(
+                    f"must be SCOPE=TOKEN with commas between them: a scope ({', '.join(Scope)}), and a token of "
+                    f"{LEAST_TOKEN_LENGTH} characters or more"
+                )
+        return tuple((Scope(scope), SecretStr(token)) for scope, _, token in pairs)
 
     @field_validator("time_scale")
     @classmethod

@@ -28,6 +28,7 @@ AT_WORK = {
     "worker-control": " ready.",
     "beat": "beat: Starting",
     "flower": "Visit me at http://127.0.0.1:",
+    "api": "Uvicorn running on http://127.0.0.1:",
 }
 
 
@@ -45,7 +46,7 @@ def test_every_variable_is_a_setting_and_no_password_has_a_default() -> None:
     for service in OURS.values():
         assert {name for name in service["environment"] if name.startswith("REPRIEVE_")} <= known
     text = (ROOT / "docker-compose.yml").read_text()
-    assert re.findall(r"\$\{(\w*PASSWORD)(?!:\?)", text) == []
+    assert re.findall(r"\$\{(\w*(?:PASSWORD|TOKENS))(?!:\?)", text) == []
 
 
 def test_what_is_published_is_published_on_loopback() -> None:
@@ -66,6 +67,7 @@ def test_the_command_starts_as_written(name: str, servers: Any, tmp_path: Path) 
         "REPRIEVE_DATA_DIR": str(tmp_path),
         "REPRIEVE_FLOWER_PASSWORD": "for-this-test",
         "FLOWER_PORT": "0",
+        "REPRIEVE_API_ADDRESS": "127.0.0.1:0",
     }
     process = spawn(name, COMPOSE["services"][name]["command"], environment, tmp_path)
     try:

@@ -306,7 +306,7 @@ def test_without_a_token_nothing_is_started(services: Services, server: ReportSe
     work, _ = remote_with_token(services)
     done = start(work.run_id, None, "touch", "started")
     assert done.wait() == 2
-    assert "REPRIEVE_RUN_TOKEN is not set; set it to what `reprieve token RUN` printed" in done.stderr
+    assert "REPRIEVE_RUN_TOKEN is not set; set it to what `reprieve token run RUN` printed" in done.stderr
     assert (server.seen, (done.folder / "started").exists()) == ([], False)
 
 

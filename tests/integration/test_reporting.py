@@ -416,7 +416,7 @@ def test_a_remote_run_and_its_token_are_asked_for_on_the_command_line(services: 
     assert started.exit_code == 0, started.output
     run = services.runs.get(UUID(started.stdout.strip()))
     assert (run.adapter, run.out_of_process_liveness, run.spec.config) == ("remote", True, {})
-    first, second = (CliRunner().invoke(app, ["token", str(run.id)]).stdout.strip() for _ in range(2))
+    first, second = (CliRunner().invoke(app, ["token", "run", str(run.id)]).stdout.strip() for _ in range(2))
     assert first != second
     assert (services.tokens.check(run.id, first), services.tokens.check(run.id, second)) == (False, True)
 

@@ -1,18 +1,16 @@
-"""A small HTTP server over `workers.reporting`, which can be away, lose its replies, and take everything twice."""
+"""The HTTP API behind a proxy that can be away, lose its replies, and pass everything on twice."""
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from uuid import UUID
 
-from models.errors import InvalidRequest, RunNotFound, TokenRefused
-from workers import reporting
+from fastapi.testclient import TestClient
+
+from api.app import create_app
 from workers.bootstrap import Services
-
-STATUSES = {TokenRefused: 401, RunNotFound: 404, InvalidRequest: 422}
 
 
 class ReportServer:
@@ -26,7 +24,7 @@ class ReportServer:
         self.redirect_to: str | None = None
         self.seen: list[tuple[str, dict[str, Any], dict[str, Any] | None]] = []
         self.refused_while_away = 0
-        self._lock = threading.Lock()
+        self._api = TestClient(create_app(services), base_url="http://127.0.0.1", raise_server_exceptions=False)
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
 
     @property
@@ -36,18 +34,13 @@ class ReportServer:
     def bodies(self, operation: str) -> list[dict[str, Any]]:
         return [body for name, body, _ in self.seen if name == operation]
 
-    def answer(self, path: str, header: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        *_, run_id, operation = path.split("/")
-        call = {"output": reporting.append, "heartbeat": reporting.heartbeat, "finish": reporting.finish}[operation]
-        token = header.removeprefix("Bearer ") if header.startswith("Bearer ") else None
-        try:
-            for _ in range(2 if self.twice else 1):
-                reply = call(self.services, UUID(run_id), token, **body)
-        except tuple(STATUSES) as error:
-            self.seen.append((operation, body, None))
-            return STATUSES[type(error)], {"error": str(error)}
-        self.seen.append((operation, body, reply))
-        return 200, reply
+    def answer(self, path: str, headers: Mapping[str, str], body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        passed_on = {name: value for name, value in headers.items() if name in ("Authorization", "Content-Type")}
+        for _ in range(2 if self.twice else 1):
+            reply = self._api.post(path, json=body, headers=passed_on)
+        answer: dict[str, Any] = reply.json()
+        self.seen.append((path.rsplit("/", 1)[-1], body, answer if reply.is_success else None))
+        return reply.status_code, answer
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
@@ -64,7 +57,7 @@ class ReportServer:
                     self.send_header("Location", server.redirect_to)
                     self.end_headers()
                     return
-                status, reply = server.answer(self.path, self.headers.get("Authorization", ""), body)
+                status, reply = server.answer(self.path, self.headers, body)
                 if server.lose_reply(len(server.seen)):
                     self.close_connection = True
                     return

@@ -1,0 +1,91 @@
+"""Who asks, and whether they may: bearer tokens, and nobody at all where none was ever made."""
+
+import hmac
+import ipaddress
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, HTTPException, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from models.access import Scope
+from workers.bootstrap import Services
+
+BEARER = HTTPBearer(auto_error=False, description="A token of `reprieve token create`, or of REPRIEVE_API_TOKENS.")
+
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+
+
+def services_of(request: Request) -> Services:
+    """What the app was made with."""
+    found: Services = request.app.state.services
+    return found
+
+
+Wired = Annotated[Services, Depends(services_of)]
+
+
+def is_open(services: Services) -> bool:
+    """Whether there is no token at all: then the API is for this machine only, and everyone on it may do everything."""
+    return not services.settings.api_tokens and not services.tokens.any_for_api()
+
+
+def allow(needed: Scope) -> Callable[..., None]:
+    """A dependency that lets only those pass who have a scope."""
+
+    def check(request: Request, wired: Wired, credentials: Credentials) -> None:
+        if credentials is None:
+            if is_open(wired):
+                _only_from_here(request)
+                return
+            raise HTTPException(401, "A token is needed: send `Authorization: Bearer TOKEN`.")
+        scope = scope_of(wired, credentials.credentials)
+        if scope is None:
+            raise HTTPException(401, "The token is not known here; `reprieve token create` makes one.")
+        if not scope.includes(needed):
+            raise HTTPException(403, f"The token has the scope {scope}; this needs {needed}.")
+
+    return check
+
+
+def _only_from_here(request: Request) -> None:
+    """What needs no token must be meant: a page from elsewhere, open in a browser of this machine, may not ask for it.
+
+    Such a page gives itself away by its `Origin`, or, where it has its own name point here, by `Host`.
+    """
+    named, origin = request.url.hostname or "", request.headers.get("origin")
+    if not is_loopback(named) or (origin is not None and urlsplit(origin).netloc != request.headers.get("host")):
+        raise HTTPException(403, "There is no token, so this is only for requests from this machine to its loopback.")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def scope_of(services: Services, token: str) -> Scope | None:
+    """What a token is good for; compared in a time that tells nothing of how much of it is right."""
+    given = sha256(token.encode("utf-8", "backslashreplace")).digest()
+    found = None
+    for scope, secret in services.settings.api_tokens:
+        if hmac.compare_digest(sha256(secret.get_secret_value().encode()).digest(), given):
+            found = scope
+    return found or services.tokens.scope_of(token)
+
+
+MayRead = Depends(allow(Scope.READ))
+MayRun = Depends(allow(Scope.RUN))
+MayAdministrate = Depends(allow(Scope.ADMIN))
+
+
+def bearer(credentials: Credentials) -> str | None:
+    """The token itself, for those who check it by other means."""
+    return credentials.credentials if credentials else None
+
+
+GivenToken = Annotated[str | None, Depends(bearer)]

@@ -1,0 +1,47 @@
+"""The HTTP API as one ASGI application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from api import fleet, live, problems, reports, runs
+from api.limits import Limits
+from workers.bootstrap import Services, services
+
+DESCRIPTION = """\
+Runs are asked for, followed and ended here; work that runs elsewhere reports here. Errors are problem documents
+(RFC 9457) whose `detail` says what would do.
+"""
+
+
+def create_app(wired: Services) -> FastAPI:
+    """The application over these services."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with app.state.hub.running():
+            yield
+
+    app = FastAPI(
+        title="Reprieve",
+        version=version("reprieve"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # Its page takes scripts from elsewhere; the document itself is at /openapi.json.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.services = wired
+    app.state.hub = live.Hub(wired)
+    for room in (live, runs, reports, fleet):
+        app.include_router(room.router)
+    problems.install(app)
+    app.add_middleware(Limits)
+    return app
+
+
+def application() -> FastAPI:
+    """For an ASGI server that starts factories: `uvicorn --factory api.app:application`."""
+    return create_app(services())

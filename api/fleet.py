@@ -1,0 +1,107 @@
+"""The fleet and the system itself: what is under way, which adapters there are, whether all is well."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from adapters.protocol import Attaching, Probing
+from adapters.registry import adapter_classes
+from api.access import MayRead, Wired
+from api.problems import answers
+from models.health import ailments
+from models.records import HealthRecord
+from stores.migrate import is_current
+from workers.bootstrap import Services
+
+router = APIRouter(tags=["fleet"])
+
+
+class ActiveRuns(BaseModel):
+    status: str
+    adapter: str
+    runs: int
+    longest_silence_seconds: float = Field(description="Of running runs, the age of the oldest last proof of life.")
+
+
+class Fleet(BaseModel):
+    """What is under way, and how the reaper is."""
+
+    active: list[ActiveRuns]
+    health: HealthRecord
+    window_seconds: float
+
+
+class AdapterRecord(BaseModel):
+    """An adapter that is installed where the API runs."""
+
+    type: str
+    out_of_process_liveness: bool
+    attaches: bool = Field(description="Whether another worker can follow its work.")
+    probes: bool = Field(description="Whether its platform can be asked whether work lives.")
+    config_schema: dict[str, Any] = Field(description="JSON Schema of a run's config.")
+
+
+class Adapters(BaseModel):
+    adapters: list[AdapterRecord]
+
+
+class Ready(BaseModel):
+    ready: bool
+    reasons: list[str] = Field(description="What is wrong, a sentence each.")
+
+
+@router.get("/v1/fleet", dependencies=[MayRead], responses=answers(401, 403, 503))
+def fleet(wired: Wired) -> Fleet:
+    """The fleet at a glance."""
+    pulse = wired.sweeps.pulse()
+    return Fleet(
+        active=[
+            ActiveRuns(
+                status=one.status,
+                adapter=one.adapter,
+                runs=one.runs,
+                longest_silence_seconds=one.longest_silence.total_seconds(),
+            )
+            for one in wired.fleet.active()
+        ],
+        health=HealthRecord.of(pulse, ailments(pulse, wired.timing), wired.sweeps.account()),
+        window_seconds=wired.timing.window.total_seconds(),
+    )
+
+
+@router.get("/v1/adapters", dependencies=[MayRead], responses=answers(401, 403))
+def adapters() -> Adapters:
+    """The adapters, and the form of their configs."""
+    return Adapters(
+        adapters=[
+            AdapterRecord(
+                type=name,
+                out_of_process_liveness=adapter_class.has_out_of_process_liveness,
+                attaches=issubclass(adapter_class, Attaching),
+                probes=issubclass(adapter_class, Probing),
+                config_schema=adapter_class.config_model.model_json_schema(),
+            )
+            for name, adapter_class in sorted(adapter_classes().items())
+        ]
+    )
+
+
+@router.get("/health/live")
+def live() -> dict[str, bool]:
+    """Whether this process answers."""
+    return {"live": True}
+
+
+@router.get("/health/ready", responses={503: {"model": Ready, "description": "Something is wrong."}})
+def ready(wired: Wired) -> Response:
+    """Whether the system does what it is for; 503 with the reasons when it does not."""
+    reasons = _reasons(wired)
+    return JSONResponse(Ready(ready=not reasons, reasons=reasons).model_dump(), 503 if reasons else 200)
+
+
+def _reasons(wired: Services) -> list[str]:
+    if not is_current(wired.database):
+        return ["The database is not in the form that this version expects; run `reprieve migrate`."]
+    return ailments(wired.sweeps.pulse(), wired.timing)

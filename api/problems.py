@@ -1,0 +1,130 @@
+"""Every error as a problem document (RFC 9457): what is wrong, in a sentence, and what would do."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from starlette.exceptions import HTTPException
+
+from models.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    LogUnavailable,
+    ReprieveError,
+    RunNotFound,
+    TokenRefused,
+    UnknownAdapter,
+)
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+#: Seconds after which a client may ask again what could not be answered now.
+RETRY_AFTER = 5
+
+#: The status of each error that a client can bring about; any other is ours.
+STATUSES: Mapping[type[ReprieveError], int] = {
+    RunNotFound: 404,
+    IdempotencyConflict: 409,
+    InvalidRequest: 422,
+    UnknownAdapter: 422,
+    TokenRefused: 401,
+    LogUnavailable: 503,
+}
+
+
+class WrongField(BaseModel):
+    """A part of the request that is wrong."""
+
+    field: str = Field(examples=["query.limit"])
+    detail: str = Field(examples=["Input should be less than or equal to 1000"])
+
+
+class Problem(BaseModel):
+    """A problem document."""
+
+    type: str = Field(examples=["urn:reprieve:problem:not-found"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(examples=["There is no run 01997a5e-7d5c-7000-8000-000000000000."])
+    errors: list[WrongField] = []
+
+
+def problem(status: int, detail: str, errors: list[WrongField] | None = None) -> JSONResponse:
+    title = HTTPStatus(status).phrase
+    body = Problem(
+        type=f"urn:reprieve:problem:{title.lower().replace(' ', '-')}",
+        title=title,
+        status=status,
+        detail=detail,
+        errors=errors or [],
+    )
+    return JSONResponse(body.model_dump(exclude_defaults=True), status, headers=_headers(status), media_type=MEDIA_TYPE)
+
+
+def _headers(status: int) -> dict[str, str]:
+    if status == HTTPStatus.UNAUTHORIZED:
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": str(RETRY_AFTER)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these problems, for the OpenAPI document."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: schema}, "model": Problem}
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Have the app answer every error so."""
+    app.add_exception_handler(ReprieveError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OperationalError, _database_away)
+    app.add_exception_handler(ProgrammingError, _database_unfit)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def _refused(_: Request, error: Exception) -> JSONResponse:
+    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
+    return problem(status, str(error))
+
+
+def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - what this is registered for
+    wrong = [
+        WrongField(field=".".join(str(part) for part in one["loc"]), detail=str(one["msg"])) for one in error.errors()
+    ]
+    told = "; ".join(f"{one.field}: {one.detail}" for one in wrong)
+    return problem(422, f"The request cannot be taken: {told}.", wrong)
+
+
+def _http(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - what this is registered for
+    answer = problem(error.status_code, str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _database_away(_: Request, error: Exception) -> JSONResponse:
+    logger.error("The database does not answer (%s).", type(error).__name__)
+    return problem(503, "The database does not answer; nothing was changed. Ask again in a moment.")
+
+
+def _database_unfit(_: Request, error: Exception) -> JSONResponse:
+    logger.error("The database refused a statement (%s).", type(getattr(error, "orig", error)).__name__)
+    return problem(503, "The database is not in the form that this version expects; run `reprieve migrate`.")
+
+
+def _unforeseen(_: Request, error: Exception) -> JSONResponse:
+    logger.error("A request failed.", exc_info=error)
+    return problem(500, "The request failed for a reason that is in the API's log.")

@@ -1,0 +1,69 @@
+"""What work outside reports, by the token of its run: a thin coat over `workers.reporting` (docs/remote.md)."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Body
+from pydantic import BaseModel, Field
+
+from api.access import GivenToken, MayAdministrate, Wired
+from api.problems import answers
+from workers import reporting
+
+router = APIRouter(prefix="/v1/runs/{run_id}", tags=["reports"])
+
+OUTPUT = {"first_seq": 1, "chunks": [{"stream": "stdout", "data": "aGVsbG8K", "at": 1790000000123}]}
+RESULT = {"outcome": {"exit_status": 0}, "last_seq": 41}
+
+
+class OutputTaken(BaseModel):
+    next_seq: int = Field(description="The number of the first chunk that is not stored: go on from there.")
+    stop: bool = Field(description="The run has ended: end the work.")
+
+
+class HeartbeatTaken(BaseModel):
+    stop: bool
+
+
+class ResultTaken(BaseModel):
+    taken: bool = Field(description="False only while no worker has claimed the run: say it again.")
+
+
+class RunTokenMade(BaseModel):
+    token: str = Field(description="Shown this once; it replaces any that the run had.")
+
+
+@router.post("/output", responses=answers(401, 404, 413, 422, 503))
+def output(
+    run_id: UUID,
+    wired: Wired,
+    token: GivenToken,
+    first_seq: Annotated[int, Body(examples=[1])],
+    chunks: Annotated[list[Any], Body(examples=[OUTPUT["chunks"]])],
+) -> OutputTaken:
+    """Append output. A number that is not the next one is answered with the one that is."""
+    return OutputTaken(**reporting.append(wired, run_id, token, first_seq, chunks))
+
+
+@router.post("/heartbeat", responses=answers(401, 404, 422, 503))
+def heartbeat(run_id: UUID, wired: Wired, token: GivenToken) -> HeartbeatTaken:
+    """The work is alive."""
+    return HeartbeatTaken(**reporting.heartbeat(wired, run_id, token))
+
+
+@router.post("/finish", responses=answers(401, 404, 422, 503))
+def finish(
+    run_id: UUID,
+    wired: Wired,
+    token: GivenToken,
+    outcome: Annotated[dict[str, Any], Body(examples=[RESULT["outcome"]])],
+    last_seq: Annotated[int, Body(examples=[RESULT["last_seq"]])],
+) -> ResultTaken:
+    """The work has ended. The first result counts."""
+    return ResultTaken(**reporting.finish(wired, run_id, token, outcome, last_seq))
+
+
+@router.post("/token", status_code=201, dependencies=[MayAdministrate], responses=answers(401, 403, 404, 422, 503))
+def token(run_id: UUID, wired: Wired) -> RunTokenMade:
+    """A new token for a remote run, good for that run only."""
+    return RunTokenMade(token=reporting.new_token(wired, run_id))

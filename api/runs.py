@@ -1,0 +1,285 @@
+"""Runs over HTTP: asked for, listed, looked at, cancelled; their events and their logs."""
+
+from base64 import b64encode
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, HTTPException, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.access import MayRead, MayRun, Wired
+from api.problems import answers
+from api.ranges import ByteRange, parse_range
+from models.chunks import Chunk, check_stream
+from models.errors import InvalidChunk, InvalidRequest
+from models.records import EventRecord, LogRecord, RunRecord, SparingRecord
+from models.status import Status
+from stores.following import Gap, LogFollower
+from workers.bootstrap import Services
+from workers.enqueue import cancel_run, enqueue_once
+from workers.explaining import explain
+
+router = APIRouter(prefix="/v1/runs", tags=["runs"])
+
+#: Runs, and chunks, on one page at the most; and the bytes of chunks that are enough for one.
+LARGEST_PAGE = 1000
+ENOUGH_BYTES = 1024 * 1024
+
+
+class NewRun(BaseModel):
+    """A run to be started."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "adapter": "process",
+                    "config": {"command": ["make", "report"]},
+                    "labels": {"team": "data"},
+                    "max_runtime_seconds": 3600,
+                    "max_attempts": 3,
+                }
+            ]
+        },
+    )
+
+    adapter: str = Field(description="What does the work: one of `/v1/adapters`.")
+    config: dict[str, Any] = Field(description="As the adapter's `config_schema` has it.")
+    labels: dict[str, str] = Field(default={}, description="For filters and for people.")
+    max_runtime_seconds: float | None = Field(default=None, description="Ends an attempt that takes longer.")
+    max_attempts: int = Field(default=1, description="How often it may be started if its worker is lost.")
+
+
+class RunPage(BaseModel):
+    """Runs, the newest first."""
+
+    runs: list[RunRecord]
+    next: UUID | None = Field(description="`before` of the next page; null on the last.")
+
+
+class Events(BaseModel):
+    """What happened to a run, in the order in which it happened."""
+
+    events: list[EventRecord]
+
+
+class Explained(BaseModel):
+    """Why a run is as it is."""
+
+    sentences: list[str] = Field(description="For a person who was woken for it.")
+    run: RunRecord
+    logs: list[LogRecord]
+    events: list[EventRecord]
+    sparings: list[SparingRecord]
+
+
+class ChunkRecord(BaseModel):
+    """A piece of output as it was handed over: `text` where it is UTF-8, `base64` where it is not."""
+
+    seq: int
+    at: datetime
+    stream: str
+    text: str | None = None
+    base64: str | None = None
+
+    @classmethod
+    def of(cls, chunk: Chunk) -> "ChunkRecord":
+        at = datetime.fromtimestamp(chunk.at / 1000, UTC)
+        try:
+            return cls(seq=chunk.seq, at=at, stream=chunk.stream, text=chunk.data.decode())
+        except UnicodeDecodeError:
+            return cls(seq=chunk.seq, at=at, stream=chunk.stream, base64=b64encode(chunk.data).decode())
+
+
+class LogPage(BaseModel):
+    """A part of an attempt's log, in order."""
+
+    attempt: int
+    chunks: list[ChunkRecord]
+    next_after: int = Field(description="`after` of the next page; the same again where nothing more is stored yet.")
+    last_seq: int | None = Field(description="The number of the attempt's last chunk; null while nobody named it.")
+    ended: bool = Field(description="Whether the attempt has ended.")
+
+
+RunId = UUID
+RunKey = Annotated[str | None, Header(alias="Idempotency-Key", description="The same key gives the same run.")]
+
+
+@router.post("", status_code=201, dependencies=[MayRun], responses=answers(401, 403, 409, 413, 422, 503))
+def create(wanted: NewRun, response: Response, idempotency_key: RunKey = None) -> RunRecord:
+    """Start a run: 201 and its address, or 200 with the run that the idempotency key gave before."""
+    run, is_new = enqueue_once(
+        wanted.adapter,
+        wanted.config,
+        labels=wanted.labels,
+        max_runtime=wanted.max_runtime_seconds,
+        max_attempts=wanted.max_attempts,
+        idempotency_key=idempotency_key,
+    )
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/v1/runs/{run.id}"
+    return RunRecord.of(run)
+
+
+@router.get("", dependencies=[MayRead], responses=answers(401, 403, 422, 503))
+def list_runs(
+    wired: Wired,
+    status: Annotated[list[Status], Query(description="Only these; may be repeated.")] = [],  # noqa: B006 - FastAPI's
+    adapter: Annotated[str | None, Query(description="Only of this one.")] = None,
+    label: Annotated[list[str], Query(description="NAME=VALUE; may be repeated, all must hold.")] = [],  # noqa: B006
+    before: Annotated[UUID | None, Query(description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 50,
+) -> RunPage:
+    """List runs, the newest first."""
+    found = wired.runs.list(
+        statuses=status, adapter=_plain("adapter", adapter), labels=_labels(label), before=before, limit=limit + 1
+    )
+    page = found[:limit]
+    return RunPage(runs=[RunRecord.of(run) for run in page], next=page[-1].id if len(found) > limit else None)
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise InvalidRequest(f"label is {pair[:100]!r}; give NAME=VALUE.")
+        labels[str(_plain("label", name))] = str(_plain("label", value))
+    return labels
+
+
+def _plain(field: str, value: str | None) -> str | None:
+    if value is not None and "\0" in value:
+        raise InvalidRequest(f"{field} holds a NUL, which no stored text does.")
+    return value
+
+
+@router.get("/{run_id}", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))
+def get(run_id: RunId, wired: Wired) -> RunRecord:
+    """One run and its attempts."""
+    return RunRecord.of(wired.runs.get(run_id))
+
+
+@router.post("/{run_id}/cancel", dependencies=[MayRun], responses=answers(401, 403, 404, 422, 503))
+def cancel(run_id: RunId) -> RunRecord:
+    """End a run and its work. One that has already ended stays as it is."""
+    return RunRecord.of(cancel_run(run_id))
+
+
+@router.get("/{run_id}/events", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))
+def events(run_id: RunId, wired: Wired) -> Events:
+    """What happened to a run."""
+    wired.runs.get(run_id)
+    return Events(events=[EventRecord.of(event) for event in wired.runs.events(run_id)])
+
+
+@router.get("/{run_id}/explain", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))
+def explained(run_id: RunId, wired: Wired) -> Explained:
+    """Why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
+    told = explain(wired, run_id)
+    return Explained.model_validate(told.as_record() | {"sentences": told.sentences})
+
+
+# -- logs
+
+
+@router.get("/{run_id}/log", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))
+def log(
+    run_id: RunId,
+    wired: Wired,
+    attempt: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="The last one by default.")] = None,
+    after: Annotated[int, Query(ge=0, le=2**62, description="After this sequence number.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = LARGEST_PAGE,
+) -> LogPage:
+    """A part of an attempt's log. A run that no worker has taken yet has an empty one."""
+    run = wired.runs.get(run_id)
+    number = attempt or max(run.attempt, 1)
+    if number > max(run.attempt, 1):
+        raise HTTPException(404, f"Run {run_id} has no attempt {number} (yet): it has had {run.attempt}.")
+    of_attempt = run.attempts[number - 1] if run.attempts else None
+    chunks = _enough(wired.logs.read(run_id, number, after, limit))
+    return LogPage(
+        attempt=number,
+        chunks=[ChunkRecord.of(chunk) for chunk in chunks],
+        next_after=chunks[-1].seq if chunks else after,
+        last_seq=of_attempt.last_seq if of_attempt else None,
+        ended=of_attempt is not None and of_attempt.finished_at is not None,
+    )
+
+
+def _enough(chunks: list[Chunk]) -> list[Chunk]:
+    """So many of them that they fit a page; one at least."""
+    size = 0
+    for place, chunk in enumerate(chunks):
+        size += len(chunk.data)
+        if size > ENOUGH_BYTES and place:
+            return chunks[:place]
+    return chunks
+
+
+@router.get(
+    "/{run_id}/attempts/{attempt}/output/{stream}",
+    dependencies=[MayRead],
+    response_class=Response,
+    responses={
+        200: {"description": "All of it that is stored by now.", "content": {"text/plain": {}}},
+        206: {"description": "The bytes that `Range` asks for.", "content": {"text/plain": {}}},
+        **answers(401, 403, 404, 416, 422, 503),
+    },
+)
+def output(
+    run_id: RunId,
+    attempt: int,
+    stream: str,
+    wired: Wired,
+    wanted: Annotated[str | None, Header(alias="Range", description="bytes=FIRST-LAST")] = None,
+) -> Response:
+    """The bytes of one stream of an attempt, as they were printed."""
+    try:
+        check_stream(stream)
+    except InvalidChunk:
+        raise InvalidRequest("The stream is no name of one; stdout, for example.") from None
+    run = wired.runs.get(run_id)
+    if not 1 <= attempt <= run.attempt:
+        raise HTTPException(404, f"Run {run_id} has no attempt {attempt} (yet): it has had {run.attempt}.")
+    size = sum(len(data) for data in _bytes_of(wired, run_id, attempt, stream))
+    part = parse_range(wanted, size)
+    if part is None:
+        raise HTTPException(416, f"The stream has {size} bytes.", {"Content-Range": f"bytes */{size}"})
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Content-Length": str(part.size),
+        "Content-Disposition": f'inline; filename="{run_id}-{attempt}-{stream}.txt"',
+    }
+    if part.is_part:
+        headers["Content-Range"] = f"bytes {part.first}-{part.first + part.size - 1}/{size}"
+    return StreamingResponse(
+        _cut(_bytes_of(wired, run_id, attempt, stream), part),
+        206 if part.is_part else 200,
+        headers,
+        media_type="text/plain; charset=utf-8",
+    )
+
+
+def _bytes_of(wired: Services, run_id: UUID, attempt: int, stream: str) -> Iterator[bytes]:
+    reader = LogFollower(wired.runs, wired.logs, wired.live, run_id)
+    for item in reader.stored(attempt):
+        if not isinstance(item, Gap) and item.stream == stream:
+            yield item.data
+
+
+def _cut(pieces: Iterator[bytes], part: ByteRange) -> Iterator[bytes]:
+    """The part of these pieces that was asked for, and not a byte of what has come since its size was taken."""
+    skip, left = part.first, part.size
+    for piece in pieces:
+        if left <= 0:
+            return
+        data = piece[skip : skip + left]
+        skip = max(0, skip - len(piece))
+        if data:
+            left -= len(data)
+            yield data

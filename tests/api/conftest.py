@@ -1,0 +1,61 @@
+"""The API over real PostgreSQL and Redis: in this process for what answers at once, on a socket for what streams."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from api.app import create_app
+from stores.embedded.address import choose_port
+from workers.bootstrap import Services
+
+LOCAL = "http://127.0.0.1"
+
+
+@pytest.fixture
+def client(services: Services) -> Iterator[TestClient]:
+    """Answers as to a caller on this machine; what goes wrong is an answer, as it is for a client."""
+    with TestClient(create_app(services), base_url=LOCAL, raise_server_exceptions=False) as made:
+        yield made
+
+
+class Served:
+    """The API on a socket, which can be ended and started again at the same address."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self.port = choose_port()
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{LOCAL}:{self.port}"
+
+    def start(self) -> None:
+        self.app = create_app(self._services)
+        config = uvicorn.Config(self.app, port=self.port, log_config=None, timeout_graceful_shutdown=1, ws="none")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + 20
+        while not self._server.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(20)
+            assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def served(services: Services) -> Iterator[Served]:
+    made = Served(services)
+    made.start()
+    yield made
+    made.stop()
