@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import growth, ingest, latency, memory, on_log, refresh, sweep
+from bench import growth, ingest, latency, live, memory, on_log, refresh, sweep
 from bench.measure import Result
 from bench.stack import stack
 
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "ingest": ingest,
     "on_log": on_log,
     "latency": latency,
+    "live": live,
     "memory": memory,
     "sweep": sweep,
     "refresh": refresh,
