@@ -1,6 +1,7 @@
 """Runs a soak and prints its account; exit status 1 when something in it is wrong."""
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ FAULTS_EVERY = (1.0, 6.0)
 def main() -> int:
     options = _options()
     console = Console(width=None if sys.stdout.isatty() else 140)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Asked to end, it ends what it started.
     with ExitStack() as ending:
         folder = options.folder or Path(ending.enter_context(_temporary()))
         fleet = Fleet(folder, ending, time_scale=options.scale, extra={"REPRIEVE_DRAIN_SECONDS": "2"})

@@ -9,7 +9,8 @@ from redis import Redis
 from sqlalchemy import text
 
 from models.rows import RunEvent
-from models.status import EventKind
+from models.status import EventKind, Proof
+from tests.soak.chaos import LONGEST_STALL
 from tests.soak.work import Started
 from tests.support.processes import processes_marked
 from workers.bootstrap import Services
@@ -66,9 +67,10 @@ def _wrong_end(services: Services, one: Started) -> Iterator[str]:
 
 
 def _never_began(services: Services, one: Started) -> bool:
-    """Whether its worker was killed between taking it and recording what it starts: reaped, and rightly so."""
+    """Whether its worker was killed between taking it and letting it begin: reaped, and rightly so."""
     run = services.runs.get(one.run_id)
-    return run.error_code == "adapter_liveness_lost" and run.attempts[-1].work is None
+    silent = run.last_proof == Proof.CLAIM and not services.logs.last_seq(one.run_id, run.attempt)
+    return run.error_code == "adapter_liveness_lost" and silent
 
 
 def _wrong_reaps(
@@ -90,14 +92,24 @@ def _wrong_reaps(
 def _found_late(
     services: Services, one: Started, event: RunEvent, died: float, detection: list[float]
 ) -> Iterator[str]:
-    """In time: within a window and a sweep of its death, or of when the reaper had begun to watch."""
-    watching = datetime.fromisoformat(event.detail["watching_since"]).timestamp()
-    found = event.at.timestamp()
-    limit = (services.timing.window + services.timing.sweep_interval).total_seconds() + SLACK
+    """In time: within a window and a sweep of its death, or of when the reaper began to see and hear.
+
+    What it printed before, and a worker that stood still held back, counts as its last sign when it is stored.
+    """
+    watching, hearing, last_sign = (
+        datetime.fromisoformat(event.detail[name]).timestamp() if event.detail[name] else 0.0
+        for name in ("watching_since", "hearing_since", "last_proof_at")
+    )
+    window = services.timing.window.total_seconds()
+    limit = window + services.timing.sweep_interval.total_seconds() + SLACK
+    found, counted_from = (
+        event.at.timestamp(),
+        max(watching, hearing, died, min(last_sign, died + window * LONGEST_STALL)),
+    )
     detection.append(found - died)
     if found < died:
         yield f"{one.kind.name} {one.run_id} was reaped {died - found:.1f} s before it died"
-    elif found - max(died, watching) > limit and not event.detail["brake"]["on"]:
+    elif found - counted_from > limit and not event.detail["brake"]["on"]:
         yield f"{one.kind.name} {one.run_id} was found {found - died:.1f} s after it died ({event.detail})"
 
 

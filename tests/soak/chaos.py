@@ -18,6 +18,9 @@ from tests.support.processes import Process
 #: Queue, workers of it, threads of each.
 WORKERS = (("control", 2, 4), ("logs", 2, 4), ("archive", 1, 2), ("runs", 3, 120))
 
+#: How long a worker may stand still, in windows.
+LONGEST_STALL = 0.5
+
 
 class Chaos:
     """A fleet of workers and beats, and what happens to it. Counts what it did."""
@@ -88,7 +91,7 @@ class Chaos:
         """For less than a window: a worker that stands still for longer has lost its children, by what is promised."""
         _, _, process = self._random.choice(self.workers)
         process.send(signal.SIGSTOP)
-        time.sleep(self._random.uniform(0.1, self._window / 2))
+        time.sleep(self._random.uniform(0.1, self._window * LONGEST_STALL))
         process.send(signal.SIGCONT)
 
     def _kill_beat(self) -> None:
