@@ -33,7 +33,7 @@ class RunTokenMade(BaseModel):
     token: str = Field(description="Shown this once; it replaces any that the run had.")
 
 
-@router.post("/output", responses=answers(401, 404, 413, 422, 503))
+@router.post("/output", responses=answers(400, 401, 404, 413, 422, 503))
 def output(
     run_id: UUID,
     wired: Wired,
@@ -51,7 +51,7 @@ def heartbeat(run_id: UUID, wired: Wired, token: GivenToken) -> HeartbeatTaken:
     return HeartbeatTaken(**reporting.heartbeat(wired, run_id, token))
 
 
-@router.post("/finish", responses=answers(401, 404, 422, 503))
+@router.post("/finish", responses=answers(400, 401, 404, 422, 503))
 def finish(
     run_id: UUID,
     wired: Wired,

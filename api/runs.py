@@ -6,15 +6,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, HTTPException, Query, Response
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.access import MayRead, MayRun, Wired
 from api.problems import answers
 from api.ranges import ByteRange, parse_range
-from models.chunks import Chunk, check_stream
-from models.errors import InvalidChunk, InvalidRequest
+from models.chunks import STREAM_NAME, Chunk
 from models.records import EventRecord, LogRecord, RunRecord, SparingRecord
 from models.status import Status
 from stores.following import Gap, LogFollower
@@ -105,11 +104,22 @@ class LogPage(BaseModel):
     ended: bool = Field(description="Whether the attempt has ended.")
 
 
+#: No stored text holds a NUL.
+PLAIN = r"^[^\x00]*$"
+Label = Annotated[str, StringConstraints(pattern=r"^[^\x00=]+=[^\x00]*$")]
 RunId = UUID
 RunKey = Annotated[str | None, Header(alias="Idempotency-Key", description="The same key gives the same run.")]
 
 
-@router.post("", status_code=201, dependencies=[MayRun], responses=answers(401, 403, 409, 413, 422, 503))
+@router.post(
+    "",
+    status_code=201,
+    dependencies=[MayRun],
+    responses={
+        200: {"description": "The run that the idempotency key gave before.", "model": RunRecord},
+        **answers(400, 401, 403, 409, 413, 422, 503),
+    },
+)
 def create(wanted: NewRun, response: Response, idempotency_key: RunKey = None) -> RunRecord:
     """Start a run: 201 and its address, or 200 with the run that the idempotency key gave before."""
     run, is_new = enqueue_once(
@@ -129,33 +139,19 @@ def create(wanted: NewRun, response: Response, idempotency_key: RunKey = None) -
 def list_runs(
     wired: Wired,
     status: Annotated[list[Status], Query(description="Only these; may be repeated.")] = [],  # noqa: B006 - FastAPI's
-    adapter: Annotated[str | None, Query(description="Only of this one.")] = None,
-    label: Annotated[list[str], Query(description="NAME=VALUE; may be repeated, all must hold.")] = [],  # noqa: B006
+    adapter: Annotated[str | None, Query(pattern=PLAIN, description="Only of this one.")] = None,
+    label: Annotated[list[Label], Query(description="NAME=VALUE; may be repeated, all must hold.")] = [],  # noqa: B006
     before: Annotated[UUID | None, Query(description="`next` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 50,
 ) -> RunPage:
     """List runs, the newest first."""
-    found = wired.runs.list(
-        statuses=status, adapter=_plain("adapter", adapter), labels=_labels(label), before=before, limit=limit + 1
-    )
+    found = wired.runs.list(statuses=status, adapter=adapter, labels=_labels(label), before=before, limit=limit + 1)
     page = found[:limit]
     return RunPage(runs=[RunRecord.of(run) for run in page], next=page[-1].id if len(found) > limit else None)
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:
-    labels = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise InvalidRequest(f"label is {pair[:100]!r}; give NAME=VALUE.")
-        labels[str(_plain("label", name))] = str(_plain("label", value))
-    return labels
-
-
-def _plain(field: str, value: str | None) -> str | None:
-    if value is not None and "\0" in value:
-        raise InvalidRequest(f"{field} holds a NUL, which no stored text does.")
-    return value
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
 @router.get("/{run_id}", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))
@@ -233,18 +229,14 @@ def _enough(chunks: list[Chunk]) -> list[Chunk]:
 )
 def output(
     run_id: RunId,
-    attempt: int,
-    stream: str,
+    attempt: Annotated[int, Path(ge=1, le=2**31 - 1)],
+    stream: Annotated[str, Path(pattern=STREAM_NAME, description="stdout, for example.")],
     wired: Wired,
     wanted: Annotated[str | None, Header(alias="Range", description="bytes=FIRST-LAST")] = None,
 ) -> Response:
     """The bytes of one stream of an attempt, as they were printed."""
-    try:
-        check_stream(stream)
-    except InvalidChunk:
-        raise InvalidRequest("The stream is no name of one; stdout, for example.") from None
     run = wired.runs.get(run_id)
-    if not 1 <= attempt <= run.attempt:
+    if attempt > run.attempt:
         raise HTTPException(404, f"Run {run_id} has no attempt {attempt} (yet): it has had {run.attempt}.")
     size = sum(len(data) for data in _bytes_of(wired, run_id, attempt, stream))
     part = parse_range(wanted, size)

@@ -40,7 +40,9 @@ ZSTD_LEVEL = 1
 #: Bytes below which compression does not pay.
 COMPRESS_FROM = 256
 
-_STREAM_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+#: A stream's name, as a pattern for all of it.
+STREAM_NAME = r"^[a-z][a-z0-9_-]{0,31}$"
+_STREAM_NAME = re.compile(STREAM_NAME.strip("^$"))
 
 #: The first byte of a MessagePack array with a 32-bit length; a zstd frame never begins with it.
 _ARRAY = b"\xdd"

@@ -97,8 +97,10 @@ def test_runs_are_listed_by_status_adapter_and_labels(client: TestClient, servic
         ({"limit": 1001}, "query.limit"),
         ({"limit": 0}, "query.limit"),
         ({"status": "dead"}, "query.status"),
-        ({"label": "team"}, "give NAME=VALUE"),
-        ({"label": "a=\0"}, "NUL"),
+        ({"label": "team"}, "query.label.0"),
+        ({"label": "=data"}, "query.label.0"),
+        ({"label": "a=\0"}, "query.label.0"),
+        ({"adapter": "\0"}, "query.adapter"),
         ({"before": "x"}, "query.before"),
     ],
 )
