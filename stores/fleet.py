@@ -1,5 +1,6 @@
 """The fleet at a glance: how many runs there are of each kind, and how long the quietest has been silent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -12,6 +13,30 @@ ACTIVE = text("""
 SELECT status, adapter, count(*) AS runs, max(clock_timestamp() - updated_at) AS longest_silence
 FROM runs WHERE status IN ('queued', 'running') GROUP BY status, adapter ORDER BY status, adapter
 """)
+
+# ages: of the last proofs of life of running runs, in buckets with these upper bounds.
+AGES = text("""
+SELECT adapter, width_bucket(age, CAST(:bounds AS float[])) AS bucket, count(*) AS runs, sum(age) AS seconds
+FROM (SELECT adapter, extract(epoch FROM clock_timestamp() - updated_at)::float AS age
+      FROM runs WHERE status = 'running') r
+GROUP BY adapter, bucket
+""")
+
+# owed: by the partial indexes of what is owed.
+OWED = text("""
+SELECT (SELECT count(*) FROM run_attempts WHERE termination = 'owed') AS termination,
+       (SELECT count(*) FROM run_attempts WHERE adoption = 'owed') AS adoption,
+       (SELECT count(*) FROM run_attempts WHERE finished_at IS NOT NULL AND log_closed_at IS NULL) AS closing
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How old the last proofs of life of an adapter's running runs are: how many in each bucket, and all together."""
+
+    buckets: list[int]
+    """How many are up to the first bound, then up to the second, and so on; the last has those beyond all bounds."""
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +58,18 @@ class FleetStore:
     def active(self) -> list[Active]:
         with self._database.begin() as connection:
             return [Active(**row._mapping) for row in connection.execute(ACTIVE)]
+
+    def ages(self, bounds: Sequence[float]) -> dict[str, Ages]:
+        """By adapter; `bounds` are upper bounds in seconds, in order."""
+        found: dict[str, Ages] = {}
+        with self._database.begin() as connection:
+            for row in connection.execute(AGES, {"bounds": list(bounds)}):
+                of = found.get(row.adapter, Ages([0] * (len(bounds) + 1), 0.0))
+                of.buckets[row.bucket] = row.runs
+                found[row.adapter] = Ages(of.buckets, of.seconds + row.seconds)
+        return found
+
+    def owed(self) -> dict[str, int]:
+        """How many attempts are owed a termination, an adoption, the closing of their log."""
+        with self._database.begin() as connection:
+            return dict(connection.execute(OWED).one()._mapping)

@@ -50,6 +50,11 @@ def ingest_task(message: dict[str, Any]) -> dict[str, int]:
 
 def ingest(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
     """Store, refresh, publish; keep aside what cannot be stored. A failure releases the throttle keys it took."""
+    with metrics.INGEST_SECONDS.time():
+        return _take_in(services, blocks)
+
+
+def _take_in(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
     good, bad = _sorted_out(blocks)
     try:
         report = _store(services, good)
@@ -85,6 +90,8 @@ def _store(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
         metrics.SUSPECTED_FALSE_REAPS.labels(adapter).inc()
     services.live.publish(new)
     unknown = [block for block in blocks if block.run_id not in printing]
+    metrics.CHUNKS.labels("new").inc(_count(new))
+    metrics.CHUNKS.labels("repeated").inc(_count(blocks) - _count(unknown) - _count(new))
     for block in unknown:
         _keep_aside(services, block, "there is no such run")
     return {
@@ -113,12 +120,13 @@ def _one_by_one(services: Services, blocks: Sequence[Block], reason: str) -> dic
     if len(blocks) == 1:
         _keep_aside(services, blocks[0], reason)
         return {"chunks": _count(blocks), "new": 0, "refreshed": 0, "refused": 1}
-    reports = [ingest(services, [block]) for block in blocks]
+    reports = [_take_in(services, [block]) for block in blocks]
     return {name: sum(report[name] for report in reports) for name in reports[0]}
 
 
 def _keep_aside(services: Services, block: Block, reason: str) -> None:
     logger.error("%s cannot be stored: %s. It is kept in quarantine.", describe([block]), reason)
+    metrics.BLOCKS_REFUSED.inc()
     with services.database.begin() as connection:
         services.logs.quarantine(connection, block, reason)
 

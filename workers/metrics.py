@@ -1,6 +1,12 @@
-"""What the reaper counts of itself, for Prometheus. The same can be counted in the rows at any time."""
+"""What a worker counts of itself, for Prometheus. What the fleet is like is read from the rows (`api/metrics.py`)."""
 
-from prometheus_client import Counter, Gauge, Histogram
+import logging
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from workers.bootstrap import Services
+
+logger = logging.getLogger(__name__)
 
 REAPS = Counter("reprieve_reaps", "Attempts that were reaped.", ["adapter", "code"])
 SUSPECTED_FALSE_REAPS = Counter(
@@ -16,3 +22,26 @@ BRAKED = Gauge("reprieve_reaper_braked", "Convictions that the last sweep put of
 PIPELINE_LAG = Gauge("reprieve_log_pipeline_lag_seconds", "Age of the newest canary that came back, at the last sweep.")
 ADOPTED = Counter("reprieve_adoptions", "Work that this worker took over from another one.", ["adapter"])
 HANDED_OVER = Counter("reprieve_handovers", "Work that this worker left to another one.", ["adapter"])
+REFRESHES = Counter(
+    "reprieve_refreshes",
+    "Proofs of life: written, throttled (the run had one within the minute), void (it ended, or has another follower), "
+    "failed.",
+    ["proof", "result"],
+)
+CHUNKS = Counter("reprieve_ingested_chunks", "Chunks of output that came: new, or repeated.", ["result"])
+BLOCKS_REFUSED = Counter("reprieve_refused_blocks", "Blocks of output that could not be stored: in quarantine.")
+INGEST_SECONDS = Histogram("reprieve_ingest_seconds", "Seconds to store one message of output.")
+SWEEP_SECONDS = Histogram("reprieve_sweep_seconds", "Seconds that a sweep took.")
+SUSPECTS = Gauge("reprieve_suspects", "Runs that the last sweep judged.")
+
+
+def serve(services: Services) -> None:
+    """Answer Prometheus at `REPRIEVE_METRICS_ADDRESS`, if it is set. A port that is taken costs the metrics only."""
+    address = services.settings.metrics_address
+    if address is None:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        start_http_server(int(port), host.strip("[]"))
+    except OSError as error:
+        logger.error("The metrics of this worker cannot be served at %s: %s.", address, error.strerror)

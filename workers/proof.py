@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from models.status import Proof
 from models.work import Token
 from stores.throttle import Claims
+from workers import metrics
 from workers.bootstrap import Services
 
 
@@ -21,8 +22,20 @@ def refresh(
     services: Services, connection: Connection, claims: Claims, tokens: Iterable[Token], proof: Proof
 ) -> set[Token]:
     """Refresh those of `tokens` that are due, inside the caller's transaction; returns those it wrote."""
-    refreshed = services.runs.refresh(connection, claims.take(tokens), proof)
+    tokens = set(tokens)
+    taken = claims.take(tokens)
+    try:
+        refreshed = services.runs.refresh(connection, taken, proof)
+    except Exception:
+        metrics.REFRESHES.labels(proof.value, "failed").inc(len(taken))
+        raise
     claims.made(refreshed)
+    for result, count in (
+        ("written", len(refreshed)),
+        ("throttled", len(tokens) - len(taken)),
+        ("void", len(taken) - len(refreshed)),
+    ):
+        metrics.REFRESHES.labels(proof.value, result).inc(count)
     return refreshed
 
 

@@ -79,18 +79,20 @@ def sweep(services: Services, *, by_hand: bool = False) -> dict[str, Any]:
         now, previous = services.database.now(), services.sweeps.last_watch()
         if not by_hand and not is_due(previous, now, services.timing):
             return {"skipped": "a sweep has just been made"}
-        watch = next_watch(previous, now, services.timing)
-        services.sweeps.note_watch(watch)
-        send_hint(
-            "logs.echo", [now.isoformat()], otherwise="the log pipeline counts as lagging until one comes through"
-        )
-        report = _judge_all(services, watch, now) | {
-            "orphaned": _orphan(services) if may_orphan(watch, now, services.timing) else 0,
-            "resent": _resend(services),
-            "closing": send_owed(services),
-        }
-        services.sweeps.complete(json.dumps(report))
-        return report
+        with metrics.SWEEP_SECONDS.time():
+            return _sweep(services, next_watch(previous, now, services.timing), now)
+
+
+def _sweep(services: Services, watch: Watch, now: datetime) -> dict[str, Any]:
+    services.sweeps.note_watch(watch)
+    send_hint("logs.echo", [now.isoformat()], otherwise="the log pipeline counts as lagging until one comes through")
+    report = _judge_all(services, watch, now) | {
+        "orphaned": _orphan(services) if may_orphan(watch, now, services.timing) else 0,
+        "resent": _resend(services),
+        "closing": send_owed(services),
+    }
+    services.sweeps.complete(json.dumps(report))
+    return report
 
 
 def _judge_all(services: Services, watch: Watch, now: datetime) -> dict[str, Any]:
@@ -108,6 +110,7 @@ def _judge_all(services: Services, watch: Watch, now: datetime) -> dict[str, Any
         reaped += _reap(services, evidence, now)
         _spare(services, [pair for pair in evidence if pair[0].judgement.error_code is None])
     judgements = Counter(one.judgement.value for one in verdicts)
+    metrics.SUSPECTS.set(len(verdicts))
     return {"judged": len(verdicts), "reaped": reaped, "spared": len(verdicts) - reaped, "judgements": dict(judgements)}
 
 

@@ -25,6 +25,9 @@ PREFIX = "REPRIEVE_"
 _OF_A_SERVICE = re.compile(r"_(SERVICE|PORT)(_|$)")
 
 
+#: HOST:PORT; an IPv6 address in brackets.
+ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):\d{1,5}$"
+
 #: Characters of a token that is long enough not to be guessed.
 LEAST_TOKEN_LENGTH = 16
 
@@ -70,12 +73,17 @@ class Settings(BaseSettings):
     time_scale: int = Field(default=1, description="Divides all timings: 1 in production; up to 30 to try things.")
     api_address: str = Field(
         default="127.0.0.1:8000",
-        pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):\d{1,5}$",
+        pattern=ADDRESS,
         description="HOST:PORT of the HTTP API; anything but loopback needs a token.",
     )
     api_tokens: Annotated[tuple[ApiTokenSetting, ...], NoDecode] = Field(
         default=(),
         description="Tokens of the HTTP API, SCOPE=TOKEN with commas between them; scopes are read, run and admin.",
+    )
+    metrics_address: str | None = Field(
+        default=None,
+        pattern=ADDRESS,
+        description="HOST:PORT at which a worker answers Prometheus; nowhere by default.",
     )
     flower_password: SecretStr | None = Field(default=None, description="For Flower's user `reprieve`.")
 

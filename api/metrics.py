@@ -1,0 +1,103 @@
+"""`/metrics`: what the fleet is like, read from the rows at each scrape. What a worker does, it counts itself.
+
+So it is right after every restart, and whichever of several API processes is asked. A source that does not answer costs
+its own metrics only: their absence is the alarm.
+"""
+
+import logging
+from collections.abc import Iterator
+from itertools import accumulate
+
+from fastapi import APIRouter, Response
+from kombu.exceptions import KombuError, OperationalError
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import DBAPIError
+
+from api.access import MayRead, Wired
+from api.problems import answers
+from models.health import ailments
+from workers.app import app as celery
+from workers.bootstrap import Services
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(tags=["fleet"])
+
+#: Upper bounds, in seconds, of the ages of proofs of life; the window is 300.
+AGE_BOUNDS = (15.0, 30.0, 60.0, 80.0, 120.0, 180.0, 240.0, 300.0, 360.0)
+QUEUES = ("runs", "logs", "control", "archive")
+
+
+class Facts(Collector):
+    """What the rows say, and how long the queues are."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def collect(self) -> Iterator[Metric]:
+        for source in (self._runs, self._ages, self._owed, self._reaper, self._queues):
+            try:
+                yield from list(source())
+            except (DBAPIError, OperationalError, KombuError, OSError) as error:
+                logger.error("Metrics are missing: %s.", type(error).__name__)
+
+    def _runs(self) -> Iterator[Metric]:
+        runs = GaugeMetricFamily("reprieve_runs", "Runs that are queued or running.", labels=["status", "adapter"])
+        for one in self._services.fleet.active():
+            runs.add_metric([one.status, one.adapter], one.runs)
+        yield runs
+
+    def _ages(self) -> Iterator[Metric]:
+        ages = GaugeHistogramMetricFamily(
+            "reprieve_proof_of_life_age_seconds", "Ages of the last proofs of life of running runs.", labels=["adapter"]
+        )
+        for adapter, one in self._services.fleet.ages(AGE_BOUNDS).items():
+            bounds = [*(f"{bound:g}" for bound in AGE_BOUNDS), "+Inf"]
+            ages.add_metric([adapter], list(zip(bounds, accumulate(one.buckets), strict=True)), one.seconds)
+        yield ages
+
+    def _owed(self) -> Iterator[Metric]:
+        owed = GaugeMetricFamily(
+            "reprieve_attempts_owed",
+            "Attempts that are owed a termination, an adoption, or a closing.",
+            labels=["what"],
+        )
+        for what, count in self._services.fleet.owed().items():
+            owed.add_metric([what], count)
+        yield owed
+
+    def _reaper(self) -> Iterator[Metric]:
+        pulse = self._services.sweeps.pulse()
+        healthy = not ailments(pulse, self._services.timing)
+        yield GaugeMetricFamily("reprieve_healthy", "Whether the reaper sees and hears: 1, or 0.", value=healthy)
+        if pulse is not None and pulse.age is not None:
+            age = pulse.age.total_seconds()
+            yield GaugeMetricFamily("reprieve_sweep_age_seconds", "Age of the last completed sweep.", value=age)
+        if pulse is not None and pulse.lag is not None:
+            lag = pulse.lag.total_seconds()
+            told = "Age of the newest canary that came back through the log queue."
+            yield GaugeMetricFamily("reprieve_canary_age_seconds", told, value=lag)
+
+    def _queues(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("reprieve_queue_messages", "Messages that wait in a queue.", labels=["queue"])
+        with celery.connection_for_read() as connection:
+            channel = connection.default_channel
+            for queue in QUEUES:
+                waiting.add_metric([queue], channel.queue_declare(queue, durable=True).message_count)
+        yield waiting
+
+
+@router.get(
+    "/metrics",
+    dependencies=[MayRead],
+    response_class=Response,
+    responses={200: {"description": "For Prometheus.", "content": {"text/plain": {}}}, **answers(401, 403)},
+)
+def metrics(wired: Wired) -> Response:
+    """What the fleet is like, for Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(Facts(wired))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
