@@ -289,6 +289,14 @@ def health(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is set up, what is not, and what to do, a line each; exit status 1 if something is wrong."""
+    from cli.doctor import examine
+
+    raise typer.Exit(examine(as_json=as_json))
+
+
+@app.command()
 def migrate() -> None:
     """Bring the database to the form that this version expects."""
     print(f"The database is at revision {migrate_database(services().database)}.")
@@ -303,7 +311,7 @@ def flower() -> None:
     if secret is not None:
         os.environ["FLOWER_BASIC_AUTH"] = f"reprieve:{secret.get_secret_value()}"
     os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
-    # Its buttons act on tasks, not on runs: `reprieve cancel` is the way to end one.
+    # To look at. Its buttons cancel runs (a task's id is its run's), and shut workers down as well.
     os.environ.setdefault("FLOWER_READ_ONLY", "True")
     os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "workers", "flower"])
 

@@ -2,9 +2,9 @@
 
 Threads of their own, so that ending a stubborn process (up to 15 seconds) never holds up a proof of life:
 
-- *supervise*, each second: stop what was told to stop through Redis, end what is overdue; each keepalive interval:
-  say that this worker is there, give proof of life for every run whose work is seen alive, and ask the database which
-  runs are still ours.
+- *supervise*, each second: stop what was told to stop through Redis, cancel runs whose tasks were revoked, end what is
+  overdue; each keepalive interval: say that this worker is there, give proof of life for every run whose work is seen
+  alive, and ask the database which runs are still ours.
 - *bury*, every two seconds: end work that rows of this host say is owed its end, whichever worker it was of.
 - *adopt*, every two seconds: follow work that another worker has left; each such run has a thread of its own, beside
   the pool of those that were started here, so that it waits behind none of them.
@@ -19,17 +19,18 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import UUID, uuid4
 
 from cachetools import TTLCache
+from celery.worker import state as worker_state
 from sqlalchemy.exc import DBAPIError
 
 from adapters.protocol import Adapter, Attaching
 from adapters.registry import attaching, find_adapter
 from adapters.shipper import LogShipper
 from models.draining import end_of_drained
-from models.errors import UnknownAdapter
+from models.errors import RunNotFound, UnknownAdapter
 from models.paging import pages
 from models.rows import RunAttempt
 from models.status import ErrorCode, EventKind, Proof
@@ -41,7 +42,7 @@ from workers import metrics
 from workers.asking import answer_questions
 from workers.bootstrap import Services
 from workers.context import RunContext
-from workers.enqueue import send_execute
+from workers.enqueue import cancel_run, send_execute
 from workers.finish import finish
 from workers.following import follow_to_the_end
 from workers.proof import give_proof
@@ -80,6 +81,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._draining = threading.Event()
+        self._heeded: set[str] = set()
         self._next_keepalive = 0.0
         self._next_sign = 0.0
         self._adopted: list[threading.Thread] = []
@@ -127,9 +129,10 @@ class Supervisor:
     def supervise(self) -> None:
         """One turn over the followed runs; a step that fails does not keep the others from theirs."""
         contexts = self._contexts()
-        for step in (self._be_seen, self._keepalive, self._stop_told, self._end_overdue):
+        always = (self._be_seen, self._heed_revocations)
+        for step in (*always, self._keepalive, self._stop_told, self._end_overdue):
             try:
-                if contexts or step == self._be_seen:
+                if contexts or step in always:
                     step(contexts)
             except Exception:
                 logger.exception("A step of supervision failed; it is tried again in a moment.")
@@ -143,6 +146,18 @@ class Supervisor:
         if time.monotonic() >= self._next_sign and not self._draining.is_set():
             self._services.followers.seen(self.worker_id, self._node, self._services.host)
             self._next_sign = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
+
+    def _heed_revocations(self, _: dict[Token, RunContext]) -> None:
+        """Cancel the runs whose tasks were revoked or terminated, in Flower for example: a task's id is its run's.
+
+        Celery tells every worker. It drops the message of a run that waits, and could not end one that runs on a
+        thread; the row would stay as it is.
+        """
+        revoked = set(worker_state.revoked)
+        for task_id in revoked - self._heeded:
+            with suppress(ValueError, RunNotFound):
+                logger.info("Task %s was revoked: its run is %s.", task_id, cancel_run(UUID(task_id)).status)
+        self._heeded = revoked
 
     def _stop_told(self, contexts: dict[Token, RunContext]) -> None:
         for token in self._services.stops.received(list(contexts)):

@@ -1,0 +1,86 @@
+"""Flower as an operator uses it: what it shows of runs, and what comes of its buttons."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests.conftest import StartWorker
+from tests.faults.helpers_abf import enqueueing
+from tests.support.flower import Flower, running_flower
+from tests.support.processes import processes_of
+from tests.support.rows import kinds, status_of
+from tests.support.waiting import eventually
+from workers.app import app
+from workers.bootstrap import Services
+
+SILENT = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+SECRET = "hunter2-in-the-environment"
+
+
+@pytest.fixture
+def flower(services: Services, environment: dict[str, str], tmp_path: Path) -> Iterator[Flower]:
+    """With its buttons."""
+    with running_flower(environment, tmp_path, FLOWER_READ_ONLY="False") as started:
+        yield started
+
+
+def test_a_run_is_a_task_of_its_own_id_with_short_arguments_and_a_result_that_says_something(
+    services: Services, flower: Flower, start_worker: StartWorker
+) -> None:
+    start_worker("runs,logs,control", name="all")
+    with enqueueing(services) as enqueue:
+        run = enqueue("process", {"command": ["echo", "hello"], "env": {"PASSWORD": SECRET}})
+        eventually(lambda: flower.task(run).get("state") == "SUCCESS", timeout=60, interval=0.5)
+    shown = flower.task(run)
+    assert (shown["name"], shown["args"], shown["kwargs"]) == ("runs.execute", f"({run})", "{}")
+    assert all(word in shown["result"] for word in (str(run), "'attempt': 1", "'result': 'succeeded'", "'chunks': 1"))
+    assert SECRET not in flower.page("/api/tasks")
+    sweep = app.send_task("reaper.sweep").id
+    eventually(lambda: flower.task(sweep).get("state") == "SUCCESS", timeout=60, interval=0.5)
+    assert "judged" in flower.task(sweep)["result"] or "skipped" in flower.task(sweep)["result"]
+
+
+def test_the_brokers_password_is_on_no_page(services: Services, flower: Flower, start_worker: StartWorker) -> None:
+    start_worker("control", name="all")
+    password = services.settings.require_broker_url().split(":")[2].split("@")[0]
+    assert len(password) > 8
+    for path in ("/workers", "/broker", "/tasks", "/api/workers?refresh=true", "/worker/all@test"):
+        assert password not in flower.page(path)
+
+
+@pytest.mark.parametrize("terminate", ["false", "true"])
+def test_a_run_whose_task_is_revoked_is_cancelled_whether_it_waits_or_runs(
+    services: Services, flower: Flower, start_worker: StartWorker, terminate: str
+) -> None:
+    start_worker("runs,logs", name="runs", concurrency=1)
+    with enqueueing(services) as enqueue:
+        runs, waits, untouched = (enqueue("process", {"command": SILENT}) for _ in range(3))
+        eventually(lambda: status_of(services, runs) == "running")
+        revoke(flower, waits, terminate)
+        eventually(lambda: status_of(services, waits) == "cancelled", timeout=30)
+        assert status_of(services, runs) == "running"
+        revoke(flower, runs, terminate)
+        eventually(lambda: status_of(services, runs) == "cancelled", timeout=30)
+        eventually(lambda: processes_of(runs) == [], timeout=30)
+        eventually(lambda: status_of(services, untouched) == "running", timeout=30)
+        assert [kind for kind in kinds(services, waits) if kind in ("claimed", "cancelled")] == ["cancelled"]
+
+
+def revoke(flower: Flower, run: UUID, terminate: str) -> None:
+    assert "message" in flower.page(f"/api/task/revoke/{run}?terminate={terminate}", "POST")
+
+
+def test_what_is_revoked_and_is_no_run_changes_nothing(
+    services: Services, flower: Flower, start_worker: StartWorker
+) -> None:
+    worker = start_worker("runs,logs", name="runs")
+    for name in ("no-id-at-all", "01a20de4-632b-7419-8c06-23dae7e67e68"):
+        flower.page(f"/api/task/revoke/{name}", "POST")
+    worker.wait_for("Tasks flagged as revoked: 01a20de4")
+    with enqueueing(services) as enqueue:
+        run = enqueue("process", {"command": ["true"]})
+        eventually(lambda: status_of(services, run) == "succeeded", timeout=30)
+    assert "A step of supervision failed" not in worker.output
