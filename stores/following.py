@@ -151,9 +151,11 @@ class Place:
         """Whether one who has read up to `seq` need wait for nothing more."""
         if self.ended_for is None:
             return False
+        if self.ended_for > TAIL_WAIT.total_seconds():
+            return True
         if self.last_seq is None:
             return self.ended_for > UNKNOWN_TAIL_WAIT and seq >= self.head
-        return seq >= self.last_seq or self.ended_for > TAIL_WAIT.total_seconds()
+        return seq >= self.last_seq
 
 
 @dataclass(frozen=True, slots=True)

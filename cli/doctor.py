@@ -1,0 +1,239 @@
+"""`reprieve doctor`: what is set up, what is not, and what to do, a line each.
+
+A check looks at one thing and says one sentence. One that raises has found something wrong, and costs no other.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points, version
+from json import dumps
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from kombu.exceptions import KombuError
+from redis import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from adapters.registry import ENTRY_POINT_GROUP, adapter_classes
+from api.access import is_loopback, is_open
+from cli.render import terminal
+from models.errors import ReprieveError
+from models.health import ailments
+from stores.cache import connect
+from stores.migrate import current_revision, head_revision
+from workers.app import app
+from workers.bootstrap import Services, services
+
+#: The oldest PostgreSQL and Redis that are known to do.
+LEAST_POSTGRES = 15
+LEAST_REDIS = (6, 2)
+#: Seconds by which clocks may differ before a person reading times is misled. None of them decides anything.
+CLOCK_TOLERANCE = 5.0
+#: Updates of runs from which on their share of HOT updates says something, and what it should be.
+HOT_COUNTED = 1000
+LEAST_HOT = 0.9
+#: Bytes that should be free beside a full spool.
+LEAST_FREE = 1024**3
+#: Seconds that workers get to say what they consume.
+ANSWER_TIME = 2.0
+
+QUEUES = ("runs", "logs", "control", "archive")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found: whether that is well, and a sentence, which says what to do where it is not."""
+
+    what: str
+    well: bool
+    told: str
+
+
+Found = tuple[bool, str]
+Check = Callable[[Services], Found]
+
+
+def database(wired: Services) -> Found:
+    began = time.monotonic()
+    with wired.database.begin() as connection:
+        number = int(connection.execute(text("SHOW server_version_num")).scalar_one()) // 10000
+    if number < LEAST_POSTGRES:
+        return False, f"PostgreSQL {number} is older than {LEAST_POSTGRES}, the oldest that will do."
+    return True, f"PostgreSQL {number} answers in {(time.monotonic() - began) * 1000:.0f} ms."
+
+
+def migrations(wired: Services) -> Found:
+    with wired.database.begin() as connection:
+        there, expected = current_revision(connection), head_revision()
+    if there != expected:
+        return False, f"The database is at revision {there or 'none'}, not {expected}: run `reprieve migrate`."
+    return True, f"The database is at revision {there}, as this version expects."
+
+
+def hot_updates(wired: Services) -> Found:
+    query = "SELECT coalesce(sum(n_tup_upd), 0), coalesce(sum(n_tup_hot_upd), 0) FROM pg_stat_user_tables"
+    with wired.database.begin() as connection:
+        updates, hot = connection.execute(text(f"{query} WHERE relname = 'runs'")).one()
+    if updates < HOT_COUNTED:
+        return True, f"{updates} updates of runs so far: too few to judge their share of HOT updates."
+    told = f"{hot / updates:.1%} of {updates:,} updates of runs were HOT"
+    if hot / updates < LEAST_HOT:
+        return False, f"{told}: is there an index on a column that changes, or is autovacuum held up?"
+    return True, f"{told}."
+
+
+def redis(wired: Services) -> Found:
+    with connect(wired.settings.require_redis_url()) as client:
+        return _redis(client)
+
+
+def _redis(client: Redis) -> Found:
+    told = client.info()
+    number = tuple(int(part) for part in str(told["redis_version"]).split(".")[:2])
+    if number < LEAST_REDIS:
+        return False, f"Redis {told['redis_version']} is older than 6.2, the oldest that will do."
+    if told["maxmemory_policy"] != "noeviction":
+        return False, (
+            f"Redis may evict what it likes (maxmemory-policy {told['maxmemory_policy']}), messages too: "
+            "set it to noeviction."
+        )
+    if not told["aof_enabled"]:
+        return (
+            False,
+            "Redis keeps no append-only file, so what is queued is lost when it restarts: set appendonly yes.",
+        )
+    return True, f"Redis {told['redis_version']} answers, evicts nothing and keeps an append-only file."
+
+
+def broker(_: Services) -> Found:
+    with app.connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0)
+        return True, f"The broker answers ({connection.transport_cls})."
+
+
+def queues(_: Services) -> Found:
+    answers = app.control.inspect(timeout=ANSWER_TIME).active_queues() or {}
+    consumed = {queue["name"] for of_worker in answers.values() for queue in of_worker}
+    missing = [queue for queue in QUEUES if queue not in consumed]
+    if missing:
+        return (
+            False,
+            f"No worker that answers consumes {' or '.join(missing)}: start one (docker-compose.yml has the commands).",
+        )
+    return True, f"{len(answers)} workers consume all of {', '.join(QUEUES)}."
+
+
+def reaper(wired: Services) -> Found:
+    reasons = ailments(wired.sweeps.pulse(), wired.timing)
+    return (False, " ".join(reasons)) if reasons else (True, "Sweeps are made, and canaries come back.")
+
+
+def clocks(wired: Services) -> Found:
+    apart = abs(wired.database.now().timestamp() - time.time())
+    if apart > CLOCK_TOLERANCE:
+        return False, (
+            f"This machine's clock and the database's are {apart:.0f} s apart. No decision depends on it, but times of "
+            "log lines do: have both be set by NTP."
+        )
+    return True, f"This machine's clock and the database's are {apart:.1f} s apart."
+
+
+def space(wired: Services) -> Found:
+    settings = wired.settings
+    folders = {"the spool": (settings.spool_dir, settings.spool_bytes + LEAST_FREE)}
+    if settings.archive_url.startswith("file:"):
+        folders["the archive"] = (Path(url2pathname(urlsplit(settings.archive_url).path)), LEAST_FREE)
+    told = []
+    for name, (folder, wanted) in folders.items():
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(there).free
+        if free < wanted:
+            return False, f"{name.capitalize()} has {_gib(free)} left in {there}; {_gib(wanted)} should be free."
+        told.append(f"{_gib(free)} for {name}")
+    return True, f"There is room: {', '.join(told)}."
+
+
+def _gib(size: int) -> str:
+    return f"{size / 1024**3:.1f} GiB"
+
+
+def plug_ins(_: Services) -> Found:
+    broken = {one.name for one in entry_points(group=ENTRY_POINT_GROUP)} - adapter_classes().keys()
+    if broken:
+        return False, f"Adapters that cannot be used here: {', '.join(sorted(broken))}; a worker's log says why."
+    return True, f"Adapters: {', '.join(sorted(adapter_classes()))}."
+
+
+def flower(wired: Services) -> Found:
+    if wired.settings.flower_password is None:
+        return False, "Flower has no password here: set REPRIEVE_FLOWER_PASSWORD, or it does not start."
+    return True, "Flower asks for a password."
+
+
+def http_api(wired: Services) -> Found:
+    address = wired.settings.api_address
+    if not is_open(wired):
+        return True, f"The HTTP API ({address}) asks for a token."
+    if not is_loopback(address.rpartition(":")[0].strip("[]")):
+        return (
+            False,
+            f"The HTTP API would not start at {address}: there is no token. `reprieve token create` makes one.",
+        )
+    return True, f"The HTTP API ({address}) asks for no token, and is for this machine only."
+
+
+def versions(_: Services) -> Found:
+    return True, ", ".join(f"{name} {version(name)}" for name in ("reprieve", "celery", "kombu", "redis", "sqlalchemy"))
+
+
+CHECKS: tuple[Check, ...] = (
+    database,
+    migrations,
+    hot_updates,
+    redis,
+    broker,
+    queues,
+    reaper,
+    clocks,
+    space,
+    plug_ins,
+    flower,
+    http_api,
+    versions,
+)
+
+
+def findings(wired: Services) -> Iterator[Finding]:
+    """What each check found, as soon as it has."""
+    for check in CHECKS:
+        name = check.__name__.replace("_", " ")
+        try:
+            well, told = check(wired)
+        except (DBAPIError, RedisError, KombuError, OSError, ReprieveError) as error:
+            well, told = False, f"It could not be looked at: {_first_line(error)}"
+        yield Finding(name, well, told)
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return next(iter(str(cause).strip().splitlines()), type(error).__name__)
+
+
+def examine(*, as_json: bool) -> int:
+    """Print what is found; 1 if something is wrong."""
+    found = []
+    console = terminal()
+    for finding in findings(services()):
+        found.append(finding)
+        if not as_json:
+            mark = "[green]ok[/]  " if finding.well else "[red]BAD[/] "
+            console.print(f"{mark} {finding.what:<12} ", end="")
+            console.print(finding.told, markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print(dumps([asdict(finding) for finding in found]))
+    return 0 if all(finding.well for finding in found) else 1

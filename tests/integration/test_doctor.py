@@ -1,0 +1,143 @@
+"""`reprieve doctor`: each check finds what is wrong, and says what to do; all is well where all is set up."""
+
+import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from adapters import registry
+from cli import doctor
+from cli.main import app
+from models.access import Scope
+from stores.embedded.address import choose_port
+from tests.conftest import StartWorker
+from tests.support.waiting import eventually
+from workers import bootstrap
+from workers.bootstrap import Services
+from workers.reaper import sweep
+
+
+def changed(services: Services, **changes: Any) -> Services:
+    return replace(services, settings=services.settings.model_copy(update=changes))
+
+
+def bad(found: doctor.Found, words: str) -> bool:
+    well, told = found
+    assert words in told
+    return not well
+
+
+def test_where_all_is_set_up_all_is_well_and_the_exit_status_is_0(
+    services: Services, start_worker: StartWorker
+) -> None:
+    start_worker("runs,logs,control,archive", name="all")
+    wired = changed(services, flower_password=SecretStr("a password"))
+    bootstrap.use(wired)
+    sweep(wired, by_hand=True)
+    eventually(wired.sweeps.heard_at)
+    sweep(wired, by_hand=True)
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    found = json.loads(done.stdout)
+    assert [one for one in found if not one["well"]] == []
+    assert (done.exit_code, len(found)) == (0, len(doctor.CHECKS))
+    shown = CliRunner().invoke(app, ["doctor"])
+    assert (shown.exit_code, shown.stdout.count("\n")) == (0, len(doctor.CHECKS))
+
+
+def test_what_is_wrong_is_told_with_what_to_do_and_the_exit_status_is_1(services: Services) -> None:
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    for words in ("No worker that answers consumes runs or logs or control or archive", "set REPRIEVE_FLOWER_PASSWORD"):
+        assert words in done.stdout
+    assert "BAD" in done.stdout
+
+
+def test_a_server_that_is_away_costs_its_own_checks_and_no_other(services: Services) -> None:
+    gone = choose_port()
+    bootstrap.use(None)
+    nowhere = changed(
+        services,
+        database_url=SecretStr(f"postgresql+psycopg2://u:secret@127.0.0.1:{gone}/d"),
+        redis_url=SecretStr(f"redis://:secret@127.0.0.1:{gone}/0"),
+    )
+    found = {one.what: one for one in doctor.findings(bootstrap.build(nowhere.settings))}
+    assert {what for what, one in found.items() if one.told.startswith("It could not be looked at")} >= {
+        "database",
+        "migrations",
+        "redis",
+    }
+    assert found["space"].well
+    assert "secret" not in str(found)
+
+
+def test_a_database_of_another_revision_is_to_be_migrated(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.migrations(services)[0]
+    monkeypatch.setattr(doctor, "head_revision", lambda: "9999")
+    assert bad(doctor.migrations(services), "run `reprieve migrate`")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("maxmemory-policy", "allkeys-lru", "noeviction"), ("appendonly", "no", "appendonly yes")],
+)
+def test_a_redis_that_may_lose_messages_is_told(
+    services: Services, redis: Redis, name: str, value: str, words: str
+) -> None:
+    assert doctor.redis(services)[0]
+    before = redis.config_get(name)[name]
+    redis.config_set(name, value)
+    try:
+        assert bad(doctor.redis(services), words)
+    finally:
+        redis.config_set(name, before)
+
+
+def test_a_queue_that_nobody_consumes_is_named(services: Services, start_worker: StartWorker) -> None:
+    start_worker("runs,control,archive", name="some")
+    assert bad(doctor.queues(services), "consumes logs: start one")
+
+
+@pytest.mark.parametrize(("apart", "well"), [(4, True), (6, False)])
+def test_clocks_that_differ_are_told(
+    services: Services, monkeypatch: pytest.MonkeyPatch, apart: float, well: bool
+) -> None:
+    moment = datetime.now(UTC) + timedelta(seconds=apart)
+    monkeypatch.setattr(services.database, "now", lambda: moment)
+    monkeypatch.setattr(time, "time", lambda: moment.timestamp() - apart)
+    assert doctor.clocks(services)[0] is well
+
+
+def test_a_disk_without_room_for_a_full_spool_is_told(services: Services) -> None:
+    assert doctor.space(services)[0]
+    assert bad(doctor.space(changed(services, spool_bytes=2**60)), "should be free")
+
+
+@pytest.mark.parametrize(("hot", "well"), [(899, False), (900, True)])
+def test_updates_that_are_not_hot_are_told(
+    services: Services, monkeypatch: pytest.MonkeyPatch, hot: int, well: bool
+) -> None:
+    monkeypatch.setattr(doctor, "text", lambda query: text(f"SELECT 1000, {hot}"))
+    assert doctor.hot_updates(services)[0] is well
+
+
+def test_an_adapter_that_is_broken_is_named(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.plug_ins(services)[0]
+    known = dict(registry.adapter_classes())
+    del known["remote"]
+    monkeypatch.setattr(doctor, "adapter_classes", lambda: known)
+    assert bad(doctor.plug_ins(services), "remote")
+
+
+def test_an_api_for_a_network_needs_a_token(services: Services) -> None:
+    public = changed(services, api_address="0.0.0.0:8000")
+    assert doctor.http_api(services)[0]
+    assert bad(doctor.http_api(public), "there is no token")
+    services.tokens.create("someone", Scope.READ)
+    assert doctor.http_api(public)[0]
