@@ -1,5 +1,6 @@
 """What Prometheus is told: what the rows say, and nothing that no rule or page could be wrong about."""
 
+import json
 import re
 from pathlib import Path
 from urllib.request import urlopen
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from adapters import shipper, spool  # noqa: F401 - counts too
@@ -130,23 +132,42 @@ def test_a_port_that_is_taken_costs_a_worker_its_metrics_and_nothing_else(
     assert second.popen.poll() is None
 
 
-@pytest.mark.parametrize("rule", ALERTS["groups"][0]["rules"], ids=lambda rule: rule["alert"])
-def test_every_metric_that_an_alert_names_exists_and_says_what_to_do(
-    services: Services, client: TestClient, rule: dict
-) -> None:
+@pytest.fixture
+def names(services: Services, client: TestClient) -> set[str]:
+    """The names of all samples that Prometheus may be told."""
     running(services)
     sweep(services, by_hand=True)
     with services.database.begin() as connection:
         connection.exec_driver_sql("UPDATE reaper_watch SET heard_at = clock_timestamp()")
     there = {name for name, *_ in scraped(client)}
     for family in REGISTRY.collect():
-        counted = "_total" if family.type == "counter" else ""
-        there |= {family.name + counted, *(sample.name for sample in family.samples)}
-    named = set(re.findall(r"reprieve_\w+", rule["expr"]))
-    assert named
-    assert named <= there
-    assert rule["annotations"]["summary"]
-    assert rule["annotations"]["what_to_do"]
+        there |= {family.name + _counted(family), *(sample.name for sample in family.samples)}
+        if family.type == "histogram":
+            there.add(f"{family.name}_bucket")
+    return there
+
+
+def _counted(family: Metric) -> str:
+    return "_total" if family.type == "counter" else ""
+
+
+def test_every_metric_that_an_alert_names_exists_and_each_says_what_to_do(names: set[str]) -> None:
+    rules = ALERTS["groups"][0]["rules"]
+    assert len({rule["alert"] for rule in rules}) == len(rules) > 5
+    for rule in rules:
+        named = set(re.findall(r"reprieve_\w+", rule["expr"]))
+        assert named, rule
+        assert named <= names, rule
+        assert {"summary", "what_to_do"} <= rule["annotations"].keys()
+
+
+def test_every_metric_that_the_dashboard_shows_exists(names: set[str]) -> None:
+    shown = json.loads((ROOT / "deploy" / "grafana" / "reprieve.json").read_text())["panels"]
+    for panel in shown:
+        for target in panel["targets"]:
+            named = set(re.findall(r"reprieve_\w+", target["expr"]))
+            assert named, panel["title"]
+            assert named <= names, panel["title"]
 
 
 def test_every_metric_is_in_the_reference_and_no_other(services: Services) -> None:
@@ -155,7 +176,7 @@ def test_every_metric_is_in_the_reference_and_no_other(services: Services) -> No
     with services.database.begin() as connection:
         connection.exec_driver_sql("UPDATE reaper_watch SET heard_at = clock_timestamp()")
     ours = {
-        family.name + ("_total" if family.type == "counter" else "")
+        family.name + _counted(family)
         for family in (*Facts(services).collect(), *REGISTRY.collect())
         if family.name.startswith("reprieve_")
     }
