@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow soak failures bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow soak failures reference bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ soak: setup ## 200 runs under faults of every kind, and an account of everything
 
 failures: setup ## Write docs/failures.md from the catalogue and the tests
 	$(BIN)/python -m tests.faults.catalogue
+
+reference: setup ## Write docs/reference.md from the code
+	$(BIN)/python -m tests.reference
 
 bench: setup ## Measure: ingest, on_log, latency, sweep, refresh, growth (ARGS="--quick", or names; 25 minutes)
 	$(BIN)/python -m bench $(ARGS)

@@ -8,10 +8,15 @@ from enum import StrEnum
 
 class Status(StrEnum):
     QUEUED = "queued"
+    """Waits for a worker, for the first time or again."""
     RUNNING = "running"
+    """A worker has claimed it; its work is, or was, under way."""
     SUCCEEDED = "succeeded"
+    """Its work ended as it should."""
     FAILED = "failed"
+    """Its error code says why."""
     CANCELLED = "cancelled"
+    """Somebody ended it."""
 
     @property
     def is_final(self) -> bool:
@@ -49,31 +54,52 @@ class EventKind(StrEnum):
     """What `run_events` can tell. Append-only: what happened stays told."""
 
     ENQUEUED = "enqueued"
+    """It was asked for."""
     RESENT = "resent"
+    """Nobody had claimed it: its message was sent again."""
     CLAIMED = "claimed"
+    """A worker began an attempt."""
     SPAWNED = "spawned"
+    """The process of the attempt was recorded, before it may begin."""
     DISPATCHED = "dispatched"
+    """The handle of work elsewhere was recorded, before it may begin."""
     SUCCEEDED = "succeeded"
+    """The work ended as it should."""
     FAILED = "failed"
+    """The work ended otherwise, or could not begin."""
     CANCELLED = "cancelled"
+    """Somebody ended the run."""
     REAPED = "reaped"
+    """It was silent or overdue; the evidence is with it."""
     RETRIED = "retried"
+    """The worker that owned the work gave the attempt up as it ended; the run waits for the next."""
     ATTACHED = "attached"
+    """Another worker follows the work."""
     NOTED = "noted"
+    """The adapter has something to say: why the work cannot begin, for example."""
     LATE_OUTPUT = "late_output"
+    """Output came after the attempt was reaped: perhaps it was alive."""
     LATE_RESULT = "late_result"
+    """A result came after the attempt was reaped: perhaps it was alive."""
     TERMINATED = "terminated"
+    """The work is confirmed gone."""
     TERMINATION_FAILED = "termination_failed"
+    """The work could not be ended; it is tried again."""
 
 
 class Proof(StrEnum):
     """The kinds of proof of life: what refreshed `updated_at` last."""
 
     CLAIM = "claim"
+    """A worker took the run."""
     OUTPUT = "output"
+    """The work has printed something."""
     KEEPALIVE = "keepalive"
+    """The worker saw its child alive."""
     HEARTBEAT = "heartbeat"
+    """The adapter, or the work itself, says that it is alive."""
     PROBE = "probe"
+    """Its platform said so when it was asked."""
 
 
 class Probe(StrEnum):
