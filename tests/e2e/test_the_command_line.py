@@ -271,3 +271,38 @@ def test_the_demo_comes_out_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, f"after {time.monotonic() - before:.0f} s:\n{done.stdout}\n{done.stderr}"
     assert done.stdout.count("as expected") == 6
     assert "no process is left" in done.stdout
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def test_the_api_of_up_starts_a_run_and_shows_its_output_as_it_comes(stack: tuple[Terminal, Process]) -> None:
+    _, up = stack
+    found = re.search(r"HTTP API\s+(http://\S+)", up.output)
+    assert found is not None
+    eventually(lambda: _answers(f"{found[1]}/health/live"), timeout=60)
+    body = json.dumps({"adapter": "process", "config": {"command": ["sh", "-c", "echo hello; exit 3"]}}).encode()
+    request = urllib.request.Request(f"{found[1]}/v1/runs", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        run = json.load(answer)["id"]
+    with urllib.request.urlopen(f"{found[1]}/v1/runs/{run}/log/live", timeout=60) as live:
+        told = live.read().decode()
+    assert "hello" in told
+    assert '"status":"failed"' in told
+    with urllib.request.urlopen(f"{found[1]}/v1/runs/{run}", timeout=30) as answer:
+        assert json.load(answer)["attempts"][0]["outcome"]["exit_status"] == 3
+
+
+def test_the_doctor_of_up_finds_nothing_wrong_but_for_what_only_it_was_told(stack: tuple[Terminal, Process]) -> None:
+    terminal, _ = stack
+
+    def well() -> bool:
+        found = json.loads(terminal("doctor", "--json").stdout)
+        return {one["what"] for one in found if not one["well"]} == {"flower"}
+
+    eventually(well, timeout=90, interval=1)
