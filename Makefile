@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow soak failures reference bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow soak test-browser failures reference bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ demo: setup ## Show live runs survive and dead ones found (about a minute; REAL_
 	$(BIN)/reprieve demo $(if $(REAL_TIME),--real-time)
 
 test: setup ## Run the tests, on real PostgreSQL, Redis and Celery workers of their own
-	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not browser" -n 2 --dist loadscope $(ARGS)
 
 check: lint types imports test ## Everything that a change must pass
 
@@ -37,6 +37,12 @@ imports: setup ## The rooms: imports point toward models/
 
 test-slow: setup ## The tests that take minutes: load, and the demo at 300/60/60
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+test-browser: setup ## The page in a real Chromium, which is installed if it is not there (SCREENSHOTS=docs writes them)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
+	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+		|| { echo "Install Chromium as root (Debian: apt-get install chromium), then run this again." >&2; exit 1; }
+	$(BIN)/python -m pytest -q -m browser $(ARGS) tests/browser
 
 MINUTES ?= 30
 SCALE ?= 10
@@ -57,6 +63,9 @@ lock: setup ## Write the lock files anew from the ranges in pyproject.toml
 		--all-extras --group dev pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--extra flower --extra kubernetes pyproject.toml -o requirements-runtime.lock
+
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+		--group browser -c requirements.lock -o requirements-browser.lock
 
 clean: ## Remove what setup and the tools made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -15,6 +15,9 @@ from workers.bootstrap import Services
 
 BEARER = HTTPBearer(auto_error=False, description="A token of `reprieve token create`, or of REPRIEVE_API_TOKENS.")
 
+#: The cookie of those who gave their token to the page.
+COOKIE = "reprieve_token"
+
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
 
@@ -36,12 +39,13 @@ def allow(needed: Scope) -> Callable[..., None]:
     """A dependency that lets only those pass who have a scope."""
 
     def check(request: Request, wired: Wired, credentials: Credentials) -> None:
-        if credentials is None:
+        token = credentials.credentials if credentials else _token_of_page(request)
+        if token is None:
             if is_open(wired):
                 _only_from_here(request)
                 return
             raise HTTPException(401, "A token is needed: send `Authorization: Bearer TOKEN`.")
-        scope = scope_of(wired, credentials.credentials)
+        scope = scope_of(wired, token)
         if scope is None:
             raise HTTPException(401, "The token is not known here; `reprieve token create` makes one.")
         if not scope.includes(needed):
@@ -50,13 +54,28 @@ def allow(needed: Scope) -> Callable[..., None]:
     return check
 
 
+def _token_of_page(request: Request) -> str | None:
+    """The token of somebody who uses the page: in a cookie that no script can read and no other site can send.
+
+    What changes something must come from a page of ours, by its `Origin`.
+    """
+    token = request.cookies.get(COOKIE)
+    if token is None or request.method in ("GET", "HEAD") or _is_from_here(request):
+        return token
+    raise HTTPException(403, "This came from a page of another site.")
+
+
+def _is_from_here(request: Request) -> bool:
+    return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host")
+
+
 def _only_from_here(request: Request) -> None:
     """What needs no token must be meant: a page from elsewhere, open in a browser of this machine, may not ask for it.
 
     Such a page gives itself away by its `Origin`, or, where it has its own name point here, by `Host`.
     """
-    named, origin = request.url.hostname or "", request.headers.get("origin")
-    if not is_loopback(named) or (origin is not None and urlsplit(origin).netloc != request.headers.get("host")):
+    named, from_a_page = request.url.hostname or "", "origin" in request.headers
+    if not is_loopback(named) or (from_a_page and not _is_from_here(request)):
         raise HTTPException(403, "There is no token, so this is only for requests from this machine to its loopback.")
 
 

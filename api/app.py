@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from api import fleet, live, metrics, problems, reports, runs
+from api import fleet, live, metrics, page, problems, reports, runs
 from api.limits import Limits
 from workers.bootstrap import Services, services
 
@@ -35,7 +35,7 @@ def create_app(wired: Services) -> FastAPI:
     )
     app.state.services = wired
     app.state.hub = live.Hub(wired)
-    for room in (live, runs, reports, fleet, metrics):
+    for room in (live, runs, reports, fleet, metrics, page):
         app.include_router(room.router)
     problems.install(app)
     app.add_middleware(Limits)

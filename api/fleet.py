@@ -1,5 +1,6 @@
 """The fleet and the system itself: what is under way, which adapters there are, whether all is well."""
 
+from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -31,6 +32,7 @@ class Fleet(BaseModel):
     active: list[ActiveRuns]
     health: HealthRecord
     window_seconds: float
+    now: datetime = Field(description="By the database's clock, the one that decides.")
 
 
 class AdapterRecord(BaseModel):
@@ -68,6 +70,7 @@ def fleet(wired: Wired) -> Fleet:
         ],
         health=HealthRecord.of(pulse, ailments(pulse, wired.timing), wired.sweeps.account()),
         window_seconds=wired.timing.window.total_seconds(),
+        now=wired.database.now(),
     )
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ from workers import bootstrap, lifecycle
 from workers.app import app
 from workers.bootstrap import Services
 from workers.settings import load_settings
+
+#: The browser's tests need what only `make test-browser` installs.
+collect_ignore = [] if find_spec("playwright") else ["browser"]
 
 TABLES = ", ".join(Row.metadata.tables)
 END_OTHERS = """

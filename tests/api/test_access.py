@@ -187,3 +187,37 @@ def test_a_body_that_is_too_large_is_refused_whatever_it_says_of_its_size(client
     for body in (whole, in_pieces):
         answer = client.post("/v1/runs", content=body, headers=json_type)
         assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+
+
+# -- the page
+
+
+def test_a_cookie_is_good_for_reading_and_for_changes_only_from_a_page_of_ours(
+    services: Services, client: TestClient
+) -> None:
+    run = new_run(services).id
+    wrong = client.post("/session", json={"token": "a guess"})
+    assert (wrong.status_code, wrong.cookies) == (401, {})
+    kept = client.post("/session", json={"token": services.tokens.create("runner", Scope.RUN)})
+    told = kept.headers["set-cookie"].lower()
+    assert (kept.status_code, "httponly" in told, "samesite=strict" in told) == (204, True, True)
+    assert client.get(f"/v1/runs/{run}").status_code == 200
+    for headers in ({}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
+        assert client.post(f"/v1/runs/{run}/cancel", headers=headers).status_code == 403
+    assert services.runs.get(run).status == "queued"
+    assert client.post(f"/v1/runs/{run}/cancel", headers={"Origin": LOCAL}).status_code == 200
+    assert client.get("/session").json() == {"kept": True}
+    assert client.delete("/session").status_code == 204
+    assert client.get("/session").json() == {"kept": False}
+    assert client.get(f"/v1/runs/{run}").status_code == 401
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_no_other_file(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert "http" not in page.text.replace("http-equiv", "")
+    for name in ("page.js", "log.js", "terminal.js", "page.css", "icon.svg"):
+        assert client.get(f"/page/{name}").headers["x-content-type-options"] == "nosniff"
+    for path in ("/page/app.py", "/page/..%2Fapp.py", "/page/%2e%2e/app.py", "/page/"):
+        assert client.get(path).status_code == 404

@@ -283,7 +283,7 @@ def _answers(url: str) -> bool:
 
 def test_the_api_of_up_starts_a_run_and_shows_its_output_as_it_comes(stack: tuple[Terminal, Process]) -> None:
     _, up = stack
-    found = re.search(r"HTTP API\s+(http://\S+)", up.output)
+    found = re.search(r"The page\s+(http://\S+)", up.output)
     assert found is not None
     eventually(lambda: _answers(f"{found[1]}/health/live"), timeout=60)
     body = json.dumps({"adapter": "process", "config": {"command": ["sh", "-c", "echo hello; exit 3"]}}).encode()

@@ -97,17 +97,17 @@ def _under_way(services: Services) -> int:
 
 
 def _calm(services: Services, source: Source, chaos: Chaos, console: Console) -> None:
-    """No more faults: wait for every run to end and for every log to be closed."""
+    """No more faults: wait for every run to end, and for everything that is owed."""
     deadline = time.monotonic() + 120 + 10 * services.timing.window.total_seconds()
     while time.monotonic() < deadline:
         chaos.pick_up()
         tolerant(source.cancel_one)
         left = unfinished(source.started, lambda run_id: services.runs.get(run_id).status)
-        if not left and not services.closings.owed(10):
+        if not left and not any(services.fleet.owed().values()):
             return
         time.sleep(1)
     names = [(one.kind.name, str(one.run_id)) for one in left]
-    console.print(f"not ended in time: {names}; not closed: {services.closings.owed(10)}", soft_wrap=True)
+    console.print(f"not ended in time: {names}; owed: {services.fleet.owed()}", soft_wrap=True)
 
 
 def _print(console: Console, result: Account, chaos: Chaos, runs: int, seconds: float) -> None:

@@ -1,0 +1,63 @@
+"""The page at `/`, and the session by which a browser keeps a token: its files need no build and load nothing else."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Body, HTTPException, Request, Response
+from fastapi.responses import FileResponse
+
+from api.access import COOKIE, Wired, scope_of
+from api.problems import answers
+
+router = APIRouter()
+
+FILES = Path(__file__).parent / "page_files"
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+#: Scripts and styles of ours, and no others: what a run has printed can bring none.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+@router.get("/", include_in_schema=False)
+def index() -> FileResponse:
+    return _file("index.html")
+
+
+@router.get("/page/{name}", include_in_schema=False)
+def file(name: str) -> FileResponse:
+    return _file(name)
+
+
+def _file(name: str) -> FileResponse:
+    """One of the files that there are, by its name: nothing that comes from outside becomes a path."""
+    if name not in {path.name for path in FILES.iterdir()}:
+        raise HTTPException(404, "The page has no such file.")
+    headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
+    return FileResponse(FILES / name, media_type=TYPES[Path(name).suffix], headers=headers)
+
+
+@router.post("/session", status_code=204, include_in_schema=False, responses=answers(401))
+def begin(request: Request, wired: Wired, token: Annotated[str, Body(embed=True)]) -> Response:
+    """Keep a token in a cookie that no script can read and no other site can send."""
+    if scope_of(wired, token) is None:
+        raise HTTPException(401, "The token is not known here; `reprieve token create` makes one.")
+    answer = Response(status_code=204)
+    answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return answer
+
+
+@router.get("/session", include_in_schema=False)
+def session(request: Request) -> dict[str, bool]:
+    """Whether this browser keeps a token."""
+    return {"kept": COOKIE in request.cookies}
+
+
+@router.delete("/session", status_code=204, include_in_schema=False)
+def end() -> Response:
+    """Forget the token."""
+    answer = Response(status_code=204)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return answer

@@ -1,0 +1,324 @@
+// The page: the fleet at a glance, and one run with its output as it comes. Everything it shows is asked of the API.
+
+import { LogView } from "./log.js";
+
+const EVERY = 2000; // Milliseconds between two looks.
+const main = document.getElementById("main");
+let leaveView = () => {};
+let clock = 0; // What the database's clock is ahead of ours, in milliseconds.
+let windowSeconds = 300;
+
+class Problem extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+async function ask(path, options = {}) {
+  const answer = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options });
+  const body = answer.status === 204 ? null : await answer.json();
+  if (!answer.ok) throw new Problem(answer.status, body.detail ?? answer.statusText);
+  return body;
+}
+
+function made(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+function view(name) {
+  main.replaceChildren(document.getElementById(name).content.cloneNode(true));
+  return (id) => document.getElementById(id);
+}
+
+/** Look now, and again and again while the page can be seen, until the view is left. */
+function repeat(look) {
+  let timer = 0;
+  let left = false;
+  const turn = async () => {
+    if (left) return;
+    try {
+      if (!document.hidden) await look();
+    } catch (problem) {
+      if (!left) told(problem);
+    }
+    if (!left) timer = setTimeout(turn, EVERY);
+  };
+  turn();
+  return () => {
+    left = true;
+    clearTimeout(timer);
+  };
+}
+
+function told(problem) {
+  if (problem.status === 401) return askForToken();
+  if (problem.status === 404) return showProblem(problem.message);
+  const health = document.getElementById("health");
+  health.className = "ill";
+  health.textContent = problem.status ? problem.message : "The API does not answer; trying again …";
+  return undefined;
+}
+
+function showProblem(sentence) {
+  leaveView();
+  leaveView = () => {};
+  view("problem-view")("problem").textContent = sentence;
+}
+
+function askForToken() {
+  leaveView();
+  leaveView = () => {};
+  const at = view("token-view");
+  document.getElementById("health").textContent = "";
+  at("token").focus();
+  at("token-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      await ask("/session", { method: "POST", body: JSON.stringify({ token: at("token").value }) });
+      show();
+    } catch (problem) {
+      at("token-problem").textContent = problem.message;
+    }
+  });
+}
+
+// -- words
+
+function span(seconds) {
+  if (seconds < 10) return `${Math.max(0, seconds).toFixed(1)} s`;
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days`;
+}
+
+function ago(moment) {
+  return (Date.now() + clock - Date.parse(moment)) / 1000;
+}
+
+function short(id) {
+  return id.slice(id.lastIndexOf("-") + 1);
+}
+
+/** A bar: how old the last proof of life is, against the window. */
+function life(run) {
+  if (run.status !== "running") return made("span", { textContent: "–" });
+  const age = ago(run.updated_at);
+  const words = `${span(age)} ago, by ${run.last_proof}`;
+  const bar = made("progress", { max: windowSeconds, value: Math.min(Math.max(age, 0), windowSeconds) });
+  bar.setAttribute("aria-label", `Last sign of life ${words}; the window is ${span(windowSeconds)}`);
+  return made("span", { className: `life${age > windowSeconds * 0.8 ? " old" : ""}` }, bar, made("span", { textContent: words }));
+}
+
+async function showHealth() {
+  const fleet = await ask("/v1/fleet");
+  clock = Date.parse(fleet.now) - Date.now();
+  windowSeconds = fleet.window_seconds;
+  const { healthy, reasons, sweep_age_seconds: age, canary_age_seconds: lag, last_report: report } = fleet.health;
+  const health = document.getElementById("health");
+  health.className = healthy ? "well" : "ill";
+  const judged = report?.judgements ?? {};
+  const doing = [
+    judged.spare_warming_up ? "The reaper is warming up" : "",
+    judged.spare_lagging ? "The reaper listens for the log pipeline" : "",
+    judged.spare_braked ? `The reaper brakes: ${judged.spare_braked} convictions are put off` : "",
+  ].filter(Boolean);
+  health.textContent = healthy
+    ? [`Last sweep ${span(age)} ago; output is at most ${span(lag)} late`, ...doing].join(". ") + "."
+    : reasons.join(" ");
+  return fleet;
+}
+
+// -- the fleet
+
+function showFleet() {
+  const at = view("fleet-view");
+  const kept = new URLSearchParams(location.hash.split("?")[1] ?? "");
+  at("status").value = kept.get("status") ?? "";
+  at("label").value = kept.get("label") ?? "";
+  let older = [];
+  let next = null;
+
+  const query = (before) => {
+    const asked = new URLSearchParams({ limit: "50" });
+    if (at("status").value) asked.set("status", at("status").value);
+    if (at("label").value && at("label").checkValidity()) asked.set("label", at("label").value);
+    if (before) asked.set("before", before);
+    return `/v1/runs?${asked}`;
+  };
+
+  const look = async () => {
+    const fleet = await showHealth();
+    const page = await ask(query());
+    const oldest = page.runs.at(-1)?.id ?? "";
+    if (!older.length) next = page.next;
+    at("counts").replaceChildren(...counts(fleet.active));
+    at("runs").replaceChildren(...[...page.runs, ...older.filter((run) => run.id < oldest)].map(runRow));
+    at("no-runs").hidden = page.runs.length > 0;
+    at("more").hidden = next === null;
+  };
+
+  at("filter").addEventListener("submit", (event) => event.preventDefault());
+  at("filter").addEventListener("change", () => {
+    const chosen = new URLSearchParams();
+    for (const name of ["status", "label"]) if (at(name).value) chosen.set(name, at(name).value);
+    location.hash = `#/${chosen.size ? `?${chosen}` : ""}`;
+  });
+  at("more").addEventListener("click", async () => {
+    const page = await ask(query(next)).catch(told);
+    if (!page) return;
+    older = [...older, ...page.runs];
+    next = page.next;
+    await look().catch(told);
+  });
+  return repeat(look);
+}
+
+function counts(active) {
+  const sums = new Map([["running", 0], ["queued", 0]]);
+  for (const one of active) sums.set(one.status, sums.get(one.status) + one.runs);
+  const quietest = Math.max(0, ...active.filter((one) => one.status === "running").map((one) => one.longest_silence_seconds));
+  const shown = [...sums].map(([status, runs]) => made("li", { className: status }, made("strong", { textContent: runs }), status));
+  shown.push(made("li", {}, made("strong", { textContent: span(quietest) }), `since the oldest sign of life (window ${span(windowSeconds)})`));
+  return shown;
+}
+
+function runRow(run) {
+  const labels = Object.entries(run.labels).map(([name, value]) => `${name}=${value}`).join(" ");
+  const late = run.attempts.some((one) => one.late_output_at || one.late_result_at) ? " (gave signs of life later)" : "";
+  return made("tr", {},
+    made("td", {}, made("a", { href: `#/runs/${run.id}`, textContent: short(run.id), title: run.id })),
+    made("td", { textContent: run.adapter }),
+    made("td", { className: run.status, textContent: run.status + (run.error_code ? `: ${run.error_code}${late}` : "") }),
+    made("td", { textContent: `${run.attempt}/${run.max_attempts}` }),
+    made("td", {}, life(run)),
+    made("td", { textContent: labels }),
+    made("td", { textContent: run.started_at ? `${span(ago(run.started_at))} ago` : "–" }));
+}
+
+// -- a run
+
+function showRun(id) {
+  const at = view("run-view");
+  at("run-title").textContent = `Run ${id}`;
+  const log = new LogView(at("log"), at("lines"));
+  const stopReading = read(id, log, at("log-state"));
+  let explained = "";
+
+  const stopLooking = repeat(async () => {
+    await showHealth();
+    const run = await ask(`/v1/runs/${id}`);
+    at("run-state").className = run.status;
+    at("run-state").textContent = [run.adapter, run.status, run.error_code, run.error_message].filter(Boolean).join(" · ");
+    at("run-life").replaceChildren(run.status === "running" ? life(run) : "");
+    at("cancel").hidden = !["queued", "running"].includes(run.status);
+    at("downloads").replaceChildren(...downloads(run));
+    const state = `${run.status} ${run.epoch} ${run.updated_at}`;
+    if (state !== explained) {
+      const why = await ask(`/v1/runs/${id}/explain`);
+      explained = state;
+      at("why").replaceChildren(...why.sentences.slice(1).map((sentence) => made("li", { textContent: sentence })));
+      at("events").replaceChildren(...why.events.map(happened));
+    }
+  });
+
+  at("cancel").addEventListener("click", () => at("sure").showModal());
+  at("sure").addEventListener("close", async () => {
+    if (at("sure").returnValue === "yes") await ask(`/v1/runs/${id}/cancel`, { method: "POST" }).catch(told);
+  });
+  at("pause").addEventListener("click", () => {
+    const paused = at("pause").getAttribute("aria-pressed") !== "true";
+    at("pause").setAttribute("aria-pressed", String(paused));
+    at("pause").textContent = paused ? "Go on" : "Pause";
+    log.pause(paused);
+  });
+  at("end").addEventListener("click", () => log.toEnd());
+  const search = () => {
+    const words = at("search").value;
+    if (words) at("log-state").textContent = log.find(words) ? "" : `“${words}” is not in it.`;
+  };
+  at("next").addEventListener("click", search);
+  at("search").addEventListener("keydown", (event) => event.key === "Enter" && search());
+  return () => {
+    stopLooking();
+    stopReading();
+    log.close();
+  };
+}
+
+function downloads(run) {
+  if (!run.attempt) return [];
+  return ["stdout", "stderr"].flatMap((stream) => [
+    made("a", { href: `/v1/runs/${run.id}/attempts/${run.attempt}/output/${stream}`, download: `${run.id}-${run.attempt}-${stream}.txt`, textContent: `Download ${stream}` }), " ",
+  ]);
+}
+
+function happened(event) {
+  const detail = Object.entries(event.detail).filter(([, value]) => value !== null && typeof value !== "object");
+  const words = event.kind === "reaped" ? [["as", event.detail.error_code]] : detail;
+  return made("li", {},
+    made("time", { dateTime: event.at, textContent: new Date(event.at).toLocaleTimeString() }),
+    `attempt ${event.attempt}: ${event.kind} ${words.map(([name, value]) => `${name} ${value}`).join(", ")}`);
+}
+
+/** The output as it comes. A browser comes back by itself after a cut; where it gives up, we come back for it. */
+function read(id, log, state) {
+  let source;
+  let timer = 0;
+  let place = "1:0";
+  let attempt = 1;
+  const open = () => {
+    const [number, after] = place.split(":");
+    source = new EventSource(`/v1/runs/${id}/log/live?attempt=${number}&after=${after}`);
+    source.addEventListener("open", () => { state.textContent = ""; });
+    source.addEventListener("output", (event) => {
+      const data = JSON.parse(event.data);
+      if (data.attempt !== attempt) log.tell(`— attempt ${data.attempt} —`);
+      attempt = data.attempt;
+      place = event.lastEventId;
+      log.add(data.chunks);
+    });
+    source.addEventListener("gap", (event) => {
+      const data = JSON.parse(event.data);
+      place = event.lastEventId;
+      log.tell(`— chunks ${data.first} to ${data.last} are missing —`);
+    });
+    source.addEventListener("end", () => {
+      source.close();
+      state.textContent = "This is all of it.";
+    });
+    source.addEventListener("error", () => {
+      state.textContent = "Cut off; coming back …";
+      if (source.readyState === EventSource.CLOSED) timer = setTimeout(open, EVERY);
+    });
+  };
+  open();
+  return () => {
+    clearTimeout(timer);
+    source.close();
+  };
+}
+
+// -- where we are
+
+function show() {
+  leaveView();
+  ask("/session").then(({ kept }) => { document.getElementById("leave").hidden = !kept; }).catch(() => {});
+  const run = /^#\/runs\/([0-9a-f-]{36})$/.exec(location.hash);
+  leaveView = run ? showRun(run[1]) : showFleet();
+  document.title = run ? `Run ${short(run[1])} – Reprieve` : "Reprieve";
+}
+
+document.getElementById("leave").addEventListener("click", async () => {
+  await fetch("/session", { method: "DELETE" });
+  show();
+});
+addEventListener("hashchange", () => {
+  show();
+  main.focus();
+});
+show();

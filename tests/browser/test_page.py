@@ -1,0 +1,272 @@
+"""The page in a real Chromium: as somebody uses it who watches a run, is cut off, and ends it."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from models.access import Scope
+from models.work import End, Outcome
+from tests.api.conftest import Served
+from tests.conftest import StartWorker
+from tests.faults.helpers_abf import enqueueing
+from tests.support.rows import age, chunk, ingest, new_run, running, status_of, watch_for
+from tests.support.waiting import eventually
+from workers import enqueue_run
+from workers.bootstrap import Services
+from workers.finish import finish
+from workers.reaper import sweep
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+
+#: Prints so many lines, slowly, and ends when a file is there.
+PRINTER = """
+import pathlib, sys, time
+for number in range(20):
+    print(f"line {number}", flush=True)
+    time.sleep(0.3)
+while not pathlib.Path(sys.argv[1]).exists():
+    time.sleep(0.1)
+print("\\x1b[32mall done\\x1b[0m", flush=True)
+"""
+
+
+@pytest.fixture
+def work(start_worker: StartWorker) -> None:
+    start_worker("runs,logs,control,archive", name="all")
+
+
+def shown(page: Page) -> list[str]:
+    """The lines of the log that can be seen."""
+    texts: list[str] = page.locator("#lines .row").all_inner_texts()
+    return texts
+
+
+def open_run(page: Page, run_id: UUID) -> None:
+    page.goto(f"/#/runs/{run_id}")
+    expect(page.get_by_role("heading", name=f"Run {run_id}")).to_be_visible()
+
+
+def screenshot(page: Page, name: str) -> None:
+    """For the README, where `SCREENSHOTS` names a folder."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=str(Path(folder) / f"page-{name}.png"))
+
+
+@pytest.mark.usefixtures("work")
+def test_a_run_is_watched_through_a_cut_and_its_lines_are_there_once(
+    services: Services, served: Served, page: Page, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    command = [sys.executable, "-I", "-S", "-c", PRINTER, str(told)]
+    with enqueueing(services) as enqueue:
+        run = enqueue("detached", {"command": command}, labels={"team": "data"})
+        page.goto("/")
+        row = page.get_by_role("row").filter(has_text="team=data")
+        expect(row).to_contain_text("running", timeout=30_000)
+        expect(row.get_by_role("progressbar")).to_be_visible()
+        screenshot(page, "fleet")
+        row.get_by_role("link").click()
+        expect(page.locator("#lines")).to_contain_text("line 3", timeout=30_000)
+        served.stop()
+        expect(page.locator("#log-state")).to_contain_text("Cut off", timeout=30_000)
+        eventually(lambda: services.logs.last_seq(run, 1) >= 20, timeout=60)
+        served.start()
+        expect(page.locator("#lines")).to_contain_text("line 19", timeout=30_000)
+        told.touch()
+        expect(page.locator("#log-state")).to_have_text("This is all of it.", timeout=60_000)
+        expect(page.locator("#run-state")).to_contain_text("succeeded")
+        screenshot(page, "run")
+    assert [line for line in shown(page) if line] == [*(f"line {number}" for number in range(20)), "all done"]
+    assert page.locator(".row .f2").inner_text() == "all done"
+
+
+@pytest.mark.usefixtures("work")
+def test_a_run_is_cancelled_once_that_is_confirmed(services: Services, page: Page) -> None:
+    with enqueueing(services) as enqueue:
+        run = enqueue("process", {"command": ["sleep", "600"]})
+        open_run(page, run)
+        expect(page.locator("#run-state")).to_contain_text("running", timeout=30_000)
+        page.get_by_role("button", name="Cancel the run").click()
+        page.get_by_role("button", name="Let it go on").click()
+        assert status_of(services, run) == "running"
+        page.get_by_role("button", name="Cancel the run").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="Cancel the run").click()
+        expect(page.locator("#run-state")).to_contain_text("cancelled", timeout=30_000)
+        expect(page.get_by_role("button", name="Cancel the run")).to_be_hidden()
+    assert status_of(services, run) == "cancelled"
+
+
+def test_a_reaped_run_says_why_in_words(services: Services, page: Page) -> None:
+    dead = running(services)
+    age(services, dead.run_id, 400)
+    watch_for(services, 3600)
+    assert sweep(services)["reaped"] == 1
+    page.goto("/")
+    page.get_by_role("row").filter(has_text="adapter_liveness_lost").get_by_role("link").click()
+    expect(page.locator("#why")).to_contain_text("was silent for")
+    expect(page.locator("#events")).to_contain_text("reaped as adapter_liveness_lost")
+    screenshot(page, "reaped")
+
+
+def test_what_a_run_prints_is_text_and_never_part_of_the_page(services: Services, page: Page) -> None:
+    work = running(services, labels={"<b>": "<i>"})
+    lines = ["<script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>", "\x1b]0;title\x07after"]
+    ingest(services, [chunk(work, 1, "\n".join(lines).encode() + b"\n")])
+    open_run(page, work.run_id)
+    expect(page.locator("#lines")).to_contain_text("after")
+    assert [line for line in shown(page) if line] == [*lines[:2], "after"]
+    assert page.evaluate("window.hacked") is None
+    page.goto("/")
+    expect(page.get_by_role("row").filter(has_text="<b>=<i>")).to_be_visible()
+
+
+def test_a_million_lines_are_there_and_few_of_them_in_the_page(services: Services, page: Page) -> None:
+    work, each = running(services), 1000
+    for first in range(1, 1001, 50):
+        chunks = [
+            chunk(work, seq, b"".join(b"line %d\n" % (each * (seq - 1) + number) for number in range(each)))
+            for seq in range(first, first + 50)
+        ]
+        ingest(services, chunks)
+    finish(services, [End.by_result(work.token, Outcome(), 1000)])
+    open_run(page, work.run_id)
+    expect(page.locator("#log-state")).to_have_text("This is all of it.", timeout=120_000)
+    expect(page.locator("#lines")).to_contain_text("line 999999")
+    assert page.locator("#lines .row").count() < 100
+    page.locator("#log").evaluate("log => { log.scrollTop = 0 }")
+    expect(page.locator("#lines .row").first).to_have_text("line 0")
+    page.get_by_label("Search").fill("line 500000")
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator(".row.found")).to_have_text("line 500000", timeout=30_000)
+    page.get_by_role("button", name="To the end").click()
+    expect(page.locator("#lines")).to_contain_text("line 999999")
+
+
+def test_a_paused_log_stands_still_and_goes_on_from_there(services: Services, page: Page) -> None:
+    work = running(services)
+    ingest(services, [chunk(work, 1, b"before\nhalf a line")])
+    open_run(page, work.run_id)
+    expect(page.locator("#lines")).to_contain_text("before")
+    page.get_by_role("button", name="Pause").click()
+    ingest(services, [chunk(work, 2, b" meanwhile\nmeanwhile\n")])
+    page.wait_for_timeout(1500)
+    assert "meanwhile" not in page.locator("#lines").inner_text()
+    page.get_by_role("button", name="Go on").click()
+    expect(page.locator("#lines .row")).to_have_text(["before", "half a line meanwhile", "meanwhile"])
+
+
+def test_where_tokens_are_the_page_asks_for_one_and_no_script_can_read_it(services: Services, page: Page) -> None:
+    reader, runner = services.tokens.create("reader", Scope.READ), services.tokens.create("runner", Scope.RUN)
+    run = new_run(services).id
+    page.goto("/")
+    page.get_by_label("Token").fill("a guess")
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("alert")).to_contain_text("not known here")
+    page.get_by_label("Token").fill(reader)
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    assert page.evaluate("document.cookie") == ""
+    open_run(page, run)
+    page.get_by_role("button", name="Cancel the run").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel the run").click()
+    expect(page.locator("#health")).to_contain_text("this needs run")
+    assert status_of(services, run) == "queued"
+    page.get_by_role("button", name="Forget the token").click()
+    page.get_by_label("Token").fill(runner)
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Cancel the run").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel the run").click()
+    expect(page.locator("#run-state")).to_contain_text("cancelled")
+
+
+def test_runs_are_filtered_and_paged(services: Services, page: Page) -> None:
+    for number in range(60):
+        enqueue_run("process", {"command": ["true"]}, labels={"number": str(number)})
+    page.goto("/")
+    expect(page.locator("#runs tr")).to_have_count(50)
+    page.get_by_role("button", name="Older runs").click()
+    expect(page.locator("#runs tr")).to_have_count(60)
+    page.get_by_label("Label").fill("number=7")
+    page.get_by_label("Label").press("Enter")
+    expect(page.locator("#runs tr")).to_have_count(1)
+    page.get_by_label("Label").fill("")
+    page.get_by_label("Status").select_option("running")
+    expect(page.get_by_text("No runs here.")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_and_is_used_by_keyboard(services: Services, page: Page, scheme: Any) -> None:
+    work = running(services)
+    ingest(services, [chunk(work, 1, b"x" * 500 + b"\n")])
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 375, "height": 700})
+    page.goto("/")
+    expect(page.locator("#runs tr")).to_have_count(1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.get_by_role("link", name=str(work.run_id).rsplit("-", 1)[-1]).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#lines")).to_contain_text("xxx")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert page.evaluate("document.activeElement.id") == "main"
+    unnamed = page.locator("button:visible, input:visible, select:visible").evaluate_all(
+        "all => all.filter(one => !one.labels?.length && !one.textContent.trim()).length"
+    )
+    assert unnamed == 0
+
+
+def test_a_run_that_is_not_there_is_told(page: Page, services: Services) -> None:
+    page.goto("/#/runs/01a20de4-632b-7419-8c06-23dae7e67e68")
+    expect(page.get_by_text("There is no run 01a20de4")).to_be_visible()
+    page.get_by_role("link", name="To the fleet").click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+
+
+# -- what a terminal would show
+
+
+@pytest.mark.parametrize(
+    ("text", "is_shown"),
+    [
+        ("plain", "plain"),
+        ("10%\r20%\r100%", "100%"),
+        ("hello\rJ", "Jello"),
+        ("done\r", "done\r"),
+        ("\x1b[31mred\x1b[0m\rblue", "blue"),
+    ],
+)
+def test_a_carriage_return_goes_back_to_the_beginning_of_the_line(page: Page, text: str, is_shown: str) -> None:
+    page.goto("/")
+    code = "text => import('/page/terminal.js').then(terminal => terminal.overwritten(text))"
+    assert page.evaluate(code, text) == is_shown
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("a\x1b[1;31mb\x1b[0mc", [["", "a"], ["b f1", "b"], ["", "c"]]),
+        ("\x1b[38;5;196mx\x1b[4my", [["", "x"], ["u", "y"]]),
+        ("\x1b[2K\x1b[?25la\x07b", [["", "ab"]]),
+        ("\x1b[92;44mz\x1b[39;49mz", [["f2 g4", "z"], ["", "z"]]),
+    ],
+)
+def test_colours_are_classes_and_other_sequences_are_left_out(page: Page, text: str, pieces: list[Any]) -> None:
+    page.goto("/")
+    code = "text => import('/page/terminal.js').then(terminal => terminal.pieces(text))"
+    assert page.evaluate(code, text) == pieces
+
+
+def test_a_character_that_is_cut_in_two_is_whole(page: Page) -> None:
+    page.goto("/")
+    code = """() => import('/page/terminal.js').then(({ Lines }) => {
+        const lines = new Lines();
+        lines.feed({ stream: 'stdout', base64: btoa('\\xf0\\x9f') });
+        lines.feed({ stream: 'stderr', text: 'between\\n' });
+        lines.feed({ stream: 'stdout', base64: btoa('\\x99\\x82!\\n') });
+        return lines.all.map(line => [line.stream, line.text]);
+    })"""
+    assert page.evaluate(code) == [["stderr", "between"], ["stdout", "🙂!"]]
