@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError, TimeoutError
 
 from models.work import End, Outcome
 from tests.support.rows import chunk, ingest, new_run, running
@@ -118,6 +119,18 @@ def test_what_is_not_there_is_not_found(client: TestClient, services: Services) 
     assert client.get(f"/v1/runs/{there}/log", params={"attempt": 2}).status_code == 404
     assert client.get(f"/v1/runs/{there}/attempts/1/output/stdout").status_code == 404
     assert client.get("/v1/rums").json()["status"] == 404
+
+
+@pytest.mark.parametrize("error", [OperationalError("SELECT", {}, OSError("secret")), TimeoutError("QueuePool")])
+def test_a_database_that_does_not_answer_is_told_with_when_to_come_again(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(services.runs, "list", fail)
+    answer = client.get("/v1/runs")
+    assert (answer.status_code, answer.headers["retry-after"], "secret" in answer.text) == (503, "5", False)
 
 
 def test_a_run_is_cancelled_once_and_stays_so(client: TestClient) -> None:
