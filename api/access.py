@@ -3,7 +3,6 @@
 import hmac
 import ipaddress
 from collections.abc import Callable
-from hashlib import sha256
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from models.access import Scope
+from stores.tokens import hash_of
 from workers.bootstrap import Services
 
 BEARER = HTTPBearer(auto_error=False, description="A token of `reprieve token create`, or of REPRIEVE_API_TOKENS.")
@@ -89,10 +89,10 @@ def is_loopback(host: str) -> bool:
 
 def scope_of(services: Services, token: str) -> Scope | None:
     """What a token is good for; compared in a time that tells nothing of how much of it is right."""
-    given = sha256(token.encode("utf-8", "backslashreplace")).digest()
+    given = hash_of(token)
     found = None
     for scope, secret in services.settings.api_tokens:
-        if hmac.compare_digest(sha256(secret.get_secret_value().encode()).digest(), given):
+        if hmac.compare_digest(hash_of(secret.get_secret_value()), given):
             found = scope
     return found or services.tokens.scope_of(token)
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from api import fleet, live, metrics, page, problems, reports, runs
 from api.limits import Limits
-from workers.bootstrap import Services, services
+from workers.bootstrap import Services
 
 DESCRIPTION = """\
 Runs are asked for, followed and ended here; work that runs elsewhere reports here. Errors are problem documents
@@ -40,8 +40,3 @@ def create_app(wired: Services) -> FastAPI:
     problems.install(app)
     app.add_middleware(Limits)
     return app
-
-
-def application() -> FastAPI:
-    """For an ASGI server that starts factories: `uvicorn --factory api.app:application`."""
-    return create_app(services())

@@ -13,7 +13,7 @@ from api.access import MayRead, Wired
 from api.problems import answers
 from models.health import ailments
 from models.records import HealthRecord
-from stores.migrate import is_current
+from stores.migrate import NOT_CURRENT, is_current
 from workers.bootstrap import Services
 
 router = APIRouter(tags=["fleet"])
@@ -106,5 +106,5 @@ def ready(wired: Wired) -> Response:
 
 def _reasons(wired: Services) -> list[str]:
     if not is_current(wired.database):
-        return ["The database is not in the form that this version expects; run `reprieve migrate`."]
+        return [NOT_CURRENT]
     return ailments(wired.sweeps.pulse(), wired.timing)

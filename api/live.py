@@ -6,12 +6,11 @@ slow or Redis is away, it reads from the store. So a thousand readers cost one c
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -170,7 +169,7 @@ class Reader:
                 async for chunks in self._new(watch):
                     yield chunks
                 known = watch.places
-                place = known.of.get(self.attempt) if known else None
+                place = self._place(watch)
                 if known is not None and place is not None and place.is_read(self.seq):
                     async for item in self._rest(place):
                         yield item
@@ -182,7 +181,7 @@ class Reader:
                     await watch.wait()
 
     async def _begin(self, watch: Watch) -> None:
-        with contextlib.suppress(RedisError):
+        with suppress(RedisError):
             await self._in_store(self._services.live.watch, [self._run_id])
         found = await self._in_store(places, self._services.database, [self._run_id])
         watch.places = found.get(self._run_id)

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from api.access import MayRead, Wired
 from api.problems import answers
 from models.health import ailments
+from workers.app import QUEUES
 from workers.app import app as celery
 from workers.bootstrap import Services
 
@@ -28,7 +29,6 @@ router = APIRouter(tags=["fleet"])
 
 #: Upper bounds, in seconds, of the ages of proofs of life; the window is 300.
 AGE_BOUNDS = (15.0, 30.0, 60.0, 80.0, 120.0, 180.0, 240.0, 300.0, 360.0)
-QUEUES = ("runs", "logs", "control", "archive")
 
 
 class Facts(Collector):

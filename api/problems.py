@@ -22,6 +22,7 @@ from models.errors import (
     TokenRefused,
     UnknownAdapter,
 )
+from stores.migrate import NOT_CURRENT
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def _database_away(_: Request, error: Exception) -> JSONResponse:
 
 def _database_unfit(_: Request, error: Exception) -> JSONResponse:
     logger.error("The database refused a statement (%s).", type(getattr(error, "orig", error)).__name__)
-    return problem(503, "The database is not in the form that this version expects; run `reprieve migrate`.")
+    return problem(503, NOT_CURRENT)
 
 
 def _unforeseen(_: Request, error: Exception) -> JSONResponse:

@@ -12,8 +12,7 @@ from workers import reporting
 
 router = APIRouter(prefix="/v1/runs/{run_id}", tags=["reports"])
 
-OUTPUT = {"first_seq": 1, "chunks": [{"stream": "stdout", "data": "aGVsbG8K", "at": 1790000000123}]}
-RESULT = {"outcome": {"exit_status": 0}, "last_seq": 41}
+CHUNKS = [{"stream": "stdout", "data": "aGVsbG8K", "at": 1790000000123}]
 
 
 class OutputTaken(BaseModel):
@@ -39,7 +38,7 @@ def output(
     wired: Wired,
     token: GivenToken,
     first_seq: Annotated[int, Body(examples=[1])],
-    chunks: Annotated[list[Any], Body(examples=[OUTPUT["chunks"]])],
+    chunks: Annotated[list[Any], Body(examples=[CHUNKS])],
 ) -> OutputTaken:
     """Append output. A number that is not the next one is answered with the one that is."""
     return OutputTaken(**reporting.append(wired, run_id, token, first_seq, chunks))
@@ -56,8 +55,8 @@ def finish(
     run_id: UUID,
     wired: Wired,
     token: GivenToken,
-    outcome: Annotated[dict[str, Any], Body(examples=[RESULT["outcome"]])],
-    last_seq: Annotated[int, Body(examples=[RESULT["last_seq"]])],
+    outcome: Annotated[dict[str, Any], Body(examples=[{"exit_status": 0}])],
+    last_seq: Annotated[int, Body(examples=[41])],
 ) -> ResultTaken:
     """The work has ended. The first result counts."""
     return ResultTaken(**reporting.finish(wired, run_id, token, outcome, last_seq))

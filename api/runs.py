@@ -14,7 +14,7 @@ from api.access import MayRead, MayRun, Wired
 from api.problems import answers
 from api.ranges import ByteRange, parse_range
 from models.chunks import STREAM_NAME, Chunk
-from models.records import EventRecord, LogRecord, RunRecord, SparingRecord
+from models.records import EventRecord, ExplanationRecord, RunRecord
 from models.status import Status
 from stores.following import Gap, LogFollower
 from workers.bootstrap import Services
@@ -66,14 +66,10 @@ class Events(BaseModel):
     events: list[EventRecord]
 
 
-class Explained(BaseModel):
+class Explained(ExplanationRecord):
     """Why a run is as it is."""
 
     sentences: list[str] = Field(description="For a person who was woken for it.")
-    run: RunRecord
-    logs: list[LogRecord]
-    events: list[EventRecord]
-    sparings: list[SparingRecord]
 
 
 class ChunkRecord(BaseModel):
@@ -177,7 +173,7 @@ def events(run_id: RunId, wired: Wired) -> Events:
 def explained(run_id: RunId, wired: Wired) -> Explained:
     """Why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
     told = explain(wired, run_id)
-    return Explained.model_validate(told.as_record() | {"sentences": told.sentences})
+    return Explained(sentences=told.sentences, **dict(told.record))
 
 
 # -- logs

@@ -26,8 +26,9 @@ from models.errors import ReprieveError
 from models.health import ailments
 from stores.cache import connect
 from stores.migrate import current_revision, head_revision
-from workers.app import app
+from workers.app import QUEUES, app
 from workers.bootstrap import Services, services
+from workers.settings import host_and_port
 
 #: The oldest PostgreSQL and Redis that are known to do.
 LEAST_POSTGRES = 15
@@ -41,8 +42,6 @@ LEAST_HOT = 0.9
 LEAST_FREE = 1024**3
 #: Seconds that workers get to say what they consume.
 ANSWER_TIME = 2.0
-
-QUEUES = ("runs", "logs", "control", "archive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +178,7 @@ def http_api(wired: Services) -> Found:
     address = wired.settings.api_address
     if not is_open(wired):
         return True, f"The HTTP API ({address}) asks for a token."
-    if not is_loopback(address.rpartition(":")[0].strip("[]")):
+    if not is_loopback(host_and_port(address)[0]):
         return (
             False,
             f"The HTTP API would not start at {address}: there is no token. `reprieve token create` makes one.",

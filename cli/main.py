@@ -262,7 +262,7 @@ def explain(run_id: RunId, as_json: AsJson = False) -> None:
     """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
     wired = services()
     told = explain_run(wired, wired.runs.resolve(run_id))
-    print(json.dumps(told.as_record()) if as_json else told.text)
+    print(told.record.model_dump_json() if as_json else told.text)
 
 
 @app.command()

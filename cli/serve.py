@@ -9,6 +9,7 @@ from api.access import is_loopback, is_open
 from api.app import create_app
 from models.errors import SettingsError
 from workers.bootstrap import Services
+from workers.settings import host_and_port
 
 #: Seconds that open streams get to end when the process is asked to; their readers come back to where they were.
 GRACE = 3
@@ -17,8 +18,7 @@ GRACE = 3
 def serve(services: Services) -> None:
     """Until it is asked to end. Raises `SettingsError` rather than be open to a network."""
     address = services.settings.api_address
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
+    host, port = host_and_port(address)
     if is_open(services):
         if not is_loopback(host):
             raise SettingsError(
@@ -36,7 +36,7 @@ def serve(services: Services) -> None:
     uvicorn.run(
         create_app(services),
         host=host,
-        port=int(port),
+        port=port,
         timeout_graceful_shutdown=GRACE,
         server_header=False,
         access_log=False,

@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.health import Pulse
-from models.rows import Run, RunAttempt, RunEvent, Sparing
+from models.rows import Row
 from models.status import ErrorCode, EventKind, Proof, Status
 
 
@@ -19,7 +19,15 @@ class Record(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
-class AttemptRecord(Record):
+class RowRecord(Record):
+    """What a row says, under the names that it has there."""
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        return cls.model_validate(row)
+
+
+class AttemptRecord(RowRecord):
     """One execution of a run."""
 
     attempt: int = Field(description="1 for the first.")
@@ -35,12 +43,8 @@ class AttemptRecord(Record):
     late_output_at: datetime | None = Field(description="When output came after it was reaped: perhaps it was alive.")
     late_result_at: datetime | None = Field(description="When a result came after it was reaped.")
 
-    @classmethod
-    def of(cls, attempt: RunAttempt) -> Self:
-        return cls.model_validate(attempt)
 
-
-class RunRecord(Record):
+class RunRecord(RowRecord):
     """A run and its attempts."""
 
     id: UUID
@@ -61,12 +65,8 @@ class RunRecord(Record):
     finished_at: datetime | None
     attempts: list[AttemptRecord]
 
-    @classmethod
-    def of(cls, run: Run) -> Self:
-        return cls.model_validate(run)
 
-
-class EventRecord(Record):
+class EventRecord(RowRecord):
     """What happened to a run."""
 
     at: datetime
@@ -74,12 +74,8 @@ class EventRecord(Record):
     kind: EventKind
     detail: dict[str, Any]
 
-    @classmethod
-    def of(cls, event: RunEvent) -> Self:
-        return cls.model_validate(event)
 
-
-class SparingRecord(Record):
+class SparingRecord(RowRecord):
     """Why a suspect was spared: one for each judgement on one silence, with the newest evidence."""
 
     attempt: int
@@ -89,10 +85,6 @@ class SparingRecord(Record):
     last_at: datetime
     times: int
     detail: dict[str, Any]
-
-    @classmethod
-    def of(cls, sparing: Sparing) -> Self:
-        return cls.model_validate(sparing)
 
 
 class ArchiveRecord(Record):
@@ -122,6 +114,15 @@ class LogRecord(Record):
     late: list[tuple[int, int]] = Field(description="What came after the log was closed; it is read with the rest.")
     quarantined: list[QuarantineRecord]
     archive: ArchiveRecord | None
+
+
+class ExplanationRecord(Record):
+    """Everything that is known of a run."""
+
+    run: RunRecord
+    logs: list[LogRecord]
+    events: list[EventRecord]
+    sparings: list[SparingRecord]
 
 
 class AccountRecord(Record):

@@ -111,16 +111,13 @@ class LiveEvents:
         marks = cast("list[bytes | None]", self._redis.mget([watch_key(run_id) for run_id in ordered]))
         return {run_id for run_id, mark in zip(ordered, marks, strict=True) if mark is not None}
 
-    def _watch(self, run_id: UUID) -> None:
-        self._redis.set(watch_key(run_id), 1, ex=WATCH_LIFE)
-
     def position(self, run_id: UUID) -> str:
         """Begin to watch a run: the place of its newest event, from which `wait` goes on.
 
         To be called before the store is read: whatever is stored after that is then told of.
         """
         try:
-            self._watch(run_id)
+            self.watch([run_id])
             newest = cast("list[Any]", self._redis.xrevrange(live_key(run_id), count=1))
         except RedisError:
             return "0"
@@ -131,20 +128,23 @@ class LiveEvents:
 
         Raises `RedisError` when Redis is away: the caller reads the store instead.
         """
-        self._watch(run_id)
-        answer = self._redis.xread({live_key(run_id): after}, count=500, block=int(LONGEST_BLOCK * 1000))
-        if not answer:
-            return [], after
-        entries = cast("list[Any]", answer)[0][1]
-        return [_event(run_id, fields) for _, fields in entries], entries[-1][0].decode()
+        self.watch([run_id])
+        events, positions = self._read({run_id: after}, LONGEST_BLOCK, 500)
+        return events.get(run_id, []), positions.get(run_id, after)
 
     def wait_for_any(self, after: Mapping[UUID, str]) -> tuple[dict[UUID, list[LiveEvent]], dict[UUID, str]]:
         """The same for many runs at once: the events of those that had any, and the positions after them.
 
         A run that is watched from here is to be marked again by `watch`. Raises `RedisError`.
         """
+        return self._read(after, SHORT_BLOCK, 100)
+
+    def _read(
+        self, after: Mapping[UUID, str], block: float, count: int
+    ) -> tuple[dict[UUID, list[LiveEvent]], dict[UUID, str]]:
+        """Up to so many events of each of these runs that has any, waiting so many seconds for the first."""
         keys: dict[Any, Any] = {live_key(run_id): place for run_id, place in after.items()}
-        answer = cast("list[Any]", self._redis.xread(keys, count=100, block=int(SHORT_BLOCK * 1000)) or [])
+        answer = cast("list[Any]", self._redis.xread(keys, count=count, block=int(block * 1000)) or [])
         events, positions = {}, {}
         for key, entries in answer:
             run_id = UUID(key.decode().removeprefix("live:"))

@@ -36,6 +36,10 @@ def head_revision() -> str | None:
     return ScriptDirectory.from_config(_config()).get_current_head()
 
 
+#: What to say, and do, where it is not.
+NOT_CURRENT = "The database is not in the form that this version expects; run `reprieve migrate`."
+
+
 def is_current(database: Database) -> bool:
     """Whether the database is in the form that this version of the code expects."""
     with database.begin() as connection:

@@ -47,7 +47,7 @@ class TokenStore:
         """A new token, good for this run only; it cannot be shown again. Raises `RunNotFound`."""
         token = secrets.token_urlsafe(TOKEN_BYTES)
         with self._database.begin() as connection:
-            issued = connection.execute(ISSUE, {"run_id": run_id, "hash": _hash(token)}).one_or_none()
+            issued = connection.execute(ISSUE, {"run_id": run_id, "hash": hash_of(token)}).one_or_none()
         if issued is None:
             raise RunNotFound(f"There is no run {run_id}.")
         return token
@@ -58,7 +58,7 @@ class TokenStore:
             return False
         with self._database.begin() as connection:
             found: bytes | None = connection.execute(FIND, {"run_id": run_id}).scalar()
-        return found is not None and hmac.compare_digest(bytes(found), _hash(token))
+        return found is not None and hmac.compare_digest(bytes(found), hash_of(token))
 
     # -- of the HTTP API
 
@@ -68,7 +68,7 @@ class TokenStore:
             raise InvalidRequest(f"The name {name!r} will not do; give text of 1 to {MAX_NAME_LENGTH} characters.")
         token = secrets.token_urlsafe(TOKEN_BYTES)
         with self._database.begin() as connection:
-            values = {"name": name, "hash": _hash(token), "scope": scope.value}
+            values = {"name": name, "hash": hash_of(token), "scope": scope.value}
             if connection.execute(CREATE, values).one_or_none() is None:
                 raise InvalidRequest(f"There is a token {name!r} already; revoke it first, or choose another name.")
         return token
@@ -91,9 +91,10 @@ class TokenStore:
     def scope_of(self, token: str) -> Scope | None:
         """What a token is good for; None for one that is not known."""
         with self._database.begin() as connection:
-            found: str | None = connection.execute(SCOPE, {"hash": _hash(token)}).scalar()
+            found: str | None = connection.execute(SCOPE, {"hash": hash_of(token)}).scalar()
         return Scope(found) if found else None
 
 
-def _hash(token: str) -> bytes:
+def hash_of(token: str) -> bytes:
+    """What is kept of a token, and compared."""
     return sha256(token.encode("utf-8", "backslashreplace")).digest()

@@ -15,6 +15,7 @@ from workers import broker
 from workers.bootstrap import settings as current_settings
 from workers.discretion import be_discreet
 
+QUEUES = ("runs", "logs", "control", "archive")
 #: Seconds to wait for a frozen broker; without it, publishing blocks without end.
 BROKER_SOCKET_TIMEOUT = 2
 #: Seconds after which unacknowledged messages come back: several times the longest late-acknowledged task.

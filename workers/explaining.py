@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from models.reaping import Judgement
-from models.records import EventRecord, RunRecord, SparingRecord
+from models.records import EventRecord, ExplanationRecord, RunRecord, SparingRecord
 from models.rows import Run, RunAttempt, RunEvent, Sparing
 from models.status import EventKind, Status
 from models.text import span
@@ -74,14 +74,15 @@ class Explanation:
         """The sentences, and below them what happened, a line each."""
         return "\n".join([*self.sentences, "", *(_event_line(event) for event in self.events)])
 
-    def as_record(self) -> dict[str, Any]:
-        """The same for a program, as JSON can hold it."""
-        return {
-            "run": RunRecord.of(self.run).model_dump(mode="json"),
-            "logs": [log.record.model_dump(mode="json") for log in self.logs],
-            "events": [EventRecord.of(event).model_dump(mode="json") for event in self.events],
-            "sparings": [SparingRecord.of(sparing).model_dump(mode="json") for sparing in self.sparings],
-        }
+    @property
+    def record(self) -> ExplanationRecord:
+        """The same for a program."""
+        return ExplanationRecord(
+            run=RunRecord.of(self.run),
+            logs=[log.record for log in self.logs],
+            events=[EventRecord.of(event) for event in self.events],
+            sparings=[SparingRecord.of(sparing) for sparing in self.sparings],
+        )
 
 
 def explain(services: Services, run_id: UUID) -> Explanation:

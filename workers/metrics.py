@@ -5,6 +5,7 @@ import logging
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from workers.bootstrap import Services
+from workers.settings import host_and_port
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ def serve(services: Services) -> None:
     address = services.settings.metrics_address
     if address is None:
         return
-    host, _, port = address.rpartition(":")
+    host, port = host_and_port(address)
     try:
-        start_http_server(int(port), host.strip("[]"))
+        start_http_server(port, host)
     except OSError as error:
         logger.error("The metrics of this worker cannot be served at %s: %s.", address, error.strerror)

@@ -35,6 +35,12 @@ LEAST_TOKEN_LENGTH = 16
 ApiTokenSetting = tuple[Scope, SecretStr]
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """The two parts of an address of this form; an IPv6 address without its brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 class Settings(BaseSettings):
     """Where things are. Every field is `REPRIEVE_` and its name in capitals."""
 
