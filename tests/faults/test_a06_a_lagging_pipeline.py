@@ -7,11 +7,10 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from tests.faults.helpers_abf import database_time_after
+from tests.faults.helpers_abf import database_time_after, enqueueing
 from tests.support.processes import Process
 from tests.support.rows import age, chunk, in_process, ingest, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import enqueue_run
 from workers.bootstrap import Services
 from workers.reaper import sweep
 
@@ -89,11 +88,12 @@ def test_a06_live_runs_outlast_log_workers_that_are_away_for_longer_than_the_win
     start_worker("runs,control", name="others")
     start_beat()
     command = [sys.executable, "-u", "-c", "import time\nwhile True: print('tick'); time.sleep(0.2)"]
-    runs = [enqueue_run("detached", {"command": command}).id for _ in range(5)]
-    eventually(lambda: all(services.logs.last_seq(run_id, 1) for run_id in runs))
-    logs.send(signal.SIGSTOP)
-    eventually(database_time_after(services, 20), timeout=60, interval=0.5)
-    assert {status_of(services, run_id) for run_id in runs} == {"running"}
-    logs.send(signal.SIGCONT)
-    seen = {run_id: services.logs.last_seq(run_id, 1) for run_id in runs}
-    eventually(lambda: all(services.logs.last_seq(run_id, 1) > seen[run_id] for run_id in runs))
+    with enqueueing(services) as enqueue:
+        runs = [enqueue("detached", {"command": command}) for _ in range(5)]
+        eventually(lambda: all(services.logs.last_seq(run_id, 1) for run_id in runs))
+        logs.send(signal.SIGSTOP)
+        eventually(database_time_after(services, 20), timeout=60, interval=0.5)
+        assert {status_of(services, run_id) for run_id in runs} == {"running"}
+        logs.send(signal.SIGCONT)
+        seen = {run_id: services.logs.last_seq(run_id, 1) for run_id in runs}
+        eventually(lambda: all(services.logs.last_seq(run_id, 1) > seen[run_id] for run_id in runs))
