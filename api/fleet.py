@@ -18,6 +18,9 @@ from workers.bootstrap import Services
 
 router = APIRouter(tags=["fleet"])
 
+#: Steps of the history, a sweep's interval each: an hour at the real timings.
+HISTORY_STEPS = 60
+
 
 class ActiveRuns(BaseModel):
     status: str
@@ -33,6 +36,15 @@ class Fleet(BaseModel):
     health: HealthRecord
     window_seconds: float
     now: datetime = Field(description="By the database's clock, the one that decides.")
+
+
+class History(BaseModel):
+    """What happened lately, in steps of equal length, the newest last."""
+
+    step_seconds: float = Field(description="The interval between two sweeps.")
+    started: list[int] = Field(description="Attempts that began.")
+    ended: list[int] = Field(description="Runs that succeeded, failed or were cancelled.")
+    reaped: list[int] = Field(description="Attempts that were reaped.")
 
 
 class AdapterRecord(BaseModel):
@@ -71,6 +83,19 @@ def fleet(wired: Wired) -> Fleet:
         health=HealthRecord.of(pulse, ailments(pulse, wired.timing), wired.sweeps.account()),
         window_seconds=wired.timing.window.total_seconds(),
         now=wired.database.now(),
+    )
+
+
+@router.get("/v1/fleet/history", dependencies=[MayRead], responses=answers(401, 403, 503))
+def history(wired: Wired) -> History:
+    """The last hour, by the minute: what began, what ended, what was reaped."""
+    step = wired.timing.sweep_interval
+    steps = wired.fleet.history(step, HISTORY_STEPS)
+    return History(
+        step_seconds=step.total_seconds(),
+        started=[one.started for one in steps],
+        ended=[one.ended for one in steps],
+        reaped=[one.reaped for one in steps],
     )
 
 

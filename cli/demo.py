@@ -35,6 +35,7 @@ from workers import bootstrap
 from workers.app import app
 from workers.bootstrap import Services
 from workers.enqueue import enqueue_run
+from workers.explaining import explain
 from workers.settings import Settings
 
 #: All timings divided by this: a window of 10 seconds.
@@ -105,10 +106,12 @@ class Demo:
         self._orphaned()
         self._chatty(several)
         self._quiet(several * 0.9)
-        self._killed()
+        killed = self._killed()
         limit = several + 3 * (self._timing.window + self._timing.sweep_interval).total_seconds() + 60
         self._until("every run has ended", self._all_ended, seconds=limit)
-        return self._judge()
+        came_out = self._judge()
+        self._why(killed)
+        return came_out
 
     def _adopted(self, seconds: float) -> None:
         lines = int(seconds * 4)
@@ -139,7 +142,7 @@ class Demo:
         told = f"in-process; says nothing for {span(seconds)} and must live"
         self._start("quiet", told, "succeeded", "process", f"sleep {seconds:.0f}")
 
-    def _killed(self) -> None:
+    def _killed(self) -> Story:
         command = "while true; do date; sleep 0.2; done"
         told = "detached; prints, until its process is killed"
         story = self._start("killed", told, "adapter_liveness_lost", "detached", command)
@@ -148,6 +151,7 @@ class Demo:
         handle = self._services.runs.get(story.run_id).attempts[0].handle or {}
         os.killpg(handle["process_group_id"], signal.SIGKILL)
         self.say(story.name, f"[red]kill -9[/] of its processes (group {handle['process_group_id']})")
+        return story
 
     def _start(self, name: str, told: str, expected: str, adapter: str, script: str, *, max_attempts: int = 1) -> Story:
         run = enqueue_run(adapter, {"command": ["sh", "-c", script]}, labels={"demo": name}, max_attempts=max_attempts)
@@ -207,6 +211,11 @@ class Demo:
         self._console.print(f"A dead run must be found within {span(window)} (window) + {span(sweep)} (sweep).")
         return all_good
 
+    def _why(self, story: Story) -> None:
+        self._console.print(f"\nWhy {story.name} was reaped, as `reprieve explain` and the page say it:")
+        for sentence in explain(self._services, story.run_id).sentences[1:]:
+            self._console.print(f"  {sentence}", markup=False, highlight=False)
+
     def _is_whole(self, story: Story) -> bool:
         """Whether every line that it printed is in its log, once and in order, where lines are counted."""
         if story.lines is None:
@@ -263,8 +272,11 @@ def _tell_on_a_stack(folder: Path, scale: int, console: Console) -> bool:
     with Stack(settings, flower_password="demo", quiet=True) as stack:  # noqa: S106 - for a minute, on loopback
         services = bootstrap.build(stack.settings)
         bootstrap.use(services)
+        console.print(f"The page: http://127.0.0.1:{stack.api_port} shows the same while it happens.\n")
         try:
-            return Demo(services, console).tell()
+            came_out = Demo(services, console).tell()
+            _let_look(console, stack)
+            return came_out
         except ReprieveError as error:
             console.print(f"[red]{error}[/]")
             _show_logs(stack.logs)
@@ -272,6 +284,15 @@ def _tell_on_a_stack(folder: Path, scale: int, console: Console) -> bool:
         finally:
             app.pool.force_close_all()
             bootstrap.use(None)
+
+
+def _let_look(console: Console, stack: Stack) -> None:
+    """Leave the page open to somebody who sits there; to a program, there is nothing to wait for."""
+    if not (sys.stdin.isatty() and console.is_terminal):
+        return
+    console.print(f"\n[bold]The page is still open: http://127.0.0.1:{stack.api_port}[/]  Press Enter to end it all.")
+    with suppress(KeyboardInterrupt):
+        sys.stdin.readline()
 
 
 def _show_logs(logs: Path) -> None:

@@ -29,6 +29,24 @@ SELECT (SELECT count(*) FROM run_attempts WHERE termination = 'owed') AS termina
        (SELECT count(*) FROM run_attempts WHERE finished_at IS NOT NULL AND log_closed_at IS NULL) AS closing
 """)
 
+# history: what happened in each of the last steps. `now()` stands still in a statement, so that the index can be used.
+HISTORY = text("""
+SELECT floor(extract(epoch FROM now() - at) / extract(epoch FROM CAST(:step AS interval)))::int AS steps_ago,
+       count(*) FILTER (WHERE kind = 'claimed') AS started,
+       count(*) FILTER (WHERE kind IN ('succeeded', 'failed', 'cancelled')) AS ended,
+       count(*) FILTER (WHERE kind = 'reaped') AS reaped
+FROM run_events WHERE at > now() - :steps * CAST(:step AS interval) AND at <= now() GROUP BY steps_ago
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How many attempts began, ended otherwise than by the reaper, and were reaped, in one step of time."""
+
+    started: int = 0
+    ended: int = 0
+    reaped: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Ages:
@@ -68,6 +86,14 @@ class FleetStore:
                 of.buckets[row.bucket] = row.runs
                 found[row.adapter] = Ages(of.buckets, of.seconds + row.seconds)
         return found
+
+    def history(self, step: timedelta, steps: int) -> list[Step]:
+        """What happened in each of the last steps, the newest last."""
+        found = {}
+        with self._database.begin() as connection:
+            for row in connection.execute(HISTORY, {"step": step, "steps": steps}):
+                found[row.steps_ago] = Step(row.started, row.ended, row.reaped)
+        return [found.get(ago, Step()) for ago in reversed(range(steps))]
 
     def owed(self) -> dict[str, int]:
         """How many attempts are owed a termination, an adoption, the closing of their log."""

@@ -1,8 +1,10 @@
 // The page: the fleet at a glance, and one run with its output as it comes. Everything it shows is asked of the API.
 
 import { LogView } from "./log.js";
+import { bars, words } from "./plot.js";
 
-const EVERY = 2000; // Milliseconds between two looks.
+const EVERY = 2000; // Milliseconds between two looks …
+const EVERY_HISTORY = 10_000; // … and between two looks at the last hour.
 const main = document.getElementById("main");
 let leaveView = () => {};
 let clock = 0; // What the database's clock is ahead of ours, in milliseconds.
@@ -34,7 +36,7 @@ function view(name) {
 }
 
 /** Look now, and again and again while the page can be seen, until the view is left. */
-function repeat(look) {
+function repeat(look, every = EVERY) {
   let timer = 0;
   let left = false;
   const turn = async () => {
@@ -44,7 +46,7 @@ function repeat(look) {
     } catch (problem) {
       if (!left) told(problem);
     }
-    if (!left) timer = setTimeout(turn, EVERY);
+    if (!left) timer = setTimeout(turn, every);
   };
   turn();
   return () => {
@@ -175,7 +177,18 @@ function showFleet() {
     next = page.next;
     await look().catch(told);
   });
-  return repeat(look);
+  const stopLooking = repeat(look);
+  const stopPlotting = repeat(async () => {
+    const history = await ask("/v1/fleet/history");
+    const told = words(history, span(history.step_seconds * history.started.length));
+    at("history").replaceChildren(...bars(history));
+    at("history").setAttribute("aria-label", told);
+    at("history-words").textContent = told;
+  }, EVERY_HISTORY);
+  return () => {
+    stopLooking();
+    stopPlotting();
+  };
 }
 
 function counts(active) {

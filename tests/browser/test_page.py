@@ -113,6 +113,24 @@ def test_a_reaped_run_says_why_in_words(services: Services, page: Page) -> None:
     screenshot(page, "reaped")
 
 
+def test_the_last_hour_is_a_picture_with_the_same_in_words(services: Services, page: Page) -> None:
+    dead, alive = running(services), running(services)
+    age(services, dead.run_id, 400)
+    watch_for(services, 3600)
+    assert sweep(services)["reaped"] == 1
+    finish(services, [End.by_result(alive.token, Outcome(), 0)])
+    page.goto("/")
+    words = "2 attempts began (above the line), 1 runs ended (below), 1 attempts were reaped (in red)"
+    expect(page.locator("#history-words")).to_contain_text(words)
+    expect(page.get_by_role("img", name=words)).to_be_visible()
+    heights = {
+        name: page.locator(f"#history .{name}").evaluate_all("all => all.map(one => one.height.baseVal.value)")
+        for name in ("started", "ended", "reaped")
+    }
+    assert sum(heights["started"]) == pytest.approx(2 * sum(heights["ended"]), abs=1)
+    assert sum(heights["ended"]) == pytest.approx(sum(heights["reaped"]), abs=1)
+
+
 def test_what_a_run_prints_is_text_and_never_part_of_the_page(services: Services, page: Page) -> None:
     work = running(services, labels={"<b>": "<i>"})
     lines = ["<script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>", "\x1b]0;title\x07after"]

@@ -2,15 +2,17 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
-import time
+import threading
 import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -265,12 +267,21 @@ def test_a_time_scale_without_a_margin_is_refused(tmp_path: Path) -> None:
     assert "REPRIEVE" in done.stderr or "Time scale 60" in done.stderr
 
 
-def test_the_demo_comes_out_and_leaves_nothing(tmp_path: Path) -> None:
-    before = time.monotonic()
-    done = subprocess.run([PROGRAMS / "reprieve", "demo"], capture_output=True, text=True, timeout=170, cwd=tmp_path)
-    assert done.returncode == 0, f"after {time.monotonic() - before:.0f} s:\n{done.stdout}\n{done.stderr}"
-    assert done.stdout.count("as expected") == 6
-    assert "no process is left" in done.stdout
+class Told:
+    """What a terminal has been written, without its colours."""
+
+    def __init__(self, terminal: int) -> None:
+        self._parts: list[bytes] = []
+        threading.Thread(target=self._read, args=(terminal,), daemon=True).start()
+
+    def _read(self, terminal: int) -> None:
+        with suppress(OSError):  # The other side is gone.
+            while part := os.read(terminal, 65536):
+                self._parts.append(part)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", b"".join(self._parts).decode(errors="replace"))
 
 
 def _answers(url: str) -> bool:
@@ -279,6 +290,26 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def test_the_demo_comes_out_leaves_its_page_open_to_who_sits_there_and_then_leaves_nothing(tmp_path: Path) -> None:
+    ours, its = pty.openpty()
+    demo = subprocess.Popen([PROGRAMS / "reprieve", "demo"], stdin=its, stdout=its, stderr=its, cwd=tmp_path)
+    os.close(its)
+    told = Told(ours)
+    try:
+        eventually(lambda: "still open" in told.text or demo.poll() is not None, timeout=150, what=lambda: told.text)
+        page = re.search(r"The page: (http://\S+)", told.text)
+        assert page is not None
+        assert _answers(page[1])
+        assert "was silent for" in told.text
+        os.write(ours, b"\n")
+        assert demo.wait(60) == 0, told.text
+    finally:
+        demo.kill()
+        demo.wait()
+    eventually(lambda: "no process is left" in told.text, what=lambda: told.text)
+    assert told.text.count("as expected") == 6
 
 
 def test_the_api_of_up_starts_a_run_and_shows_its_output_as_it_comes(stack: tuple[Terminal, Process]) -> None:
