@@ -62,7 +62,7 @@ lock: setup ## Write the lock files anew from the ranges in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--all-extras --group dev pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
-		--extra flower --extra kubernetes pyproject.toml -o requirements-runtime.lock
+		--extra flower --extra kubernetes --extra tracing pyproject.toml -o requirements-runtime.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--group browser -c requirements.lock -o requirements-browser.lock
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from adapters.spool import SPOOL_BYTES
 from cli import output, render
 from cli.exec import run_reported
+from cli.roles import ROLES, start
 from cli.stack import Stack, wait_for_end
 from models.access import Scope
 from models.errors import InvalidRequest, ReprieveError, SettingsError
@@ -221,6 +222,19 @@ def token_revoke(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Have a token of the HTTP API be refused from now on."""
     if not services().tokens.revoke(name):
         raise InvalidRequest(f"There is no token {name!r}; `reprieve token list` shows them.")
+
+
+@app.command("start", context_settings={"ignore_unknown_options": True})
+def start_role(
+    role: Annotated[str, typer.Argument(metavar="ROLE", help=f"One of {', '.join(ROLES)}.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGUMENTS…", help="For it, for example --concurrency=200.")
+    ] = None,
+) -> None:
+    """Start one process of a deployment, as a container or a systemd unit does. `reprieve up` starts all of them."""
+    if role not in ROLES:
+        raise InvalidRequest(f"There is no role {role!r}; there are {', '.join(ROLES)}.")
+    start(role, more or [])
 
 
 @app.command()

@@ -1,4 +1,10 @@
-"""The processes of a deployment and the commands that start them, for `reprieve up` and docker-compose.yml alike."""
+"""The processes of a deployment and the commands that start them: `reprieve up` and `reprieve start ROLE`."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
 _WORKER = ("celery", "-A", "workers", "worker", "--without-gossip", "--without-mingle", "--loglevel=INFO")
 
@@ -8,8 +14,15 @@ ROLES: dict[str, tuple[str, ...]] = {
     "worker-logs": (*_WORKER, "--queues=logs", "--pool=threads", "--concurrency=2", "--hostname=logs@%h"),
     "worker-archive": (*_WORKER, "--queues=archive", "--pool=threads", "--concurrency=2", "--hostname=archive@%h"),
     "worker-control": (*_WORKER, "--queues=control", "--pool=threads", "--concurrency=2", "--hostname=control@%h"),
-    # Beat's default scheduler keeps a file; an interval needs no memory, and a sweep is sent when a worker starts.
-    "beat": ("celery", "-A", "workers", "beat", "--scheduler=celery.beat:Scheduler", "--pidfile=", "--loglevel=INFO"),
+    # More than one may run: a sweep that was just made is not made again, and there is nothing to take over.
+    "beat": ("celery", "-A", "workers", "beat", "--scheduler=workers.pulse:Scheduler", "--pidfile=", "--loglevel=INFO"),
     "flower": ("reprieve", "flower"),
     "api": ("reprieve", "api"),
 }
+
+
+def start(role: str, more: Sequence[str] = ()) -> NoReturn:
+    """Become that role's process, with more arguments behind its own."""
+    program, *arguments = ROLES[role]
+    beside = Path(sys.executable).parent / program
+    os.execvp(str(beside) if beside.exists() else program, [program, *arguments, *more])

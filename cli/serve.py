@@ -8,6 +8,7 @@ import uvicorn
 from api.access import is_loopback, is_open
 from api.app import create_app
 from models.errors import SettingsError
+from workers import journal
 from workers.bootstrap import Services
 from workers.settings import host_and_port
 
@@ -32,7 +33,9 @@ def serve(services: Services) -> None:
             file=sys.stderr,
             flush=True,
         )
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s] %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(journal.formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     uvicorn.run(
         create_app(services),
         host=host,

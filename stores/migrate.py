@@ -41,9 +41,14 @@ NOT_CURRENT = "The database is not in the form that this version expects; run `r
 
 
 def is_current(database: Database) -> bool:
-    """Whether the database is in the form that this version of the code expects."""
+    """Whether the database has the form that this version of the code expects, or a newer one.
+
+    A revision that is not known here is a newer version's: during an upgrade, the database goes first.
+    """
     with database.begin() as connection:
-        return current_revision(connection) == head_revision()
+        current = current_revision(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return current is not None and (current == head_revision() or current not in known)
 
 
 def _config() -> Config:

@@ -141,7 +141,7 @@ def start_beat(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable
     started: list[Process] = []
 
     def start() -> Process:
-        command = celery("-A", "workers", "beat", "-S", "celery.beat:Scheduler", "-l", "INFO", "--pidfile=")
+        command = celery("-A", "workers", "beat", "-S", "workers.pulse:Scheduler", "-l", "INFO", "--pidfile=")
         process = spawn(f"beat-{len(started)}", command, environment, tmp_path)
         started.append(process)
         process.wait_for("beat: Starting")

@@ -7,11 +7,11 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.local import PromiseProxy
-from celery.signals import worker_init
+from celery.signals import after_setup_logger, after_setup_task_logger, heartbeat_sent, worker_init
 from celery.worker.request import Request
 
 from beat_schedule import beat_schedule
-from workers import broker
+from workers import broker, journal, pulse
 from workers.bootstrap import settings as current_settings
 from workers.discretion import be_discreet
 
@@ -39,6 +39,7 @@ def configuration() -> dict[str, Any]:
             "reaper.*": {"queue": "control"},
         },
         "beat_schedule": beat_schedule(settings.timing),
+        "beat_max_loop_interval": pulse.BEAT_TURN,
         # Pickle runs code for whoever can reach the broker.
         "accept_content": ["json", "msgpack"],
         "task_serializer": "json",
@@ -89,3 +90,6 @@ app = Celery("reprieve", task_cls=DiscreetTask)
 # A promise, so that importing this reads no settings; one that fails (settings not there yet) is asked again.
 app.config_from_object(PromiseProxy(configuration))
 worker_init.connect(be_discreet)
+heartbeat_sent.connect(pulse.pulse)
+after_setup_logger.connect(journal.keep)
+after_setup_task_logger.connect(journal.keep)

@@ -18,6 +18,7 @@ from stores.partitions import keep_partitions
 from workers.app import app
 from workers.bootstrap import Services, services
 from workers.hints import send_hint
+from workers.journal import about
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def expire_task() -> dict[str, int]:
 
 def close_log(services: Services, run_id: UUID, attempt: int) -> Closing:
     """Take the steps that can be taken now; returns the one that is left, DONE for none. One at a time for each log."""
-    with services.database.single_flight(f"close {run_id} {attempt}") as ours:
+    with about(run_id, attempt), services.database.single_flight(f"close {run_id} {attempt}") as ours:
         if not ours:
             return Closing.WAIT
         for _ in Closing:
@@ -103,11 +104,14 @@ def close_owed(services: Services) -> dict[str, int]:
     for run_id, attempt in services.closings.owed(CLOSE_AT_ONCE):
         if time.monotonic() > ends_at:
             break
-        try:
-            steps[close_log(services, run_id, attempt).value] += 1
-        except Exception:
-            logger.exception("The log of run %s attempt %d could not be closed; it is tried again.", run_id, attempt)
-            steps["failed"] += 1
+        with about(run_id, attempt):
+            try:
+                steps[close_log(services, run_id, attempt).value] += 1
+            except Exception:
+                logger.exception(
+                    "The log of run %s attempt %d could not be closed; it is tried again.", run_id, attempt
+                )
+                steps["failed"] += 1
     return dict(steps)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from models.work import End, Token
 from stores.runs import Ended
 from workers.bootstrap import Services
+from workers.journal import about
 
 logger = logging.getLogger(__name__)
 
@@ -33,4 +34,5 @@ def _announce(services: Services, ended: Sequence[Ended]) -> None:
     services.throttle.forget([run.run_id for run in ended])
     services.stops.send([Token(run.run_id, run.epoch) for run in ended])
     for run in ended:
-        logger.info("Run %s attempt %d: %s", run.run_id, run.attempt, run.status.value)
+        with about(run.run_id, run.attempt):
+            logger.info("Run %s attempt %d: %s", run.run_id, run.attempt, run.status.value)

@@ -11,6 +11,7 @@ from workers.app import app
 from workers.bootstrap import services
 from workers.enqueue import send_execute
 from workers.following import follow_to_the_end
+from workers.journal import about
 from workers.lifecycle import crew
 
 
@@ -24,6 +25,6 @@ def execute_task(self: Any, run_id: str) -> dict[str, Any]:
     if work is None:
         return {"run": run_id, "started": False}
     wired.throttle.forget([work.run_id])
-    with ours.supervisor.follow(work) as context:
+    with about(work.run_id, work.attempt), ours.supervisor.follow(work) as context:
         result = follow_to_the_end(wired, ours.shipper, work, context, lambda adapter: adapter.execute(work, context))
     return {"run": run_id, "attempt": work.attempt, "result": result, "chunks": context.last_seq}

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -90,6 +90,14 @@ class Settings(BaseSettings):
         default=None,
         pattern=ADDRESS,
         description="HOST:PORT at which a worker answers Prometheus; nowhere by default.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="What processes write of themselves: text for people, or json, a line each, with run and attempt.",
+    )
+    pulse_file: Path | None = Field(
+        default=None,
+        description="A file that a worker, or beat, touches while it turns, for health checks; none by default.",
     )
     flower_password: SecretStr | None = Field(default=None, description="For Flower's user `reprieve`.")
 

@@ -45,6 +45,7 @@ from workers.context import RunContext
 from workers.enqueue import cancel_run, send_execute
 from workers.finish import finish
 from workers.following import follow_to_the_end
+from workers.journal import about
 from workers.proof import give_proof
 
 logger = logging.getLogger(__name__)
@@ -199,14 +200,14 @@ class Supervisor:
                 list(pool.map(self._try_to_end, due))
 
     def _try_to_end(self, owed: tuple[UUID, int]) -> None:
-        run_id, attempt = owed
-        try:
-            self._end_work(self._services.runs.get_attempt(run_id, attempt))
-        except Exception as error:
-            logger.exception("Run %s attempt %d: its work could not be ended.", run_id, attempt)
-            self._failed_lately[owed] = True
-            said = {"host": self._services.host, "error": f"{type(error).__name__}: {error}"}
-            self._services.runs.tell_once(run_id, attempt, EventKind.TERMINATION_FAILED, said)
+        with about(*owed):
+            try:
+                self._end_work(self._services.runs.get_attempt(*owed))
+            except Exception as error:
+                logger.exception("Run %s attempt %d: its work could not be ended.", *owed)
+                self._failed_lately[owed] = True
+                said = {"host": self._services.host, "error": f"{type(error).__name__}: {error}"}
+                self._services.runs.tell_once(*owed, EventKind.TERMINATION_FAILED, said)
 
     def _end_work(self, attempt: RunAttempt) -> None:
         """End an attempt's work and say so; a run that waited for it may now be started again."""
@@ -238,9 +239,6 @@ class Supervisor:
                 context.release()
         self._services.throttle.forget([work.run_id])
         metrics.ADOPTED.labels(work.adapter).inc()
-        logger.info(
-            "Run %s attempt %d: followed on from chunk %d.", work.run_id, work.attempt, adoption.resumed.after_seq
-        )
         name = f"follow-{work.run_id}"
         thread = threading.Thread(target=self._follow_on, args=(adoption,), name=name, daemon=True)
         self._adopted.append(thread)
@@ -254,7 +252,9 @@ class Supervisor:
                 raise UnknownAdapter(f"The adapter {work.adapter!r} cannot follow what another worker has started.")
             return adapter.attach(work, adoption.handle, context)
 
-        with self.follow(work, adoption.resumed) as context:
+        with about(work.run_id, work.attempt), self.follow(work, adoption.resumed) as context:
+            after = adoption.resumed.after_seq
+            logger.info("Run %s attempt %d: followed on from chunk %d.", work.run_id, work.attempt, after)
             follow_to_the_end(self._services, self._shipper, work, context, attach)
 
     def answer(self) -> None:

@@ -97,14 +97,13 @@ def without_lock(services: Services) -> Services:
     return replace(services, sweeps=Lockless())
 
 
-def test_f03_two_beats_and_two_workers_reap_the_dead_once_and_the_living_never(
+def test_f03_two_beats_and_two_workers_reap_once_and_one_beat_goes_on_alone(
     services: Services, start_worker, start_beat
 ) -> None:
     workers = [start_worker(name=name, wait=False) for name in ("one", "two")]
     for worker in workers:
         worker.wait_for(READY)
-    for _ in range(2):
-        start_beat()
+    first, _ = start_beat(), start_beat()
     with enqueueing(services) as enqueue:
         alive = enqueue("detached", {"command": SILENT})
         eventually(lambda: status_of(services, alive) == "running")
@@ -115,6 +114,8 @@ def test_f03_two_beats_and_two_workers_reap_the_dead_once_and_the_living_never(
         eventually(lambda: all(status_of(services, run_id) == "failed" for run_id in dead))
         swept_again(services)
         assert [kinds(services, run_id).count("reaped") for run_id in dead] == [1] * 20
+        first.kill()
+        swept_again(services)
         assert status_of(services, alive) == "running"
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from models.rows import Row
 from stores.database import Database
-from stores.migrate import current_revision, head_revision, migrate
+from stores.migrate import current_revision, head_revision, is_current, migrate
 from tests.support.rows import new_run
 from workers.bootstrap import Services
 
@@ -157,3 +157,21 @@ def test_no_index_holds_what_a_refresh_writes_and_pages_have_room_for_it(service
     assert len(definitions) >= 3
     assert not [one for one in definitions if "updated_at" in one or "last_proof" in one]
     assert options == ["fillfactor=70"]
+
+
+def test_a_database_is_current_that_is_newer_than_this_version_and_none_that_is_older(
+    new_database: NewDatabase,
+) -> None:
+    database = new_database()
+    assert not is_current(database)
+    migrate(database)
+    assert is_current(database)
+
+    def put(revision: str) -> None:
+        with database.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+    put("9999")
+    assert is_current(database), "during an upgrade, the database goes first"
+    put("0001")
+    assert not is_current(database)

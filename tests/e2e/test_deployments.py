@@ -1,0 +1,226 @@
+"""Compose, Kubernetes and systemd without any of them: the files are valid, and what they start works as written."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import psutil
+import pytest
+import yaml
+
+from cli.roles import ROLES
+from stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from stores.embedded.address import choose_port
+from tests.support.processes import Process, spawn
+from tests.support.waiting import eventually
+from workers.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(sys.executable).parent
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+OURS = {name: service for name, service in COMPOSE["services"].items() if service.get("image") == "reprieve"}
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+SYSTEMD = ROOT / "deploy" / "systemd"
+STARTS = {name: ["reprieve", "start", name] for name in ROLES} | {"migrate": ["reprieve", "migrate"]}
+KNOWN = {f"REPRIEVE_{name.upper()}" for name in Settings.model_fields}
+
+#: The setting, in seconds, that a worker of runs must have had time for before it is killed.
+DRAIN = Settings.model_fields["drain_seconds"].default
+
+
+MANIFESTS: list[dict[str, Any]] = [
+    manifest for file in sorted(KUBERNETES.glob("*.yaml")) for manifest in yaml.safe_load_all(file.read_text())
+]
+#: Role by role, what Kubernetes is told of its pods.
+PODS = {
+    container["name"]: (manifest["spec"]["template"]["spec"], container)
+    for manifest in MANIFESTS
+    if "template" in manifest.get("spec", {})
+    for container in manifest["spec"]["template"]["spec"]["containers"]
+}
+
+
+# -- the files
+
+
+def test_the_compose_file_is_one() -> None:
+    command = [PROGRAMS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda one: f"{one['kind']}-{one['metadata']['name']}")
+def test_a_manifest_is_what_kubernetes_takes(manifest: dict[str, Any]) -> None:
+    kubernetes_validate.validate(manifest, "1.37", strict=True)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_a_unit_is_what_systemd_takes(tmp_path: Path) -> None:
+    shutil.copytree(SYSTEMD, tmp_path, dirs_exist_ok=True)
+    for unit in tmp_path.glob("*.service"):
+        unit.write_text(unit.read_text().replace("/opt/reprieve/bin", str(PROGRAMS)))
+    units = [tmp_path / "reprieve@worker-runs.service", tmp_path / "reprieve-migrate.service"]
+    shutil.copy(tmp_path / "reprieve@.service", units[0])
+    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- what they say
+
+
+def test_every_role_is_everywhere_with_the_same_command() -> None:
+    assert {name: service["command"] for name, service in OURS.items()} == STARTS
+    assert {name: container["command"] for name, (_, container) in PODS.items()} == STARTS
+    unit = (SYSTEMD / "reprieve@.service").read_text()
+    assert "ExecStart=/opt/reprieve/bin/reprieve start %i\n" in unit
+    assert set(re.findall(r"reprieve@([a-z-]+)", unit)) == set(ROLES)
+
+
+def test_every_service_waits_for_the_migration() -> None:
+    waiting = {name for name, service in OURS.items() if "migrate" in service["depends_on"]}
+    assert waiting == set(ROLES)
+
+
+def test_every_variable_is_a_setting_and_no_secret_has_a_value() -> None:
+    for service in OURS.values():
+        assert {name for name in service["environment"] if name.startswith("REPRIEVE_")} <= KNOWN
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert re.findall(r"\$\{(\w*(?:PASSWORD|TOKENS))(?!:\?)", text) == []
+    told = {name for one in MANIFESTS if one["kind"] == "ConfigMap" for name in one["data"]}
+    told |= set(re.findall(r"REPRIEVE_\w+", (SYSTEMD / "reprieve@.service").read_text())) - {"REPRIEVE_"}
+    assert {name for name in told if name.startswith("REPRIEVE_")} <= KNOWN
+    assert not {name for name in told if name.endswith(("_URL", "PASSWORD", "TOKENS"))} - {"REPRIEVE_LOG_ARCHIVE_URL"}
+
+
+def test_what_is_published_is_published_on_loopback() -> None:
+    published = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_a_worker_of_runs_has_longer_to_end_than_it_drains() -> None:
+    minutes = re.fullmatch(r"(\d+)m", OURS["worker-runs"]["stop_grace_period"])
+    assert minutes is not None
+    assert int(minutes[1]) * 60 > DRAIN
+    assert PODS["worker-runs"][0]["terminationGracePeriodSeconds"] > DRAIN
+    drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "work.conf").read_text()
+    assert "TimeoutStopSec=11min" in drop_in
+    assert "KillMode=process" in drop_in, "work that outlives its worker is in the same control group"
+
+
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_a_role_is_no_root_and_writes_to_its_data_and_to_tmp_only(role: str) -> None:
+    assert OURS[role]["read_only"] is True
+    assert OURS[role]["tmpfs"] == ["/tmp"]
+    assert OURS[role]["cap_drop"] == ["ALL"]
+    assert "USER reprieve" in (ROOT / "Dockerfile").read_text()
+    pod, container = PODS[role]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/data"}
+
+
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_a_role_has_the_same_health_check_in_both_and_none_that_ends_it(role: str) -> None:
+    _, container = PODS[role]
+    check, probe = OURS[role]["healthcheck"]["test"], container["readinessProbe"]
+    assert "livenessProbe" not in container
+    if "exec" in probe:
+        assert ["sh", "-c", check[1].replace("$$", "$")] == probe["exec"]["command"]
+    else:
+        assert f":{probe['httpGet']['port']}{probe['httpGet']['path']}" in check[-1]
+
+
+# -- what they start
+
+
+class Started:
+    """A service of the compose file as a process, with places of its own for its file and its port."""
+
+    def __init__(self, name: str, servers: Any, folder: Path) -> None:
+        postgres: EmbeddedPostgres = servers.postgres
+        redis: EmbeddedRedis = servers.redis
+        port = str(choose_port())
+        self.pulse = folder / "pulse"
+        self._places = {"/tmp/pulse": str(self.pulse), "0.0.0.0": "127.0.0.1", ":8000": f":{port}", ":5555": f":{port}"}
+        service = COMPOSE["services"][name]
+        self.environment = {key: self._here(str(value)) for key, value in service["environment"].items()} | {
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            "PYTHONWARNINGS": "ignore",
+            "REPRIEVE_DATABASE_URL": postgres.url,
+            "REPRIEVE_REDIS_URL": redis.url,
+            "REPRIEVE_DATA_DIR": str(folder),
+            "REPRIEVE_LOG_ARCHIVE_URL": "",
+            "REPRIEVE_FLOWER_PASSWORD": "for-this-test",
+            "REPRIEVE_API_TOKENS": "read=for-this-test-only",
+            "FLOWER_PORT": port,
+        }
+        self.process: Process = spawn(name, service["command"], self.environment, folder)
+        kind, *check = service.get("healthcheck", {"test": ["NONE"]})["test"]
+        check = [self._here(part) for part in check]
+        self._check = ["sh", "-c", check[0].replace("$$", "$")] if kind == "CMD-SHELL" else check
+
+    def _here(self, text: str) -> str:
+        for there, here in self._places.items():
+            text = text.replace(there, here)
+        return text
+
+    @property
+    def is_healthy(self) -> bool:
+        return subprocess.run(self._check, env=self.environment, capture_output=True, timeout=30).returncode == 0
+
+
+@pytest.fixture
+def start(servers: Any, tmp_path: Path) -> Iterator[Any]:
+    started: list[Started] = []
+
+    def begin(name: str) -> Started:
+        started.append(Started(name, servers, tmp_path))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.process.stop()
+
+
+def test_the_migration_ends_well(start: Any) -> None:
+    migrate = start("migrate")
+    assert migrate.process.popen.wait(60) == 0, migrate.process.output
+
+
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_a_role_starts_as_written_and_its_health_check_turns_green(role: str, start: Any) -> None:
+    one = start(role)
+    assert not one.is_healthy
+    eventually(lambda: one.is_healthy, timeout=60, interval=0.3, what=lambda: f"{role}:\n{one.process.output}")
+
+
+def test_the_health_check_of_a_worker_turns_red_when_it_stands_still_and_green_when_it_goes_on(start: Any) -> None:
+    worker = start("worker-logs")
+    eventually(lambda: worker.is_healthy, timeout=60, interval=0.3)
+    worker.process.send(signal.SIGSTOP)
+    eventually(lambda: psutil.Process(worker.process.pid).status() == psutil.STATUS_STOPPED)
+    minutes_ago = time.time() - 90
+    os.utime(worker.pulse, (minutes_ago, minutes_ago))
+    assert not worker.is_healthy
+    worker.process.send(signal.SIGCONT)
+    eventually(lambda: worker.is_healthy, timeout=60, interval=0.3)
+
+
+def test_a_role_takes_more_arguments_behind_its_own(servers: Any, tmp_path: Path) -> None:
+    environment = {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "REPRIEVE_DATABASE_URL": servers.postgres.url}
+    environment |= {"REPRIEVE_REDIS_URL": servers.redis.url, "REPRIEVE_DATA_DIR": str(tmp_path)}
+    command = ["reprieve", "start", "worker-logs", "--concurrency=7"]
+    process = spawn("more", command, environment, tmp_path)
+    try:
+        eventually(lambda: "concurrency: 7" in process.output, timeout=60, what=lambda: process.output)
+    finally:
+        process.stop()

@@ -1,0 +1,65 @@
+"""What the processes write of themselves: lines for people, or JSON objects for a collector, with the run they concern.
+
+`about` names the run and the attempt for everything that is logged inside it, an adapter's own lines included. In
+JSON they are fields; a line for people names them in its words.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from uuid import UUID
+
+from pythonjsonlogger.json import JsonFormatter
+
+from workers import bootstrap
+
+TEXT = "[%(asctime)s: %(levelname)s] %(message)s"
+
+_about: ContextVar[tuple[UUID, int | None] | None] = ContextVar("about", default=None)
+
+
+@contextmanager
+def about(run_id: UUID, attempt: int | None = None) -> Iterator[None]:
+    """What this thread logs inside the block concerns this run."""
+    before = _about.set((run_id, attempt))
+    try:
+        yield
+    finally:
+        _about.reset(before)
+
+
+class Journal(JsonFormatter):
+    """A record as one line of JSON: `time` (UTC), `level`, `logger`, `message`; `run_id` and `attempt`; `task`."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            ["levelname", "name", "message"], timestamp="time", static_fields={"host": host, "pid": os.getpid()}
+        )
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        super().add_fields(log_data, record, message_dict)
+        log_data["level"], log_data["logger"] = log_data.pop("levelname"), log_data.pop("name")
+        # What Celery says of a task it says outside of it; the task of a run has its id.
+        celery = log_data.pop("data", None)
+        if isinstance(celery, dict) and "name" in celery:
+            log_data["task"], log_data["task_id"] = celery["name"], celery.get("id")
+        if (run := _about.get()) is not None:
+            log_data["run_id"], log_data["attempt"] = str(run[0]), run[1]
+        elif str(log_data.get("task")).startswith("runs."):
+            log_data["run_id"] = log_data["task_id"]
+
+
+def formatter() -> logging.Formatter:
+    """How this process writes its lines, by `REPRIEVE_LOG_FORMAT`."""
+    settings = bootstrap.settings()
+    return Journal(settings.node_name) if settings.log_format == "json" else logging.Formatter(TEXT)
+
+
+def keep(logger: logging.Logger, **_: Any) -> None:
+    """Celery has set up its own format for people; another is put in its place."""
+    if bootstrap.settings().log_format == "json":
+        for handler in logger.handlers:
+            handler.setFormatter(formatter())

@@ -1,0 +1,36 @@
+"""A file that a worker, or beat, touches for as long as it turns: what a container's health check looks at.
+
+To look at a file's age costs a worker nothing, and says what it should: its loop turns and has its broker. It is no
+reason to end a worker: that would end the work of all its runs, over a broker that is away.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from celery.beat import Scheduler as CeleryScheduler
+
+from workers import bootstrap
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two turns of beat, at most; a worker sends a heartbeat every 2.
+BEAT_TURN = 20
+
+
+def pulse(**_: Any) -> None:
+    """Touch the file, if one is set; a folder that is missing or full costs the file only."""
+    path: Path | None = bootstrap.settings().pulse_file
+    if path is not None:
+        try:
+            path.touch()
+        except OSError as error:
+            logger.error("The pulse cannot be written to %s: %s.", path, error.strerror)
+
+
+class Scheduler(CeleryScheduler):  # type: ignore[misc]
+    """Celery's, without a file of its own, since an interval needs no memory; and with a pulse."""
+
+    def tick(self, *arguments: Any, **named: Any) -> Any:
+        pulse()
+        return super().tick(*arguments, **named)
