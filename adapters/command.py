@@ -200,5 +200,4 @@ def resolved_secrets(config: CommandConfig) -> dict[str, str]:
 
 def _environment(run: Work, config: CommandConfig, secrets: Mapping[str, str]) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIXES)}
-    own = {"REPRIEVE_RUN_ID": str(run.run_id), "REPRIEVE_ATTEMPT": str(run.attempt)}
-    return {**inherited, **own, **config.env, **secrets}
+    return {**inherited, **run.environment, **config.env, **secrets}

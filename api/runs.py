@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, HTTPException, Path, Query, Response
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -17,6 +17,7 @@ from models.chunks import STREAM_NAME, Chunk
 from models.records import EventRecord, ExplanationRecord, RunRecord
 from models.status import Status
 from stores.following import Gap, LogFollower
+from workers import tracing
 from workers.bootstrap import Services
 from workers.enqueue import cancel_run, enqueue_once
 from workers.explaining import explain
@@ -116,7 +117,7 @@ RunKey = Annotated[str | None, Header(alias="Idempotency-Key", description="The 
         **answers(400, 401, 403, 409, 413, 422, 503),
     },
 )
-def create(wanted: NewRun, response: Response, idempotency_key: RunKey = None) -> RunRecord:
+def create(wanted: NewRun, request: Request, response: Response, idempotency_key: RunKey = None) -> RunRecord:
     """Start a run: 201 and its address, or 200 with the run that the idempotency key gave before."""
     run, is_new = enqueue_once(
         wanted.adapter,
@@ -125,6 +126,7 @@ def create(wanted: NewRun, response: Response, idempotency_key: RunKey = None) -
         max_runtime=wanted.max_runtime_seconds,
         max_attempts=wanted.max_attempts,
         idempotency_key=idempotency_key,
+        caller=tracing.caller_of(request.headers),
     )
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/runs/{run.id}"

@@ -8,7 +8,7 @@ import uvicorn
 from api.access import is_loopback, is_open
 from api.app import create_app
 from models.errors import SettingsError
-from workers import journal
+from workers import journal, tracing
 from workers.bootstrap import Services
 from workers.settings import host_and_port
 
@@ -36,6 +36,7 @@ def serve(services: Services) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(journal.formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    tracing.set_up()
     uvicorn.run(
         create_app(services),
         host=host,

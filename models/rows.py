@@ -98,7 +98,10 @@ class Run(Row):
 
 
 class RunSpec(Row):
-    """What was asked for: written once, read by whoever starts the work."""
+    """What was asked for: written once, read by whoever starts the work.
+
+    `trace_parent` is the place of who asked in a trace of theirs, as W3C Trace Context writes it.
+    """
 
     __tablename__ = "run_specs"
 
@@ -106,6 +109,7 @@ class RunSpec(Row):
     config: Mapped[dict[str, Any]]
     labels: Mapped[dict[str, str]]
     idempotency_key: Mapped[str | None] = mapped_column(unique=True)
+    trace_parent: Mapped[str | None]
 
 
 class RunAttempt(Row):

@@ -33,10 +33,18 @@ class Work:
     max_runtime_seconds: float | None = None
     """Seconds that are left of its `max_runtime`."""
     max_attempts: int = 1
+    trace_parent: str | None = None
+    """Its place in a trace, as a W3C `traceparent`."""
 
     @property
     def token(self) -> Token:
         return Token(self.run_id, self.epoch)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the work itself is told, as variables: which attempt it is, and its place in a trace."""
+        own = {"REPRIEVE_RUN_ID": str(self.run_id), "REPRIEVE_ATTEMPT": str(self.attempt)}
+        return own | ({"TRACEPARENT": self.trace_parent} if self.trace_parent else {})
 
 
 @dataclass(frozen=True, slots=True)

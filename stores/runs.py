@@ -43,7 +43,7 @@ WITH claimed AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
     SELECT id, attempt, 'claimed', jsonb_build_object('worker_node', CAST(:worker_node AS text)) FROM claimed
 )
-SELECT c.*, s.config, s.labels FROM claimed c JOIN run_specs s ON s.run_id = c.id
+SELECT c.*, s.config, s.labels, s.trace_parent FROM claimed c JOIN run_specs s ON s.run_id = c.id
 """)
 
 # persist: what the attempt started, recorded before it may begin, unless the attempt was ended in the meantime.
@@ -207,6 +207,7 @@ class NewRun:
     max_attempts: int
     max_runtime: timedelta | None
     idempotency_key: str | None
+    trace_parent: str | None = None
 
 
 class Printing(NamedTuple):
@@ -273,7 +274,11 @@ class RunStore:
         )
         connection.execute(
             insert(RunSpec).values(
-                run_id=run_id, config=new.config, labels=new.labels, idempotency_key=new.idempotency_key
+                run_id=run_id,
+                config=new.config,
+                labels=new.labels,
+                idempotency_key=new.idempotency_key,
+                trace_parent=new.trace_parent,
             )
         )
         connection.execute(insert(RunEvent).values(run_id=run_id, attempt=0, kind=EventKind.ENQUEUED.value, detail={}))
@@ -311,6 +316,12 @@ class RunStore:
             recorded = connection.execute(PERSIST, values | token._asdict()).one_or_none()
         if recorded is None:
             raise Superseded(f"Run {token.run_id} is no longer followed under epoch {token.epoch}.")
+
+    def trace_parents(self, run_ids: Iterable[UUID]) -> dict[UUID, str | None]:
+        """The places of these runs in the traces of those who asked for them."""
+        with self._database.session() as session:
+            found = session.execute(select(RunSpec.run_id, RunSpec.trace_parent).where(RunSpec.run_id.in_(run_ids)))
+            return {row.run_id: row.trace_parent for row in found}
 
     # -- alive
 
@@ -467,6 +478,7 @@ def work_of(row: Any, runtime_left: timedelta | None) -> Work:
         labels=row.labels,
         max_runtime_seconds=runtime_left.total_seconds() if runtime_left is not None else None,
         max_attempts=row.max_attempts,
+        trace_parent=row.trace_parent,
     )
 
 

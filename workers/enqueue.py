@@ -5,9 +5,12 @@ message, is healed by the sweep, which sends again what stays queued.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
+
+from opentelemetry.context import Context
 
 from adapters.registry import find_adapter, validate_config
 from models.errors import InvalidRequest
@@ -16,6 +19,7 @@ from models.status import Status
 from models.text import is_plain_text
 from models.work import End, Token
 from stores.runs import NewRun
+from workers import tracing
 from workers.bootstrap import Services, services
 from workers.finish import finish
 from workers.hints import send_hint
@@ -62,8 +66,9 @@ def enqueue_once(
     max_runtime: float | timedelta | None,
     max_attempts: int,
     idempotency_key: str | None,
+    caller: Context | None = None,
 ) -> tuple[Run, bool]:
-    """The same, and whether the run is new."""
+    """The same, and whether the run is new; `caller` is a place in a trace, where it is not this thread's own."""
     adapter_class = find_adapter(adapter)
     new = NewRun(
         adapter=adapter,
@@ -74,9 +79,11 @@ def enqueue_once(
         max_runtime=_checked_runtime(max_runtime),
         idempotency_key=_checked_key(idempotency_key),
     )
-    run, is_new = services().runs.add(new)
-    if is_new:
-        send_execute(run.id)
+    with tracing.enqueueing(adapter, caller) as span:
+        run, is_new = services().runs.add(replace(new, trace_parent=tracing.place()))
+        span.set_attribute("reprieve.run_id", str(run.id))
+        if is_new:
+            send_execute(run.id)
     return run, is_new
 
 

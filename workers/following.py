@@ -17,7 +17,7 @@ from models.errors import Released, UnknownAdapter
 from models.status import ErrorCode
 from models.work import End, Outcome, Work
 from stores.database import TRANSIENT
-from workers import metrics
+from workers import metrics, tracing
 from workers.bootstrap import Services
 from workers.closing import send_close
 from workers.context import RunContext
@@ -30,12 +30,22 @@ FLUSH_TIMEOUT = 10.0
 #: The same for a follower that leaves: what is not stored by then, the next one reads again.
 LEAVE_TIMEOUT = 2.0
 
-#: What the adapter is to do: `execute` or `attach`, with their arguments.
-Follow = Callable[[Adapter], Outcome]
+#: What the adapter is to do with the work: `execute` or `attach`, with their arguments.
+Follow = Callable[[Adapter, Work], Outcome]
 
 
-def follow_to_the_end(services: Services, shipper: LogShipper, work: Work, context: RunContext, follow: Follow) -> str:
-    """Have the adapter follow the work, and record the end; returns what came of it, in a word."""
+def follow_to_the_end(services: Services, shipper: LogShipper, context: RunContext, follow: Follow, name: str) -> str:
+    """Have the adapter follow the context's work, and record the end; returns what came of it, in a word.
+
+    `name` is what this is called in a trace.
+    """
+    with tracing.following(context.work, name) as (work, span):
+        result = _follow(services, shipper, work, context, follow)
+        tracing.came_to(span, result)
+    return result
+
+
+def _follow(services: Services, shipper: LogShipper, work: Work, context: RunContext, follow: Follow) -> str:
     try:
         outcome, work_ended = perform(services, work, follow)
     except Released:
@@ -53,7 +63,7 @@ def follow_to_the_end(services: Services, shipper: LogShipper, work: Work, conte
 def perform(services: Services, work: Work, follow: Follow) -> tuple[Outcome, bool]:
     """The outcome of an attempt, and whether its work is known to have ended. Raises `Released`."""
     try:
-        return follow(services.adapters.get(work.adapter)), True
+        return follow(services.adapters.get(work.adapter), work), True
     except Released:
         raise
     except UnknownAdapter as unknown:

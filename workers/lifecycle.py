@@ -9,7 +9,7 @@ from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
 from adapters.shipper import LogShipper
-from workers import metrics
+from workers import metrics, tracing
 from workers.app import app
 from workers.bootstrap import services
 from workers.logs import publish
@@ -50,6 +50,7 @@ def crew(node: str | None = None) -> Crew:
 def begin(sender: Any, **_: Any) -> None:
     """A worker of runs looks at once for what an earlier one of its host left; one of control sweeps at once."""
     metrics.serve(services())
+    tracing.set_up()
     queues = set(sender.app.amqp.queues.consume_from)
     if "runs" in queues:
         crew(sender.hostname)

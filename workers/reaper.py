@@ -42,7 +42,7 @@ from models.reaping import (
     should_ask,
 )
 from models.status import Proof
-from workers import metrics
+from workers import metrics, tracing
 from workers.app import app
 from workers.asking import ask
 from workers.bootstrap import Services, services
@@ -147,7 +147,15 @@ def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], 
         if verdict.suspect.run_id in ended:
             metrics.REAPS.labels(verdict.suspect.adapter, str(verdict.judgement.error_code)).inc()
             metrics.REAPED_SILENCE.observe(verdict.suspect.silence(now).total_seconds())
+    if ended and tracing.is_on():
+        _trace(services, [verdict for verdict, _ in judged if verdict.suspect.run_id in ended])
     return len(ended)
+
+
+def _trace(services: Services, reaped: Sequence[Verdict]) -> None:
+    places = services.runs.trace_parents([one.suspect.run_id for one in reaped])
+    for one in reaped:
+        tracing.reaped(one.suspect, str(one.judgement.error_code), places.get(one.suspect.run_id))
 
 
 def _in_bulk(act: Callable[[Sequence[T]], Iterable[UUID] | None], by_run: Mapping[UUID, T]) -> set[UUID]:

@@ -26,5 +26,7 @@ def execute_task(self: Any, run_id: str) -> dict[str, Any]:
         return {"run": run_id, "started": False}
     wired.throttle.forget([work.run_id])
     with about(work.run_id, work.attempt), ours.supervisor.follow(work) as context:
-        result = follow_to_the_end(wired, ours.shipper, work, context, lambda adapter: adapter.execute(work, context))
+        result = follow_to_the_end(
+            wired, ours.shipper, context, lambda adapter, work: adapter.execute(work, context), "attempt"
+        )
     return {"run": run_id, "attempt": work.attempt, "result": result, "chunks": context.last_seq}

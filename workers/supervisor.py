@@ -247,7 +247,7 @@ class Supervisor:
     def _follow_on(self, adoption: Adoption) -> None:
         work = adoption.work
 
-        def attach(adapter: Adapter) -> Outcome:
+        def attach(adapter: Adapter, work: Work) -> Outcome:
             if not isinstance(adapter, Attaching):
                 raise UnknownAdapter(f"The adapter {work.adapter!r} cannot follow what another worker has started.")
             return adapter.attach(work, adoption.handle, context)
@@ -255,7 +255,7 @@ class Supervisor:
         with about(work.run_id, work.attempt), self.follow(work, adoption.resumed) as context:
             after = adoption.resumed.after_seq
             logger.info("Run %s attempt %d: followed on from chunk %d.", work.run_id, work.attempt, after)
-            follow_to_the_end(self._services, self._shipper, work, context, attach)
+            follow_to_the_end(self._services, self._shipper, context, attach, "adoption")
 
     def answer(self) -> None:
         """One turn over the questions of a sweep to this host."""

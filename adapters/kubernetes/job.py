@@ -110,8 +110,7 @@ def _pod_spec(run: Work, config: KubernetesConfig) -> Json:
 
 
 def _container(run: Work, config: KubernetesConfig) -> Json:
-    own = {"REPRIEVE_RUN_ID": str(run.run_id), "REPRIEVE_ATTEMPT": str(run.attempt)}
-    env: list[Json] = [{"name": name, "value": value} for name, value in (own | config.env).items()]
+    env: list[Json] = [{"name": name, "value": value} for name, value in (run.environment | config.env).items()]
     env += [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
         for name, secret in config.secret_env.items()

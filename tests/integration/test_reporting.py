@@ -249,7 +249,7 @@ def held(services: Services, work: Work) -> Iterator[tuple[Supervisor, RunContex
             contexts.append(context)
             came_of_it.append(
                 follow_to_the_end(
-                    services, supervisor._shipper, work, context, lambda adapter: adapter.execute(work, context)
+                    services, supervisor._shipper, context, lambda adapter, work: adapter.execute(work, context), ""
                 )
             )
 
