@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow soak test-browser failures reference bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow soak test-browser test-servers failures reference bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ demo: setup ## Show live runs survive and dead ones found (about a minute; REAL_
 	$(BIN)/reprieve demo $(if $(REAL_TIME),--real-time)
 
 test: setup ## Run the tests, on real PostgreSQL, Redis and Celery workers of their own
-	$(BIN)/python -m pytest -q -m "not slow and not browser" -n 2 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers" -n 3 --dist loadscope $(ARGS)
 
 check: lint types imports test ## Everything that a change must pass
 
@@ -43,6 +43,12 @@ test-browser: setup ## The page in a real Chromium, which is installed if it is 
 	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| { echo "Install Chromium as root (Debian: apt-get install chromium), then run this again." >&2; exit 1; }
 	$(BIN)/python -m pytest -q -m browser $(ARGS) tests/browser
+
+test-servers: setup ## Over RabbitMQ, PgBouncer, Redis with TLS and Sentinels, which are installed if they are not there
+	@{ command -v pgbouncer redis-server && test -e /usr/lib/rabbitmq/bin/rabbitmq-server; } > /dev/null \
+		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends rabbitmq-server pgbouncer redis-server; } > /dev/null \
+		|| { echo "Install them as root (Debian: apt-get install rabbitmq-server pgbouncer redis-server)." >&2; exit 1; }
+	$(BIN)/python -m pytest -q -m servers -n 3 $(ARGS) tests/servers
 
 MINUTES ?= 30
 SCALE ?= 10

@@ -25,7 +25,8 @@ from cli.render import terminal
 from models.errors import ReprieveError
 from models.health import ailments
 from stores.cache import connect
-from stores.migrate import current_revision, head_revision
+from stores.database import SERVER_OPTIONS
+from stores.migrate import current_revision, head_revision, is_current
 from workers.app import QUEUES, app
 from workers.bootstrap import Services, services
 from workers.settings import host_and_port
@@ -69,9 +70,22 @@ def database(wired: Services) -> Found:
 def migrations(wired: Services) -> Found:
     with wired.database.begin() as connection:
         there, expected = current_revision(connection), head_revision()
-    if there != expected:
-        return False, f"The database is at revision {there or 'none'}, not {expected}: run `reprieve migrate`."
-    return True, f"The database is at revision {there}, as this version expects."
+    if there == expected:
+        return True, f"The database is at revision {there}, as this version expects."
+    if is_current(wired.database):
+        return True, f"The database is at revision {there}, of a newer version than this: an upgrade is under way."
+    return False, f"The database is at revision {there or 'none'}, not {expected}: run `reprieve migrate`."
+
+
+def timeouts(wired: Services) -> Found:
+    query = text("SELECT name, reset_val FROM pg_settings WHERE name = ANY(:names)")
+    with wired.database.begin() as connection:
+        there = {row.name: row.reset_val for row in connection.execute(query, {"names": list(SERVER_OPTIONS)})}
+    missing = [name for name in SERVER_OPTIONS if there.get(name) == "0"]
+    if missing:
+        settings = "; ".join(f"ALTER ROLE … SET {name} = {SERVER_OPTIONS[name]}" for name in missing)
+        return False, f"A pooler keeps our timeouts from the server, so a hung statement holds up a worker: {settings}."
+    return True, "The server ends statements of ours that hang."
 
 
 def hot_updates(wired: Services) -> Found:
@@ -193,6 +207,7 @@ def versions(_: Services) -> Found:
 CHECKS: tuple[Check, ...] = (
     database,
     migrations,
+    timeouts,
     hot_updates,
     redis,
     broker,

@@ -20,7 +20,8 @@ LOCK_TIMEOUT_MS = 5_000
 #: … and for a transaction of ours that does nothing: a stopped worker must not hold its rows for ever.
 IDLE_TRANSACTION_TIMEOUT_MS = 120_000
 
-_SERVER_OPTIONS = {
+#: What each connection asks of its server as it begins; a pooler may not hand it on.
+SERVER_OPTIONS = {
     "statement_timeout": STATEMENT_TIMEOUT_MS,
     "lock_timeout": LOCK_TIMEOUT_MS,
     "idle_in_transaction_session_timeout": IDLE_TRANSACTION_TIMEOUT_MS,
@@ -41,7 +42,7 @@ class Database:
             hide_parameters=True,
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT,
-                "options": " ".join(f"-c {name}={value}" for name, value in _SERVER_OPTIONS.items()),
+                "options": " ".join(f"-c {name}={value}" for name, value in SERVER_OPTIONS.items()),
                 "application_name": "reprieve",
                 "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
                 "keepalives_idle": 30,

@@ -16,17 +16,15 @@ from workers.bootstrap import settings as current_settings
 from workers.discretion import be_discreet
 
 QUEUES = ("runs", "logs", "control", "archive")
-#: Seconds to wait for a frozen broker; without it, publishing blocks without end.
-BROKER_SOCKET_TIMEOUT = 2
-#: Seconds after which unacknowledged messages come back: several times the longest late-acknowledged task.
-VISIBILITY_TIMEOUT = 120
 
 
 def configuration() -> dict[str, Any]:
     """Celery's settings for this process; asked for when the app is first used, not when it is imported."""
     settings = current_settings()
+    broker_url, transport_options = broker.address(settings.require_broker_url())
     return {
-        "broker_url": settings.require_broker_url(),
+        "broker_url": broker_url,
+        "broker_transport_options": transport_options,
         "imports": ("workers.runs", "workers.logs", "workers.closing", "workers.reaper", "workers.lifecycle"),
         "task_default_queue": "control",
         "task_routes": {
@@ -54,13 +52,9 @@ def configuration() -> dict[str, Any]:
         "worker_hijack_root_logger": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_connection_retry_on_startup": True,
-        "broker_transport_options": {
-            "visibility_timeout": VISIBILITY_TIMEOUT,
-            "unacked_restore_interval": 5,
-            "unacked_restore_throttle": 1,
-            "socket_timeout": BROKER_SOCKET_TIMEOUT,
-            "socket_connect_timeout": BROKER_SOCKET_TIMEOUT,
-        },
+        # RabbitMQ closes the channel of a worker that has held a message for half an hour, as one does whose threads
+        # are all busy. That is a lost connection, and not the end of the worker and of the children of all its runs.
+        "broker_channel_error_retry": True,
         # Who publishes has a better answer to a broker that is away than waiting: the row is written.
         "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2},
         "timezone": "UTC",

@@ -1,4 +1,4 @@
-"""kombu's Redis transport, made to bear that its connection is gone.
+"""The broker: what its transport is told, and kombu's transport for Redis, made to bear that its connection is gone.
 
 A worker that lost Redis closes its channel and opens another. What it has in hand still belongs to the old one: tasks
 that run, or wait for a thread or for their time. As each of them is acknowledged, or given back, kombu 5.7 makes that
@@ -12,6 +12,35 @@ from typing import Any
 import redis
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+
+from stores.sentinel import SCHEME, SentinelAddress
+
+#: Seconds to wait for a frozen broker; without it, publishing blocks without end.
+SOCKET_TIMEOUT = 2
+#: Seconds after which messages that a worker on Redis has not acknowledged come back: several times the longest
+#: late-acknowledged task. RabbitMQ knows by itself when a worker is gone.
+VISIBILITY_TIMEOUT = 120
+
+
+def address(url: str) -> tuple[str, dict[str, Any]]:
+    """The broker's URL as Celery takes it, and the options of its transport."""
+    if not url.startswith((SCHEME, "redis://", "rediss://", "redis+socket://")):
+        return url, {"write_timeout": SOCKET_TIMEOUT} if url.startswith(("amqp", "pyamqp")) else {}
+    options: dict[str, Any] = {
+        "visibility_timeout": VISIBILITY_TIMEOUT,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": SOCKET_TIMEOUT,
+        "socket_connect_timeout": SOCKET_TIMEOUT,
+    }
+    if not url.startswith(SCHEME):
+        return url, options
+    named = SentinelAddress.parse(url)
+    patience = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
+    return named.for_celery, options | {
+        "master_name": named.master,
+        "sentinel_kwargs": patience | named.sentinel_login,
+    }
 
 
 class _LastingChannel:

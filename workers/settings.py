@@ -18,6 +18,8 @@ from adapters.spool import SPOOL_BYTES
 from models.access import Scope
 from models.errors import SettingsError, TimingRefused
 from models.liveness import Timing
+from stores.sentinel import SCHEME as SENTINEL_SCHEME
+from stores.sentinel import SentinelAddress
 
 PREFIX = "REPRIEVE_"
 
@@ -120,8 +122,16 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
+        known = ("redis://", "rediss://", "unix://", SENTINEL_SCHEME)
+        if value is not None and not value.get_secret_value().startswith(known):
+            raise ValueError(f"must begin with {', '.join(known[:-1])} or {known[-1]}")
+        return value
+
+    @field_validator("redis_url", "broker_url")
+    @classmethod
+    def _names_a_master(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value().startswith(SENTINEL_SCHEME):
+            SentinelAddress.parse(value.get_secret_value())
         return value
 
     @field_validator("api_tokens", mode="before")

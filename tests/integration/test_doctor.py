@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from redis import Redis
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
 from adapters import registry
 from cli import doctor
 from cli.main import app
 from models.access import Scope
+from stores.database import Database
 from stores.embedded.address import choose_port
+from stores.migrate import head_revision
 from tests.conftest import StartWorker
 from tests.support.waiting import eventually
 from workers import bootstrap
@@ -59,6 +61,18 @@ def test_what_is_wrong_is_told_with_what_to_do_and_the_exit_status_is_1(services
     assert "BAD" in done.stdout
 
 
+def test_a_pooler_that_keeps_our_timeouts_from_the_server_is_told_with_the_statements_that_would_do(
+    services: Services,
+) -> None:
+    assert doctor.timeouts(services)[0]
+    bare = Database(services.settings.require_database_url())
+    bare.engine = create_engine(services.settings.require_database_url())
+    try:
+        assert bad(doctor.timeouts(replace(services, database=bare)), "ALTER ROLE … SET statement_timeout = 30000")
+    finally:
+        bare.dispose()
+
+
 def test_a_server_that_is_away_costs_its_own_checks_and_no_other(services: Services) -> None:
     gone = choose_port()
     bootstrap.use(None)
@@ -77,10 +91,20 @@ def test_a_server_that_is_away_costs_its_own_checks_and_no_other(services: Servi
     assert "secret" not in str(found)
 
 
-def test_a_database_of_another_revision_is_to_be_migrated(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_database_is_to_be_migrated_and_a_newer_one_belongs_to_an_upgrade(services: Services) -> None:
+    def put(revision: str) -> None:
+        with services.database.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+    before = str(head_revision())
     assert doctor.migrations(services)[0]
-    monkeypatch.setattr(doctor, "head_revision", lambda: "9999")
-    assert bad(doctor.migrations(services), "run `reprieve migrate`")
+    try:
+        put("0001")
+        assert bad(doctor.migrations(services), "run `reprieve migrate`")
+        put("9999")
+        assert not bad(doctor.migrations(services), "an upgrade is under way")
+    finally:
+        put(before)
 
 
 @pytest.mark.parametrize(

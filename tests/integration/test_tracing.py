@@ -76,15 +76,18 @@ def test_work_that_is_followed_on_and_work_that_is_reaped_stay_in_their_trace(
     told = tmp_path / "told"
     script = f"until [ -e {told} ]; do sleep 0.1; done; exit 3"
     run = placed_run(services, ["sh", "-c", script])
-    first = start_worker("runs", name="first")
-    send_execute(run)
-    eventually(lambda: services.runs.get(run).attempts and services.runs.get(run).attempts[0].handle)
-    first.kill()
-    start_beat()
-    start_worker("runs,logs,control", name="second", extra=sending(collecting))
-    eventually(lambda: services.runs.get(run).epoch == 2, timeout=60)
-    told.touch()
-    eventually(lambda: collecting.of(run, "adoption"), timeout=60)
+    try:
+        first = start_worker("runs", name="first")
+        send_execute(run)
+        eventually(lambda: services.runs.get(run).attempts and services.runs.get(run).attempts[0].handle)
+        first.kill()
+        start_beat()
+        start_worker("runs,logs,control", name="second", extra=sending(collecting))
+        eventually(lambda: services.runs.get(run).epoch == 2, timeout=60)
+        told.touch()
+        eventually(lambda: collecting.of(run, "adoption"), timeout=60)
+    finally:
+        told.touch()
     (adoption,) = collecting.of(run, "adoption")
     assert (adoption.trace, adoption.parent) == (TRACE, SPAN)
     assert adoption.failed

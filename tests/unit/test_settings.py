@@ -111,7 +111,11 @@ def test_a_missing_address_is_named_with_what_would_do(required: str, name: str)
     [
         ("REPRIEVE_DATABASE_URL", f"mysql://me:{PASSWORD}@h/x", "must begin with postgresql://"),
         ("REPRIEVE_DATABASE_URL", f"postgresql+asyncpg://me:{PASSWORD}@h/x", "must begin with postgresql://"),
-        ("REPRIEVE_REDIS_URL", f"amqp://me:{PASSWORD}@h", "must begin with redis://, rediss:// or unix://"),
+        (
+            "REPRIEVE_REDIS_URL",
+            f"amqp://me:{PASSWORD}@h",
+            "must begin with redis://, rediss://, unix:// or sentinel://",
+        ),
         ("REPRIEVE_TIME_SCALE", "fast", "valid integer"),
         ("REPRIEVE_TIME_SCALE", "1.5", "valid integer"),
         ("REPRIEVE_TIME_SCALE", "7", "Use a divisor of 60 up to 30"),

@@ -1,0 +1,72 @@
+"""What Celery is told of the broker, by its URL."""
+
+import pytest
+
+from stores.cache import connect
+from stores.sentinel import SentinelAddress
+from workers.broker import VISIBILITY_TIMEOUT, address
+
+SENTINEL = "sentinel://:pass%2Fword@one:26379,two/3?master=main&sentinel_password=other"
+
+
+@pytest.mark.parametrize("url", ["redis://:p@host:6379/0", "rediss://host/1"])
+def test_redis_is_waited_for_briefly_and_gives_back_what_was_not_acknowledged(url: str) -> None:
+    told, options = address(url)
+    assert told == url
+    assert (options["socket_timeout"], options["visibility_timeout"]) == (2, VISIBILITY_TIMEOUT)
+    assert "master_name" not in options
+
+
+@pytest.mark.parametrize("url", ["amqp://user:p@host:5672//", "amqps://host//", "pyamqp://host//"])
+def test_rabbitmq_is_told_nothing_that_only_redis_knows(url: str) -> None:
+    assert address(url) == (url, {"write_timeout": 2})
+
+
+def test_another_broker_is_told_nothing() -> None:
+    assert address("sqs://") == ("sqs://", {})
+
+
+def test_the_address_of_a_master_that_sentinels_name_is_given_to_celery_in_its_own_form() -> None:
+    told, options = address(SENTINEL)
+    assert told == "sentinel://:pass%2Fword@one:26379/3;sentinel://:pass%2Fword@two:26379/3"
+    assert options["master_name"] == "main"
+    assert options["sentinel_kwargs"]["password"] == "other"
+    assert options["sentinel_kwargs"]["socket_timeout"] == 2
+
+
+def test_the_same_address_is_a_client_of_redis_that_opens_nothing_by_itself() -> None:
+    client = connect(SENTINEL)
+    pool = client.connection_pool
+    assert (pool.service_name, pool.connection_kwargs["db"], pool.connection_kwargs["password"]) == (
+        "main",
+        3,
+        "pass/word",
+    )
+    assert [one.connection_pool.connection_kwargs["host"] for one in pool.sentinel_manager.sentinels] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sentinel://one?master=m", SentinelAddress((("one", 26379),), "m")),
+        ("sentinel://u:p@[::1]:5/2?master=m", SentinelAddress((("::1", 5),), "m", 2, "u", "p")),
+    ],
+)
+def test_what_is_left_out_of_an_address_is_the_usual(url: str, expected: SentinelAddress) -> None:
+    assert SentinelAddress.parse(url) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sentinel://one:26379/0",
+        "sentinel:///0?master=m",
+        "sentinel://one:x?master=m",
+        "sentinel://one/a?master=m",
+        "sentinel://one?master=m&mastre=n",
+        "sentinel://one,,two?master=m",
+    ],
+)
+def test_an_address_that_cannot_be_one_is_refused_with_the_form_that_would_do(url: str) -> None:
+    with pytest.raises(ValueError, match=r"must be sentinel://.*master=NAME"):
+        SentinelAddress.parse(url)
