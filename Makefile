@@ -61,7 +61,7 @@ failures: setup ## Write docs/failures.md from the catalogue and the tests
 reference: setup ## Write docs/reference.md from the code
 	$(BIN)/python -m tests.reference
 
-bench: setup ## Measure: ingest, on_log, latency, sweep, refresh, growth (ARGS="--quick", or names; 25 minutes)
+bench: setup ## Measure: ingest, on_log, latency, sweep, refresh, growth (ARGS="--quick", or names; 25 minutes; ARGS=hold: an hour)
 	$(BIN)/python -m bench $(ARGS)
 
 lock: setup ## Write the lock files anew from the ranges in pyproject.toml

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 from uuid import UUID
@@ -73,39 +72,48 @@ def print_lines(stack: Stack, works: list[Work], ended: threading.Event) -> None
         number += 1
 
 
-def measure(stack: Stack, readers: int, seconds: float) -> Figures:
+def measure(stack: Stack, readers: int, seconds: float, pieces: int = 1) -> list[Figures]:
+    """So many seconds, and again, for each piece: what came of it."""
     works = stack.runs(RUNS)
     taken: list[float] = []
     ended = threading.Event()
+    figures: list[Figures] = []
 
-    async def read_all(port: int) -> None:
+    async def read_all(port: int, process: psutil.Process, before: int) -> None:
         at_once = asyncio.Semaphore(50)
         tasks = [asyncio.create_task(read(port, works[n % RUNS].run_id, at_once, taken)) for n in range(readers)]
         await asyncio.sleep(readers / 100)
         printer.start()
         await asyncio.sleep(3)
-        taken.clear()
-        await asyncio.sleep(seconds)
+        for _ in range(pieces):
+            taken.clear()
+            await asyncio.sleep(seconds)
+            figures.append(_figures(taken, seconds) | _memory(process, before, readers))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     with api() as (port, process):
-        before = process.memory_info().rss
         printer = threading.Thread(target=print_lines, args=(stack, works, ended), daemon=True)
-        asyncio.run(read_all(port))
-        after = process.memory_info().rss
+        asyncio.run(read_all(port, process, process.memory_info().rss))
         ended.set()
         printer.join()
+    return figures
+
+
+def _figures(taken: list[float], seconds: float) -> dict[str, float]:
     ordered = sorted(taken)
     return {
         "events_per_s": len(ordered) / seconds,
         "p50_ms": quantile(ordered, 0.5),
         "p99_ms": quantile(ordered, 0.99),
         "worst_ms": ordered[-1],
-        "api_mb": after / 2**20,
-        "kb_per_reader": (after - before) / 1024 / readers,
     }
+
+
+def _memory(process: psutil.Process, before: int, readers: int) -> dict[str, float]:
+    now = process.memory_info().rss
+    return {"api_mb": now / 2**20, "kb_per_reader": (now - before) / 1024 / readers}
 
 
 def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -> Result:
@@ -113,7 +121,8 @@ def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -
     seconds = 3.0 if quick else 30.0
     sizes = (10, 50) if quick else (100, 1000)
     cases: dict[str, Callable[[], Figures]] = {
-        f"{readers:,} readers": partial(measure, stack, readers, seconds) for readers in sizes
+        f"{readers:,} readers": lambda readers=readers: measure(stack, readers, seconds)[0]  # type: ignore[misc]
+        for readers in sizes
     }
     play(result, rounds, cases, say)
     return result
