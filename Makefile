@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow soak test-browser test-servers failures reference bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow soak test-browser test-servers test-schema failures reference bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ test-servers: setup ## Over RabbitMQ, PgBouncer, Redis with TLS and Sentinels, w
 		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends rabbitmq-server pgbouncer redis-server; } > /dev/null \
 		|| { echo "Install them as root (Debian: apt-get install rabbitmq-server pgbouncer redis-server)." >&2; exit 1; }
 	$(BIN)/python -m pytest -q -m servers -n 3 $(ARGS) tests/servers
+
+test-schema: setup ## Schemathesis against the HTTP API for ten minutes (ARGS="--minutes 60")
+	$(BIN)/python -m tests.schema $(ARGS)
 
 MINUTES ?= 30
 SCALE ?= 10

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from models.errors import (
     IdempotencyConflict,
@@ -111,11 +112,22 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
     return problem(422, f"The request cannot be taken: {told}.", wrong)
 
 
-def _http(_: Request, error: Exception) -> JSONResponse:
+def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - what this is registered for
-    answer = problem(error.status_code, str(error.detail))
-    answer.headers.update(error.headers or {})
+    headers, detail = dict(error.headers or {}), str(error.detail)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = _allowed(request) or headers.get("Allow", "")
+        detail = f"{request.method} is not for this path; it takes {headers['Allow']}."
+    answer = problem(error.status_code, detail)
+    answer.headers.update(headers)
     return answer
+
+
+def _allowed(request: Request) -> str:
+    """All methods that a path takes: of several routes on one path, the router names the first one's only."""
+    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    methods = (name for path, item in paths.items() if compile_path(path)[0].match(request.url.path) for name in item)
+    return ", ".join(sorted(name.upper() for name in methods))
 
 
 def _database_away(_: Request, error: Exception) -> JSONResponse:

@@ -230,3 +230,15 @@ def test_output_is_never_taken_for_a_page(client: TestClient, services: Services
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert client.get(f"/v1/runs/{work.run_id}/attempts/1/output/..%2Fx").status_code in (404, 422)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("PUT", "/v1/runs", "GET, POST"), ("DELETE", f"/v1/runs/{uuid4()}", "GET")],
+)
+def test_a_method_that_a_path_does_not_take_is_answered_with_all_that_it_takes(
+    client: TestClient, method: str, path: str, allowed: str
+) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
+    assert answer.json()["detail"] == f"{method} is not for this path; it takes {allowed}."

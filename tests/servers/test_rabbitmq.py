@@ -22,7 +22,7 @@ def test_reprieve_keeps_its_promises_with_rabbitmq_which_may_be_killed(
     with running_fleet(tmp_path, postgres.url, redis.url, rabbit.url) as fleet:
         keeps_its_promises(fleet)
         rabbit.kill()
-        waiting = fleet.start("echo", "hello", adapter="process")
+        waiting = fleet.run("echo", "hello", adapter="process")
         rabbit.start()
         fleet.becomes(waiting, "succeeded")
         prints_once(fleet)
@@ -34,7 +34,7 @@ def test_runs_that_wait_for_longer_than_rabbitmq_lets_a_message_be_held_are_all_
 ) -> None:
     rabbit = start_rabbit(IMPATIENT)
     with running_fleet(tmp_path, postgres.url, redis.url, rabbit.url, concurrency=1) as fleet:
-        runs = [fleet.start("sleep", "8", adapter="process") for _ in range(4)]
+        runs = [fleet.run("sleep", "8", adapter="process") for _ in range(4)]
         attempts = [fleet.becomes(run, "succeeded").attempt for run in runs]
         assert attempts == [1] * len(runs)
         assert "timeout" in rabbit.process.output, "no message was held for too long: the test shows nothing"

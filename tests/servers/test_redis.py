@@ -73,12 +73,12 @@ def test_reprieve_keeps_its_promises_behind_sentinels_and_goes_on_when_they_name
     with running_fleet(tmp_path, postgres.url, watched.url) as fleet:
         keeps_its_promises(fleet)
         watched.master.kill()
-        run = fleet.start("echo", "hello", adapter="process")
+        run = fleet.run("echo", "hello", adapter="process")
         fleet.becomes(run, "succeeded")
         prints_once(fleet)
         assert wrong(fleet) == []
-        assert PASSWORD not in fleet.everything_told()
-        assert quote(PASSWORD, safe="") not in fleet.everything_told()
+        assert PASSWORD not in fleet.told()
+        assert quote(PASSWORD, safe="") not in fleet.told()
 
 
 @pytest.fixture

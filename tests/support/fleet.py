@@ -10,8 +10,43 @@ from tests.support.processes import READY, Process, celery, spawn
 Server = EmbeddedPostgres | EmbeddedRedis
 
 
-class Fleet:
-    """Servers and workers below `folder`, ended with `ending`. Workers are of the Celery application `application`."""
+class Workers:
+    """Workers and beats with this environment, ended with `ending`; workers are of the application `application`."""
+
+    def __init__(
+        self, folder: Path, ending: ExitStack, environment: dict[str, str], *, application: str = "workers"
+    ) -> None:
+        self.folder = folder
+        self.environment = environment
+        self._ending = ending
+        self._application = application
+        self._started: list[Process] = []
+
+    def start(self, queues: str, concurrency: int = 4) -> Process:
+        """A worker of these queues, ready when this returns; its node is `{queues}-{number}@fleet`."""
+        name = f"{queues.replace(',', '-')}-{len(self._started) + 1}"
+        options = ("-Q", queues, "-P", "threads", "-c", str(concurrency), "-n", f"{name}@fleet", "-l", "INFO")
+        command = celery("-A", self._application, "worker", "--without-gossip", "--without-mingle", *options)
+        return self._start(name, command, READY)
+
+    def start_beat(self) -> Process:
+        command = celery("-A", "workers", "beat", "-S", "workers.pulse:Scheduler", "--pidfile=", "-l", "INFO")
+        return self._start(f"beat-{len(self._started) + 1}", command, "beat: Starting")
+
+    def _start(self, name: str, command: list[str], ready: str) -> Process:
+        process = spawn(name, command, self.environment, self.folder)
+        self._started.append(process)
+        self._ending.callback(process.stop)
+        process.wait_for(ready)
+        return process
+
+    def told(self, last: int | None = None) -> str:
+        """What the processes have said, or the last so many characters of each."""
+        return "\n".join(f"--- {one.name}\n{one.output[-last if last else 0 :]}" for one in self._started)
+
+
+class Fleet(Workers):
+    """The same over servers of their own, below `folder`."""
 
     def __init__(
         self,
@@ -22,15 +57,12 @@ class Fleet:
         application: str = "workers",
         extra: dict[str, str] | None = None,
     ) -> None:
-        self.folder = folder
-        self._ending = ending
-        self._application = application
         self.postgres = EmbeddedPostgres(folder / "postgres")
         self.redis = EmbeddedRedis(folder / "redis")
         for server in (self.postgres, self.redis):
             ending.callback(server.remove)
             server.start()
-        self.environment = {
+        environment = {
             "REPRIEVE_DATABASE_URL": self.postgres.url,
             "REPRIEVE_REDIS_URL": self.redis.url,
             "REPRIEVE_DATA_DIR": str(folder / "data"),
@@ -38,26 +70,7 @@ class Fleet:
             "REPRIEVE_TIME_SCALE": str(time_scale),
             **(extra or {}),
         }
-        self._started = 0
-
-    def start(self, queue: str, concurrency: int = 4) -> Process:
-        """A worker of one queue, ready when this returns; its node is `{queue}-{number}@fleet`."""
-        self._started += 1
-        name = f"{queue}-{self._started}"
-        options = ("-Q", queue, "-P", "threads", "-c", str(concurrency), "-n", f"{name}@fleet", "-l", "INFO")
-        command = celery("-A", self._application, "worker", "--without-gossip", "--without-mingle", *options)
-        process = spawn(name, command, self.environment, self.folder)
-        self._ending.callback(process.stop)
-        process.wait_for(READY)
-        return process
-
-    def start_beat(self) -> Process:
-        self._started += 1
-        command = celery("-A", "workers", "beat", "-S", "celery.beat:Scheduler", "--pidfile=", "-l", "INFO")
-        process = spawn(f"beat-{self._started}", command, self.environment, self.folder)
-        self._ending.callback(process.stop)
-        process.wait_for("beat: Starting")
-        return process
+        super().__init__(folder, ending, environment, application=application)
 
     @staticmethod
     def restart(server: Server, away: float) -> None:
