@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow soak test-browser test-servers test-schema failures reference bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow soak test-browser test-servers test-schema failures reference docs bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,9 @@ failures: setup ## Write docs/failures.md from the catalogue and the tests
 
 reference: setup ## Write docs/reference.md from the code
 	$(BIN)/python -m tests.reference
+
+docs: setup ## Build the documentation's site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: setup ## Measure: ingest, on_log, latency, sweep, refresh, growth (ARGS="--quick", or names; 25 minutes; ARGS=hold: an hour)
 	$(BIN)/python -m bench $(ARGS)

@@ -74,6 +74,9 @@ def run(
         typer.Argument(metavar="COMMAND…", help="After --: the program and its arguments; none for a remote run."),
     ] = None,
     adapter: Annotated[str, typer.Option(help="What does the work.")] = "process",
+    config: Annotated[
+        str | None, typer.Option(help="The config of an adapter that runs no command here: JSON, or @FILE with JSON.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show its output; exit with its exit status.")] = False,
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the command; may be repeated.")] = None,
@@ -92,21 +95,22 @@ def run(
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run.")] = None,
 ) -> None:
     """Start a run."""
-    config: dict[str, Any] = {}
+    asked = _config(config)
+    # Only for a command of this host, or if asked for: other adapters may not know them.
+    here = bool(command) and config is None
     if command:
-        config["command"] = command
-    # Only if there is a command, or if asked for: other adapters may not know them.
-    if command or cwd:
-        config["cwd"] = str((cwd or Path.cwd()).absolute())
-    if command or env:
-        config["env"] = _pairs("--env", env)
+        asked["command"] = command
+    if here or cwd:
+        asked["cwd"] = str((cwd or Path.cwd()).absolute())
+    if here or env:
+        asked["env"] = _pairs("--env", env)
     if secret:
-        config["secrets"] = _pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
+        asked["secrets"] = _pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
     if pty:
-        config["pty"] = True
+        asked["pty"] = True
     started = enqueue_run(
         adapter,
-        config,
+        asked,
         labels=_pairs("--label", label),
         max_runtime=max_runtime,
         max_attempts=max_attempts,
@@ -135,6 +139,22 @@ def _follow_to_the_end(wired: Services, started: Run) -> int:
 def _find(wired: Services, run_id: str) -> Run:
     """The run that a person means; raises `RunNotFound`."""
     return wired.runs.get(wired.runs.resolve(run_id))
+
+
+def _config(given: str | None) -> dict[str, Any]:
+    """A config given as JSON, or as the name of a file with it."""
+    if given is None:
+        return {}
+    try:
+        text = Path(given[1:]).read_text() if given.startswith("@") else given
+        config = json.loads(text)
+    except OSError as error:
+        raise InvalidRequest(f"--config: {given[1:]} cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise InvalidRequest(f"--config is no JSON ({error}); give an object, or @FILE.") from None
+    if not isinstance(config, dict):
+        raise InvalidRequest(f"--config is a {type(config).__name__}; give an object of fields and values.")
+    return config
 
 
 def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:

@@ -128,6 +128,25 @@ def test_a_secret_without_a_source_is_refused_with_the_form_that_would_do(termin
         assert "hunter2" not in done.stderr
 
 
+def test_a_config_is_given_as_json_or_as_a_file_and_refused_with_what_would_do(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"command": ["echo", "from a file"]}')
+    for config, printed in ((f"@{file}", "from a file\n"), ('{"command": ["echo", "hello"]}', "hello\n")):
+        done = terminal("run", "--follow", "--config", config)
+        assert (done.returncode, done.stdout) == (0, printed)
+    for config, told in (
+        ("{", "--config is no JSON"),
+        ("[]", "--config is a list; give an object"),
+        ("@nowhere.json", "nowhere.json cannot be read"),
+        ('{"comand": []}', "config.comand is not a field; known are"),
+    ):
+        done = terminal("run", "--config", config)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert told in done.stderr
+
+
 def test_a_run_is_given_a_terminal_if_it_is_asked_for(terminal: Terminal) -> None:
     command = ("--", "sh", "-c", "test -t 1 && echo terminal || echo pipe")
     assert [terminal("run", "--follow", *option, *command).stdout for option in ((), ("--pty",))] == [
