@@ -93,9 +93,13 @@ function span(seconds) {
   if (seconds < 10) return `${Math.max(0, seconds).toFixed(1)} s`;
   if (seconds < 60) return `${Math.round(seconds)} s`;
   const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes} min ${Math.floor(seconds % 60)} s`;
   const hours = Math.floor(minutes / 60);
-  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days`;
+  if (hours < 1) return both(minutes, "min", Math.floor(seconds % 60), "s");
+  return hours < 48 ? both(hours, "h", minutes % 60, "min") : `${Math.floor(hours / 24)} days`;
+}
+
+function both(large, itsUnit, small, unit) {
+  return `${large} ${itsUnit}${small ? ` ${small} ${unit}` : ""}`;
 }
 
 function ago(moment) {
@@ -180,7 +184,8 @@ function showFleet() {
   const stopLooking = repeat(look);
   const stopPlotting = repeat(async () => {
     const history = await ask("/v1/fleet/history");
-    const told = words(history, span(history.step_seconds * history.started.length));
+    const seconds = history.step_seconds * history.started.length;
+    const told = words(history, seconds === 3600 ? "hour" : span(seconds));
     at("history").replaceChildren(...bars(history));
     at("history").setAttribute("aria-label", told);
     at("history-words").textContent = told;

@@ -32,5 +32,5 @@ export function bars({ started, ended, reaped }) {
 /** The same in words. */
 export function words({ started, ended, reaped }, span) {
   const [begun, over, dead] = [started, ended, reaped].map((counts) => counts.reduce((sum, count) => sum + count, 0));
-  return `In the last ${span}: ${begun} attempts began (above the line), ${over} runs ended (below), ${dead} attempts were reaped (in red).`;
+  return `Last ${span}: began ${begun} (above the line), ended ${over} (below it), reaped ${dead} (in red).`;
 }

@@ -1,31 +1,20 @@
 """The fleet's last hour, read from what happened."""
 
-from datetime import timedelta
-
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from models.status import EventKind
-from tests.support.rows import new_run
+from tests.support.rows import happened, new_run
 from workers.bootstrap import Services
-
-HAPPENED = text("INSERT INTO run_events (run_id, attempt, kind, at) VALUES (:run, 1, :kind, now() - :ago)")
-
-
-def happened(services: Services, kind: EventKind, *ago: float) -> None:
-    run = new_run(services).id
-    with services.database.begin() as connection:
-        for seconds in ago:
-            connection.execute(HAPPENED, {"run": run, "kind": kind, "ago": timedelta(seconds=seconds)})
 
 
 def test_the_history_counts_what_began_ended_and_was_reaped_by_the_minute(
     client: TestClient, services: Services
 ) -> None:
-    happened(services, EventKind.CLAIMED, 10, 20, 130)
-    happened(services, EventKind.SUCCEEDED, 10)
-    happened(services, EventKind.CANCELLED, 10)
-    happened(services, EventKind.REAPED, 130)
+    happened(services, new_run(services).id, EventKind.CLAIMED, 10, 20, 130)
+    happened(services, new_run(services).id, EventKind.SUCCEEDED, 10)
+    happened(services, new_run(services).id, EventKind.CANCELLED, 10)
+    happened(services, new_run(services).id, EventKind.REAPED, 130)
     history = client.get("/v1/fleet/history").json()
     assert history["step_seconds"] == 60
     assert history["started"][-3:] == [1, 0, 2]
@@ -35,12 +24,12 @@ def test_the_history_counts_what_began_ended_and_was_reaped_by_the_minute(
 
 
 def test_the_history_ends_an_hour_ago(client: TestClient, services: Services) -> None:
-    happened(services, EventKind.CLAIMED, 3570, 3660)
+    happened(services, new_run(services).id, EventKind.CLAIMED, 3570, 3660)
     assert sum(client.get("/v1/fleet/history").json()["started"]) == 1
 
 
 def test_the_history_is_found_by_an_index_and_not_by_reading_all_that_ever_happened(services: Services) -> None:
-    happened(services, EventKind.CLAIMED, *range(1, 2000, 4))
+    happened(services, new_run(services).id, EventKind.CLAIMED, *range(1, 2000, 4))
     plan = "EXPLAIN SELECT count(*) FROM run_events WHERE at > now() - interval '1 hour' AND at <= now()"
     with services.database.begin() as connection:
         connection.execute(text("SET LOCAL enable_seqscan = off"))

@@ -10,13 +10,14 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from models.access import Scope
+from models.status import EventKind
 from models.work import End, Outcome
 from tests.api.conftest import Served
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
-from tests.support.rows import age, chunk, ingest, new_run, running, status_of, watch_for
+from tests.support.rows import age, chunk, happened, ingest, new_run, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import enqueue_run
+from workers import cancel_run, enqueue_run
 from workers.bootstrap import Services
 from workers.finish import finish
 from workers.reaper import sweep
@@ -69,7 +70,6 @@ def test_a_run_is_watched_through_a_cut_and_its_lines_are_there_once(
         row = page.get_by_role("row").filter(has_text="team=data")
         expect(row).to_contain_text("running", timeout=30_000)
         expect(row.get_by_role("progressbar")).to_be_visible()
-        screenshot(page, "fleet")
         row.get_by_role("link").click()
         expect(page.locator("#lines")).to_contain_text("line 3", timeout=30_000)
         served.stop()
@@ -120,8 +120,8 @@ def test_the_last_hour_is_a_picture_with_the_same_in_words(services: Services, p
     assert sweep(services)["reaped"] == 1
     finish(services, [End.by_result(alive.token, Outcome(), 0)])
     page.goto("/")
-    words = "2 attempts began (above the line), 1 runs ended (below), 1 attempts were reaped (in red)"
-    expect(page.locator("#history-words")).to_contain_text(words)
+    words = "Last hour: began 2 (above the line), ended 1 (below it), reaped 1 (in red)."
+    expect(page.locator("#history-words")).to_have_text(words)
     expect(page.get_by_role("img", name=words)).to_be_visible()
     heights = {
         name: page.locator(f"#history .{name}").evaluate_all("all => all.map(one => one.height.baseVal.value)")
@@ -129,6 +129,29 @@ def test_the_last_hour_is_a_picture_with_the_same_in_words(services: Services, p
     }
     assert sum(heights["started"]) == pytest.approx(2 * sum(heights["ended"]), abs=1)
     assert sum(heights["ended"]) == pytest.approx(sum(heights["reaped"]), abs=1)
+
+
+def test_a_busy_fleet_is_seen_at_a_glance(services: Services, page: Page) -> None:
+    past = new_run(services).id
+    cancel_run(past)
+    for minute in range(60):
+        busy = 2 + round(6 * abs((minute % 20) - 10) / 10)
+        happened(services, past, EventKind.CLAIMED, *[60 * minute + 5] * busy)
+        happened(services, past, EventKind.SUCCEEDED, *[60 * minute + 5] * (busy - minute % 2))
+    happened(services, past, EventKind.REAPED, *[60 * 17 + 5] * 3)
+    for number, (adapter, seconds) in enumerate(
+        [("process", 12), ("kubernetes", 31), ("detached", 55), ("remote", 270)]
+    ):
+        work = running(services, adapter=adapter, labels={"team": "data" if number % 2 else "web"})
+        age(services, work.run_id, seconds)
+    watch_for(services, 3600)
+    sweep(services)
+    page.goto("/#/?status=running")
+    expect(page.locator("#runs tr")).to_have_count(4)
+    expect(page.locator(".life.old")).to_have_count(1)
+    expect(page.locator("#history .reaped")).to_have_count(1)
+    expect(page.locator("#history .started")).to_have_count(60)
+    screenshot(page, "fleet")
 
 
 def test_what_a_run_prints_is_text_and_never_part_of_the_page(services: Services, page: Page) -> None:

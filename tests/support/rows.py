@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from models.chunks import Chunk, blocks_of
 from models.rows import Run
+from models.status import EventKind
 from models.work import Token, Work
 from stores.runs import NewRun
 from stores.throttle import proof_key
@@ -62,6 +63,14 @@ def watch_for(services: Services, seconds: float) -> None:
     )
     with services.database.begin() as connection:
         connection.execute(statement, {"age": timedelta(seconds=seconds), "window": services.timing.window})
+
+
+def happened(services: Services, run_id: uuid.UUID, kind: EventKind, *ago: float) -> None:
+    """Have this happened to a run so many seconds ago, and once more for each further number."""
+    statement = text("INSERT INTO run_events (run_id, attempt, kind, at) VALUES (:run, 1, :kind, now() - :ago)")
+    with services.database.begin() as connection:
+        for seconds in ago:
+            connection.execute(statement, {"run": run_id, "kind": kind, "ago": timedelta(seconds=seconds)})
 
 
 def settle(services: Services, work: Work) -> None:
