@@ -256,7 +256,7 @@ def output(
 
 
 def _bytes_of(wired: Services, run_id: UUID, attempt: int, stream: str) -> Iterator[bytes]:
-    reader = LogFollower(wired.runs, wired.logs, wired.live, run_id)
+    reader = LogFollower(wired.database, wired.logs, wired.live, run_id)
     for item in reader.stored(attempt):
         if not isinstance(item, Gap) and item.stream == stream:
             yield item.data

@@ -25,7 +25,7 @@ def measure(stack: Stack, per_second: int, seconds: float) -> Figures:
     seen: list[float] = []
 
     def follow() -> None:
-        for item in LogFollower(services.runs, services.logs, services.live, work.run_id).follow():
+        for item in LogFollower(services.database, services.logs, services.live, work.run_id).follow():
             if isinstance(item, Chunk):
                 seen.append(time.perf_counter())
             if len(seen) == count:

@@ -14,7 +14,7 @@ SIGNAL_BASE = 128
 
 
 def follower(services: Services, run: Run) -> LogFollower:
-    return LogFollower(services.runs, services.logs, services.live, run.id)
+    return LogFollower(services.database, services.logs, services.live, run.id)
 
 
 def write(items: Iterable[Chunk | Gap], *, stream: str | None = None, raw: bool = False) -> bool:

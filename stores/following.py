@@ -14,15 +14,14 @@ from sqlalchemy import text
 
 from models.chunks import Chunk, contiguous
 from models.closing import TAIL_WAIT
-from models.rows import Run
+from models.errors import RunNotFound
 from models.status import Status
 from stores.cache import LONGEST_BLOCK
 from stores.database import Database
 from stores.hints import LiveEvent, LiveEvents
 from stores.logs import LogStore
-from stores.runs import RunStore
 
-#: The same where the end named none (a reap): nobody knows whether anything is still on its way.
+#: Seconds to wait for more where the end named no last chunk (a reap): nobody knows whether any is on its way.
 UNKNOWN_TAIL_WAIT = 5.0
 #: Chunks read at once.
 PAGE = 1000
@@ -40,8 +39,8 @@ class Gap:
 class LogFollower:
     """Reads one run's log, attempt after attempt."""
 
-    def __init__(self, runs: RunStore, logs: LogStore, live: LiveEvents, run_id: UUID) -> None:
-        self._runs = runs
+    def __init__(self, database: Database, logs: LogStore, live: LiveEvents, run_id: UUID) -> None:
+        self._database = database
         self._logs = logs
         self._live = live
         self._run_id = run_id
@@ -55,7 +54,7 @@ class LogFollower:
                     yield Gap(attempt, last_seq + 1, chunk.seq - 1)
                 yield chunk
                 last_seq = chunk.seq
-        named = self._runs.get_attempt(self._run_id, attempt).last_seq
+        named = self._place(attempt).last_seq
         if named is not None and named > last_seq:
             yield Gap(attempt, last_seq + 1, named)
 
@@ -69,25 +68,23 @@ class LogFollower:
     def _wait_for_attempt(self, attempt: int) -> bool:
         """True when the attempt has begun; False when it never will."""
         while True:
-            run = self._runs.get(self._run_id)
-            if run.attempt >= attempt:
+            known = self._places()
+            if known.current >= attempt:
                 return True
-            if Status(run.status).is_final:
+            if known.status.is_final:
                 return False
             time.sleep(LONGEST_BLOCK / 2)
 
     def _follow_attempt(self, attempt: int, seq: int) -> Iterator[Chunk | Gap]:
         # The place in the stream is taken before the store is read: nothing falls between the two.
         place = self._live.position(self._run_id)
-        ended_at: float | None = None
         while True:
+            # How far the log is, is asked before the store is read: what was stored before the end is read.
+            known = self._place(attempt)
             for chunk in self._without_gap(attempt, seq):
                 yield chunk
                 seq = chunk.seq
-            if ended_at is None and self._has_ended(attempt):
-                ended_at = time.monotonic()
-                continue  # What was stored before the end is read once more.
-            if ended_at is not None and self._is_whole(attempt, seq, time.monotonic() - ended_at):
+            if known.is_read(seq):
                 yield from self.stored(attempt, seq)
                 return
             events, place = self._events(place)
@@ -107,16 +104,17 @@ class LogFollower:
             time.sleep(LONGEST_BLOCK)
             return [], place
 
-    def _has_ended(self, attempt: int) -> bool:
-        run: Run = self._runs.get(self._run_id)
-        return Status(run.status).is_final or run.attempts[attempt - 1].finished_at is not None
+    def _places(self) -> "Places":
+        known = places(self._database, [self._run_id]).get(self._run_id)
+        if known is None:
+            raise RunNotFound(f"There is no run {self._run_id}.")
+        return known
 
-    def _is_whole(self, attempt: int, seq: int, since_end: float) -> bool:
-        """Whether nothing more is to be waited for: the last chunk is there, or the wait was long enough."""
-        last_seq = self._runs.get_attempt(self._run_id, attempt).last_seq
-        if last_seq is None:
-            return since_end > UNKNOWN_TAIL_WAIT
-        return seq >= last_seq or since_end > TAIL_WAIT.total_seconds()
+    def _place(self, attempt: int) -> "Place":
+        place = self._places().of.get(attempt)
+        if place is None:
+            raise RunNotFound(f"Run {self._run_id} has no attempt {attempt}.")
+        return place
 
 
 def _chunks_after(events: Sequence[LiveEvent], attempt: int, seq: int) -> Iterator[Chunk]:

@@ -30,7 +30,7 @@ def end_ago(services: Services, work: Work, seconds: float) -> None:
 
 
 def shown(services: Services, work: Work) -> list[int | Gap]:
-    reader = LogFollower(services.runs, services.logs, services.live, work.run_id)
+    reader = LogFollower(services.database, services.logs, services.live, work.run_id)
     return [item if isinstance(item, Gap) else item.seq for item in reader.stored(1)]
 
 

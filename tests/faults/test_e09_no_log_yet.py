@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import Connection
 
 from models.chunks import Chunk
-from models.rows import Run
 from models.work import End, Outcome
+from stores.database import Database
 from stores.following import Gap, LogFollower
 from stores.logs import LogStore, MemoryLogStore
-from stores.runs import RunStore
 from tests.support.rows import chunk, ingest, new_run, running
 from workers import cancel_run
 from workers.bootstrap import Services
@@ -44,28 +44,30 @@ def test_e09_live_events_of_a_run_that_said_nothing_are_none(services: Services)
     assert services.live.wait(run_id, position) == ([], position)
 
 
-class NoticedRuns(RunStore):
-    """Says when somebody has looked at a run."""
+class NoticedDatabase(Database):
+    """Says when somebody has looked at it."""
 
     def __init__(self, services: Services) -> None:
-        super().__init__(services.database)
+        super().__init__(services.settings.require_database_url())
         self.looked_at = threading.Event()
 
-    def get(self, run_id: UUID) -> Run:
-        run = super().get(run_id)
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        with super().begin() as connection:
+            yield connection
         self.looked_at.set()
-        return run
 
 
 @contextmanager
 def _following(services: Services, run_id: UUID) -> Iterator[Future[list[Chunk | Gap]]]:
     """What somebody gets to see who has begun to follow when the block begins, and does so until the run ends."""
-    runs = NoticedRuns(services)
-    follower = LogFollower(runs, services.logs, services.live, run_id)
+    database = NoticedDatabase(services)
+    follower = LogFollower(database, services.logs, services.live, run_id)
     with ThreadPoolExecutor(1) as pool:
         seen = pool.submit(lambda: list(follower.follow()))
-        assert runs.looked_at.wait(30)
+        assert database.looked_at.wait(30)
         yield seen
+    database.dispose()
 
 
 def test_e09_following_a_run_without_output_ends_empty_when_the_run_ends(services: Services) -> None:

@@ -231,7 +231,7 @@ def test_a_page_of_a_hot_log_fetches_no_more_segments_than_it_shows(
 
 def test_a_follower_sees_no_gap_and_no_repeat_when_the_log_is_closed_under_it(services: Services) -> None:
     work, chunks = ended(services, 1200)
-    following = LogFollower(services.runs, services.logs, services.live, work.run_id).follow()
+    following = LogFollower(services.database, services.logs, services.live, work.run_id).follow()
     seen = [next(following) for _ in range(600)]
     assert close_log(services, work.run_id, 1) is Closing.DONE
     seen += list(following)
