@@ -269,10 +269,12 @@ function showRun(id) {
 }
 
 function downloads(run) {
-  if (!run.attempt) return [];
-  return ["stdout", "stderr"].flatMap((stream) => [
-    made("a", { href: `/v1/runs/${run.id}/attempts/${run.attempt}/output/${stream}`, download: `${run.id}-${run.attempt}-${stream}.txt`, textContent: `Download ${stream}` }), " ",
-  ]);
+  const streams = run.attempt ? ["stdout", "stderr"] : [];
+  const files = [
+    ...streams.map((stream) => [`/v1/runs/${run.id}/attempts/${run.attempt}/output/${stream}`, `${run.id}-${run.attempt}-${stream}.txt`, stream]),
+    [`/v1/runs/${run.id}/explain`, `${run.id}.json`, "the history"],
+  ];
+  return files.flatMap(([href, download, what]) => [made("a", { href, download, textContent: `Download ${what}` }), " "]);
 }
 
 function happened(event) {

@@ -1,5 +1,6 @@
 """The page in a real Chromium: as somebody uses it who watches a run, is cut off, and ends it."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -110,6 +111,10 @@ def test_a_reaped_run_says_why_in_words(services: Services, page: Page) -> None:
     page.get_by_role("row").filter(has_text="adapter_liveness_lost").get_by_role("link").click()
     expect(page.locator("#why")).to_contain_text("was silent for")
     expect(page.locator("#events")).to_contain_text("reaped as adapter_liveness_lost")
+    with page.expect_download() as history:
+        page.get_by_role("link", name="Download the history").click()
+    told = json.loads(history.value.path().read_text())
+    assert [event["kind"] for event in told["events"]][-1] == "reaped"
     screenshot(page, "reaped")
 
 

@@ -39,7 +39,9 @@ def _turned_away(worker: Process, run_id: UUID) -> int:
 def test_c01_a_redelivered_message_starts_no_second_child_beside_the_one_that_runs(
     services: Services, start_worker, tmp_path: Path
 ) -> None:
-    worker = start_worker(concurrency=2, application="tests.faults.short_visibility")
+    # Of runs only: a canary that waited for a thread beside them would take the one place that is left to the message.
+    worker = start_worker("runs", concurrency=2, application="tests.faults.short_visibility")
+    start_worker("logs,control", name="others")
     first, second, waiting = (_enqueue(tmp_path, name) for name in ("first", "second", "waiting"))
     with no_process_left(first, second, waiting):
         eventually(lambda: _received(worker, waiting) >= 3, timeout=90, what="the waiting message to come again")
