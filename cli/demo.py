@@ -272,7 +272,7 @@ def _tell_on_a_stack(folder: Path, scale: int, console: Console) -> bool:
     with Stack(settings, flower_password="demo", quiet=True) as stack:  # noqa: S106 - for a minute, on loopback
         services = bootstrap.build(stack.settings)
         bootstrap.use(services)
-        console.print(f"The page: http://127.0.0.1:{stack.api_port} shows the same while it happens.\n")
+        console.print(f"The page: http://{stack.api_address} shows the same while it happens.\n")
         try:
             came_out = Demo(services, console).tell()
             _let_look(console, stack)
@@ -290,7 +290,7 @@ def _let_look(console: Console, stack: Stack) -> None:
     """Leave the page open to somebody who sits there; to a program, there is nothing to wait for."""
     if not (sys.stdin.isatty() and console.is_terminal):
         return
-    console.print(f"\n[bold]The page is still open: http://127.0.0.1:{stack.api_port}[/]  Press Enter to end it all.")
+    console.print(f"\n[bold]The page is still open: http://{stack.api_address}[/]  Press Enter to end it all.")
     with suppress(KeyboardInterrupt):
         sys.stdin.readline()
 

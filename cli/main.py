@@ -61,7 +61,7 @@ def _print_addresses(settings: Settings, stack: Stack, password: str) -> None:
     print(f"PostgreSQL  {stack.database_url}")
     print(f"Redis       {stack.redis_url}")
     print(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve, password {password}")
-    print(f"The page    http://127.0.0.1:{stack.api_port}  and the HTTP API, described at /openapi.json")
+    print(f"The page    http://{stack.api_address}  and the HTTP API, described at /openapi.json")
     print(f"Data        {settings.data_dir}  (logs of the processes in {stack.logs})")
     print("Try it      reprieve run --follow -- echo hello")
     print("Ctrl-C ends everything.", flush=True)

@@ -32,7 +32,7 @@ STOP_SECONDS = 10
 #: … and how long of that a worker waits for its in-process runs, before it ends them itself.
 DRAIN_SECONDS = 4
 
-#: Where Flower and the API are, if the port is free.
+#: Where Flower and the API are, if the port is free; the API's address may be set.
 FLOWER_PORT = 5555
 API_PORT = 8000
 
@@ -89,7 +89,7 @@ class Stack:
         self.database_url = settings.database_url.get_secret_value() if settings.database_url else None
         self.redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self.flower_port = 0
-        self.api_port = 0
+        self.api_address = settings.api_address
 
     def __enter__(self) -> Self:
         try:
@@ -134,7 +134,8 @@ class Stack:
         write_addresses(self._folder, self.database_url, self.redis_url)
         self._cleanup.callback(forget_addresses, self._folder)
         self.flower_port = FLOWER_PORT if port_is_free(FLOWER_PORT) else choose_port()
-        self.api_port = API_PORT if port_is_free(API_PORT) else choose_port()
+        if "api_address" not in self._settings.model_fields_set:
+            self.api_address = f"127.0.0.1:{API_PORT if port_is_free(API_PORT) else choose_port()}"
         self._supervise()
 
     def _alone(self) -> IO[str]:
@@ -197,7 +198,7 @@ class Stack:
             "REPRIEVE_TIME_SCALE": str(self._settings.time_scale),
             "REPRIEVE_DRAIN_SECONDS": str(min(self._settings.drain_seconds, DRAIN_SECONDS)),
             "REPRIEVE_FLOWER_PASSWORD": self._flower_password,
-            "REPRIEVE_API_ADDRESS": f"127.0.0.1:{self.api_port}",
+            "REPRIEVE_API_ADDRESS": self.api_address,
             "FLOWER_PORT": str(self.flower_port),
             **self._extra,
         }

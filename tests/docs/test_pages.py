@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stores.embedded.address import choose_port
 from stores.embedded.home import INSTALLATION, PACKAGE
 from tests.support.processes import Process, spawn
 from tests.support.waiting import eventually
@@ -104,6 +105,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         "REPRIEVE_REDIS_URL": "",
         "REPRIEVE_DATA_DIR": str(folder / "data"),
         "REPRIEVE_TIME_SCALE": "30",
+        # Another stack may begin at the same moment, and take the usual one.
+        "REPRIEVE_API_ADDRESS": f"127.0.0.1:{choose_port()}",
     }
     process: Process = spawn("up", ["reprieve", "up"], environment, folder)
     try:

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from stores.embedded import EmbeddedPostgres
+from stores.embedded.address import choose_port
 from tests.support.processes import Process, spawn
 from tests.support.waiting import eventually
 
@@ -37,6 +38,8 @@ class Terminal:
             "REPRIEVE_REDIS_URL": "",
             "REPRIEVE_DATA_DIR": str(data_dir),
             "REPRIEVE_NODE_NAME": "terminal",
+            # Another stack may begin at the same moment, and take the usual one.
+            "REPRIEVE_API_ADDRESS": f"127.0.0.1:{choose_port()}",
             "REPRIEVE_TIME_SCALE": "30",
         }
         self.data_dir = data_dir
@@ -313,7 +316,8 @@ def _answers(url: str) -> bool:
 
 def test_the_demo_comes_out_leaves_its_page_open_to_who_sits_there_and_then_leaves_nothing(tmp_path: Path) -> None:
     ours, its = pty.openpty()
-    demo = subprocess.Popen([PROGRAMS / "reprieve", "demo"], stdin=its, stdout=its, stderr=its, cwd=tmp_path)
+    env = {**os.environ, "REPRIEVE_API_ADDRESS": f"127.0.0.1:{choose_port()}"}
+    demo = subprocess.Popen([PROGRAMS / "reprieve", "demo"], stdin=its, stdout=its, stderr=its, cwd=tmp_path, env=env)
     os.close(its)
     told = Told(ours)
     try:
