@@ -35,7 +35,7 @@ types: setup ## Types, strictly
 imports: setup ## The rooms: imports point toward models/
 	$(BIN)/lint-imports --no-logo
 
-test-slow: setup ## The tests that take minutes: load, and the demo at 300/60/60
+test-slow: setup ## The tests that take minutes: load, every command in the docs, and the demo at 300/60/60
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
 
 test-browser: setup ## The page in a real Chromium, which is installed if it is not there (SCREENSHOTS=docs writes them)

@@ -139,6 +139,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", HERE, ids=lambda page: page.name)
 @pytest.mark.timeout(240)
 def test_every_command_of_a_page_does_what_it_should(page: Path, up: Up, folder: Path) -> None:
