@@ -1,5 +1,6 @@
 """Bringing the database to the form that this version of the code expects."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -33,7 +34,7 @@ def current_revision(connection: Connection) -> str | None:
 
 def head_revision() -> str | None:
     """The newest revision that this code knows."""
-    return ScriptDirectory.from_config(_config()).get_current_head()
+    return _scripts().get_current_head()
 
 
 #: What to say, and do, where it is not.
@@ -47,8 +48,14 @@ def is_current(database: Database) -> bool:
     """
     with database.begin() as connection:
         current = current_revision(connection)
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    known = {script.revision for script in _scripts().walk_revisions()}
     return current is not None and (current == head_revision() or current not in known)
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    """The migrations of this version, read once: health checks ask again and again."""
+    return ScriptDirectory.from_config(_config())
 
 
 def _config() -> Config:

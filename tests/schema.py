@@ -15,14 +15,13 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.request import urlopen
 
 from stores.database import Database
 from stores.embedded.address import choose_port
 from stores.migrate import migrate
 from tests.support.fleet import Fleet
 from tests.support.processes import spawn
-from tests.support.waiting import eventually
+from tests.support.waiting import answers, eventually
 
 PROGRAMS = Path(sys.executable).parent
 LEFT_OUT = "positive_data_acceptance,negative_data_rejection"
@@ -58,16 +57,8 @@ def _serve(folder: Path, ending: ExitStack, token: str) -> str:
     api = spawn("api", [str(PROGRAMS / "reprieve"), "start", "api"], {**os.environ, **fleet.environment}, folder)
     ending.callback(api.stop)
     url = f"http://127.0.0.1:{port}"
-    eventually(lambda: _is_ready(url), timeout=120, interval=0.5, what=lambda: api.output)
+    eventually(lambda: answers(f"{url}/health/ready"), timeout=120, interval=0.5, what=lambda: api.output)
     return url
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urlopen(f"{url}/health/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 if __name__ == "__main__":

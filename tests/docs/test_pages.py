@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import sysconfig
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from stores.embedded.address import choose_port
 from stores.embedded.home import INSTALLATION, PACKAGE
 from tests.support.processes import Process, spawn
-from tests.support.waiting import eventually
+from tests.support.waiting import answers, eventually
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -112,20 +111,12 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     try:
         process.wait_for("The page", timeout=90)
         told = dict(re.findall(r"^(PostgreSQL|Redis|The page)\s+(\S+)", process.output, re.M))
-        eventually(lambda: _is_ready(told["The page"]), timeout=60)
+        eventually(lambda: answers(f"{told['The page']}/health/ready"), timeout=60)
         urls = {"REPRIEVE_DATABASE_URL": told["PostgreSQL"], "REPRIEVE_REDIS_URL": told["Redis"]}
         supervisor = int((folder / "data" / "supervisord.pid").read_text())
         yield Up(environment | urls, told["The page"], supervisor)
     finally:
         process.stop(timeout=60)
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import pytest
 from stores.embedded import EmbeddedPostgres
 from stores.embedded.address import choose_port
 from tests.support.processes import Process, spawn
-from tests.support.waiting import eventually
+from tests.support.waiting import answers, eventually
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -306,14 +306,6 @@ class Told:
         return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", b"".join(self._parts).decode(errors="replace"))
 
 
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
 def test_the_demo_comes_out_leaves_its_page_open_to_who_sits_there_and_then_leaves_nothing(tmp_path: Path) -> None:
     ours, its = pty.openpty()
     env = {**os.environ, "REPRIEVE_API_ADDRESS": f"127.0.0.1:{choose_port()}"}
@@ -324,7 +316,7 @@ def test_the_demo_comes_out_leaves_its_page_open_to_who_sits_there_and_then_leav
         eventually(lambda: "still open" in told.text or demo.poll() is not None, timeout=150, what=lambda: told.text)
         page = re.search(r"The page: (http://\S+)", told.text)
         assert page is not None
-        assert _answers(page[1])
+        assert answers(page[1])
         assert "was silent for" in told.text
         os.write(ours, b"\n")
         assert demo.wait(60) == 0, told.text
@@ -339,7 +331,7 @@ def test_the_api_of_up_starts_a_run_and_shows_its_output_as_it_comes(stack: tupl
     _, up = stack
     found = re.search(r"The page\s+(http://\S+)", up.output)
     assert found is not None
-    eventually(lambda: _answers(f"{found[1]}/health/live"), timeout=60)
+    eventually(lambda: answers(f"{found[1]}/health/live"), timeout=60)
     body = json.dumps({"adapter": "process", "config": {"command": ["sh", "-c", "echo hello; exit 3"]}}).encode()
     request = urllib.request.Request(f"{found[1]}/v1/runs", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:

@@ -1,6 +1,7 @@
 """Wait for a condition, never for a time."""
 
 import time
+import urllib.request
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -23,3 +24,12 @@ def eventually(
             said = what() if callable(what) else what
             raise AssertionError(f"waited {timeout:g} s in vain for {said or condition}")
         time.sleep(interval)
+
+
+def answers(url: str) -> bool:
+    """Whether there is an answer, and it is 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
