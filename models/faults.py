@@ -1,0 +1,132 @@
+"""What an error says is at fault: what was given, the environment, or ourselves. The one place that reads it.
+
+*Unfit is not wrong* (riverqueue/river #1225, coder/coder #5370): a read-only session, a full disk, too many connections
+or too few descriptors say nothing about the work or its output. Such an error is waited out, on another connection
+where there is one. Bad content is set aside, since no second try would change it. Our own faults are loud.
+
+PostgreSQL says it by SQLSTATE (its manual, Appendix A), the system by errno. An error with neither is judged by its
+type.
+"""
+
+import errno
+from collections.abc import Iterator
+from enum import StrEnum
+
+from sqlalchemy import exc
+
+
+class Fault(StrEnum):
+    """What is at fault, and so what to do."""
+
+    CONTENT = "content"
+    """What was given can never be taken: set it aside, and name it."""
+    ENVIRONMENT = "environment"
+    """The system around us is unfit just now: wait, and try again."""
+    OURS = "ours"
+    """A mistake in this program or in how it was set up: say so, loudly."""
+
+
+#: SQLSTATE classes, longest prefix first wins. A class that is not here is ours.
+_BY_SQLSTATE = {
+    "08": Fault.ENVIRONMENT,  # connection exception
+    "22": Fault.CONTENT,  # data exception
+    "23": Fault.CONTENT,  # integrity constraint violation
+    "25006": Fault.ENVIRONMENT,  # read-only transaction: a replica, or a switch-over under way
+    "25P03": Fault.ENVIRONMENT,  # idle in transaction for too long: this process was stopped for a while
+    "25P04": Fault.ENVIRONMENT,  # transaction for too long: likewise
+    "28": Fault.ENVIRONMENT,  # invalid authorization: a password that is being changed
+    "40": Fault.ENVIRONMENT,  # transaction rollback: serialization, deadlock
+    "53": Fault.ENVIRONMENT,  # insufficient resources: disk, memory, connections
+    "54": Fault.CONTENT,  # program limit exceeded: a value too large to be indexed
+    "55": Fault.ENVIRONMENT,  # object not in prerequisite state: a lock that was not to be had
+    "57": Fault.ENVIRONMENT,  # operator intervention: shutting down, starting up, a statement cancelled
+    "58": Fault.ENVIRONMENT,  # system error: I/O
+    "72": Fault.ENVIRONMENT,  # snapshot too old
+    "F0": Fault.ENVIRONMENT,  # the server's configuration file
+    "XX": Fault.ENVIRONMENT,  # the server's own internal errors, and damaged data
+}
+
+_UNFIT_ERRNOS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "ENOLCK", "EBUSY", "ETXTBSY"),
+        *("EAGAIN", "EINTR", "ETIMEDOUT", "EPIPE", "ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "ENOTCONN"),
+        *("EHOSTUNREACH", "EHOSTDOWN", "ENETUNREACH", "ENETDOWN", "ENETRESET", "EADDRNOTAVAIL", "ENOBUFS"),
+    )
+    if hasattr(errno, name)
+)
+
+#: Errors of the clients of Redis and of brokers, by name: whoever has no need of those libraries need not load them.
+_UNFIT_NAMES = frozenset(
+    (
+        *("ConnectionError", "TimeoutError", "BusyLoadingError", "ReadOnlyError", "OutOfMemoryError"),
+        *("ClusterDownError", "MasterNotFoundError", "MaxConnectionsError", "OperationalError"),
+        "RecoverableConnectionError",
+    )
+)
+
+
+def fault_of(error: BaseException) -> Fault:
+    """What is at fault, by this error or by what it says caused it."""
+    for one in _chain(error):
+        fault = _by_sqlstate(one) or _by_errno(one) or _by_type(one)
+        if fault is not None:
+            return fault
+    return Fault.OURS
+
+
+def is_unfit(error: BaseException) -> bool:
+    """Whether the environment is at fault, so that waiting is the answer."""
+    return fault_of(error) is Fault.ENVIRONMENT
+
+
+def sqlstate_of(error: BaseException) -> str | None:
+    """The five characters in which PostgreSQL says what happened; None where it said nothing."""
+    for one in _chain(error):
+        state = _sqlstate(one)
+        if state is not None:
+            return state
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what a library has wrapped in it, and what it was raised from."""
+    seen: set[int] = set()
+    following: list[BaseException | None] = [error]
+    while following:
+        one = following.pop(0)
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            following += [getattr(one, "orig", None), one.__cause__]
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return state if isinstance(state, str) else None
+
+
+def _by_sqlstate(error: BaseException) -> Fault | None:
+    state = _sqlstate(error) or _sqlstate(getattr(error, "orig", None) or error)
+    if state is None:
+        return None
+    return _BY_SQLSTATE.get(state) or _BY_SQLSTATE.get(state[:2], Fault.OURS)
+
+
+def _by_errno(error: BaseException) -> Fault | None:
+    return Fault.ENVIRONMENT if isinstance(error, OSError) and error.errno in _UNFIT_ERRNOS else None
+
+
+def _by_type(error: BaseException) -> Fault | None:
+    if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+        return Fault.ENVIRONMENT
+    # PostgreSQL said nothing: it was not reached, or the connection was lost on the way.
+    if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError | MemoryError | ConnectionError):
+        return Fault.ENVIRONMENT
+    if isinstance(error, exc.DataError | exc.IntegrityError | UnicodeError):
+        return Fault.CONTENT
+    if isinstance(error, TimeoutError) or _UNFIT_NAMES.intersection(base.__name__ for base in type(error).__mro__):
+        return Fault.ENVIRONMENT
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return Fault.ENVIRONMENT
+    return None

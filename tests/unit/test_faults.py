@@ -1,0 +1,121 @@
+"""What an error says is at fault: content, environment, or ourselves."""
+
+import errno
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError as BrokerAway
+from sqlalchemy import exc
+
+from models.faults import Fault, fault_of, is_unfit, sqlstate_of
+
+
+def from_postgres(sqlstate: str | None, kind: type[exc.DBAPIError] = exc.InternalError) -> exc.DBAPIError:
+    original = type("PostgresError", (Exception,), {"pgcode": sqlstate})("said")
+    return kind("SELECT 1", {}, original)
+
+
+@pytest.mark.parametrize("sqlstate", ["22021", "22P05", "23505", "23514", "54000"])
+def test_what_can_never_be_taken_is_content(sqlstate: str) -> None:
+    assert fault_of(from_postgres(sqlstate)) is Fault.CONTENT
+
+
+@pytest.mark.parametrize(
+    "sqlstate",
+    [
+        "08006",
+        "25006",
+        "25P03",
+        "28P01",
+        "40001",
+        "40P01",
+        "53100",
+        "53300",
+        "55P03",
+        "57014",
+        "57P01",
+        "57P03",
+        "58030",
+    ],
+)
+def test_a_server_that_cannot_just_now_is_environment(sqlstate: str) -> None:
+    assert fault_of(from_postgres(sqlstate)) is Fault.ENVIRONMENT
+
+
+@pytest.mark.parametrize("sqlstate", ["42601", "42P01", "42501", "25P02", "P0001", "0A000"])
+def test_what_no_waiting_mends_is_ours(sqlstate: str) -> None:
+    assert fault_of(from_postgres(sqlstate)) is Fault.OURS
+
+
+def test_the_sqlstate_outranks_the_type() -> None:
+    assert fault_of(from_postgres("22001", exc.OperationalError)) is Fault.CONTENT
+    assert fault_of(from_postgres("42601", exc.OperationalError)) is Fault.OURS
+
+
+def test_a_server_that_said_nothing_was_not_reached() -> None:
+    assert fault_of(from_postgres(None, exc.OperationalError)) is Fault.ENVIRONMENT
+    assert fault_of(from_postgres(None, exc.InterfaceError)) is Fault.ENVIRONMENT
+
+
+def test_a_value_that_the_client_refuses_is_content() -> None:
+    assert fault_of(from_postgres(None, exc.DataError)) is Fault.CONTENT
+    assert fault_of(UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")) is Fault.CONTENT
+
+
+def test_a_pool_without_a_free_connection_is_environment() -> None:
+    assert is_unfit(exc.TimeoutError("QueuePool limit reached"))
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS],
+)
+def test_a_host_that_is_short_of_something_is_environment(number: int) -> None:
+    assert is_unfit(OSError(number, "short"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EINVAL, errno.ENOEXEC])
+def test_an_errno_about_what_was_asked_for_is_not(number: int) -> None:
+    assert not is_unfit(OSError(number, "no"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.ConnectionError("away"),
+        redis.TimeoutError("slow"),
+        redis.ReadOnlyError("a replica"),
+        redis.exceptions.OutOfMemoryError("full"),
+        BrokerAway("away"),
+        ConnectionResetError("reset"),
+        TimeoutError("slow"),
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_clients_and_the_interpreter_say_it_by_type(error: Exception) -> None:
+    assert is_unfit(error)
+
+
+@pytest.mark.parametrize(
+    "error", [redis.ResponseError("WRONGTYPE"), RuntimeError("other"), KeyError("x"), ValueError("x")]
+)
+def test_other_errors_are_ours(error: Exception) -> None:
+    assert fault_of(error) is Fault.OURS
+
+
+def test_what_an_error_was_raised_from_is_read_too() -> None:
+    wrapped = RuntimeError("could not start")
+    wrapped.__cause__ = OSError(errno.EMFILE, "too many open files")
+    assert is_unfit(wrapped)
+
+
+def test_a_chain_that_bites_its_tail_ends() -> None:
+    error = RuntimeError("one")
+    error.__cause__ = error
+    assert fault_of(error) is Fault.OURS
+
+
+def test_the_sqlstate_is_found_below_what_wraps_it() -> None:
+    assert sqlstate_of(from_postgres("25006")) == "25006"
+    assert sqlstate_of(KeyError("x")) is None
