@@ -1,28 +1,33 @@
 """A command of this host: what its config may say, and how it is launched so that nothing runs unrecorded."""
 
+import errno
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket, socketpair
 from types import TracebackType
-from typing import IO, Annotated, Self
+from typing import IO, Annotated, Any, Self
+from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from adapters import host
+from adapters import cgroup, host
 from adapters.launcher import open_terminal
 from adapters.masking import Masker
+from adapters.ownership import MARKER
 from adapters.secrets import OWN_PREFIXES, SecretUnavailable, checked_source, patterns_of_all, resolve
+from models.faults import is_unfit
 from models.process import ProcessIdentity
 from models.text import is_plain_text
 from models.work import Work
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
-#: The mode in which the launcher becomes the command.
+#: The mode of a command that lives and dies with its worker.
 OWN = "own"
 
 
@@ -74,14 +79,22 @@ class CannotStart(Exception):
     """Raised when the command cannot be started; the text says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """How a command ended: as `subprocess` says it, and whether something that descends from it is still there."""
+
+    returncode: int
+    left: bool
+
+
 @dataclass
 class Launched:
-    """A launcher that waits for `go` before it starts the command. Ends it unless it went."""
+    """A launcher that waits for `go` before it starts the command. Ends unless it went."""
 
     popen: subprocess.Popen[bytes]
     identity: ProcessIdentity
-    _go_fd: int
-    _error_fd: int
+    channel: socket
+    """To the launcher. It says there how its command has ended (`exited`), if that is the worker's own."""
     _terminal_fd: int = -1
     _patterns: frozenset[bytes] = field(default=frozenset(), repr=False)
 
@@ -98,25 +111,39 @@ class Launched:
         return Masker(self._patterns)
 
     def go(self) -> None:
-        """Let the command start; returns when it has. Raises `CannotStart`."""
-        go_fd, self._go_fd = self._go_fd, -1
-        try:
-            os.write(go_fd, b"g")
-        except BrokenPipeError:
-            raise CannotStart("its launcher was killed before it could begin") from None
-        finally:
-            os.close(go_fd)
-        problem = os.read(self._error_fd, 4096)
-        if problem:
-            raise CannotStart(problem.decode(errors="replace"))
+        """Let the command start; returns when it has. Raises `CannotStart`, and `OSError` when the host is unfit."""
+        with suppress(BrokenPipeError):
+            self.channel.send(b"g")
+        word, _, said = self._line().partition(" ")
+        if word == "s":
+            return
+        if not word:
+            raise CannotStart("its launcher was killed before it could begin")
+        number, _, sentence = said.partition(" ")
+        problem = OSError(int(number), sentence)
+        raise problem if is_unfit(problem) else CannotStart(sentence)
+
+    def exited(self) -> Exited:
+        """How the command ended, once `channel` can be read. A launcher that was killed had its command killed."""
+        word, _, said = self._line().partition(" ")
+        if word != "x":
+            return Exited(self.popen.wait(), left=True)
+        status, left = said.split()
+        return Exited(os.waitstatus_to_exitcode(int(status)), left == "1")
+
+    def _line(self) -> str:
+        """The next line of the launcher; empty when it is gone."""
+        line = b""
+        with suppress(ConnectionResetError):
+            while (byte := self.channel.recv(1)) not in (b"", b"\n"):
+                line += byte
+        return line.decode("utf-8", "replace")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._go_fd >= 0:
-            os.close(self._go_fd)
-        os.close(self._error_fd)
+        self.channel.close()
         if error is not None:
             # Not let go, or told why it cannot start: in either case it ends by itself.
             with self.popen:
@@ -126,66 +153,71 @@ class Launched:
 
 
 def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes]) -> Launched:
-    """Start the launcher for a run's command, in a session and group of its own.
+    """Start the launcher for a run's command, in a session of its own.
 
-    `mode` is `own`, or the folder for the record of its exit. A command that is to have a terminal writes to that
-    instead; with `own` it is read from `outputs`, else the launcher copies it to `stdout`. Raises `CannotStart`.
+    `mode` is `own`, or the folder of an attempt that outlives the worker: the launcher then copies the command's output
+    to `stdout` and `stderr`, and writes the record of its exit there. A command that is to have a terminal writes to
+    that instead; with `own` it is read from `outputs`. Raises `CannotStart`, and `OSError` when the host is unfit: what
+    was asked for may be all right then, and nothing was started.
     """
     config = CommandConfig.model_validate(run.config)
     # First of all: where one is missing, nothing is started.
     secrets = resolved_secrets(config)
+    marker = uuid4().hex
     with ExitStack() as lent, ExitStack() as kept:
-        go_read, go_write = _opened(os.pipe(), lent, kept)
-        error_write, error_read = _opened(reversed(os.pipe()), lent, kept)
-        output, terminal_fd = "inherited", -1
-        if config.pty and mode != OWN:
-            output = "terminal"
-        elif config.pty:
+        ours, theirs = socketpair()
+        kept.callback(ours.close)
+        lent.callback(theirs.close)
+        output, terminal_fd = ("terminal" if config.pty else "pipes"), -1
+        if mode == OWN:
+            output = "inherited"
+        if mode == OWN and config.pty:
             terminal_fd, writing = _terminal(lent, kept)
             stdout = stderr = writing
-        launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(go_read), str(error_write), output, mode]
-        try:
-            popen = subprocess.Popen(
-                [*launcher, *config.command],
-                stdin=lent.enter_context(_stdin(config.stdin)),
-                stdout=stdout,
-                stderr=stderr,
-                cwd=config.cwd,
-                env=_environment(run, config, secrets),
-                pass_fds=(go_read, error_write),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise CannotStart(f"{error.strerror} ({error.filename})") from None
-        identity = host.identify(popen.pid)
+        place = [str(cgroup.create(marker) or ""), config.cwd or ""]
+        launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(theirs.fileno()), mode, output, *place]
+        popen = _popen(
+            [*launcher, *config.command],
+            stdin=lent.enter_context(_stdin(config.stdin)),
+            stdout=stdout,
+            stderr=stderr,
+            env=_environment(run, config, secrets, marker),
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+        identity = host.identify(popen.pid, marker)
         if identity is None:
             raise CannotStart("its launcher ended at once")
         kept.pop_all()
-    return Launched(popen, identity, go_write, error_read, terminal_fd, patterns_of_all(secrets))
+    return Launched(popen, identity, ours, terminal_fd, patterns_of_all(secrets))
 
 
-def _opened(ends: Iterable[int], lent: ExitStack, kept: ExitStack) -> tuple[int, int]:
-    """Two ends: one that is closed when the child has it, and one that is kept, unless there is no child."""
-    first, second = ends
-    lent.callback(os.close, first)
-    kept.callback(os.close, second)
-    return first, second
+def _popen(launcher: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """The launcher's process. What goes wrong with it is never told by its own path, which means nothing to a user."""
+    try:
+        return subprocess.Popen(launcher, **options)
+    except OSError as error:
+        if is_unfit(error):
+            raise
+        if error.errno == errno.E2BIG:
+            raise CannotStart("its arguments and its environment are longer than the system allows") from None
+        raise CannotStart(f"no process could be made for it ({error.strerror})") from error
 
 
 def _terminal(lent: ExitStack, kept: ExitStack) -> tuple[int, int]:
     """A terminal: the end to read from, which is kept, and the end for the command."""
-    try:
-        reading, writing = open_terminal()
-    except OSError as error:
-        raise CannotStart(error.strerror) from None
-    _opened((writing, reading), lent, kept)
+    reading, writing = open_terminal()
+    lent.callback(os.close, writing)
+    kept.callback(os.close, reading)
     return reading, writing
 
 
 def _stdin(text: str | None) -> IO[bytes]:
     """A file, not a pipe: a command that reads late, or not at all, holds nobody up."""
+    if not text:
+        return Path(os.devnull).open("rb")
     file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the caller
-    file.write((text or "").encode("utf-8", "surrogateescape"))
+    file.write(text.encode("utf-8", "surrogateescape"))
     file.seek(0)
     return file
 
@@ -198,6 +230,7 @@ def resolved_secrets(config: CommandConfig) -> dict[str, str]:
         raise CannotStart(str(problem)) from None
 
 
-def _environment(run: Work, config: CommandConfig, secrets: Mapping[str, str]) -> dict[str, str]:
+def _environment(run: Work, config: CommandConfig, secrets: Mapping[str, str], marker: str) -> dict[str, str]:
+    """What the command inherits. The marker stands last: no config drops it by mistake."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIXES)}
-    return {**inherited, **run.environment, **config.env, **secrets}
+    return {**inherited, **run.environment, **config.env, **secrets, MARKER: marker}

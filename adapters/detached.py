@@ -1,12 +1,14 @@
 """The `detached` adapter: a process of its own session that outlives the worker and writes to files of the data folder.
 
 It is the out-of-process adapter that runs anywhere. Its output, and its follower's word that the process is there,
-are its proof of life. A command that ends leaves a record of its exit (`exit.json`); one that vanishes without it,
-killed together with its launcher, leaves silence, which is the reaper's to judge. Any worker of the host can go on
+are its proof of life. Its launcher copies the output into the files, holds a lock for as long as anything of the
+attempt runs, and then leaves a record of the exit (`exit.json`); a command that vanishes without one, killed together
+with its launcher, leaves silence, which is the reaper's to judge. Any worker of the host can go on
 where another one stopped reading: the files are all there is to read. They hold what the command wrote; secrets are
 masked where they are read.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -21,6 +23,7 @@ from uuid import UUID
 
 from adapters import host
 from adapters.command import CannotStart, CommandConfig, launch, resolved_secrets
+from adapters.launcher import EXIT, RUNNING
 from adapters.masking import Masker
 from adapters.protocol import Attempt, ConfigModel, Context
 from adapters.secrets import patterns_of_all
@@ -36,6 +39,8 @@ LOOK_INTERVAL = 0.2
 SECRETS_INTERVAL = 5.0
 READ_SIZE = 64 * 1024
 STREAMS = ("stdout", "stderr")
+#: The stream in which a gap is told.
+GAPS = "reprieve"
 
 
 class DetachedAdapter:
@@ -73,7 +78,7 @@ class DetachedAdapter:
         config = CommandConfig.model_validate(run.config)
         while (patterns := _secrets_of(launcher, config, context)) is None:
             if context.stopping:
-                host.terminate_group(launcher)
+                host.terminate(launcher)
                 return Outcome.failed("Stopped.")
             context.wait(SECRETS_INTERVAL)
         return _follow(folder, launcher, partial(Masker, patterns), context)
@@ -85,8 +90,9 @@ class DetachedAdapter:
         try:
             if handle["host"] != self._host_name:
                 return Probe.UNKNOWN
-            ended = _exit_code(inside(self._folder, handle["folder"])) is not None
-            alive = host.is_alive(ProcessIdentity.from_handle(handle))
+            folder, launcher = inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle)
+            ended = _exit_code(folder) is not None
+            alive = _is_running(folder, launcher)
         except (KeyError, TypeError, ValueError, OutsideRoot, OSError):
             return Probe.UNKNOWN
         if ended:
@@ -94,7 +100,7 @@ class DetachedAdapter:
         return Probe.ALIVE if alive else Probe.DEAD
 
     def terminate(self, handle: dict[str, Any]) -> None:
-        host.terminate_group(ProcessIdentity.from_handle(handle))
+        host.terminate(ProcessIdentity.from_handle(handle))
 
     def kept(self) -> list[Attempt]:
         return [found for path in self._folder.glob("*/*") if (found := _attempt_of(path)) is not None]
@@ -105,6 +111,24 @@ class DetachedAdapter:
         shutil.rmtree(folder / str(number), ignore_errors=True)
         with suppress(OSError):  # Another attempt is kept there, or it is gone.
             folder.rmdir()
+
+
+def _is_running(folder: Path, launcher: ProcessIdentity) -> bool:
+    """Whether the launcher of an attempt is there, and so its command or what that left.
+
+    The lock that it holds says so from any PID namespace. Where no lock was made, the process does. Raises `OSError`
+    when it cannot be told.
+    """
+    try:
+        lock = (folder / RUNNING).open("rb")
+    except FileNotFoundError:
+        return host.is_alive(launcher)
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _attempt_of(folder: Path) -> Attempt | None:
@@ -142,23 +166,21 @@ def _follow(
 ) -> Outcome:
     """Hand over what the files gain from the context's cursor on, until the exit is recorded, or until told to stop.
 
-    What the command leaves running in its group is ended with it.
+    The launcher records the exit when all that descends from the command has ended, or was killed.
     """
     sources = _sources(context.cursor, masker)
     while True:
         # Look for the end before reading: what was written before it is then read too.
         returncode = _exit_code(folder)
-        if returncode is not None:
-            host.terminate_group(launcher)
         grown = _read_new(folder, sources, context)
         if returncode is not None and not grown:
             _flush(sources, context)
             return Outcome.of_exit(returncode)
         collect()
-        if host.is_alive(launcher):
+        if _is_running(folder, launcher):
             context.heartbeat()
         if context.stopping:
-            host.terminate_group(launcher)
+            host.terminate(launcher)
             while _read_new(folder, sources, context):
                 pass
             _flush(sources, context)
@@ -192,6 +214,9 @@ def _read_new(folder: Path, sources: Sequence[_Source], context: Context) -> boo
     grown = False
     for source in sources:
         with (folder / source.stream).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < source.offset:
+                _tell_gap(source, size, sources, context)
             file.seek(source.offset)
             data = os.read(file.fileno(), READ_SIZE)
         if data:
@@ -199,6 +224,15 @@ def _read_new(folder: Path, sources: Sequence[_Source], context: Context) -> boo
             _hand_over(source, source.masker.feed(data), sources, context)
             grown = True
     return grown
+
+
+def _tell_gap(source: _Source, size: int, sources: Sequence[_Source], context: Context) -> None:
+    """Somebody has cut the file: say so where its readers look, and read on at its end."""
+    _hand_over(source, source.masker.flush(), sources, context)
+    sentence = f"The file of {source.stream} was cut from {source.offset} to {size} bytes; output may be missing here."
+    source.offset = size
+    context.on_log(GAPS, f"{sentence}\n", _cursor(sources))
+    context.note(sentence)
 
 
 def _flush(sources: Sequence[_Source], context: Context) -> None:
@@ -209,12 +243,16 @@ def _flush(sources: Sequence[_Source], context: Context) -> None:
 
 def _hand_over(source: _Source, output: bytes, sources: Sequence[_Source], context: Context) -> None:
     if output:
-        context.on_log(source.stream, output, ":".join(str(one.place) for one in sources))
+        context.on_log(source.stream, output, _cursor(sources))
+
+
+def _cursor(sources: Sequence[_Source]) -> str:
+    return ":".join(str(one.place) for one in sources)
 
 
 def _exit_code(folder: Path) -> int | None:
     """The recorded return code, as `subprocess` gives it; None while there is none."""
     try:
-        return int(json.loads((folder / "exit.json").read_text())["returncode"])
+        return int(json.loads((folder / EXIT).read_text())["returncode"])
     except FileNotFoundError:
         return None

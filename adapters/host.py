@@ -1,25 +1,38 @@
-"""Processes of this host: which one is meant, whether it lives, and how to end it with its whole group.
+"""Processes of this host: which one is meant, whether it lives, and how to end it with all that descends from it.
 
 A number alone names nothing, since the system gives it to another process as soon as it is free. A process is known
-by its number and its start time, within one boot and one PID namespace. Linux and macOS; not Windows.
+by its number and its start time, within one boot and one PID namespace; what descends from it, by what it inherited
+(`adapters.ownership`). Linux and macOS; not Windows.
 """
 
 import os
 import signal
 import time
-from functools import cache
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 
 import psutil
 
+from adapters import cgroup, ownership
+from adapters.ownership import Found
 from models.process import ProcessIdentity
 
-#: Seconds between asking a group to end (SIGTERM) and ending it (SIGKILL).
+#: Seconds between asking work to end (SIGTERM) and ending it (SIGKILL).
 TERMINATE_GRACE = 10.0
+#: The same for what a command that has ended by itself left behind.
+LEFT_GRACE = 2.0
 #: Seconds that a killed process may take to be gone before we say that it is not.
 KILL_GRACE = 5.0
+#: Seconds that a launcher may take to write down how its command ended, when all else of the attempt is gone.
+RECORD_GRACE = 5.0
+#: Seconds between two looks.
+LOOK_INTERVAL = 0.05
 #: Start times are counted in clock ticks of 10 ms; closer than this, two readings are the same process.
 SAME_START = 0.05
+
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class StillAlive(Exception):
@@ -39,31 +52,55 @@ def namespace() -> str:
 def started_at(pid: int) -> float | None:
     """Seconds after boot at which a process started; None when there is none, or only its zombie.
 
-    psutil adds the boot time, which moves when a clock is set; taking it away again leaves what the kernel counts.
+    Raises `OSError` when it cannot be told, for want of a descriptor for example.
     """
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return round(process.create_time() - psutil.boot_time(), 2)
-    except psutil.NoSuchProcess:
-        return None
+    found = ownership.look(pid)
+    return None if found is None else _seconds(found)
 
 
-def identify(pid: int) -> ProcessIdentity | None:
+def _seconds(found: Found) -> float:
+    """The kernel counts ticks since the boot; psutil adds the boot time, which moves when a clock is set."""
+    if Path("/proc/self/stat").exists():
+        return round(found.started / _TICKS, 2)
+    return round(found.started - psutil.boot_time(), 2)
+
+
+def identify(pid: int, marker: str = "") -> ProcessIdentity | None:
     """The identity of a live process that leads its own group."""
     start = started_at(pid)
     if start is None:
         return None
-    return ProcessIdentity(pid, pid, start, namespace())
+    return ProcessIdentity(pid, pid, start, namespace(), marker)
 
 
 def is_alive(process: ProcessIdentity) -> bool:
-    """Whether this very process, and not another of its number, is running here."""
+    """Whether this very process, and not another of its number, is running here.
+
+    Without a descriptor to look with, a process of its number counts: doubt is no death.
+    """
     if process.namespace != namespace():
         return False
-    start = started_at(process.pid)
-    return start is not None and abs(start - process.started_at) <= SAME_START
+    try:
+        return _itself(process) is not None
+    except OSError:
+        return _exists(process.pid)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _itself(process: ProcessIdentity) -> Found | None:
+    found = ownership.look(process.pid)
+    if found is None or abs(_seconds(found) - process.started_at) > SAME_START:
+        return None
+    return found
 
 
 def environment(process: ProcessIdentity) -> dict[str, str] | None:
@@ -77,51 +114,101 @@ def environment(process: ProcessIdentity) -> dict[str, str] | None:
     return given if is_alive(process) else None
 
 
-def terminate_group(process: ProcessIdentity, grace: float = TERMINATE_GRACE) -> None:
-    """End the group that `process` leads: SIGTERM, after `grace` seconds SIGKILL; returns when all are gone.
+def terminate(process: ProcessIdentity, grace: float | None = None) -> None:
+    """End what the process started, and then itself: SIGTERM, after `grace` seconds SIGKILL; returns when all is gone.
 
-    Another boot or PID namespace under the same host name means that ours ended with everything in it. Raises
-    `StillAlive` when something survives SIGKILL (a process stuck in the kernel).
+    Without `grace`, after TERMINATE_GRACE. The process itself is a launcher: it ends last, for it is to write down how
+    its command ended. Another boot or PID namespace under the same host name means that ours ended with everything in
+    it. Raises `StillAlive` when something survives SIGKILL (a process stuck in the kernel).
     """
-    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, KILL_GRACE)):
-        if not _signal_group(process, number) or _wait_until_gone(process, seconds):
-            return
-    raise StillAlive(f"Process group {process.process_group_id} did not end.")
-
-
-def _group_members(process: ProcessIdentity) -> list[int]:
-    """Numbers of the live processes in the group. Empty also when the number now belongs to another process: the
-    kernel gives a number away only when no group bears it any more."""
     if process.namespace != namespace():
-        return []
-    leader = started_at(process.pid)
-    if leader is not None and abs(leader - process.started_at) > SAME_START:
-        return []
-    return [pid for pid in psutil.pids() if _in_group(pid, process.process_group_id)]
+        return
+    grace = TERMINATE_GRACE if grace is None else grace
+    place = cgroup.find(process.marker) if process.marker else None
+    find = partial(_members, process, place)
+    if not ownership.end(find, grace, KILL_GRACE, partial(_kill_cgroup, process, place)):
+        raise StillAlive(f"Something of the work of process {process.pid} did not end.")
+    _end_itself(process)
+    if place:
+        _release(process, place)
+        cgroup.remove(place)
 
 
-def _in_group(pid: int, group: int) -> bool:
-    try:
-        return os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
-        return False
+def _members(process: ProcessIdentity, place: Path | None) -> Iterator[Found]:
+    """What belongs to the process, without itself; the quick ways first, and all processes only where they say none."""
+    if not process.marker:
+        yield from _group(process)
+        return
+    seen = {process.pid}
+    for found in (*_in_cgroup(process, place), *_below(process)):
+        if found.pid not in seen:
+            seen.add(found.pid)
+            yield found
+    if len(seen) == 1:
+        itself = _try_itself(process)
+        yield from (found for found in ownership.marked(process.marker) if found != itself)
 
 
-def _signal_group(process: ProcessIdentity, number: signal.Signals) -> bool:
-    """Send a signal to the group; False when nobody is left in it."""
-    if not _group_members(process):
-        return False
-    try:
-        os.killpg(process.process_group_id, number)
-    except ProcessLookupError:
-        return False
-    return True
+def _below(process: ProcessIdentity) -> Iterator[Found]:
+    if _try_itself(process) is not None:
+        yield from ownership.descendants(process.pid, process.marker)
 
 
-def _wait_until_gone(process: ProcessIdentity, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while _group_members(process):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.05)
-    return True
+def _in_cgroup(process: ProcessIdentity, place: Path | None) -> Iterator[Found]:
+    for pid in cgroup.members(place) if place else ():
+        if not ownership.let_go(pid, process.marker) and (found := _try_look(pid)):
+            yield found
+
+
+def _kill_cgroup(process: ProcessIdentity, place: Path | None) -> None:
+    if place:
+        _release(process, place)
+        cgroup.kill(place)
+
+
+def _release(process: ProcessIdentity, place: Path) -> None:
+    """Have those leave the cgroup that have said that they are not ours any more."""
+    cgroup.release(place, [pid for pid in cgroup.members(place) if ownership.let_go(pid, process.marker)])
+
+
+def _group(process: ProcessIdentity) -> Iterator[Found]:
+    """Work that was started without a marker: the process, and its group as far as it is known to be of a run."""
+    leader, itself = _try_look(process.pid), _try_itself(process)
+    if itself is not None:
+        yield itself
+    elif leader is not None:  # The number is another's now, and so is that of the group.
+        return
+    for pid in ownership.everybody():
+        with suppress(OSError, psutil.Error):
+            if os.getpgid(pid) == process.process_group_id and "REPRIEVE_RUN_ID" in psutil.Process(pid).environ():
+                found = ownership.look(pid)
+                if found is not None and found != itself:
+                    yield found
+
+
+def _end_itself(process: ProcessIdentity) -> None:
+    """Let the launcher end by itself, for it may still write; a launcher that does not is killed."""
+    for number in (None, signal.SIGKILL):
+        deadline = time.monotonic() + RECORD_GRACE
+        itself = _try_itself(process)
+        if number is not None and itself is not None:
+            ownership.send(itself, number)
+        while _try_itself(process) is not None:
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(LOOK_INTERVAL)
+        else:
+            return
+    raise StillAlive(f"Process {process.pid} did not end.")
+
+
+def _try_itself(process: ProcessIdentity) -> Found | None:
+    with suppress(OSError):
+        return _itself(process)
+    return None
+
+
+def _try_look(pid: int) -> Found | None:
+    with suppress(OSError):
+        return ownership.look(pid)
+    return None

@@ -1,60 +1,65 @@
-"""Starts a command only after its process has been recorded. Run as a script; standard library only.
+"""Starts a command only after its process has been recorded, owns all that descends from it, and says how it ended.
 
-    python -I -S launcher.py GO ERROR OUTPUT own     COMMAND…    become the command, and die with the worker's thread
-    python -I -S launcher.py GO ERROR OUTPUT FOLDER  COMMAND…    run it as a child and write `exit.json` into FOLDER
+    python -I -S launcher.py CHANNEL MODE OUTPUT CGROUP CWD COMMAND…
 
-OUTPUT is `inherited`, or `terminal`: then the child's output goes to a pseudo-terminal, and from there to the standard
-output of this process. Only with FOLDER, since whoever becomes the command can copy nothing.
+It is a script, and must start fast: standard library only, and of that little.
 
-It waits for one byte on the file descriptor GO. When the worker dies before it has recorded this process, GO is
-closed without that byte and nothing is started: no work exists that nobody knows of. A command that cannot be
-started is told on the file descriptor ERROR, which otherwise closes silently.
+MODE is `own`, for a command that lives and dies with its worker, or a folder, for one that outlives it. OUTPUT is
+`inherited`, `pipes` or `terminal`: with the latter two, which need a folder, the command writes to pipes or to a
+pseudo-terminal, and this process copies them into the files that are its own standard output and standard error. No
+command ever has the file: `tee /dev/stdout` and `> /dev/stderr` would cut it. CGROUP is the folder of a cgroup for the
+command, CWD the folder to run in; either may be empty.
+
+CHANNEL is a socket to the worker. The worker writes one byte when this process has been recorded. If it dies before,
+the socket is closed without that byte and nothing is started: no work exists that nobody knows of. This process writes
+a line for each of what happened: `s` (started), `e ERRNO SENTENCE` (not started), `x STATUS LEFT` (the command has
+ended with this wait status, and LEFT says whether something that descends from it is still there).
+
+As a child subreaper this process stays above whatever the command starts, however often that forks and whatever session
+or group it moves to. With `own`, all of it is killed when the worker is gone. With a folder, what is left when the
+command has ended is asked to end, and killed; then `exit.json` is written, in room that was reserved at the start. The
+lock on `running.lock` is held until then: who can take it knows that nothing runs any more, from any PID namespace.
 """
 
+from __future__ import annotations
+
 import errno
-import json
 import os
 import signal
 import sys
 import time
 
+TYPE_CHECKING = False  # As `typing` has it, which takes longer to import than all of this.
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from threading import Thread
+    from types import ModuleType
+    from typing import Any
+
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+#: What the launcher of an `own` command gets when its worker's thread is gone.
+WORKER_IS_GONE = signal.SIGUSR1
 #: What a command sees of its terminal; programs fold their lines at it.
 ROWS, COLUMNS = 40, 120
 READ_SIZE = 64 * 1024
-#: Seconds between two looks at a command whose terminal is silent, and at a disk that is full.
-LOOK_INTERVAL = 0.5
-#: Seconds that whoever the command left behind may go on printing to its terminal.
+#: Seconds between two looks at a disk that is full.
+DISK_INTERVAL = 0.5
+#: Seconds that whatever the command has left behind may go on printing.
 DRAIN_SECONDS = 2.0
+#: Seconds that it then has to end when it is asked to …
+LEFT_GRACE = 2.0
+#: … and to be gone when it is killed.
+KILL_GRACE = 5.0
+#: Bytes that are reserved for the record of the exit.
+RESERVED = 512
+#: What a disk says that has no room, or not just now.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+RUNNING = "running.lock"
+EXIT = "exit.json"
 
 
-def die_with_parent() -> None:
-    """Ask Linux to end this process with the thread that started it; elsewhere `terminate` has to do it alone."""
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        pass
-
-
-def restore_signals() -> None:
-    """Python ignores these; a command expects them to act."""
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
-
-
-def tell(error_fd: int, problem: OSError) -> None:
-    os.write(error_fd, (problem.strerror or str(problem)).encode())
-    os._exit(127)
-
-
-def become(command: list[str], error_fd: int) -> None:
-    restore_signals()
-    try:
-        os.execvp(command[0], command)
-    except OSError as problem:
-        tell(error_fd, problem)
+# -- output
 
 
 def open_terminal() -> tuple[int, int]:
@@ -94,75 +99,336 @@ def write_output(fd: int, data: bytes) -> None:
         try:
             data = data[os.write(fd, data) :]
         except OSError as problem:
-            if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if problem.errno not in NO_ROOM:
                 raise
-            time.sleep(LOOK_INTERVAL)
+            time.sleep(DISK_INTERVAL)
 
 
-def copy_output(reading: int, writing: int, child: int) -> int:
-    """Until all have closed the terminal, or the child has ended and a little longer; the child's wait status."""
-    import select
+class Output:
+    """How a command's output reaches the files of this process: what to read, and where to write it."""
 
-    status, drained_by = None, float("inf")
-    while time.monotonic() < drained_by:
-        if select.select([reading], [], [], LOOK_INTERVAL)[0]:
-            data = read_output(reading)
-            if not data:
-                break
-            write_output(writing, data)
-        if status is None:
-            ended, found = os.waitpid(child, os.WNOHANG)
-            if ended:
-                status, drained_by = found, time.monotonic() + DRAIN_SECONDS
-    return os.waitpid(child, 0)[1] if status is None else status
+    def __init__(self, kind: str) -> None:
+        """Raises `OSError` when no terminal, or no pipe, can be had."""
+        self.sources: dict[int, int] = {}
+        self._for_the_command: list[int] = []
+        if kind == "terminal":
+            reading, writing = open_terminal()
+            self.sources, self._for_the_command = {reading: 1}, [writing, writing]
+        elif kind == "pipes":
+            out, err = os.pipe(), os.pipe()
+            self.sources, self._for_the_command = {out[0]: 1, err[0]: 2}, [out[1], err[1]]
+
+    def give(self) -> None:
+        """In the command's process: make these its standard output and standard error."""
+        for fd, writing in enumerate(self._for_the_command, start=1):
+            os.dup2(writing, fd)
+
+    def keep(self) -> None:
+        """In this process: hold nothing that the command writes to, or its end would never be seen."""
+        for writing in set(self._for_the_command):
+            os.close(writing)
+        if not self._for_the_command:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+
+    def copy(self, reading: int) -> None:
+        data = read_output(reading)
+        if data:
+            write_output(self.sources[reading], data)
+        else:
+            os.close(reading)
+            del self.sources[reading]
+
+
+# -- the command
+
+
+def prctl(option: int, value: int) -> None:
+    """Ask Linux for something that a process can have; elsewhere `terminate` has to do alone."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    except (OSError, AttributeError):
+        pass
+
+
+def become(command: list[str], cwd: str, cgroup: str, problem_fd: int) -> None:
+    """In a process of its own: become the command. Tells why not, and ends."""
+    os.setsid()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these; a command expects them to act.
+        signal.signal(number, signal.SIG_DFL)
+    if cgroup:
+        enter(cgroup)
+    subject = cwd
+    try:
+        if cwd:
+            os.chdir(cwd)
+        subject = ""
+        os.execvp(command[0], command)
+    except (OSError, ValueError) as problem:
+        starting = sibling("starting")
+        sentence = starting.why_no_folder(cwd, problem) if subject else starting.why_not(command[0], problem)
+        code = getattr(problem, "errno", errno.EINVAL)
+        os.write(problem_fd, f"{code} {sentence}".encode("utf-8", "surrogateescape"))
+    finally:
+        os._exit(127)
+
+
+def enter(cgroup: str) -> None:
+    """Best effort: descent and marker stand behind it."""
+    try:
+        with open(os.path.join(cgroup, "cgroup.procs"), "w") as file:
+            file.write("0")
+    except OSError:
+        pass
+
+
+def leave(cgroup: str) -> None:
+    """Remove it. Who is still there was let go, and goes on outside."""
+    try:
+        with open(os.path.join(cgroup, "cgroup.procs")) as file:
+            left = file.read().split()
+        for pid in left:
+            with open(os.path.join(os.path.dirname(cgroup), "cgroup.procs"), "w") as file:
+                file.write(pid)
+        os.rmdir(cgroup)
+    except OSError:
+        pass
+
+
+def start(command: list[str], cwd: str, cgroup: str, output: Output) -> tuple[int, bytes]:
+    """The command's process, and why it could not be started: empty when it was. Raises `OSError` without a process."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        output.give()
+        become(command, cwd, cgroup, writing)
+    os.close(writing)
+    output.keep()
+    problem = b""
+    while piece := os.read(reading, READ_SIZE):
+        problem += piece
+    os.close(reading)
+    return child, problem
+
+
+class Watch:
+    """Wakes this process when a child ends or a signal comes, and knows what has ended."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.alone = False
+        self.worker_is_gone = False
+        self.child = 0
+        self.wakes, self._wake = os.pipe()
+        for fd in (self.wakes, self._wake):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(WORKER_IS_GONE, self._note_that_the_worker_is_gone)
+        # A person who ends this process means the command. It stays, to say how that ended.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
+
+    def _note_that_the_worker_is_gone(self, *_: object) -> None:
+        self.worker_is_gone = True
+
+    def _pass_on(self, number: int, *_: object) -> None:
+        if self.child and self.status is None:
+            os.kill(self.child, number)
+
+    def wait(self, others: list[int], seconds: float | None = None) -> list[int]:
+        """Those of these descriptors that can be read, as soon as any can, or a child has ended, or time is up."""
+        import select
+
+        ready = select.select([self.wakes, *others], [], [], seconds)[0]
+        if self.wakes in ready:
+            ready.remove(self.wakes)
+            while _has_more(self.wakes):
+                pass
+        self._collect()
+        return ready
+
+    def _collect(self) -> None:
+        """Collect all that has ended below this process. Without a child, nothing that descends from it is left."""
+        try:
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == self.child:
+                    self.status = ended[1]
+        except ChildProcessError:
+            self.alone = True
+
+
+def _has_more(fd: int) -> bool:
+    try:
+        return bool(os.read(fd, READ_SIZE))
+    except BlockingIOError:
+        return False
+
+
+def sibling(name: str) -> ModuleType:
+    """A module that stands beside this one, where it is needed: most commands start without."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    module: ModuleType = __import__(name)
+    return module
+
+
+def descendants() -> Iterator[Any]:
+    """Whatever descends from this process, and was not let go."""
+    ownership = sibling("ownership")
+    found: Iterator[Any] = ownership.descendants(os.getpid(), os.environ.get(ownership.MARKER, ""))
+    return found
+
+
+def nothing_is_left() -> bool:
+    return next(descendants(), None) is None
+
+
+def end_the_rest(grace: float) -> None:
+    sibling("ownership").end(descendants, grace, KILL_GRACE)
+
+
+# -- a command of the worker's own
+
+
+def serve(watch: Watch, channel: int) -> None:
+    """Stay above the command until it has ended, and what it left, or until the worker is gone, and kill all then."""
+    told = False
+    while not (told and (watch.alone or nothing_is_left())):
+        ready = watch.wait([channel])
+        if watch.worker_is_gone or (channel in ready and not os.read(channel, 1)):
+            end_the_rest(0)
+            return
+        if watch.status is not None and not told:
+            tell(channel, f"x {watch.status} {int(not watch.alone)}")
+            told = True
+
+
+# -- a command that outlives the worker
+
+
+def hold(folder: str) -> None:
+    """Hold the lock that says that something runs, and reserve room for the record of the exit. Raises `OSError`."""
+    import fcntl
+
+    lock = os.open(os.path.join(folder, RUNNING), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    record = os.open(os.path.join(folder, EXIT + ".part"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.write(record, b" " * RESERVED)
+    os.fsync(record)
+    os.close(record)
+
+
+def copy_to_the_end(watch: Watch, output: Output) -> None:
+    """Copy what the command prints until it has ended and all have closed its output, or DRAIN_SECONDS later.
+
+    What is left then is ended, and its last words are copied too.
+    """
+    ending: Thread | None = None
+    drained_by = float("inf")
+    while True:
+        for reading in watch.wait(list(output.sources), None if watch.status is None else 0.05):
+            output.copy(reading)
+        if watch.status is None:
+            continue
+        drained_by = min(drained_by, time.monotonic() + DRAIN_SECONDS)
+        if watch.alone and (not output.sources or ending or time.monotonic() >= drained_by):
+            break
+        if ending is None and (not output.sources or time.monotonic() >= drained_by):
+            ending = on_a_thread(end_the_rest, LEFT_GRACE)
+        elif ending is not None and not ending.is_alive():
+            break
+    copy_what_is_there(watch, output)
+
+
+def on_a_thread(function: Callable[[float], None], grace: float) -> Thread:
+    """So that what is asked to end may still say something."""
+    import threading
+
+    thread = threading.Thread(target=function, args=(grace,), daemon=True)
+    thread.start()
+    return thread
+
+
+def copy_what_is_there(watch: Watch, output: Output) -> None:
+    """The rest of what was written; who was let go may hold a pipe open for ever, and is not waited for."""
+    while ready := watch.wait(list(output.sources), 0):
+        for reading in ready:
+            output.copy(reading)
 
 
 def write_exit(folder: str, returncode: int) -> None:
-    """The record is whole or absent: written beside, synced, renamed."""
-    path = os.path.join(folder, "exit.json")
-    with open(path + ".part", "w") as file:
-        json.dump({"returncode": returncode}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(path + ".part", path)
+    """The record is whole or absent: written into its room, synced, renamed. A disk without any is waited for."""
+    path = os.path.join(folder, EXIT)
+    while True:
+        try:
+            record = os.open(path + ".part", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                written = os.write(record, b'{"returncode": %d}\n' % returncode)
+                os.ftruncate(record, written)
+                os.fsync(record)
+            finally:
+                os.close(record)
+            os.rename(path + ".part", path)
+            return
+        except OSError as problem:
+            if problem.errno not in (*NO_ROOM, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            time.sleep(DISK_INTERVAL)
 
 
-def supervise(command: list[str], error_fd: int, folder: str, on_terminal: bool) -> None:
+# -- the way of it
+
+
+def tell(channel: int, line: str) -> None:
     try:
-        reading, writing = open_terminal() if on_terminal else (-1, -1)
+        os.write(channel, line.encode("utf-8", "surrogateescape") + b"\n")
+    except OSError:
+        pass  # Nobody is there to hear it.
+
+
+def begin(channel: int, folder: str, kind: str) -> Output:
+    """What is needed before the command may start, then the word to start it. Ends this process without it."""
+    try:
+        if folder:
+            hold(folder)
+        output = Output(kind)
     except OSError as problem:
-        tell(error_fd, problem)
-    child = os.fork()
-    if child == 0:
-        die_with_parent()
-        if on_terminal:
-            os.dup2(writing, 1)
-            os.dup2(writing, 2)
-        become(command, error_fd)
-    os.close(error_fd)
-    # A polite SIGTERM to the group is the command's to answer; this process stays to record how it did.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if on_terminal:
-        os.close(writing)
-        status = copy_output(reading, 1, child)
-    else:
-        status = os.waitpid(child, 0)[1]
-    write_exit(folder, os.waitstatus_to_exitcode(status))
+        tell(channel, f"e {problem.errno} {problem.strerror}")
+        os._exit(127)
+    if os.read(channel, 1) != b"g":
+        os._exit(126)
+    return output
 
 
 def main() -> None:
-    go_fd, error_fd, output, mode = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-    command = sys.argv[5:]
-    os.set_inheritable(error_fd, False)
-    if mode == "own":
-        die_with_parent()
-    if os.read(go_fd, 1) != b"g":
-        os._exit(126)
-    os.close(go_fd)
-    if mode == "own":
-        become(command, error_fd)
+    channel, mode, kind, cgroup, cwd = int(sys.argv[1]), *sys.argv[2:6]
+    folder = "" if mode == "own" else mode
+    os.set_inheritable(channel, False)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if not folder:
+        prctl(PR_SET_PDEATHSIG, WORKER_IS_GONE)
+    watch = Watch()
+    output = begin(channel, folder, kind)
+    try:
+        watch.child, problem = start(sys.argv[6:], cwd, cgroup, output)
+    except OSError as error:
+        watch.child, problem = 0, f"{error.errno} {error.strerror}".encode()
+    if problem:
+        tell(channel, "e " + problem.decode("utf-8", "surrogateescape"))
+        os._exit(127)
+    tell(channel, "s")
+    if folder:
+        os.close(channel)
+        copy_to_the_end(watch, output)
+        write_exit(folder, os.waitstatus_to_exitcode(watch.status or 0))
     else:
-        supervise(command, error_fd, mode, output == "terminal")
+        serve(watch, channel)
+    if cgroup:
+        leave(cgroup)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,34 @@
 """The `process` adapter: a child of the worker, alive for as long as its process is.
 
-The child dies with the worker (on Linux at once; elsewhere when its termination is asked for), and its run is then
-found by the reaper as `process_lost`.
+The child dies with the worker, and all that descends from it (on Linux at once; elsewhere when its termination is asked
+for), and its run is then found by the reaper as `process_lost`.
 """
 
+import logging
 import selectors
 import subprocess
 import threading
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from adapters import host
-from adapters.command import OWN, CannotStart, CommandConfig, Launched, launch
-from adapters.launcher import read_output
+from adapters.command import OWN, CannotStart, CommandConfig, Exited, Launched, launch
+from adapters.launcher import DRAIN_SECONDS, read_output
 from adapters.protocol import ConfigModel, Context
 from models.process import ProcessIdentity
 from models.work import Outcome, Work
 
-#: Seconds between two looks at a child that prints nothing.
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks whether the child is to be stopped.
 LOOK_INTERVAL = 0.5
-#: Seconds that the rest of a group may go on printing after its leader has exited.
-DRAIN_SECONDS = 2.0
 
 
 class ProcessAdapter:
-    """Runs a command as a child in its own session and group; reads its output unbuffered, as bytes."""
+    """Runs a command as a child in its own session; reads its output unbuffered, as bytes."""
 
     type: ClassVar[str] = "process"
     has_out_of_process_liveness: ClassVar[bool] = False
@@ -37,55 +40,99 @@ class ProcessAdapter:
     def execute(self, run: Work, context: Context) -> Outcome:
         try:
             with launch(run, OWN, subprocess.PIPE, subprocess.PIPE) as launched:
-                identity = launched.identity
-                context.on_spawn(identity.pid, identity.process_group_id, identity.started_at)
+                context.on_spawn(*_recorded(launched.identity))
                 launched.go()
-                return Outcome.of_exit(_follow(launched, context))
+                return _Following(launched, context).to_the_end()
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
 
     def terminate(self, handle: dict[str, Any]) -> None:
-        host.terminate_group(ProcessIdentity.from_handle(handle))
+        host.terminate(ProcessIdentity.from_handle(handle))
 
 
-def _follow(launched: Launched, context: Context) -> int:
-    """Hand over what the group prints until its leader has exited; then end what is left of it. The return code."""
-    with launched.popen as popen, selectors.DefaultSelector() as selector:
-        for stream, fd in launched.outputs.items():
-            selector.register(fd, selectors.EVENT_READ, (stream, launched.masker()))
-        try:
-            _read_to_the_end(launched, selector, context)
-        finally:
-            host.terminate_group(launched.identity)
-        return popen.wait()
+def _recorded(identity: ProcessIdentity) -> tuple[int, int, float, str]:
+    return identity.pid, identity.process_group_id, identity.started_at, identity.marker
 
 
-def _read_to_the_end(launched: Launched, selector: selectors.BaseSelector, context: Context) -> None:
-    """Until the leader has exited and its output is closed; told to stop, or drained for long enough, see to it."""
-    popen, drained_by = launched.popen, float("inf")
-    ending: threading.Thread | None = None
-    while selector.get_map() or popen.poll() is None:
-        _read_ready(selector, context)
-        if popen.poll() is not None and drained_by == float("inf"):
-            drained_by = time.monotonic() + DRAIN_SECONDS
-        if ending is None and (context.stopping or time.monotonic() > drained_by):
-            # On a thread, since a group that is asked to end may still have something to say.
-            ending = threading.Thread(target=host.terminate_group, args=(launched.identity,), daemon=True)
-            ending.start()
+class _Following:
+    """Hands over what the command prints until it has ended; then ends what is left of it."""
 
+    def __init__(self, launched: Launched, context: Context) -> None:
+        self._launched = launched
+        self._context = context
+        self._selector = selectors.DefaultSelector()
+        self._maskers = {stream: launched.masker() for stream in launched.outputs}
+        self._exited: Exited | None = None
+        self._drained_by = float("inf")
+        self._ending: threading.Thread | None = None
+        self._all_ended = True
 
-def _read_ready(selector: selectors.BaseSelector, context: Context) -> None:
-    if not selector.get_map():
-        context.wait(LOOK_INTERVAL / 5)
-        return
-    for key, _ in selector.select(LOOK_INTERVAL):
-        stream, masker = key.data
-        data = read_output(key.fd)
+    def to_the_end(self) -> Outcome:
+        with self._launched.popen as popen, self._selector:
+            self._selector.register(self._launched.channel, selectors.EVENT_READ, self._note_exit)
+            for stream, fd in self._launched.outputs.items():
+                self._selector.register(fd, selectors.EVENT_READ, partial(self._read, fd, stream))
+            try:
+                self._follow()
+                self._flush()
+            finally:
+                self._end_what_is_left()
+                self._launched.channel.close()  # Whoever was let go stays; the launcher ends.
+                popen.wait()
+        outcome = Outcome.of_exit(self._exited.returncode if self._exited else popen.returncode)
+        return replace(outcome, work_ended=self._all_ended)
+
+    def _follow(self) -> None:
+        """Until the command has ended and its output is closed; told to stop, or drained for long enough, see to it."""
+        while self._exited is None or len(self._selector.get_map()) > 0:
+            for key, _ in self._selector.select(LOOK_INTERVAL if self._exited is None else LOOK_INTERVAL / 5):
+                key.data()
+            if self._ending is None and (self._context.stopping or time.monotonic() > self._drained_by):
+                self._begin_to_end(host.TERMINATE_GRACE if self._exited is None else host.LEFT_GRACE)
+            elif self._ending is not None and not self._ending.is_alive():
+                self._read_what_is_there()
+                return
+
+    def _note_exit(self) -> None:
+        self._exited = self._launched.exited()
+        self._selector.unregister(self._launched.channel)
+        self._drained_by = time.monotonic() + DRAIN_SECONDS
+
+    def _read(self, fd: int, stream: str) -> None:
+        data = read_output(fd)
         if not data:
-            selector.unregister(key.fd)
-        _hand_over(stream, masker.feed(data) if data else masker.flush(), context)
+            self._selector.unregister(fd)
+        self._hand_over(stream, self._maskers[stream].feed(data))
 
+    def _read_what_is_there(self) -> None:
+        """The rest of what was written; who was let go may hold a pipe open for ever, and is not waited for."""
+        while ready := self._selector.select(0):
+            for key, _ in ready:
+                key.data()
 
-def _hand_over(stream: str, output: bytes, context: Context) -> None:
-    if output:
-        context.on_log(stream, output)
+    def _flush(self) -> None:
+        for stream, masker in self._maskers.items():
+            self._hand_over(stream, masker.flush())
+
+    def _hand_over(self, stream: str, output: bytes) -> None:
+        if output:
+            self._context.on_log(stream, output)
+
+    def _begin_to_end(self, grace: float) -> None:
+        """On a thread, since what is asked to end may still have something to say."""
+        self._ending = threading.Thread(target=self._end, args=(grace,), daemon=True)
+        self._ending.start()
+
+    def _end(self, grace: float) -> None:
+        try:
+            host.terminate(self._launched.identity, grace)
+        except (host.StillAlive, OSError) as error:
+            # What the work itself came to outranks that.
+            self._all_ended = False
+            logger.error("Run %s attempt %d: %s", self._context.run_id, self._context.attempt, error)
+
+    def _end_what_is_left(self) -> None:
+        if self._ending is not None:
+            self._ending.join()
+        elif self._exited is None or self._exited.left:
+            self._end(host.TERMINATE_GRACE if self._exited is None else host.LEFT_GRACE)

@@ -35,10 +35,11 @@ class Context(Protocol):
         """
         ...
 
-    def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
+    def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
         """In-process work: record the child (start time in seconds since boot) before it may begin.
 
-        From here on the worker vouches for the run for as long as that process lives. Raises `Superseded`.
+        `marker` is what all that descends from it inherits, if anything. From here on the worker vouches for the run
+        for as long as that process lives. Raises `Superseded`.
         """
         ...
 

@@ -94,8 +94,8 @@ class ReportingContext:
         except OSError:
             del self._outputs[stream]
 
-    def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
-        self._process = ProcessIdentity(pid, process_group_id, started_at, host.namespace())
+    def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
+        self._process = ProcessIdentity(pid, process_group_id, started_at, host.namespace(), marker)
 
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
         """Nothing is dispatched here."""
@@ -117,7 +117,7 @@ class ReportingContext:
         """Have the command be ended, on a thread: whoever reads its output may be waiting for room in the spool."""
         self._stopping.set()
         if self._process is not None:
-            threading.Thread(target=host.terminate_group, args=(self._process,), daemon=True).start()
+            threading.Thread(target=host.terminate, args=(self._process,), daemon=True).start()
 
 
 @contextmanager

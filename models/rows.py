@@ -152,6 +152,7 @@ class RunAttempt(Row):
     process_group_id: Mapped[int | None]
     process_started_at: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
     process_namespace: Mapped[str | None]
+    process_marker: Mapped[str | None]
     handle: Mapped[dict[str, Any] | None]
     outcome: Mapped[dict[str, Any] | None]
     last_seq: Mapped[int | None] = mapped_column(BigInteger)
@@ -168,7 +169,11 @@ class RunAttempt(Row):
         if self.process_pid is None or self.process_group_id is None or self.process_started_at is None:
             return None
         return ProcessIdentity(
-            self.process_pid, self.process_group_id, self.process_started_at, self.process_namespace or ""
+            self.process_pid,
+            self.process_group_id,
+            self.process_started_at,
+            self.process_namespace or "",
+            self.process_marker or "",
         )
 
     @property

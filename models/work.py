@@ -54,6 +54,8 @@ class Outcome:
     error_code: ErrorCode | None = None
     error_message: str | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+    work_ended: bool = True
+    """False when something of the work is still there that could not be ended: it is owed its termination."""
 
     @classmethod
     def failed(cls, message: str, code: ErrorCode = ErrorCode.ADAPTER_ERROR, **detail: Any) -> "Outcome":

@@ -51,7 +51,8 @@ PERSIST = text("""
 WITH recorded AS (
     UPDATE run_attempts
     SET host = :host, process_pid = :pid, process_group_id = :process_group_id,
-        process_started_at = :started_at, process_namespace = :namespace, handle = CAST(:handle AS jsonb)
+        process_started_at = :started_at, process_namespace = :namespace, process_marker = :marker,
+        handle = CAST(:handle AS jsonb)
     WHERE run_id = :run_id AND epoch = :epoch AND finished_at IS NULL
     RETURNING run_id, attempt
 )
@@ -310,7 +311,7 @@ class RunStore:
         self._persist(token, EventKind.DISPATCHED, {"host": host}, host=host, handle=json.dumps(handle))
 
     def _persist(self, token: Token, kind: EventKind, detail: dict[str, Any], **columns: Any) -> None:
-        absent = dict.fromkeys(("host", "pid", "process_group_id", "started_at", "namespace", "handle"))
+        absent = dict.fromkeys(("host", "pid", "process_group_id", "started_at", "namespace", "marker", "handle"))
         values = absent | columns | {"kind": kind.value, "detail": json.dumps(detail)}
         with self._database.begin() as connection:
             recorded = connection.execute(PERSIST, values | token._asdict()).one_or_none()

@@ -68,8 +68,8 @@ class RunContext:
             records = zip(pieces, places, strict=True)
             self._shipper.add(self._log, [encode((at, stream, piece, place)) for piece, place in records])
 
-    def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
-        process = ProcessIdentity(pid, process_group_id, started_at, namespace())
+    def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
+        process = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker)
         self._record(lambda: self._services.runs.persist_run_process_metadata(self.token, self._services.host, process))
         self._process = process
 

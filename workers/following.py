@@ -63,7 +63,8 @@ def _follow(services: Services, shipper: LogShipper, work: Work, context: RunCon
 def perform(services: Services, work: Work, follow: Follow) -> tuple[Outcome, bool]:
     """The outcome of an attempt, and whether its work is known to have ended. Raises `Released`."""
     try:
-        return follow(services.adapters.get(work.adapter), work), True
+        outcome = follow(services.adapters.get(work.adapter), work)
+        return outcome, outcome.work_ended
     except Released:
         raise
     except UnknownAdapter as unknown:

@@ -25,7 +25,7 @@ class RecordingContext:
         self.cursor = cursor
         self.notes: list[str] = []
         self.chunks: list[tuple[str, bytes, str | None]] = []
-        self.spawned: list[tuple[int, int, float]] = []
+        self.spawned: list[tuple[int, int, float, str]] = []
         self.dispatched: list[tuple[dict[str, Any], str | None]] = []
         self.heartbeats = 0
         self.looks = 0
@@ -37,8 +37,8 @@ class RecordingContext:
         self._check()
         self.chunks.append((stream, chunk.encode() if isinstance(chunk, str) else chunk, cursor))
 
-    def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
-        self.spawned.append((pid, process_group_id, started_at))
+    def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
+        self.spawned.append((pid, process_group_id, started_at, marker))
         self._record()
 
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
@@ -94,7 +94,8 @@ class RecordingContext:
         """What `terminate` gets: the handle that was dispatched, or the identity of the child that was spawned."""
         if self.dispatched:
             return self.dispatched[0][0]
-        return ProcessIdentity(*self.spawned[0], namespace()).as_handle()
+        pid, group, started_at, marker = self.spawned[0]
+        return ProcessIdentity(pid, group, started_at, namespace(), marker).as_handle()
 
 
 _is_context: type[Context] = RecordingContext

@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from adapters.process import ProcessAdapter
 from adapters.protocol import Adapter
 from models.chunks import MAX_CHUNK_BYTES
 from models.errors import Superseded
-from models.status import ErrorCode
 from models.work import Outcome, Work
 from tests.contract.contexts import Following, RecordingContext, following, work
 from tests.support.waiting import eventually
@@ -37,7 +35,7 @@ def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Adapter:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who does not end when asked is killed after 0.3 seconds."""
-    monkeypatch.setattr(host, "terminate_group", partial(host.terminate_group, grace=0.3))
+    monkeypatch.setattr(host, "TERMINATE_GRACE", 0.3)
 
 
 @pytest.fixture
@@ -125,22 +123,64 @@ def test_a_command_gets_its_signals_as_a_shell_would_give_them(execute: Execute)
 
 @pytest.mark.parametrize(
     ("command", "reason"),
-    [("/no/such/program", "No such file or directory"), ("no-such-program-anywhere", "No such file"), ("/", "denied")],
+    [
+        ("/no/such/program", "there is no program /no/such/program"),
+        ("no-such-program-anywhere", "there is no program 'no-such-program-anywhere' on the PATH"),
+        ("/", "/ is a folder, not a program"),
+        ("", "there is no program '' on the PATH"),
+    ],
 )
 def test_a_command_that_cannot_be_started_fails_with_the_reason(execute: Execute, command: str, reason: str) -> None:
     outcome, context = execute(work(command))
-    assert outcome.error_code is ErrorCode.ADAPTER_ERROR
-    assert outcome.error_message is not None
-    assert outcome.error_message.startswith("The command could not be started: ")
-    assert reason in outcome.error_message
+    assert outcome == Outcome.failed(f"The command could not be started: {reason}.")
     assert is_gone(context.pid)
+
+
+#: What stands in a file that is executable, and why it cannot be started.
+UNFIT_FILES = {
+    "interpreter": (
+        b"#!/no/such/interpreter -x\necho hi\n",
+        "needs the interpreter /no/such/interpreter, which is not",
+    ),
+    "crlf": (b"#!/bin/sh\r\necho hi\r\n", "ends with a carriage return (CRLF), so that its interpreter /bin/sh is not"),
+    "no first line": (b"\x00\x01\x02\x03", "is no program, and no script whose first line says what runs it"),
+    "empty": (b"", "is empty"),
+    "another machine": (b"\x7fELF" + bytes(60), "was built for another kind of machine"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT_FILES)
+def test_what_is_wrong_with_a_program_is_told_by_its_own_name_and_never_by_ours(
+    execute: Execute, tmp_path: Path, kind: str
+) -> None:
+    content, reason = UNFIT_FILES[kind]
+    program = tmp_path / "program"
+    program.write_bytes(content)
+    program.chmod(0o755)
+    outcome, _ = execute(work(str(program)))
+    assert str(program) in str(outcome.error_message)
+    assert reason in str(outcome.error_message)
+    assert "python" not in str(outcome.error_message)
+
+
+def test_a_file_that_may_not_be_run_is_told_apart_from_one_that_is_missing(execute: Execute, tmp_path: Path) -> None:
+    (tmp_path / "program").write_text("#!/bin/sh\n")
+    outcome, _ = execute(work("program", env={"PATH": str(tmp_path)}))
+    assert f"{tmp_path}/program is not executable" in str(outcome.error_message)
+
+
+def test_more_arguments_than_the_system_takes_are_told_without_naming_our_python(execute: Execute) -> None:
+    outcome, context = execute(work("echo", "x" * 4_000_000))
+    assert "its arguments and its environment are longer than the system allows" in str(outcome.error_message)
+    assert (sys.executable in str(outcome.error_message), context.pid) == (False, 0)
 
 
 def test_a_folder_to_run_in_that_is_missing_fails_with_its_name(execute: Execute) -> None:
     outcome, context = execute(work("true", cwd="/no/such/folder"))
-    assert outcome.error_code is ErrorCode.ADAPTER_ERROR
-    assert "/no/such/folder" in str(outcome.error_message)
-    assert context.pid == 0
+    assert outcome == Outcome.failed(
+        "The command could not be started: there is no folder /no/such/folder to run it in."
+    )
+    assert is_gone(context.pid)
 
 
 @pytest.mark.parametrize("error", [Superseded("no longer ours"), RuntimeError("the database is away")])
@@ -219,6 +259,7 @@ def test_what_is_ours_in_the_environment_of_the_worker_is_not_the_commands_to_kn
     environment, run = environment_of(execute, attempt=3)
     assert "hunter2" not in repr(environment)
     ours = {name: value for name, value in environment.items() if name.startswith("REPRIEVE_")}
+    assert len(ours.pop("REPRIEVE_NONCE")) == 32
     assert ours == {"REPRIEVE_RUN_ID": str(run.run_id), "REPRIEVE_ATTEMPT": "3"}
 
 
@@ -366,7 +407,7 @@ def test_the_end_of_a_command_on_a_terminal_is_the_outcome_that_it_is_without(ex
 
 def test_a_command_that_cannot_be_started_on_a_terminal_fails_with_the_reason(execute: Execute) -> None:
     outcome, context = execute(work("/no/such/program", pty=True))
-    assert outcome.error_message == "The command could not be started: No such file or directory."
+    assert outcome.error_message == "The command could not be started: there is no program /no/such/program."
     assert is_gone(context.pid)
 
 

@@ -24,8 +24,7 @@ from workers import enqueue_run
 from workers.bootstrap import Services
 from workers.context import RunContext
 
-#: Holds a lock for as long as any process of its attempt lives. The first attempt leaves a child in its group that
-#: does not die with the worker.
+#: Holds a lock for as long as any process of its attempt lives. The first attempt has a child of its own.
 WORK = """
 import fcntl, os, time
 def say(word):
@@ -81,6 +80,8 @@ def test_c02_a_killed_workers_run_is_retried_only_when_nothing_of_the_first_atte
     run_id = _enqueue(tmp_path)
     with no_process_left(run_id):
         eventually(lambda: _said(tmp_path) == ["first", "survivor"])
+        # So that it cannot end its command with the worker.
+        os.kill(services.runs.get_attempt(run_id, 1).process_pid, signal.SIGSTOP)
         first.kill()
         assert reap(services, run_id)["reaped"] == 1
         assert processes_of(run_id)

@@ -196,7 +196,7 @@ def orphan(tmp_path: Path) -> Iterator[dict[str, Any]]:
             handle = json.loads(starter.stdout.readline())
         starter.kill()
     yield handle
-    host.terminate_group(ProcessIdentity.from_handle(handle), grace=0.2)
+    host.terminate(ProcessIdentity.from_handle(handle), grace=0.2)
 
 
 def test_a_command_outlives_its_worker_and_is_ended_by_its_handle(
@@ -230,7 +230,7 @@ def test_a_command_on_a_terminal_outlives_its_worker_and_all_that_it_prints_is_i
         assert (folder / handle["folder"] / "stdout").read_bytes() == b"up\non\n"
         assert json.loads((folder / handle["folder"] / "exit.json").read_text()) == {"returncode": 0}
     finally:
-        host.terminate_group(ProcessIdentity.from_handle(handle), grace=0.2)
+        host.terminate(ProcessIdentity.from_handle(handle), grace=0.2)
 
 
 # -- probe
@@ -254,9 +254,12 @@ def test_work_that_was_killed_without_a_record_is_dead(adapter: DetachedAdapter,
 @pytest.mark.parametrize(
     "change", [{"started_at": 1.0}, {"namespace": "another-boot/pid:[1]"}], ids=["other start", "other boot"]
 )
-def test_a_process_that_only_has_the_number_of_ours_does_not_make_it_alive(
-    adapter: DetachedAdapter, up: Following, change: dict[str, Any]
+def test_the_lock_of_an_attempt_says_that_it_is_alive_and_where_there_is_none_its_process_and_not_a_number(
+    adapter: DetachedAdapter, up: Following, tmp_path: Path, change: dict[str, Any]
 ) -> None:
+    assert probe(adapter, up.context.handle | change) is Probe.ALIVE
+    (tmp_path / "adapter" / up.context.handle["folder"] / "running.lock").unlink()
+    assert probe(adapter, up.context.handle) is Probe.ALIVE
     assert probe(adapter, up.context.handle | change) is Probe.DEAD
 
 

@@ -283,10 +283,10 @@ def test_a_command_that_cannot_be_started_is_reported_as_that(services: Services
     work, token = remote_with_token(services)
     done = start(work.run_id, token, "no-such-program")
     assert done.wait() == 127
-    assert "could not be started: No such file" in done.stderr
+    assert "there is no program 'no-such-program' on the PATH" in done.stderr
     run = services.runs.get(work.run_id)
     assert (run.status, run.error_code) == ("failed", "adapter_error")
-    assert "could not be started: No such file" in (run.error_message or "")
+    assert "there is no program 'no-such-program'" in (run.error_message or "")
 
 
 # -- the token

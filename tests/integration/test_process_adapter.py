@@ -16,6 +16,7 @@ from adapters import process as module
 from adapters.process import ProcessAdapter
 from models.work import Outcome, Work
 from tests.contract.contexts import RecordingContext, following, work
+from tests.support.processes import processes_of
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -66,22 +67,40 @@ def group_is_empty(group: int) -> bool:
     return True
 
 
-def test_the_child_that_was_recorded_is_the_command_and_leads_a_group_and_session_of_its_own(
+def test_the_child_that_was_recorded_stands_above_the_command_and_each_leads_a_session_of_its_own(
     adapter: ProcessAdapter,
 ) -> None:
-    with following(adapter, shell("echo $$; sleep 100")) as run:
+    with following(adapter, shell("echo $$ $REPRIEVE_NONCE; sleep 100")) as run:
         run.wait_for(b"\n")
-        [(pid, group, started_at)] = run.context.spawned
-        assert int(run.context.output()) == pid == group == os.getsid(pid)
-        assert started_at == host.started_at(pid)
+        [(pid, group, started_at, marker)] = run.context.spawned
+        command, nonce = run.context.output().decode().split()
+        assert pid == group == os.getsid(pid) == psutil.Process(int(command)).ppid()
+        assert int(command) == os.getsid(int(command))
+        assert (started_at, marker) == (host.started_at(pid), nonce)
         assert run.context.dispatched == []
 
 
-def test_a_child_that_another_kills_is_told_by_its_signal(adapter: ProcessAdapter) -> None:
-    with following(adapter, shell("printf up; exec sleep 100")) as run:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_command_that_another_kills_is_told_by_its_signal(adapter: ProcessAdapter, number: signal.Signals) -> None:
+    with following(adapter, shell("printf $$; exec sleep 100")) as run:
+        eventually(lambda: run.context.output())
+        os.kill(int(run.context.output()), number)
+        assert run.outcome() == Outcome.of_exit(-number)
+
+
+def test_a_command_whose_launcher_is_killed_ends_with_it_and_is_told_by_its_signal(adapter: ProcessAdapter) -> None:
+    with following(adapter, shell("setsid sleep 100 & printf up; exec sleep 100")) as run:
         run.wait_for(b"up")
         os.kill(run.context.pid, signal.SIGKILL)
         assert run.outcome() == Outcome.of_exit(-signal.SIGKILL)
+        assert processes_of(run.context.run_id) == []
+
+
+def test_a_launcher_that_is_asked_to_end_passes_it_on_to_the_command(adapter: ProcessAdapter) -> None:
+    with following(adapter, shell("trap 'echo bye; exit 7' TERM; printf up; while :; do sleep 0.05; done")) as run:
+        run.wait_for(b"up")
+        os.kill(run.context.pid, signal.SIGTERM)
+        assert run.outcome() == Outcome.of_exit(7)
 
 
 def test_a_child_that_closes_its_output_is_followed_to_its_end(adapter: ProcessAdapter) -> None:

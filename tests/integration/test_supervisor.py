@@ -171,7 +171,7 @@ def test_a_keepalive_refreshes_a_run_whose_process_lives_and_none_whose_process_
         identity = spawn()
         context.on_spawn(identity.pid, identity.process_group_id, identity.started_at)
         age(services, context.run_id, 200)
-    host.terminate_group(identity)
+    host.terminate(identity)
     supervisor.supervise()
     assert silent_seconds(services, alive.run_id) < 100
     assert services.runs.get(alive.run_id).last_proof == Proof.KEEPALIVE

@@ -9,16 +9,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from uuid import uuid4
 
 import psutil
 import pytest
 
-from adapters import host
+from adapters import host, ownership
+from adapters.ownership import MARKER
 from models.process import ProcessIdentity
 from tests.support.waiting import eventually
 
-Start = Callable[[str], tuple[subprocess.Popen[str], ProcessIdentity]]
+Start = Callable[..., tuple[subprocess.Popen[str], ProcessIdentity]]
 
+MARK = uuid4().hex
 READY = "print('ready', flush=True); "
 SLEEP = "import time; " + READY + "time.sleep(100)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
@@ -31,13 +34,14 @@ def start() -> Iterator[Start]:
     """Starts a Python program that leads its own group and has said that it is ready; ends the group after the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(program: str) -> tuple[subprocess.Popen[str], ProcessIdentity]:
+    def run(program: str, marked: bool = False) -> tuple[subprocess.Popen[str], ProcessIdentity]:
         command = [sys.executable, "-I", "-S", "-c", program]
-        popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        environment = {**os.environ, MARKER: MARK} if marked else None
+        popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment)
         started.append(popen)
         assert popen.stdout is not None
         assert popen.stdout.readline() == "ready\n"
-        identity = host.identify(popen.pid)
+        identity = host.identify(popen.pid, MARK if marked else "")
         assert identity is not None
         return popen, identity
 
@@ -101,45 +105,45 @@ def test_a_start_time_counts_from_the_boot_and_not_by_the_time_of_day() -> None:
 
 def test_a_group_that_is_asked_to_end_is_not_killed(start: Start) -> None:
     popen, identity = start(SLEEP)
-    host.terminate_group(identity)
+    host.terminate(identity)
     assert popen.wait() == -signal.SIGTERM
 
 
 def test_a_process_that_ignores_the_request_is_killed_after_the_grace_and_not_before(start: Start) -> None:
     popen, identity = start(STUBBORN)
     asked = time.monotonic()
-    host.terminate_group(identity, grace=0.4)
+    host.terminate(identity, grace=0.4)
     assert time.monotonic() - asked >= 0.4
     assert popen.wait() == -signal.SIGKILL
 
 
-def test_the_whole_group_is_ended_with_its_leader(start: Start) -> None:
-    popen, identity = start(PARENT)
+def test_what_descends_from_a_process_is_ended_with_it(start: Start) -> None:
+    popen, identity = start(PARENT, marked=True)
     assert len(members(popen.pid)) == 2
-    host.terminate_group(identity, grace=0.2)
+    host.terminate(identity, grace=0.2)
     assert members(popen.pid) == []
 
 
-def test_what_is_left_of_a_group_whose_leader_is_gone_is_ended_too(start: Start) -> None:
-    popen, identity = start(PARENT)
+def test_what_is_left_of_the_work_of_a_process_that_is_gone_is_ended_too(start: Start) -> None:
+    popen, identity = start(PARENT, marked=True)
     popen.kill()
     popen.wait()
     assert len(members(popen.pid)) == 1
-    host.terminate_group(identity, grace=0.2)
+    host.terminate(identity, grace=0.2)
     assert members(popen.pid) == []
 
 
 def test_ending_a_group_again_is_no_error(start: Start) -> None:
     popen, identity = start(SLEEP)
-    host.terminate_group(identity)
+    host.terminate(identity)
     popen.wait()
-    host.terminate_group(identity)
+    host.terminate(identity)
 
 
 @pytest.mark.parametrize("change", [{"started_at": 1.0}, {"namespace": "another-boot/pid:[1]"}])
 def test_a_process_that_is_not_ours_is_left_alone(start: Start, change: dict[str, object]) -> None:
     popen, identity = start(SLEEP)
-    host.terminate_group(replace(identity, **change), grace=0.2)
+    host.terminate(replace(identity, **change), grace=0.2)
     assert popen.poll() is None
     assert host.is_alive(identity)
 
@@ -150,7 +154,7 @@ def test_two_who_end_the_same_group_at_once_both_succeed(start: Start) -> None:
 
     def end() -> None:
         try:
-            host.terminate_group(identity, grace=0.2)
+            host.terminate(identity, grace=0.2)
         except BaseException as error:
             failures.append(error)
 
@@ -165,7 +169,7 @@ def test_two_who_end_the_same_group_at_once_both_succeed(start: Start) -> None:
 
 def test_work_that_survives_even_the_kill_is_told(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     _, identity = start(SLEEP)
-    monkeypatch.setattr(os, "killpg", lambda group, number: None)
+    monkeypatch.setattr(ownership, "send", lambda found, number: None)
     monkeypatch.setattr(host, "KILL_GRACE", 0.1)
     with pytest.raises(host.StillAlive, match=str(identity.pid)):
-        host.terminate_group(identity, grace=0.1)
+        host.terminate(identity, grace=0.1)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from adapters import launcher
-from adapters.command import CannotStart, launch
+from adapters.command import launch
+from models.faults import is_unfit
 from tests.contract.contexts import work
 
 
@@ -25,7 +26,7 @@ def test_a_full_disk_is_waited_for_and_nothing_is_dropped_or_doubled(
             raise OSError(code, os.strerror(code))
         return write(fd, data[:answer])
 
-    monkeypatch.setattr(launcher, "LOOK_INTERVAL", 0)
+    monkeypatch.setattr(launcher, "DISK_INTERVAL", 0)
     monkeypatch.setattr(os, "write", write_a_little)
     with (tmp_path / "stdout").open("ab") as file:
         launcher.write_output(file.fileno(), b"a line\n")
@@ -54,28 +55,32 @@ def test_the_end_of_a_terminal_is_the_end_of_its_output_and_another_error_is_tol
         launcher.read_output(reading)
 
 
-def test_where_there_is_no_terminal_left_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_a_terminal_left_is_unfit_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> tuple[int, int]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "openpty", refuse)
-    with pytest.raises(CannotStart, match=r"there is no terminal for it \(No space left on device\)"):
+    with pytest.raises(OSError, match=r"there is no terminal for it \(No space left on device\)") as refused:
         launch(work("true", pty=True), "own", -1, -1)
+    assert is_unfit(refused.value)
 
 
-#: A launcher on a machine without terminals; its error file is standard output.
+#: A launcher on a machine without terminals.
 WITHOUT_TERMINALS = """
-import errno, os
+import errno, os, sys
 from adapters import launcher
 
 def refuse():
     raise OSError(errno.ENOSPC, "No space left on device")
 
 os.openpty = refuse
-launcher.supervise(["echo", "started"], 1, "/no/such/folder", True)
+sys.argv = ["launcher", "1", sys.argv[1], "terminal", "", "", "echo", "started"]
+launcher.main()
 """
 
 
-def test_where_the_launcher_finds_no_terminal_it_says_so_and_starts_nothing() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TERMINALS], capture_output=True, timeout=60)
-    assert (done.returncode, done.stdout) == (127, b"there is no terminal for it (No space left on device)")
+def test_where_the_launcher_finds_no_terminal_it_says_so_and_starts_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_TERMINALS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert done.returncode == 127
+    assert done.stdout == b"e 28 there is no terminal for it (No space left on device)\n"

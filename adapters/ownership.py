@@ -1,0 +1,248 @@
+"""Which processes belong to an attempt, and how all of them are ended. Linux; elsewhere, as far as psutil can tell.
+
+A process group, a process number, a session are numbers that work may leave (`setsid`, `timeout`, job control, any
+daemon) or that somebody else may have a moment later. What belongs to an attempt is known by what it *inherited*:
+
+- the **marker**, a variable of its environment that is unique to the attempt, as Jenkins (`BUILD_ID`) and the GitHub
+  runner (`RUNNER_TRACKING_ID`) have it;
+- its **descent**: whatever descends from a process with the marker, even when it has emptied its environment. The
+  launcher is a child subreaper (prctl(2)), so that a process whose parents have ended stays below it;
+- a **cgroup** of its own, where the worker's cgroup is delegated to it (`adapters.cgroup`).
+
+The way out is theirs, too: a process that sets the marker to another value, even an empty one, is not ours any more,
+nor is what it starts. What is not promised: a process that has emptied its environment, whose ancestors have all ended
+and whose launcher was killed, is found by its cgroup alone.
+
+Standard library only, and imported by the launcher when there is something to end.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+#: The variable that bears the marker.
+MARKER = "REPRIEVE_NONCE"
+#: Seconds between two looks whether everything has ended.
+LOOK_INTERVAL = 0.02
+#: Seconds in which new processes are stopped before all that were found are killed.
+FREEZE_SECONDS = 0.5
+
+_PREFIX = MARKER.encode() + b"="
+_IS_LINUX = os.path.isdir("/proc/self/task")
+
+
+class Found(NamedTuple):
+    """One live process: its number, and when it started, in the system's own unit: no other of its number did then."""
+
+    pid: int
+    started: float
+
+
+#: Lists live processes, each as soon as it is found.
+Find = Callable[[], Iterable[Found]]
+
+
+def look(pid: int) -> Found | None:
+    """The process of this number; None when there is none, or only its zombie. Raises `OSError` when it cannot be told.
+
+    A host without a free descriptor cannot tell, for example: that is no reason to take a process for dead.
+    """
+    stat = _stat(pid)
+    return None if stat is None else Found(pid, stat[1])
+
+
+def descendants(root: int, marker: str) -> Iterator[Found]:
+    """The live descendants of a process, parents first; without those that have another marker, and theirs."""
+    waiting = children_of(root)
+    while waiting:
+        pid = waiting.pop()
+        found = _look(pid)
+        if found is not None:
+            if let_go(pid, marker):
+                continue
+            yield found
+        waiting += children_of(pid)
+
+
+def let_go(pid: int, marker: str) -> bool:
+    """Whether a process has said that it is not this attempt's any more."""
+    return marker_of(pid) not in (None, marker)
+
+
+def marked(marker: str) -> Iterator[Found]:
+    """The live processes of this machine with a marker, and their descendants; each once."""
+    seen: set[int] = set()
+    for pid in everybody():
+        if pid not in seen and marker_of(pid) == marker:
+            bearer = _look(pid)
+            for found in (*([bearer] if bearer else []), *descendants(pid, marker)):
+                if found.pid not in seen:
+                    seen.add(found.pid)
+                    yield found
+
+
+def end(find: Find, grace: float, kill_grace: float, kill_at_once: Callable[[], None] = lambda: None) -> bool:
+    """Ask all of these to end; kill what is left after `grace` seconds, and what those started meanwhile.
+
+    `kill_at_once` is a way of the system's to kill them all, if there is one. False when something survives even that
+    for `kill_grace` seconds: a process that is stuck in the kernel.
+    """
+    if grace > 0:
+        # Once: what they start in order to clean up is to be left at it.
+        for found in list(find()):
+            send(found, signal.SIGTERM)
+            send(found, signal.SIGCONT)
+        if _wait_for_none(find, grace):
+            return True
+    deadline = time.monotonic() + kill_grace
+    while True:
+        kill_at_once()
+        for found in list(_freeze(find)):
+            send(found, signal.SIGKILL)
+        if _wait_for_none(find, LOOK_INTERVAL):
+            return True
+        if time.monotonic() > deadline:
+            return False
+
+
+def _freeze(find: Find) -> Iterator[Found]:
+    """Stop them until nothing new is found, so that whatever forks for ever is caught between two forks."""
+    deadline = time.monotonic() + FREEZE_SECONDS
+    stopped: set[Found] = set()
+    found_new = True
+    while found_new and time.monotonic() < deadline:
+        found_new = False
+        for found in find():
+            if found not in stopped:
+                send(found, signal.SIGSTOP)
+                stopped.add(found)
+                found_new = True
+                yield found
+
+
+def _wait_for_none(find: Find, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while next(iter(find()), None) is not None:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(LOOK_INTERVAL)
+    return True
+
+
+def send(found: Found, number: signal.Signals) -> None:
+    """Send a signal to this very process: never to another that has its number now."""
+    try:
+        handle = os.pidfd_open(found.pid)
+    except ProcessLookupError:
+        return
+    except (OSError, AttributeError):  # No descriptor is left, or no such call: as near to it as can be.
+        if _look(found.pid) == found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(found.pid, number)
+        return
+    try:
+        if _look(found.pid) == found:
+            signal.pidfd_send_signal(handle, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+    finally:
+        os.close(handle)
+
+
+# -- what the system says of processes
+
+
+def everybody() -> list[int]:
+    """The numbers of all processes that can be seen from here, newest first."""
+    if _IS_LINUX:
+        return sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True)
+    try:
+        import psutil
+    except ImportError:
+        return []
+    return list(psutil.pids())
+
+
+def marker_of(pid: int) -> str | None:
+    """The marker of a process; None when it has none, or does not show its environment."""
+    try:
+        if not _IS_LINUX:
+            import psutil
+
+            return psutil.Process(pid).environ().get(MARKER)
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environment = file.read()
+    except Exception:
+        return None
+    for variable in environment.split(b"\0"):
+        if variable.startswith(_PREFIX):
+            return variable[len(_PREFIX) :].decode("utf-8", "replace")
+    return None
+
+
+def children_of(pid: int) -> list[int]:
+    """The numbers of a process's children. May be short while they come and go: look again."""
+    if not _IS_LINUX:
+        return _children_by_psutil(pid)
+    children: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                children += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        if os.path.exists(f"/proc/{pid}/stat") and not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+            # A kernel without CONFIG_PROC_CHILDREN.
+            return [other for other in everybody() if (stat := _try_stat(other)) and stat[0] == pid]
+    except OSError:
+        return children
+    return children
+
+
+def _children_by_psutil(pid: int) -> list[int]:
+    try:
+        import psutil
+
+        return [child.pid for child in psutil.Process(pid).children()]
+    except Exception:
+        return []
+
+
+def _look(pid: int) -> Found | None:
+    stat = _try_stat(pid)
+    return None if stat is None else Found(pid, stat[1])
+
+
+def _try_stat(pid: int) -> tuple[int, float] | None:
+    with suppress(OSError):
+        return _stat(pid)
+    return None
+
+
+def _stat(pid: int) -> tuple[int, float] | None:
+    """Parent and start of a live process; None where there is none. Raises `OSError`."""
+    if not _IS_LINUX:
+        return _stat_by_psutil(pid)
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # After the name, which may hold anything: state, parent, …, and the start as the 22nd of all.
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if len(fields) < 20 or fields[0] in b"ZXx":
+        return None
+    return int(fields[1]), float(int(fields[19]))
+
+
+def _stat_by_psutil(pid: int) -> tuple[int, float] | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process.ppid(), process.create_time()
+    except psutil.NoSuchProcess:
+        return None
