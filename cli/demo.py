@@ -149,8 +149,8 @@ class Demo:
         story.must_be_reaped = True
         self._until("it prints", lambda: self._services.logs.last_seq(story.run_id, 1) >= 3, seconds=30)
         handle = self._services.runs.get(story.run_id).attempts[0].handle or {}
-        os.killpg(handle["process_group_id"], signal.SIGKILL)
-        self.say(story.name, f"[red]kill -9[/] of its processes (group {handle['process_group_id']})")
+        os.kill(handle["pid"], signal.SIGKILL)
+        self.say(story.name, f"[red]kill -9[/] of its launcher (process {handle['pid']}), with which its command dies")
         return story
 
     def _start(self, name: str, told: str, expected: str, adapter: str, script: str, *, max_attempts: int = 1) -> Story:

@@ -1,12 +1,14 @@
 """The picture of a simulation: the fleet over the day, what was reaped, the faults, and what the guards were worth."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
 
 from simulation.plan import HOUR, FaultKind
 from simulation.report import LATEST, Report
@@ -27,6 +29,10 @@ BINS = 48
 
 def draw(report: Report, false_reaps: Mapping[str, int], file: Path) -> None:
     """Draw one simulation into a PNG file; `false_reaps` by what was switched off, one bar each."""
+    # Imported here, since the first import on a machine starts a process that looks for fonts.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     mpl.use("Agg")
     figure = Figure(figsize=(12, 10), layout="constrained")
     rows = figure.subplots(4 if len(false_reaps) > 1 else 3, 1)
@@ -61,8 +67,10 @@ def _draw_reaps(axes: Axes, report: Report) -> None:
     axes.set_ylim(0, None)
 
 
-def _bands(axes: Axes, report: Report) -> list[Patch]:
+def _bands(axes: Axes, report: Report) -> list[Artist]:
     """Shade the faults; returns what the legend says of them."""
+    from matplotlib.patches import Patch
+
     met = [fault for fault in report.faults if fault.kind in SHOWN]
     for fault in met:
         axes.axvspan(fault.start / HOUR, fault.end / HOUR, color=SHOWN[fault.kind], alpha=0.2, linewidth=0)
