@@ -300,6 +300,8 @@ def serve(watch: Watch, channel: int) -> None:
     while not (told and (watch.alone or nothing_is_left())):
         ready = watch.wait([channel])
         if watch.worker_is_gone or (channel in ready and not os.read(channel, 1)):
+            if watch.status is None:  # It was not collected, so its number and its group are its own.
+                os.killpg(watch.child, signal.SIGKILL)
             end_the_rest(0)
             return
         if watch.status is not None and not told:

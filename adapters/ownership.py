@@ -125,11 +125,15 @@ def _freeze(find: Find) -> Iterator[Found]:
 
 def _wait_for_none(find: Find, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while next(iter(find()), None) is not None:
-        if time.monotonic() >= deadline:
+    while True:
+        began = time.monotonic()
+        if next(iter(find()), None) is None:
+            return True
+        looked = time.monotonic()
+        if looked >= deadline:
             return False
-        time.sleep(LOOK_INTERVAL)
-    return True
+        # Where a look is expensive, since all processes of a large machine are looked at, it is taken less often.
+        time.sleep(max(LOOK_INTERVAL, 4 * (looked - began)))
 
 
 def send(found: Found, number: signal.Signals) -> None:

@@ -24,6 +24,8 @@ from workers import bootstrap
 from workers.bootstrap import Services
 from workers.settings import load_settings
 
+#: The size of the disk that the data folder is on, where one can be mounted: room for the spools of all workers.
+DISK = "2g"
 #: Seconds between two faults, at random.
 FAULTS_EVERY = (1.0, 6.0)
 
@@ -34,7 +36,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Asked to end, it ends what it started.
     with ExitStack() as ending:
         folder = options.folder or Path(ending.enter_context(_temporary()))
-        fleet = Fleet(folder, ending, time_scale=options.scale, extra={"REPRIEVE_DRAIN_SECONDS": "2"})
+        fleet = Fleet(folder, ending, time_scale=options.scale, extra={"REPRIEVE_DRAIN_SECONDS": "2"}, disk=DISK)
         ending.enter_context(patch.dict("os.environ", fleet.environment))
         services = bootstrap.build(load_settings())
         bootstrap.use(services)
@@ -50,6 +52,7 @@ def main() -> int:
         with connect(fleet.redis.url) as redis:
             result = account(services, source.started, chaos.lost_nodes, redis)
         result.wrong += chaos.fallen
+        result.wrong += [f"two copies at once of {one}" for one in source.twice()]
         _print(console, result, chaos, len(source.started), time.monotonic() - began)
     return 1 if result.wrong else 0
 

@@ -3,11 +3,13 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from random import Random
 
+import psutil
 from redis.exceptions import RedisError
+from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from stores.cache import connect
@@ -17,6 +19,12 @@ from tests.support.processes import Process
 
 #: Queue, workers of it, threads of each.
 WORKERS = (("control", 2, 4), ("logs", 2, 4), ("archive", 1, 2), ("runs", 3, 120))
+
+#: Ends every other session of this database.
+END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
 
 #: How long a worker may stand still, in windows.
 LONGEST_STALL = 0.5
@@ -46,6 +54,9 @@ class Chaos:
             (1, "Redis killed", lambda: fleet.restart(fleet.redis, self._random.uniform(0.5, window / 6))),
             (1, "Redis emptied", self._flush_redis),
             (1, "log queue flooded", lambda: source.flood(20_000)),
+            (1, "PostgreSQL read-only", self._make_read_only),
+            (2, "worker short of descriptors", self._take_descriptors),
+            *([(1, "disk full", self._fill_disk)] if fleet.disk else []),
         ]
 
     def act(self) -> str:
@@ -103,12 +114,58 @@ class Chaos:
         with suppress(RedisError), connect(self._fleet.redis.url) as redis:
             redis.flushall()
 
+    def _make_read_only(self) -> None:
+        """As in a switch-over: sessions that begin meanwhile stay read-only for good, and the others are ended."""
+        try:
+            with read_only(self._fleet.postgres.url):
+                time.sleep(self._random.uniform(0.5, self._window / 6))
+        except DBAPIError:
+            return  # It is away just now.
+
+    def _take_descriptors(self) -> None:
+        """Leave a worker of runs a few descriptors more than it has, for less than a window."""
+        process = self._random.choice(self.workers)[2]
+        with suppress(psutil.Error):
+            worker = psutil.Process(process.pid)
+            before = worker.rlimit(psutil.RLIMIT_NOFILE)
+            worker.rlimit(psutil.RLIMIT_NOFILE, (worker.num_fds() + 3, before[1]))
+            time.sleep(self._random.uniform(0.5, self._window * LONGEST_STALL))
+            worker.rlimit(psutil.RLIMIT_NOFILE, before)
+
+    def _fill_disk(self) -> None:
+        filler = self._fleet.data / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024 * 1024))
+        time.sleep(self._random.uniform(0.5, self._window * LONGEST_STALL))
+        filler.unlink()
+
     def stop_everything(self) -> None:
         """Ask all to end, beats first."""
         for process in [*self.beats, *(process for *_, process in self.workers)]:
             process.send(signal.SIGTERM)
         for process in [*self.beats, *(process for *_, process in self.workers)]:
             process.stop(timeout=60)
+
+
+@contextmanager
+def read_only(url: str) -> Iterator[None]:
+    """The database takes no writes for as long as the block lasts; its sessions are made anew."""
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+    def let(write: bool) -> None:
+        with engine.connect() as connection:
+            connection.execute(text("SET default_transaction_read_only = off"))
+            connection.execute(text(f"ALTER ROLE CURRENT_USER SET default_transaction_read_only = {not write}"))
+
+    let(write=False)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text(END_SESSIONS))
+        yield
+    finally:
+        while not tolerant(lambda: let(write=True)):
+            time.sleep(0.5)
 
 
 def tolerant(action: Callable[[], object]) -> bool:

@@ -11,10 +11,17 @@ from uuid import UUID
 from models.rows import Run
 from workers import cancel_run, enqueue_run
 
-#: Prints numbered lines, so many a second, and ends as it is told: `exit N`, or `vanish`, killing its whole group.
+#: Prints numbered lines, so many a second, and ends as it is told: `exit N`, or `vanish`, killing its launcher. Holds
+#: the lock of its run while it does so: whoever finds it taken is a second copy, and says so in a file.
 PROGRAM = """
-import os, signal, sys, time
+import fcntl, os, signal, sys, time
 lines, rate, end, note = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4]
+run, attempt = os.environ["REPRIEVE_RUN_ID"], os.environ["REPRIEVE_ATTEMPT"]
+lock = open(os.path.join(sys.argv[5], run), "a")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    open(os.path.join(sys.argv[5], f"{run}.{attempt}.twice"), "w").close()
 began = time.monotonic()
 for number in range(lines):
     print(f"line {number}", flush=True)
@@ -40,18 +47,29 @@ class Kind:
     error_code: str | None = None
     silent: bool = False
     max_runtime: float | None = None
+    within: tuple[str, ...] = ()
+    """What the program is started by, and leaves the process group with."""
 
+
+#: Starts the program, waits for it, and leaves a daemon behind that holds the output.
+WITH_A_DAEMON = ("sh", "-c", 'setsid sleep 3000 & "$@"', "sh")
 
 KINDS = (
     Kind("child", "process", 20, "0", "succeeded"),
+    Kind("child under timeout", "process", 5, "0", "succeeded", within=("timeout", "3000")),
+    Kind("child in a session of its own", "process", 5, "0", "succeeded", within=("setsid", "--wait")),
+    Kind("child that leaves a daemon", "process", 3, "0", "succeeded", within=WITH_A_DAEMON),
     Kind("silent child", "process", 10, "0", "succeeded", silent=True),
     Kind("failing child", "process", 5, "3", "failed", "exit_status"),
     Kind("detached", "detached", 30, "0", "succeeded"),
+    Kind("detached under timeout", "detached", 5, "0", "succeeded", within=("timeout", "3000")),
+    Kind("detached that leaves a daemon", "detached", 3, "3", "failed", "exit_status", within=WITH_A_DAEMON),
     Kind("silent detached", "detached", 10, "0", "succeeded", silent=True),
     Kind("failing detached", "detached", 5, "3", "failed", "exit_status"),
     Kind("vanishing", "detached", 10, "vanish", "failed", "adapter_liveness_lost"),
     Kind("endless", "detached", 5, "0", "failed", "timed_out", max_runtime=20),
     Kind("cancelled", "detached", 5, "0", "cancelled"),
+    Kind("cancelled under timeout", "process", 5, "0", "cancelled", within=("timeout", "3000")),
 )
 
 
@@ -82,6 +100,15 @@ class Source:
     folder: Path
     started: list[Started] = field(default_factory=list)
 
+    @property
+    def locks(self) -> Path:
+        """A lock for each run, held by its command."""
+        return self.folder / "locks"
+
+    def twice(self) -> list[str]:
+        """The runs, with their attempts, of which a second copy began while another was there."""
+        return sorted(path.stem for path in self.locks.glob("*.twice"))
+
     def start(self, longest: float) -> Started:
         """One more run, which lives for `longest` seconds at the most. Raises what the database raises."""
         kind = self.random.choices(KINDS, [one.share for one in KINDS])[0]
@@ -96,7 +123,9 @@ class Source:
         return self.started[-1]
 
     def _enqueue(self, kind: Kind, arguments: list[str]) -> Run:
-        config: dict[str, Any] = {"command": [sys.executable, "-I", "-S", "-c", PROGRAM, *arguments]}
+        self.locks.mkdir(exist_ok=True)
+        program = [sys.executable, "-I", "-S", "-c", PROGRAM, *arguments, str(self.locks)]
+        config: dict[str, Any] = {"command": [*kind.within, *program]}
         return enqueue_run(kind.adapter, config, max_attempts=50, max_runtime=kind.max_runtime)
 
     def cancel_one(self) -> None:

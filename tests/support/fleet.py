@@ -1,5 +1,6 @@
 """A whole system of a test's own, each process of which can be killed, stopped and started again."""
 
+import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,7 +57,11 @@ class Fleet(Workers):
         time_scale: int,
         application: str = "workers",
         extra: dict[str, str] | None = None,
+        disk: str | None = None,
     ) -> None:
+        """`disk` is the size of a file system of the data folder's own; it has none where none can be mounted."""
+        self.data = folder / "data"
+        self.disk = disk is not None and _mount(self.data, disk, ending)
         self.postgres = EmbeddedPostgres(folder / "postgres")
         self.redis = EmbeddedRedis(folder / "redis")
         for server in (self.postgres, self.redis):
@@ -65,7 +70,7 @@ class Fleet(Workers):
         environment = {
             "REPRIEVE_DATABASE_URL": self.postgres.url,
             "REPRIEVE_REDIS_URL": self.redis.url,
-            "REPRIEVE_DATA_DIR": str(folder / "data"),
+            "REPRIEVE_DATA_DIR": str(self.data),
             "REPRIEVE_NODE_NAME": "fleet",
             "REPRIEVE_TIME_SCALE": str(time_scale),
             **(extra or {}),
@@ -78,3 +83,12 @@ class Fleet(Workers):
         server.kill()
         time.sleep(away)
         server.start()
+
+
+def _mount(folder: Path, size: str, ending: ExitStack) -> bool:
+    """Put a file system of this size on a folder; False where that is not allowed."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode == 0:
+        ending.callback(subprocess.run, ["umount", "-l", str(folder)], check=False)
+    return mounted.returncode == 0
