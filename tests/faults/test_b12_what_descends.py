@@ -64,6 +64,10 @@ def adapter(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     return built
 
 
+#: Waits until what was started last is what it is to become: before, it is the shell's own, marker and all.
+UNTIL_IT_IS = "until grep -q ^sleep /proc/$!/cmdline; do sleep 0.05; done"
+
+
 def shell(script: str, **config: object) -> Work:
     return work("sh", "-c", script, **config)
 
@@ -90,7 +94,8 @@ def alone(token: str) -> Iterator[Callable[[], list[psutil.Process]]]:
 
 def _mentions(process: psutil.Process, token: str) -> bool:
     with suppress(psutil.Error):
-        return process.status() != psutil.STATUS_ZOMBIE and any(token in argument for argument in process.cmdline())
+        alive = process.status() != psutil.STATUS_ZOMBIE
+        return alive and any(argument == token or f": {token};" in argument for argument in process.cmdline())
     return False
 
 
@@ -232,7 +237,7 @@ def test_b12_what_is_started_to_clean_up_may_finish_within_the_grace(
 def test_b12_the_way_out_is_another_value_of_the_marker(adapter: Adapter) -> None:
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with alone(token) as left:
-        script = f"{MARKER}= setsid sleep {token} >/dev/null 2>&1 & echo started"
+        script = f"{MARKER}= setsid sleep {token} >/dev/null 2>&1 & {UNTIL_IT_IS}; echo started"
         outcome, context = execute(adapter, shell(script))
         assert outcome.error_code is None
         adapter.terminate(context.handle)
@@ -242,7 +247,7 @@ def test_b12_the_way_out_is_another_value_of_the_marker(adapter: Adapter) -> Non
 def test_b12_whoever_was_let_go_and_holds_the_output_does_not_hold_the_run_up(adapter: Adapter) -> None:
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with alone(token) as left:
-        outcome, context = execute(adapter, shell(f"{MARKER}= setsid sleep {token} & echo started"))
+        outcome, context = execute(adapter, shell(f"{MARKER}= setsid sleep {token} & {UNTIL_IT_IS}; echo started"))
         assert (outcome.error_code, context.output()) == (None, b"started\n")
         assert len(left()) == 1
 
@@ -252,7 +257,7 @@ def test_b12_a_run_inside_a_run_is_its_own(adapter: Adapter) -> None:
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with (
         alone(token) as left,
-        following(adapter, shell(f"{MARKER}={uuid4().hex} setsid sleep {token} & echo up; wait")) as run,
+        following(adapter, shell(f"{MARKER}={uuid4().hex} setsid sleep {token} & {UNTIL_IT_IS}; echo up; wait")) as run,
     ):
         run.wait_for(b"up\n")
         eventually(left)
@@ -303,7 +308,9 @@ def test_b12_in_a_delegated_cgroup_nothing_leaves_even_with_its_launcher_killed_
 def test_b12_a_cgroup_goes_with_its_attempt_and_who_was_let_go_leaves_it(adapter: Adapter, delegated: Path) -> None:
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with alone(token) as left:
-        with following(adapter, shell(f"{MARKER}= setsid sleep {token} & echo started; exec sleep 100")) as run:
+        with following(
+            adapter, shell(f"{MARKER}= setsid sleep {token} & {UNTIL_IT_IS}; echo started; exec sleep 100")
+        ) as run:
             run.wait_for(b"started\n")
             adapter.terminate(run.context.handle)
             assert len(left()) == 1
@@ -313,7 +320,7 @@ def test_b12_a_cgroup_goes_with_its_attempt_and_who_was_let_go_leaves_it(adapter
 def test_b12_a_cgroup_goes_with_a_command_that_ends_by_itself(adapter: Adapter, delegated: Path) -> None:
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with alone(token) as left:
-        outcome, _ = execute(adapter, shell(f"{MARKER}= setsid sleep {token} & echo started"))
+        outcome, _ = execute(adapter, shell(f"{MARKER}= setsid sleep {token} & {UNTIL_IT_IS}; echo started"))
         assert (outcome.error_code, len(left())) == (None, 1)
         eventually(lambda: list(delegated.glob("reprieve-*")) == [])
 
