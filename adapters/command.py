@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket, socketpair
@@ -20,6 +20,7 @@ from adapters import cgroup, host
 from adapters.launcher import open_terminal
 from adapters.masking import Masker
 from adapters.ownership import MARKER
+from adapters.protocol import Context
 from adapters.secrets import OWN_PREFIXES, SecretUnavailable, checked_source, patterns_of_all, resolve
 from models.faults import is_unfit
 from models.process import ProcessIdentity
@@ -29,6 +30,8 @@ from models.work import Work
 LAUNCHER = Path(__file__).with_name("launcher.py")
 #: The mode of a command that lives and dies with its worker.
 OWN = "own"
+#: Seconds between two tries to start a command on a host that is short of something.
+START_INTERVAL = 1.0
 
 
 def _plain(value: str) -> str:
@@ -110,16 +113,25 @@ class Launched:
         """One for a stream of the command: it knows the secrets that the command was given."""
         return Masker(self._patterns)
 
+    def ready(self) -> None:
+        """Returns when the launcher has all that it needs. Raises `CannotStart`, and `OSError` on an unfit host."""
+        self._expect("r")
+
     def go(self) -> None:
-        """Let the command start; returns when it has. Raises `CannotStart`, and `OSError` when the host is unfit."""
+        """Let the command start; returns when it has. Raises as `ready` does."""
         with suppress(BrokenPipeError):
             self.channel.send(b"g")
-        word, _, said = self._line().partition(" ")
-        if word == "s":
+        self._expect("s")
+
+    def _expect(self, word: str) -> None:
+        said, _, rest = self._line().partition(" ")
+        if said == "r" != word:
+            said, _, rest = self._line().partition(" ")
+        if said == word:
             return
-        if not word:
+        if not said:
             raise CannotStart("its launcher was killed before it could begin")
-        number, _, sentence = said.partition(" ")
+        number, _, sentence = rest.partition(" ")
         problem = OSError(int(number), sentence)
         raise problem if is_unfit(problem) else CannotStart(sentence)
 
@@ -150,6 +162,30 @@ class Launched:
                 pass
         if self._terminal_fd >= 0:
             os.close(self._terminal_fd)
+
+
+@contextmanager
+def started(launch: Callable[[], Launched], record: Callable[[Launched], None], context: Context) -> Iterator[Launched]:
+    """A command that has started, its launcher recorded before it might.
+
+    What the host is short of once that is recorded is waited for here, for as long as the run is wanted: no other
+    worker can know that nothing has begun. Raises `CannotStart`, and what `launch` and `record` raise.
+    """
+    while True:
+        with launch() as launched:
+            record(launched)
+            try:
+                launched.go()
+            except OSError as problem:
+                context.note(f"The command could not be started yet, and is tried again: {problem.strerror}.")
+            else:
+                yield launched
+                return
+            with launched.popen:
+                pass
+        context.heartbeat()
+        if context.wait(START_INTERVAL):
+            raise CannotStart("the run has ended before this host could start it")
 
 
 def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes]) -> Launched:

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from adapters import host
-from adapters.command import CannotStart, CommandConfig, launch, resolved_secrets
-from adapters.launcher import EXIT, RUNNING
+from adapters.command import CannotStart, CommandConfig, Launched, launch, resolved_secrets, started
+from adapters.launcher import EXIT, RUNNING, UNSTARTED
 from adapters.masking import Masker
 from adapters.protocol import Attempt, ConfigModel, Context
 from adapters.secrets import patterns_of_all
@@ -57,14 +57,25 @@ class DetachedAdapter:
     def execute(self, run: Work, context: Context) -> Outcome:
         name = f"{run.run_id}/{run.attempt}"
         folder = self._folder / name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
+
+        def launch_here() -> Launched:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with (folder / "stdout").open("ab") as stdout, (folder / "stderr").open("ab") as stderr:
                 launched = launch(run, str(folder), stdout, stderr)
-            with launched:
-                handle = launched.identity.as_handle() | {"folder": name, "host": self._host_name}
-                context.on_dispatch(handle, self._host_name)
-                launched.go()
+            try:
+                launched.ready()
+            except BaseException as error:
+                launched.__exit__(type(error), error, None)
+                raise
+            return launched
+
+        def record(launched: Launched) -> None:
+            handle = launched.identity.as_handle() | {"folder": name, "host": self._host_name}
+            context.on_dispatch(handle, self._host_name)
+
+        try:
+            with started(launch_here, record, context) as launched:
+                pass
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
         try:
@@ -75,6 +86,8 @@ class DetachedAdapter:
 
     def attach(self, run: Work, handle: dict[str, Any], context: Context) -> Outcome:
         folder, launcher = inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle)
+        if _is_unstarted(folder):
+            return self.execute(run, context)
         config = CommandConfig.model_validate(run.config)
         while (patterns := _secrets_of(launcher, config, context)) is None:
             if context.stopping:
@@ -91,7 +104,7 @@ class DetachedAdapter:
             if handle["host"] != self._host_name:
                 return Probe.UNKNOWN
             folder, launcher = inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle)
-            ended = _exit_code(folder) is not None
+            ended = _exit_code(folder) is not None or _is_unstarted(folder)
             alive = _is_running(folder, launcher)
         except (KeyError, TypeError, ValueError, OutsideRoot, OSError):
             return Probe.UNKNOWN
@@ -111,6 +124,11 @@ class DetachedAdapter:
         shutil.rmtree(folder / str(number), ignore_errors=True)
         with suppress(OSError):  # Another attempt is kept there, or it is gone.
             folder.rmdir()
+
+
+def _is_unstarted(folder: Path) -> bool:
+    """Whether the worker was gone before it let the command begin: whoever attaches starts it."""
+    return (folder / UNSTARTED).exists()
 
 
 def _is_running(folder: Path, launcher: ProcessIdentity) -> bool:

@@ -11,9 +11,10 @@ command ever has the file: `tee /dev/stdout` and `> /dev/stderr` would cut it. C
 command, CWD the folder to run in; either may be empty.
 
 CHANNEL is a socket to the worker. The worker writes one byte when this process has been recorded. If it dies before,
-the socket is closed without that byte and nothing is started: no work exists that nobody knows of. This process writes
-a line for each of what happened: `s` (started), `e ERRNO SENTENCE` (not started), `x STATUS LEFT` (the command has
-ended with this wait status, and LEFT says whether something that descends from it is still there).
+the socket is closed without that byte and nothing is started: no work exists that nobody knows of. With a folder, a
+file `unstarted` says so to whoever comes next. This process writes a line for each of what happened: `r` (ready to
+start), `s` (started), `e ERRNO SENTENCE` (not started), `x STATUS LEFT` (the command has ended with this wait status,
+and LEFT says whether something that descends from it is still there).
 
 As a child subreaper this process stays above whatever the command starts, however often that forks and whatever session
 or group it moves to. With `own`, all of it is killed when the worker is gone. With a folder, what is left when the
@@ -57,6 +58,7 @@ RESERVED = 512
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 RUNNING = "running.lock"
 EXIT = "exit.json"
+UNSTARTED = "unstarted"
 
 
 # -- output
@@ -299,7 +301,7 @@ def serve(watch: Watch, channel: int) -> None:
     told = False
     while not (told and (watch.alone or nothing_is_left())):
         ready = watch.wait([channel])
-        if watch.worker_is_gone or (channel in ready and not os.read(channel, 1)):
+        if watch.worker_is_gone or (channel in ready and not read_word(channel)):
             if watch.status is None:  # It was not collected, so its number and its group are its own.
                 os.killpg(watch.child, signal.SIGKILL)
             end_the_rest(0)
@@ -322,6 +324,10 @@ def hold(folder: str) -> None:
     os.write(record, b" " * RESERVED)
     os.fsync(record)
     os.close(record)
+    try:
+        os.unlink(os.path.join(folder, UNSTARTED))
+    except FileNotFoundError:
+        pass
 
 
 def copy_to_the_end(watch: Watch, output: Output) -> None:
@@ -401,9 +407,19 @@ def begin(channel: int, folder: str, kind: str) -> Output:
     except OSError as problem:
         tell(channel, f"e {problem.errno} {problem.strerror}")
         os._exit(127)
-    if os.read(channel, 1) != b"g":
+    tell(channel, "r")
+    if read_word(channel) != b"g":
+        if folder:
+            os.rename(os.path.join(folder, EXIT + ".part"), os.path.join(folder, UNSTARTED))
         os._exit(126)
     return output
+
+
+def read_word(channel: int) -> bytes:
+    try:
+        return os.read(channel, 1)
+    except OSError:
+        return b""  # A worker that was killed with something unread.
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from adapters import host
-from adapters.command import OWN, CannotStart, CommandConfig, Exited, Launched, launch
+from adapters.command import OWN, CannotStart, CommandConfig, Exited, Launched, launch, started
 from adapters.launcher import DRAIN_SECONDS, read_output
 from adapters.protocol import ConfigModel, Context
 from models.process import ProcessIdentity
@@ -38,11 +38,10 @@ class ProcessAdapter:
         """Needs neither: a child is recorded by its context, and leaves nothing behind."""
 
     def execute(self, run: Work, context: Context) -> Outcome:
+        launching = partial(launch, run, OWN, subprocess.PIPE, subprocess.PIPE)
         try:
-            with launch(run, OWN, subprocess.PIPE, subprocess.PIPE) as launched:
-                context.on_spawn(*_recorded(launched.identity))
-                launched.go()
-                return _Following(launched, context).to_the_end()
+            with started(launching, lambda launched: context.on_spawn(*_recorded(launched.identity)), context) as ours:
+                return _Following(ours, context).to_the_end()
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
 

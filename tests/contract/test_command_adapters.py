@@ -1,6 +1,7 @@
 """What every adapter promises that runs a command on this host, whether the command outlives the worker or not."""
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -194,6 +195,26 @@ def test_the_command_is_not_started_when_it_could_not_be_recorded(
         adapter.execute(run, context)
     assert is_gone(context.pid)
     assert not (tmp_path / "started").exists()
+
+
+def test_what_the_host_cannot_start_just_now_is_tried_again_and_said_once(adapter: Adapter, tmp_path: Path) -> None:
+    """A program that somebody is writing (ETXTBSY), for example: the work is neither failed nor given up."""
+    program = tmp_path / "program"
+    shutil.copy(shutil.which("true") or "/bin/true", program)
+    with program.open("r+b"), following(adapter, work(str(program))) as run:
+        eventually(lambda: run.context.notes and run.context.heartbeats)
+        assert not run.result.done()
+        program.open("r+b").close()
+        before = len(run.context.spawned + run.context.dispatched)
+        eventually(lambda: len(run.context.spawned + run.context.dispatched) > before)
+        assert len(run.context.notes) == 1
+        assert "is tried again" in run.context.notes[0]
+        again = run
+    with following(adapter, work(str(program))) as run:
+        assert run.outcome() == SUCCESS
+    assert again.outcome().error_message == (
+        "The command could not be started: the run has ended before this host could start it."
+    )
 
 
 def test_a_failed_start_leaves_no_open_file(adapter: Adapter) -> None:

@@ -233,6 +233,41 @@ def test_a_command_on_a_terminal_outlives_its_worker_and_all_that_it_prints_is_i
         host.terminate(ProcessIdentity.from_handle(handle), grace=0.2)
 
 
+#: Dies when it has recorded the work, before it may let the command begin.
+DYING = """
+import json, os, sys
+from pathlib import Path
+from adapters.detached import DetachedAdapter
+from tests.contract.contexts import RecordingContext
+from models.work import Work
+from uuid import UUID
+
+class Dying(RecordingContext):
+    def on_dispatch(self, handle, host=None):
+        print(json.dumps(handle), flush=True)
+        os._exit(1)
+
+run = Work(UUID(sys.argv[2]), 1, 1, "detached", {"command": ["sh", "-c", "echo once >> " + sys.argv[3]]}, {})
+DetachedAdapter(Path(sys.argv[1]), "here").execute(run, Dying(run.run_id))
+"""
+
+
+def test_what_a_worker_that_died_had_recorded_and_not_started_is_started_once_by_whoever_attaches(
+    adapter: DetachedAdapter, tmp_path: Path
+) -> None:
+    run = shell(f"echo once >> {tmp_path}/said")
+    command = [sys.executable, "-c", DYING, str(tmp_path / "adapter"), str(run.run_id), str(tmp_path / "said")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    handle = json.loads(done.stdout)
+    eventually(lambda: probe(adapter, handle) is Probe.ENDED)
+    assert not (tmp_path / "said").exists()
+    first = attach(adapter, run, handle, None)
+    assert first.outcome() == Outcome.of_exit(0)
+    assert (first.context.handle["pid"] != handle["pid"], probe(adapter, handle)) == (True, Probe.ENDED)
+    assert attach(adapter, run, first.context.handle, None).outcome() == Outcome.of_exit(0)
+    assert (tmp_path / "said").read_text() == "once\n"
+
+
 # -- probe
 
 
