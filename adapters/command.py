@@ -17,6 +17,7 @@ from adapters import host
 from adapters.launcher import open_terminal
 from adapters.masking import Masker
 from adapters.secrets import OWN_PREFIXES, SecretUnavailable, checked_source, patterns_of_all, resolve
+from models.faults import is_unfit
 from models.process import ProcessIdentity
 from models.text import is_plain_text
 from models.work import Work
@@ -156,6 +157,8 @@ def launch(run: Work, mode: str, stdout: int | IO[bytes], stderr: int | IO[bytes
                 start_new_session=True,
             )
         except OSError as error:
+            if is_unfit(error):  # Of this worker: that says nothing of the command.
+                raise
             raise CannotStart(f"{error.strerror} ({error.filename})") from None
         identity = host.identify(popen.pid)
         if identity is None:
@@ -177,6 +180,8 @@ def _terminal(lent: ExitStack, kept: ExitStack) -> tuple[int, int]:
     try:
         reading, writing = open_terminal()
     except OSError as error:
+        if is_unfit(error):
+            raise
         raise CannotStart(error.strerror) from None
     _opened((writing, reading), lent, kept)
     return reading, writing
