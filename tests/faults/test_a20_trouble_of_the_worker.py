@@ -1,4 +1,4 @@
-"""A20: that a worker is short of descriptors, memory or disk says nothing of its work: that goes on, here or elsewhere."""
+"""A20: that a worker is short of descriptors, memory or disk says nothing of its work, which goes on, here or not."""
 
 import errno
 import os
