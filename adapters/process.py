@@ -4,11 +4,13 @@ The child dies with the worker (on Linux at once; elsewhere when its termination
 found by the reaper as `process_lost`.
 """
 
-import selectors
+import logging
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from selectors import EVENT_READ, BaseSelector, DefaultSelector
 from typing import Any, ClassVar
 
 from adapters import host
@@ -17,6 +19,8 @@ from adapters.launcher import read_output
 from adapters.protocol import ConfigModel, Context
 from models.process import ProcessIdentity
 from models.work import Outcome, Work
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at a child that prints nothing.
 LOOK_INTERVAL = 0.5
@@ -36,11 +40,12 @@ class ProcessAdapter:
 
     def execute(self, run: Work, context: Context) -> Outcome:
         try:
-            with launch(run, OWN, subprocess.PIPE, subprocess.PIPE) as launched:
+            # All descriptors that following needs are there before the command begins: a lack of them ends no child.
+            with DefaultSelector() as selector, launch(run, OWN, subprocess.PIPE, subprocess.PIPE) as launched:
                 identity = launched.identity
                 context.on_spawn(identity.pid, identity.process_group_id, identity.started_at)
                 launched.go()
-                return Outcome.of_exit(_follow(launched, context))
+                return Outcome.of_exit(_follow(launched, selector, context))
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
 
@@ -48,19 +53,27 @@ class ProcessAdapter:
         host.terminate_group(ProcessIdentity.from_handle(handle))
 
 
-def _follow(launched: Launched, context: Context) -> int:
+def _follow(launched: Launched, selector: BaseSelector, context: Context) -> int:
     """Hand over what the group prints until its leader has exited; then end what is left of it. The return code."""
-    with launched.popen as popen, selectors.DefaultSelector() as selector:
+    with launched.popen as popen:
         for stream, fd in launched.outputs.items():
-            selector.register(fd, selectors.EVENT_READ, (stream, launched.masker()))
+            selector.register(fd, EVENT_READ, (stream, launched.masker()))
         try:
             _read_to_the_end(launched, selector, context)
         finally:
-            host.terminate_group(launched.identity)
+            _end_what_is_left(launched.identity)
         return popen.wait()
 
 
-def _read_to_the_end(launched: Launched, selector: selectors.BaseSelector, context: Context) -> None:
+def _end_what_is_left(identity: ProcessIdentity) -> None:
+    """End the group. Trouble in that outranks neither how the command ended nor why it could not be followed."""
+    try:
+        host.terminate_group(identity)
+    except Exception:
+        logger.exception("What process group %d has left behind could not be ended.", identity.process_group_id)
+
+
+def _read_to_the_end(launched: Launched, selector: BaseSelector, context: Context) -> None:
     """Until the leader has exited and its output is closed; told to stop, or drained for long enough, see to it."""
     popen, drained_by = launched.popen, float("inf")
     ending: threading.Thread | None = None
@@ -70,11 +83,13 @@ def _read_to_the_end(launched: Launched, selector: selectors.BaseSelector, conte
             drained_by = time.monotonic() + DRAIN_SECONDS
         if ending is None and (context.stopping or time.monotonic() > drained_by):
             # On a thread, since a group that is asked to end may still have something to say.
-            ending = threading.Thread(target=host.terminate_group, args=(launched.identity,), daemon=True)
-            ending.start()
+            thread = threading.Thread(target=host.terminate_group, args=(launched.identity,), daemon=True)
+            with suppress(RuntimeError):  # There is no thread just now: the next turn tries again.
+                thread.start()
+                ending = thread
 
 
-def _read_ready(selector: selectors.BaseSelector, context: Context) -> None:
+def _read_ready(selector: BaseSelector, context: Context) -> None:
     if not selector.get_map():
         context.wait(LOOK_INTERVAL / 5)
         return
