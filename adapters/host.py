@@ -145,18 +145,18 @@ def _members(process: ProcessIdentity, place: Path | None) -> Iterator[Found]:
             seen.add(found.pid)
             yield found
     if len(seen) == 1:
-        itself = _try_itself(process)
+        itself = _itself(process)
         yield from (found for found in ownership.marked(process.marker) if found != itself)
 
 
 def _below(process: ProcessIdentity) -> Iterator[Found]:
-    if _try_itself(process) is not None:
+    if _itself(process) is not None:
         yield from ownership.descendants(process.pid, process.marker)
 
 
 def _in_cgroup(process: ProcessIdentity, place: Path | None) -> Iterator[Found]:
     for pid in cgroup.members(place) if place else ():
-        if not ownership.let_go(pid, process.marker) and (found := _try_look(pid)):
+        if not ownership.let_go(pid, process.marker) and (found := ownership.look(pid)):
             yield found
 
 
@@ -173,13 +173,13 @@ def _release(process: ProcessIdentity, place: Path) -> None:
 
 def _group(process: ProcessIdentity) -> Iterator[Found]:
     """Work that was started without a marker: the process, and its group as far as it is known to be of a run."""
-    leader, itself = _try_look(process.pid), _try_itself(process)
+    leader, itself = ownership.look(process.pid), _itself(process)
     if itself is not None:
         yield itself
     elif leader is not None:  # The number is another's now, and so is that of the group.
         return
     for pid in ownership.everybody():
-        with suppress(OSError, psutil.Error):
+        with suppress(ProcessLookupError, PermissionError, psutil.Error):
             if os.getpgid(pid) == process.process_group_id and "REPRIEVE_RUN_ID" in psutil.Process(pid).environ():
                 found = ownership.look(pid)
                 if found is not None and found != itself:
@@ -190,25 +190,13 @@ def _end_itself(process: ProcessIdentity) -> None:
     """Let the launcher end by itself, for it may still write; a launcher that does not is killed."""
     for number in (None, signal.SIGKILL):
         deadline = time.monotonic() + RECORD_GRACE
-        itself = _try_itself(process)
+        itself = _itself(process)
         if number is not None and itself is not None:
             ownership.send(itself, number)
-        while _try_itself(process) is not None:
+        while _itself(process) is not None:
             if time.monotonic() >= deadline:
                 break
             time.sleep(LOOK_INTERVAL)
         else:
             return
     raise StillAlive(f"Process {process.pid} did not end.")
-
-
-def _try_itself(process: ProcessIdentity) -> Found | None:
-    with suppress(OSError):
-        return _itself(process)
-    return None
-
-
-def _try_look(pid: int) -> Found | None:
-    with suppress(OSError):
-        return ownership.look(pid)
-    return None

@@ -21,7 +21,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: The variable that bears the marker.
 MARKER = "REPRIEVE_NONCE"
@@ -59,7 +59,7 @@ def descendants(root: int, marker: str) -> Iterator[Found]:
     waiting = children_of(root)
     while waiting:
         pid = waiting.pop()
-        found = _look(pid)
+        found = look(pid)
         if found is not None:
             if let_go(pid, marker):
                 continue
@@ -77,7 +77,7 @@ def marked(marker: str) -> Iterator[Found]:
     seen: set[int] = set()
     for pid in everybody():
         if pid not in seen and marker_of(pid) == marker:
-            bearer = _look(pid)
+            bearer = look(pid)
             for found in (*([bearer] if bearer else []), *descendants(pid, marker)):
                 if found.pid not in seen:
                     seen.add(found.pid)
@@ -143,12 +143,12 @@ def send(found: Found, number: signal.Signals) -> None:
     except ProcessLookupError:
         return
     except (OSError, AttributeError):  # No descriptor is left, or no such call: as near to it as can be.
-        if _look(found.pid) == found:
+        if look(found.pid) == found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(found.pid, number)
         return
     try:
-        if _look(found.pid) == found:
+        if look(found.pid) == found:
             signal.pidfd_send_signal(handle, number)
     except (ProcessLookupError, PermissionError):
         pass
@@ -156,31 +156,23 @@ def send(found: Found, number: signal.Signals) -> None:
         os.close(handle)
 
 
-# -- what the system says of processes
+# -- what the system says of processes. Each raises `OSError` where it says nothing, for want of a descriptor say: what
+# cannot be seen is not gone.
 
 
 def everybody() -> list[int]:
     """The numbers of all processes that can be seen from here, newest first."""
     if _IS_LINUX:
         return sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True)
-    try:
-        import psutil
-    except ImportError:
-        return []
-    return list(psutil.pids())
+    psutil = _psutil()
+    return list(psutil.pids()) if psutil else []
 
 
 def marker_of(pid: int) -> str | None:
     """The marker of a process; None when it has none, or does not show its environment."""
-    try:
-        if not _IS_LINUX:
-            import psutil
-
-            return psutil.Process(pid).environ().get(MARKER)
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = file.read()
-    except Exception:
-        return None
+    if not _IS_LINUX:
+        return _marker_by_psutil(pid)
+    environment = _read(f"/proc/{pid}/environ") or b""
     for variable in environment.split(b"\0"):
         if variable.startswith(_PREFIX):
             return variable[len(_PREFIX) :].decode("utf-8", "replace")
@@ -191,58 +183,68 @@ def children_of(pid: int) -> list[int]:
     """The numbers of a process's children. May be short while they come and go: look again."""
     if not _IS_LINUX:
         return _children_by_psutil(pid)
-    children: list[int] = []
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                children += map(int, file.read().split())
+        tasks = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
-        if os.path.exists(f"/proc/{pid}/stat") and not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-            # A kernel without CONFIG_PROC_CHILDREN.
-            return [other for other in everybody() if (stat := _try_stat(other)) and stat[0] == pid]
-    except OSError:
-        return children
-    return children
-
-
-def _children_by_psutil(pid: int) -> list[int]:
-    try:
-        import psutil
-
-        return [child.pid for child in psutil.Process(pid).children()]
-    except Exception:
         return []
-
-
-def _look(pid: int) -> Found | None:
-    stat = _try_stat(pid)
-    return None if stat is None else Found(pid, stat[1])
-
-
-def _try_stat(pid: int) -> tuple[int, float] | None:
-    with suppress(OSError):
-        return _stat(pid)
-    return None
+    lists = [_read(f"/proc/{pid}/task/{task}/children") for task in tasks]
+    if None in lists and _read(f"/proc/self/task/{os.getpid()}/children") is None:
+        # A kernel without CONFIG_PROC_CHILDREN.
+        return [other for other in everybody() if (stat := _stat(other)) and stat[0] == pid]
+    return [int(child) for one in lists if one for child in one.split()]
 
 
 def _stat(pid: int) -> tuple[int, float] | None:
-    """Parent and start of a live process; None where there is none. Raises `OSError`."""
+    """Parent and start of a live process; None where there is none."""
     if not _IS_LINUX:
         return _stat_by_psutil(pid)
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # After the name, which may hold anything: state, parent, …, and the start as the 22nd of all.
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    stat = _read(f"/proc/{pid}/stat")
+    if stat is None:
         return None
+    # After the name, which may hold anything: state, parent, …, and the start as the 22nd of all.
+    fields = stat.rpartition(b")")[2].split()
     if len(fields) < 20 or fields[0] in b"ZXx":
         return None
     return int(fields[1]), float(int(fields[19]))
 
 
-def _stat_by_psutil(pid: int) -> tuple[int, float] | None:
-    import psutil
+def _read(path: str) -> bytes | None:
+    """A file of `/proc`; None where its process is gone, or does not show it."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
 
+
+def _psutil() -> Any:
+    """Where there is no `/proc`; None for the launcher, which has the standard library only."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return psutil
+
+
+def _marker_by_psutil(pid: int) -> str | None:
+    psutil = _psutil()
+    try:
+        marker: str | None = psutil.Process(pid).environ().get(MARKER) if psutil else None
+    except psutil.Error:
+        return None
+    return marker
+
+
+def _children_by_psutil(pid: int) -> list[int]:
+    psutil = _psutil()
+    try:
+        return [child.pid for child in psutil.Process(pid).children()] if psutil else []
+    except psutil.Error:
+        return []
+
+
+def _stat_by_psutil(pid: int) -> tuple[int, float] | None:
+    psutil = _psutil()
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:

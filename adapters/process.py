@@ -5,19 +5,23 @@ for), and its run is then found by the reaper as `process_lost`.
 """
 
 import logging
-import selectors
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from selectors import EVENT_READ, BaseSelector, DefaultSelector
 from typing import Any, ClassVar
+
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from adapters import host
 from adapters.command import OWN, CannotStart, CommandConfig, Exited, Launched, launch, started
 from adapters.launcher import DRAIN_SECONDS, read_output
 from adapters.protocol import ConfigModel, Context
+from models.faults import is_unfit
 from models.process import ProcessIdentity
 from models.work import Outcome, Work
 
@@ -25,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks whether the child is to be stopped.
 LOOK_INTERVAL = 0.5
+#: Seconds between two tries to end what is left, on a host that cannot even look …
+END_INTERVAL = 0.5
+#: … and for how long it is tried, before that is owed.
+END_FOR = 60.0
 
 
 class ProcessAdapter:
@@ -39,9 +47,15 @@ class ProcessAdapter:
 
     def execute(self, run: Work, context: Context) -> Outcome:
         launching = partial(launch, run, OWN, subprocess.PIPE, subprocess.PIPE)
+
+        def record(launched: Launched) -> None:
+            one = launched.identity
+            context.on_spawn(one.pid, one.process_group_id, one.started_at, one.marker)
+
         try:
-            with started(launching, lambda launched: context.on_spawn(*_recorded(launched.identity)), context) as ours:
-                return _Following(ours, context).to_the_end()
+            # All descriptors that following needs are there before the command begins: a lack of them ends no child.
+            with DefaultSelector() as selector, started(launching, record, context) as launched:
+                return _Following(launched, selector, context).to_the_end()
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
 
@@ -49,17 +63,13 @@ class ProcessAdapter:
         host.terminate(ProcessIdentity.from_handle(handle))
 
 
-def _recorded(identity: ProcessIdentity) -> tuple[int, int, float, str]:
-    return identity.pid, identity.process_group_id, identity.started_at, identity.marker
-
-
 class _Following:
     """Hands over what the command prints until it has ended; then ends what is left of it."""
 
-    def __init__(self, launched: Launched, context: Context) -> None:
+    def __init__(self, launched: Launched, selector: BaseSelector, context: Context) -> None:
         self._launched = launched
+        self._selector = selector
         self._context = context
-        self._selector = selectors.DefaultSelector()
         self._maskers = {stream: launched.masker() for stream in launched.outputs}
         self._exited: Exited | None = None
         self._drained_by = float("inf")
@@ -67,10 +77,10 @@ class _Following:
         self._all_ended = True
 
     def to_the_end(self) -> Outcome:
-        with self._launched.popen as popen, self._selector:
-            self._selector.register(self._launched.channel, selectors.EVENT_READ, self._note_exit)
+        with self._launched.popen as popen:
+            self._selector.register(self._launched.channel, EVENT_READ, self._note_exit)
             for stream, fd in self._launched.outputs.items():
-                self._selector.register(fd, selectors.EVENT_READ, partial(self._read, fd, stream))
+                self._selector.register(fd, EVENT_READ, partial(self._read, fd, stream))
             try:
                 self._follow()
                 self._flush()
@@ -119,14 +129,22 @@ class _Following:
 
     def _begin_to_end(self, grace: float) -> None:
         """On a thread, since what is asked to end may still have something to say."""
-        self._ending = threading.Thread(target=self._end, args=(grace,), daemon=True)
-        self._ending.start()
+        thread = threading.Thread(target=self._end, args=(grace,), daemon=True)
+        with suppress(RuntimeError):  # There is no thread just now: the next turn tries again.
+            thread.start()
+            self._ending = thread
 
     def _end(self, grace: float) -> None:
+        """End all of it. Trouble in that outranks neither how the command ended nor why it could not be followed."""
+        retrying = Retrying(
+            retry=retry_if_exception(is_unfit),
+            wait=wait_fixed(END_INTERVAL),
+            stop=stop_after_delay(END_FOR),
+            reraise=True,
+        )
         try:
-            host.terminate(self._launched.identity, grace)
-        except (host.StillAlive, OSError) as error:
-            # What the work itself came to outranks that.
+            retrying(host.terminate, self._launched.identity, grace)
+        except Exception as error:
             self._all_ended = False
             logger.error("Run %s attempt %d: %s", self._context.run_id, self._context.attempt, error)
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from adapters.protocol import Adapter, Attaching, Keeping
 from models.errors import InvalidRequest, UnknownAdapter
+from models.faults import is_unfit
 
 ENTRY_POINT_GROUP = "reprieve.adapters"
 
@@ -88,6 +89,11 @@ class Adapters:
         self._folder = folder
         self._host = host
         self._built: dict[str, Adapter] = {}
+        self._broken: set[str] = set()
+
+    def attaching(self) -> list[str]:
+        """Those of them that can follow work which another worker has started."""
+        return [name for name in self.usable() if issubclass(find_adapter(name), Attaching)]
 
     def get(self, adapter_type: str) -> Adapter:
         """Raises `UnknownAdapter`."""
@@ -96,7 +102,24 @@ class Adapters:
             self._built[adapter_type] = adapter_class(self._folder / adapter_type, self._host)
         return self._built[adapter_type]
 
+    def usable(self) -> list[str]:
+        """The adapters that this process can work with: one that is installed but cannot be built here is none."""
+        return [name for name in adapter_classes() if self._can_be_built(name)]
+
+    def _can_be_built(self, name: str) -> bool:
+        if name in self._broken:
+            return False
+        try:
+            self.get(name)
+        except Exception as error:
+            if is_unfit(error):  # Of this worker, just now: that says nothing of the adapter.
+                return True
+            logger.exception("The adapter %r cannot be used here; its runs wait for a worker that can.", name)
+            self._broken.add(name)
+            return False
+        return True
+
     def keeping(self) -> list[Keeping]:
         """The adapters that keep something of their attempts on this host."""
-        names = [name for name, adapter_class in adapter_classes().items() if issubclass(adapter_class, Keeping)]
+        names = [name for name in self.usable() if issubclass(find_adapter(name), Keeping)]
         return [adapter for name in names if isinstance(adapter := self.get(name), Keeping)]

@@ -19,10 +19,19 @@ from pathlib import Path
 from uuid import UUID
 
 from prometheus_client import Counter as Count
-from tenacity import RetryCallState, Retrying, sleep_using_event, stop_when_event_set, wait_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_exponential,
+    wait_fixed,
+)
 
-from adapters.spool import FILE_BYTES, SPOOL_BYTES, Spool, SpooledLog, read_blocks, take_over
+from adapters.spool import DISK_INTERVAL, FILE_BYTES, SPOOL_BYTES, Spool, SpooledLog, read_blocks, take_over
 from models.chunks import Block
+from models.faults import is_unfit
 from models.sequences import SeqRanges
 
 logger = logging.getLogger(__name__)
@@ -90,6 +99,7 @@ class _Source:
         self._data: mmap | None = None
         self._read: deque[_Batch] = deque()
         self._more_was_written = False
+        self._to_give_back: set[int] = set()
 
     @property
     def is_behind(self) -> bool:
@@ -130,7 +140,18 @@ class _Source:
         being_read = number == self._number and self._data is not None
         if not being_read and not self._on_their_way[number]:
             del self._on_their_way[number]
-            self.spool.give_back(number)
+            self._to_give_back.add(number)
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Delete the files that the store has all of. One that cannot be deleted just now is tried at the next turn."""
+        for number in list(self._to_give_back):
+            try:
+                self.spool.give_back(number)
+            except OSError as error:
+                logger.error("A file of the spool %s is not deleted yet: %s", self.spool.folder, error)
+                return
+            self._to_give_back.discard(number)
 
 
 def _messages(blocks: Sequence[Block]) -> Iterator[list[Block]]:
@@ -179,11 +200,15 @@ class LogShipper:
         """Begin to ship what earlier workers left on this host; our own spool is made with its first chunk."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="log-shipper", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="log-shipper", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def add(self, log: SpooledLog, chunks: Sequence[bytes]) -> None:
-        """Number encoded chunks and take them over: in the spool when this returns. Blocks while that is full."""
+        """Number encoded chunks and take them over: in the spool when this returns.
+
+        Blocks while that is full, and while the system lets us make none: too few descriptors, a full disk.
+        """
         own = self._own or self._begin()
         own.spool.append(log, chunks)
         # Only a hint, so two threads may miscount it: whatever is there is shipped when BATCH_AGE has passed.
@@ -193,12 +218,17 @@ class LogShipper:
             self._wake.set()
 
     def _begin(self) -> _Source:
+        retrying = Retrying(
+            retry=retry_if_exception(is_unfit), wait=wait_fixed(DISK_INTERVAL), before_sleep=_log_no_spool
+        )
+        return retrying(self._try_to_begin)
+
+    def _try_to_begin(self) -> _Source:
+        self.start()
         with self._lock:
             if self._own is None:
                 self._own = _Source(Spool.create(self._root, limit=self._limit, file_bytes=self._file_bytes))
-            own = self._own
-        self.start()
-        return own
+            return self._own
 
     def flush(self, timeout: float) -> bool:
         """Send what was added so far, without waiting for its time; False if that took too long (seconds)."""
@@ -258,6 +288,7 @@ class LogShipper:
         self._take_over()
         behind = False
         for source in self._sources:
+            source.give_back()
             if self._bytes_on_their_way < WINDOW_BYTES and (batch := source.next_batch()):
                 self._on_their_way.append(batch)
                 self._bytes_on_their_way += batch.size
@@ -311,6 +342,11 @@ class LogShipper:
             self._bytes_on_their_way -= batch.size
             batch.source.arrived(batch)
         self._ask_at = time.monotonic() + ASK_INTERVAL
+
+
+def _log_no_spool(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    logger.error("Output waits: there can be no spool just now (try %d): %s", state.attempt_number, error)
 
 
 def _log_retry(state: RetryCallState) -> None:

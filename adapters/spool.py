@@ -12,7 +12,6 @@ A spool belongs to the process that holds the lock on its folder. Two workers on
 spool that nobody holds is what a worker left that was killed, and `take_over` gives it to the one that asks first.
 """
 
-import errno
 import fcntl
 import logging
 import mmap
@@ -33,6 +32,7 @@ import msgspec
 from prometheus_client import Counter, Gauge
 
 from models.chunks import MAX_CHUNK_BYTES, Block, pack
+from models.faults import is_unfit
 
 logger = logging.getLogger(__name__)
 
@@ -92,18 +92,26 @@ class Spool:
 
     @classmethod
     def create(cls, root: Path, *, limit: int = SPOOL_BYTES, file_bytes: int = FILE_BYTES) -> Self:
-        """A new spool below `root`."""
+        """A new spool below `root`. Raises `OSError`."""
         while True:
             folder = root / uuid4().hex
             folder.mkdir(mode=0o700, parents=True)
-            lock = _try_lock(folder)
+            try:
+                lock = _lock(folder)
+            except OSError:
+                with suppress(OSError):
+                    folder.rmdir()
+                raise
             if lock is not None:  # Between the two lines, another worker may have found it and taken it for left.
                 return cls(folder, lock, limit=limit, file_bytes=file_bytes)
 
     # -- writing
 
     def append(self, log: SpooledLog, chunks: Sequence[bytes]) -> None:
-        """Number these encoded chunks and write them, one after the other; blocks while spool or disk are full."""
+        """Number these encoded chunks and write them, one after the other.
+
+        Blocks while spool or disk are full, and while the system lets us make no file (EMFILE, EIO …).
+        """
         with self._lock:
             for chunk in chunks:
                 # First the room, then the number: while one thread waits for room, another may take both.
@@ -120,36 +128,40 @@ class Spool:
     def _next_file(self) -> None:
         """Begin the next file; where there is no room for one, wait a while. The caller looks again."""
         number = self._numbers[-1] + 1 if self._numbers else 1
-        if not self._has_room(number):
-            if not self._is_full:
-                self._is_full = True
-                FULL.inc()
-                logger.warning("The spool %s is full: output waits for the store to take some of it.", self.folder)
+        begun = self._begin_file(number)
+        if begun is None:
             self._changed.wait(DISK_INTERVAL)
             return
         if self._is_full:
             self._is_full = False
             logger.warning("The spool %s has room again.", self.folder)
-        with self._path(number).open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), self._file_bytes)
-        self._end, self._room = 0, self._file_bytes
+        self._map, self._end, self._room = begun, 0, self._file_bytes
         self._numbers.append(number)
         BYTES.inc(self._file_bytes)
 
-    def _has_room(self, number: int) -> bool:
-        """Make the next file, if the spool's limit and the disk allow it."""
+    def _begin_file(self, number: int) -> mmap.mmap | None:
+        """Make the next file; None where the spool's limit, the disk or the system does not allow it just now."""
         if len(self._numbers) >= self._files_allowed:
-            return False
+            self._say_full("it is full")
+            return None
         try:
             with self._path(number).open("w+b") as file:
                 # Allocated now: a map on a file with holes would end the process where the disk is full.
                 os.posix_fallocate(file.fileno(), 0, self._file_bytes)
-        except OSError as error:
-            self._path(number).unlink(missing_ok=True)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                return mmap.mmap(file.fileno(), self._file_bytes)
+        except (OSError, MemoryError) as error:
+            with suppress(OSError):
+                self._path(number).unlink(missing_ok=True)
+            if not is_unfit(error):
                 raise
-            return False
-        return True
+            self._say_full(str(error))
+            return None
+
+    def _say_full(self, why: str) -> None:
+        if not self._is_full:
+            self._is_full = True
+            FULL.inc()
+            logger.warning("The spool %s takes nothing just now: %s. Output waits.", self.folder, why)
 
     # -- reading and giving back
 
@@ -183,8 +195,11 @@ class Spool:
 
     def give_back(self, number: int) -> None:
         """Delete a file: the store has all of it."""
-        size = self._path(number).stat().st_size
-        self._path(number).unlink()
+        try:
+            size = self._path(number).stat().st_size
+            self._path(number).unlink()
+        except FileNotFoundError:  # Deleted by somebody else: then there is nothing to give back.
+            size = 0
         with self._changed:
             self._numbers.remove(number)
             self._changed.notify_all()
@@ -219,16 +234,26 @@ def take_over(root: Path) -> Iterator[Spool]:
 
 
 def _try_lock(folder: Path) -> IO[bytes] | None:
+    """The lock of a spool, or None: somebody holds it, it is gone, or it cannot be opened just now."""
     with suppress(OSError):
-        lock = (folder / "lock").open("ab")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return None
-        if (folder / "lock").exists():
-            return lock
-        lock.close()  # Its owner has just ended and deleted it.
+        return _lock(folder)
+    return None
+
+
+def _lock(folder: Path) -> IO[bytes] | None:
+    """The lock of a spool; None where somebody else holds it, or it is gone. Raises `OSError`."""
+    lock = (folder / "lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    except OSError:
+        lock.close()
+        raise
+    if (folder / "lock").exists():
+        return lock
+    lock.close()  # Its owner has just ended and deleted it.
     return None
 
 

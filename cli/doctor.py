@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from adapters.registry import ENTRY_POINT_GROUP, adapter_classes
 from api.access import is_loopback, is_open
 from cli.render import terminal
+from cli.roles import CONCURRENCY
 from models.errors import ReprieveError
 from models.health import ailments
 from stores.cache import connect
@@ -29,6 +30,7 @@ from stores.database import SERVER_OPTIONS
 from stores.migrate import current_revision, head_revision, is_current
 from workers.app import QUEUES, app
 from workers.bootstrap import Services, services
+from workers.files import files_for
 from workers.settings import host_and_port
 
 #: The oldest PostgreSQL and Redis that are known to do.
@@ -171,6 +173,13 @@ def space(wired: Services) -> Found:
     return True, f"There is room: {', '.join(told)}."
 
 
+def open_files(_: Services) -> Found:
+    files = files_for(CONCURRENCY)
+    if files.shortage is not None:
+        return False, f"Of a worker of runs that is started like this: {files.shortage}"
+    return True, f"A process of this user may open {files.raised:,} files, enough for {CONCURRENCY} runs at once."
+
+
 def _gib(size: int) -> str:
     return f"{size / 1024**3:.1f} GiB"
 
@@ -215,6 +224,7 @@ CHECKS: tuple[Check, ...] = (
     reaper,
     clocks,
     space,
+    open_files,
     plug_ins,
     flower,
     http_api,

@@ -8,9 +8,12 @@ from typing import NoReturn
 
 _WORKER = ("celery", "-A", "workers", "worker", "--without-gossip", "--without-mingle", "--loglevel=INFO")
 
+#: Runs that a worker has under way at once, unless it is told otherwise.
+CONCURRENCY = 100
+
 #: Role by role, the command. Runs have their own workers, since they are long; a sweep must never wait behind one.
 ROLES: dict[str, tuple[str, ...]] = {
-    "worker-runs": (*_WORKER, "--queues=runs", "--pool=threads", "--concurrency=100", "--hostname=runs@%h"),
+    "worker-runs": (*_WORKER, "--queues=runs", "--pool=threads", f"--concurrency={CONCURRENCY}", "--hostname=runs@%h"),
     "worker-logs": (*_WORKER, "--queues=logs", "--pool=threads", "--concurrency=2", "--hostname=logs@%h"),
     "worker-archive": (*_WORKER, "--queues=archive", "--pool=threads", "--concurrency=2", "--hostname=archive@%h"),
     "worker-control": (*_WORKER, "--queues=control", "--pool=threads", "--concurrency=2", "--hostname=control@%h"),

@@ -4,10 +4,13 @@ import logging
 import sys
 
 import uvicorn
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
 from api.access import is_loopback, is_open
 from api.app import create_app
 from models.errors import SettingsError
+from models.faults import is_unfit
+from models.results import last_line
 from workers import journal, tracing
 from workers.bootstrap import Services
 from workers.settings import host_and_port
@@ -17,10 +20,13 @@ GRACE = 3
 
 
 def serve(services: Services) -> None:
-    """Until it is asked to end. Raises `SettingsError` rather than be open to a network."""
+    """Until it is asked to end. A database that is away is waited for, since the tokens are in it.
+
+    Raises `SettingsError` rather than be open to a network.
+    """
     address = services.settings.api_address
     host, port = host_and_port(address)
-    if is_open(services):
+    if _once_it_answers(services):
         if not is_loopback(host):
             raise SettingsError(
                 f"REPRIEVE_API_ADDRESS is {address}, and there is no token: everyone who reaches it could start "
@@ -46,3 +52,15 @@ def serve(services: Services) -> None:
         access_log=False,
         log_config=None,
     )
+
+
+def _once_it_answers(services: Services) -> bool:
+    """Whether whoever comes may do everything; asked for as long as it takes the database to say so."""
+
+    def say(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        told = last_line(error) if error else ""
+        print(f"The API waits for the database (try {state.attempt_number}): {told}", file=sys.stderr, flush=True)
+
+    retrying = Retrying(retry=retry_if_exception(is_unfit), wait=wait_exponential_jitter(0.5, 15), before_sleep=say)
+    return retrying(is_open, services)

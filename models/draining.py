@@ -1,4 +1,4 @@
-"""What becomes of work that a worker which is asked to stop could not see to its end."""
+"""What becomes of work that its worker could not see to its end: asked to stop, or itself in trouble."""
 
 from models.liveness import Timing
 from models.reaping import may_retry, retry_delay
@@ -8,8 +8,14 @@ from models.work import End, Work
 
 def end_of_drained(work: Work, waited: float, timing: Timing) -> End:
     """The end of in-process work after a drain of `waited` seconds: queued again while attempts are left, or failed."""
+    return end_of_given_up(
+        work, f"Its worker was asked to stop, and the work had not ended {waited:g} s later.", timing
+    )
+
+
+def end_of_given_up(work: Work, sentence: str, timing: Timing, last_seq: int | None = None) -> End:
+    """The end of an attempt that its worker cannot go on with, nor another one: it is lost with its worker."""
     retry = may_retry(ErrorCode.PROCESS_LOST, work)
-    sentence = f"Its worker was asked to stop, and the work had not ended {waited:g} s later."
     return End(
         token=work.token,
         status=Status.QUEUED if retry else Status.FAILED,
@@ -18,5 +24,6 @@ def end_of_drained(work: Work, waited: float, timing: Timing) -> End:
         error_message=None if retry else sentence,
         outcome={"error_code": ErrorCode.PROCESS_LOST.value},
         detail={"error_code": ErrorCode.PROCESS_LOST.value, "error_message": sentence},
+        last_seq=last_seq,
         retry_after=retry_delay(work.token, work.attempt, timing),
     )

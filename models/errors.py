@@ -56,6 +56,13 @@ class Released(ReprieveError):
     """
 
 
+class OutputNotTaken(ReprieveError, ConnectionError):
+    """Raised in `on_log` when this worker cannot take over output for a reason of its own. It says nothing of the work.
+
+    An adapter lets it pass: the work goes on, and is followed again by this worker or another.
+    """
+
+
 class OutsideRoot(ReprieveError):
     """Raised when a path that came from outside would leave the folder that it belongs to."""
 

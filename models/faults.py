@@ -9,6 +9,7 @@ type.
 """
 
 import errno
+import socket
 from collections.abc import Iterator
 from enum import StrEnum
 
@@ -68,11 +69,11 @@ _UNFIT_NAMES = frozenset(
 
 def fault_of(error: BaseException) -> Fault:
     """What is at fault, by this error or by what it says caused it."""
-    for one in _chain(error):
-        fault = _by_sqlstate(one) or _by_errno(one) or _by_type(one)
-        if fault is not None:
-            return fault
-    return Fault.OURS
+    try:
+        found = (_by_sqlstate(one) or _by_errno(one) or _by_type(one) for one in _chain(error))
+        return next((fault for fault in found if fault is not None), Fault.OURS)
+    except Exception:  # A plug-in's error may be of any kind: one that cannot even be read is nobody else's fault.
+        return Fault.OURS
 
 
 def is_unfit(error: BaseException) -> bool:
@@ -92,13 +93,15 @@ def sqlstate_of(error: BaseException) -> str | None:
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error, what a library has wrapped in it, and what it was raised from."""
     seen: set[int] = set()
-    following: list[BaseException | None] = [error]
+    following: list[BaseException] = [error]
     while following:
         one = following.pop(0)
-        if one is not None and id(one) not in seen:
+        if id(one) not in seen:
             seen.add(id(one))
             yield one
-            following += [getattr(one, "orig", None), one.__cause__]
+            # SQLAlchemy names it `orig`, urllib `reason` (which others use for text).
+            wrapped = (getattr(one, "orig", None), getattr(one, "reason", None), one.__cause__)
+            following += [error for error in wrapped if isinstance(error, BaseException)]
 
 
 def _sqlstate(error: BaseException) -> str | None:
@@ -114,6 +117,8 @@ def _by_sqlstate(error: BaseException) -> Fault | None:
 
 
 def _by_errno(error: BaseException) -> Fault | None:
+    if isinstance(error, socket.gaierror):  # Numbers of its own: a name that is not to be resolved just now.
+        return Fault.ENVIRONMENT
     return Fault.ENVIRONMENT if isinstance(error, OSError) and error.errno in _UNFIT_ERRNOS else None
 
 

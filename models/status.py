@@ -47,7 +47,7 @@ class ErrorCode(StrEnum):
     TIMED_OUT = "timed_out"
     """The run was running for longer than its `max_runtime`."""
     UNKNOWN_ADAPTER = "unknown_adapter"
-    """The worker that took the run has no adapter of its type installed."""
+    """The worker that took the run had no adapter of its type. Not written any more: such runs stay queued."""
 
 
 class EventKind(StrEnum):

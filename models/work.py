@@ -2,7 +2,7 @@
 
 import math
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -150,6 +150,12 @@ class End:
             last_seq=last_seq,
             work_ended=work_ended,
         )
+
+    def bare(self) -> "End":
+        """The same end without anything that came from outside: what is recorded where its content cannot be."""
+        message = None if self.error_code is None else "How it ended could not be stored; its worker's log has it."
+        said = {} if self.error_code is None else {"error_code": self.error_code.value, "error_message": message}
+        return replace(self, error_message=message, outcome=said, detail=said)
 
     @classmethod
     def by_cancel(cls, token: Token, from_status: Status) -> "End":

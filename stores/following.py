@@ -80,7 +80,11 @@ class LogFollower:
         place = self._live.position(self._run_id)
         while True:
             # How far the log is, is asked before the store is read: what was stored before the end is read.
-            known = self._place(attempt)
+            known = self._places().of.get(attempt)
+            if known is None:  # It began nothing and was taken back: its number comes again.
+                if not self._wait_for_attempt(attempt):
+                    return
+                continue
             for chunk in self._without_gap(attempt, seq):
                 yield chunk
                 seq = chunk.seq

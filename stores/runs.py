@@ -26,13 +26,15 @@ from models.work import End, Token, Work
 from stores.arrays import key_arrays, token_arrays
 from stores.database import Database
 
-# claim: one worker of all that got the message starts the next attempt; not before the last one's work is ended.
+# claim: one worker of all that got the message, and that have the adapter, starts the next attempt; not before the last
+# one's work is ended.
 CLAIM = text("""
 WITH claimed AS (
     UPDATE runs r
     SET status = 'running', attempt = r.attempt + 1, epoch = r.epoch + 1,
         started_at = clock_timestamp(), updated_at = clock_timestamp(), last_proof = 'claim'
     WHERE r.id = :run_id AND r.status = 'queued' AND r.attempt < r.max_attempts
+      AND (CAST(:adapters AS text[]) IS NULL OR r.adapter = ANY(CAST(:adapters AS text[])))
       AND (r.not_before IS NULL OR r.not_before <= clock_timestamp())
       AND NOT EXISTS (SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.termination = 'owed')
     RETURNING r.id, r.attempt, r.max_attempts, r.epoch, r.adapter, r.max_runtime
@@ -44,6 +46,66 @@ WITH claimed AS (
     SELECT id, attempt, 'claimed', jsonb_build_object('worker_node', CAST(:worker_node AS text)) FROM claimed
 )
 SELECT c.*, s.config, s.labels, s.trace_parent FROM claimed c JOIN run_specs s ON s.run_id = c.id
+""")
+
+# lacks: whether a queued run waits for an adapter that this worker has not; told once for each attempt, whoever it is.
+LACKS = text("""
+WITH lacking AS (
+    SELECT id, attempt, adapter FROM runs
+    WHERE id = :run_id AND status = 'queued' AND adapter <> ALL(CAST(:adapters AS text[]))
+), told AS (
+    INSERT INTO run_events (run_id, attempt, kind, detail)
+    SELECT id, attempt, 'noted', jsonb_build_object(
+        'lacking', adapter, 'note', 'Waits for a worker that has the adapter ' || quote_literal(adapter) || '; worker '
+        || CAST(:worker_node AS text) || ' has not.')
+    FROM lacking l
+    WHERE NOT EXISTS (SELECT FROM run_events e
+                      WHERE e.run_id = l.id AND e.attempt = l.attempt AND e.kind = 'noted' AND e.detail ? 'lacking')
+)
+SELECT adapter FROM lacking
+""")
+
+# awaited: the queued runs that another worker had no adapter for, and this one has.
+AWAITED = text("""
+SELECT r.id FROM runs r
+WHERE r.status = 'queued' AND r.adapter = ANY(CAST(:adapters AS text[])) AND EXISTS (
+    SELECT FROM run_events e
+    WHERE e.run_id = r.id AND e.attempt = r.attempt AND e.kind = 'noted' AND e.detail ->> 'lacking' = r.adapter)
+ORDER BY r.id LIMIT :limit
+""")
+
+# take back: an attempt that began nothing. Its number is used again, so nothing may be left that bears it: no work that
+# was recorded, and no output. Run before attempt, the order in which an end takes them. The wait doubles with each time
+# that this attempt was taken back.
+TAKE_BACK = text("""
+WITH mine AS (
+    SELECT id, attempt FROM runs
+    WHERE id = :run_id AND epoch = :epoch AND status = 'running' FOR NO KEY UPDATE
+), nothing AS (
+    SELECT a.run_id, a.attempt FROM run_attempts a JOIN mine m ON m.id = a.run_id AND m.attempt = a.attempt
+    WHERE a.epoch = :epoch AND a.finished_at IS NULL AND a.handle IS NULL AND a.process_pid IS NULL
+      AND NOT EXISTS (SELECT FROM attempt_logs l WHERE l.run_id = a.run_id AND l.attempt = a.attempt)
+      AND NOT EXISTS (SELECT FROM log_quarantine q WHERE q.run_id = a.run_id AND q.attempt = a.attempt)
+    FOR UPDATE OF a
+), waits AS (
+    SELECT n.*, :wait * power(2, least(:doublings, (
+        SELECT count(*) FROM run_events e
+        WHERE e.run_id = n.run_id AND e.attempt = n.attempt AND e.kind = 'noted' AND e.detail ? 'taken_back'
+    ))) AS seconds FROM nothing n
+), taken_back AS (
+    UPDATE runs r
+    SET status = 'queued', attempt = r.attempt - 1, sends = 0, updated_at = clock_timestamp(),
+        started_at = (SELECT p.started_at FROM run_attempts p WHERE p.run_id = r.id AND p.attempt = r.attempt - 1),
+        not_before = clock_timestamp() + w.seconds * interval '1 s'
+    FROM waits w WHERE r.id = w.run_id
+    RETURNING r.id
+), gone AS (
+    DELETE FROM run_attempts a USING nothing n WHERE a.run_id = n.run_id AND a.attempt = n.attempt
+), told AS (
+    INSERT INTO run_events (run_id, attempt, kind, detail)
+    SELECT run_id, attempt, 'noted', jsonb_build_object('taken_back', true, 'note', CAST(:note AS text)) FROM nothing
+)
+SELECT w.seconds FROM waits w JOIN taken_back t ON t.id = w.run_id
 """)
 
 # persist: what the attempt started, recorded before it may begin, unless the attempt was ended in the meantime.
@@ -294,12 +356,44 @@ class RunStore:
             )
         return run
 
-    def claim(self, run_id: UUID, worker_node: str, worker_id: UUID | None = None) -> Work | None:
-        """Start the next attempt of a queued run, or None when it is not this worker's to start, or not yet."""
-        values = {"run_id": run_id, "worker_node": worker_node, "worker_id": worker_id}
+    def claim(
+        self, run_id: UUID, worker_node: str, worker_id: UUID | None = None, adapters: Sequence[str] | None = None
+    ) -> Work | None:
+        """Start the next attempt of a queued run, or None when it is not this worker's to start, or not yet.
+
+        `adapters` are those that this worker has; None for all.
+        """
+        values = {
+            "run_id": run_id,
+            "worker_node": worker_node,
+            "worker_id": worker_id,
+            "adapters": None if adapters is None else list(adapters),
+        }
         with self._database.begin() as connection:
             row = connection.execute(CLAIM, values).one_or_none()
         return None if row is None else work_of(row, row.max_runtime)
+
+    def lacks_adapter(self, run_id: UUID, worker_node: str, adapters: Sequence[str]) -> str | None:
+        """The adapter that a queued run waits for and that is not among these, which is told once; None for no such."""
+        values = {"run_id": run_id, "worker_node": worker_node, "adapters": list(adapters)}
+        with self._database.begin() as connection:
+            adapter: str | None = connection.execute(LACKS, values).scalar()
+        return adapter
+
+    def awaiting(self, adapters: Sequence[str], limit: int) -> list[UUID]:
+        """Queued runs that an earlier worker had no adapter for, and that need one of these."""
+        with self._database.begin() as connection:
+            return list(connection.execute(AWAITED, {"adapters": list(adapters), "limit": limit}).scalars())
+
+    def take_back(self, token: Token, note: str, wait: float, doublings: int) -> float | None:
+        """Put a run back into the queue whose attempt began nothing; in how many seconds it may be claimed.
+
+        The attempt does not count. None when it recorded work, has output, or is not this token's any more.
+        """
+        values = token._asdict() | {"note": note, "wait": wait, "doublings": doublings}
+        with self._database.begin() as connection:
+            seconds: float | None = connection.execute(TAKE_BACK, values).scalar()
+        return seconds
 
     def persist_run_process_metadata(self, token: Token, host: str, process: ProcessIdentity) -> None:
         """Record the child that an attempt has spawned; raises `Superseded` when the attempt is not running."""

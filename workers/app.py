@@ -51,7 +51,11 @@ def configuration() -> dict[str, Any]:
         "task_send_sent_event": True,
         "worker_hijack_root_logger": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # A broker that is away comes back some time. Celery's 100 tries are under an hour, after which it would end a
+        # worker with the children of its runs, or beat.
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "worker_consumer": "workers.consumer:Consumer",
         # RabbitMQ closes the channel of a worker that has held a message for half an hour, as one does whose threads
         # are all busy. That is a lost connection, and not the end of the worker and of the children of all its runs.
         "broker_channel_error_retry": True,

@@ -6,18 +6,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, wait_exponential_jitter
 
 from adapters.host import is_alive, namespace
 from adapters.shipper import LogShipper
 from adapters.spool import SpooledLog
 from models.chunks import MAX_CHUNK_BYTES, check_cursor, check_stream, encode, split_output
-from models.errors import Released
+from models.errors import OutputNotTaken, Released
+from models.faults import is_unfit
 from models.process import ProcessIdentity
 from models.status import EventKind, Proof
 from models.work import Token, Work, storable
-from stores.database import TRANSIENT
 from stores.logs import Resumed
 from workers.bootstrap import Services
 
@@ -61,12 +60,19 @@ class RunContext:
         at = time.time_ns() // 1_000_000
         if type(chunk) is bytes and 0 < len(chunk) <= MAX_CHUNK_BYTES:
             # The usual case, at no more than it must cost: this is called for each line that a run prints.
-            self._shipper.add(self._log, (encode((at, stream, chunk, cursor)),))
+            self._take(encode((at, stream, chunk, cursor)))
         elif pieces := split_output(chunk):
             # Only the last piece bears the cursor: whoever reads on from it must have all of them.
             places = [None] * (len(pieces) - 1) + [cursor]
             records = zip(pieces, places, strict=True)
-            self._shipper.add(self._log, [encode((at, stream, piece, place)) for piece, place in records])
+            self._take(*[encode((at, stream, piece, place)) for piece, place in records])
+
+    def _take(self, *chunks: bytes) -> None:
+        """Have the shipper take these chunks over. What it cannot do is no fault of the work."""
+        try:
+            self._shipper.add(self._log, chunks)
+        except Exception as error:
+            raise OutputNotTaken(f"The output of run {self.run_id} could not be taken over: {error}") from error
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
         process = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker)
@@ -78,12 +84,12 @@ class RunContext:
         self._dispatched = True
 
     def _record(self, write: Callable[[], None]) -> None:
-        """Write what must be recorded before the work may begin; a database that is away is waited for.
+        """Write what must be recorded before the work may begin; a database that is away or unfit is waited for.
 
         It waits until the run has ended or is not ours any more, which its supervisor learns when the database is back.
         """
         retrying = Retrying(
-            retry=retry_if_exception_type(TRANSIENT),
+            retry=retry_if_exception(is_unfit),
             wait=wait_exponential_jitter(multiplier=0.1, max=5),
             stop=lambda _: self._wake.is_set(),
             before_sleep=lambda _: logger.error("Run %s: its work waits to be recorded.", self.run_id),
@@ -94,8 +100,8 @@ class RunContext:
     def note(self, sentence: str) -> None:
         try:
             self._services.runs.tell_once(self.run_id, self.attempt, EventKind.NOTED, {"note": storable(sentence)})
-        except DBAPIError as error:
-            logger.warning("Run %s: a note was not written (%s): %s", self.run_id, type(error.orig).__name__, sentence)
+        except Exception as error:
+            logger.warning("Run %s: a note was not written (%s): %s", self.run_id, type(error).__name__, sentence)
 
     def heartbeat(self) -> None:
         if self._released:
@@ -125,6 +131,21 @@ class RunContext:
     @property
     def is_overdue(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline
+
+    @property
+    def is_underway(self) -> bool:
+        """Whether there is work that was recorded."""
+        return self._dispatched or self._process is not None
+
+    @property
+    def lives_elsewhere(self) -> bool:
+        """Whether the work is not a child of this worker."""
+        return self._process is None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether this follower was told to stop, or to leave."""
+        return self._wake.is_set()
 
     @property
     def can_be_left(self) -> bool:

@@ -28,6 +28,8 @@ from workers.hints import send_hint
 MAX_LABELS = 16
 MAX_LABEL_LENGTH = 128
 MAX_KEY_LENGTH = 255
+#: The header of a message that says how often it was passed on.
+PASSED_ON = "reprieve_passed_on"
 #: A longer limit is none.
 MAX_RUNTIME = timedelta(days=3650)
 
@@ -87,9 +89,15 @@ def enqueue_once(
     return run, is_new
 
 
-def send_execute(run_id: UUID, *, after: float = 0.0) -> None:
-    """Send the message that a run is waiting, to be taken after so many seconds; the sweep sends what is lost."""
-    later = {"countdown": after} if after > 0 else {}
+def send_execute(run_id: UUID, *, after: float = 0.0, passed_on: int = 0) -> None:
+    """Send the message that a run is waiting, to be taken after so many seconds; the sweep sends what is lost.
+
+    `passed_on` counts the workers that could not use it. It is in a header: a release that knows nothing of it is not
+    disturbed.
+    """
+    later: dict[str, Any] = {"countdown": after} if after > 0 else {}
+    if passed_on:
+        later["headers"] = {PASSED_ON: passed_on}
     shown = {"task_id": str(run_id), "argsrepr": f"({run_id})"}
     send_hint(
         "runs.execute", [str(run_id)], otherwise=f"run {run_id} is queued, and the sweep sends it", **shown, **later

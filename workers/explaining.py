@@ -67,6 +67,7 @@ class Explanation:
         lines += [sentence for event in self.events if (sentence := _dossier_sentence(event))]
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
         lines += _owed_sentences(run)
+        lines += _waiting_sentences(run, self.events)
         return lines + [sentence for log in self.logs for sentence in _log_sentences(log)]
 
     @property
@@ -195,6 +196,15 @@ def _owed_sentences(run: Run) -> list[str]:
         for attempt in run.attempts
         if attempt.termination == "owed"
     ]
+
+
+def _waiting_sentences(run: Run, events: Sequence[RunEvent]) -> list[str]:
+    """Why a run is still in the queue, as the workers that could not begin it have said, the last of them first."""
+    if run.status != Status.QUEUED:
+        return []
+    noted = [one for one in events if one.kind == EventKind.NOTED and one.detail.keys() & {"lacking", "taken_back"}]
+    newest = {next(iter(one.detail.keys() & {"lacking", "taken_back"})): one for one in noted}
+    return [f"At {one.at:%H:%M:%S} UTC: {one.detail['note']}" for one in newest.values()]
 
 
 def _event_line(event: RunEvent) -> str:

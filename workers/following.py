@@ -2,36 +2,64 @@
 
 Nothing that an adapter raises ends the worker. A follower that is to leave (`Released`) records no end: the work goes
 on, and another worker follows it.
+
+Nor does this worker's own trouble end the work: too few descriptors, a full disk, a lost connection (`models.faults`)
+say nothing of it. What was recorded as started elsewhere is left to whoever follows it next, this worker after a pause
+among them; what has begun nothing goes back to the queue, and its attempt does not count.
 """
 
 import logging
-import traceback
+import random
+import threading
 from collections.abc import Callable
+from typing import TypeVar
+from uuid import UUID
 
-from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
+from cachetools import TTLCache
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
 from adapters.protocol import Adapter
+from adapters.registry import attaching
 from adapters.shipper import LogShipper
+from models.draining import end_of_given_up
 from models.errors import Released, UnknownAdapter
-from models.status import ErrorCode
-from models.work import End, Outcome, Work
-from stores.database import TRANSIENT
+from models.faults import Fault, fault_of, is_unfit
+from models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
+from models.results import last_line, raised, understood
+from models.work import End, Outcome, Work, storable
 from workers import metrics, tracing
 from workers.bootstrap import Services
 from workers.closing import send_close
 from workers.context import RunContext
+from workers.enqueue import send_execute
 from workers.finish import finish
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds that the end of a run waits for its output to be on its way; its last sequence number is recorded anyway.
 FLUSH_TIMEOUT = 10.0
 #: The same for a follower that leaves: what is not stored by then, the next one reads again.
 LEAVE_TIMEOUT = 2.0
+#: Seconds before work is left to the next follower because of trouble here, doubled each time it comes again …
+TROUBLE_PAUSE = 1.0
+#: … up to this many. Each costs an event; the work's own silence must not last for a window meanwhile.
+LONGEST_TROUBLE_PAUSE = 60.0
+
+#: Seconds by which a message comes later than its run may be claimed, whatever the two clocks say.
+MARGIN = 0.5
 
 #: What the adapter is to do with the work: `execute` or `attach`, with their arguments.
 Follow = Callable[[Adapter, Work], Outcome]
+
+#: How often this worker had trouble lately with the work of a run.
+_troubles: TTLCache[UUID, int] = TTLCache(10_000, ttl=600)
+_lock = threading.Lock()
+
+
+class _Unable(Exception):
+    """Raised when this worker is in no state to go on with an attempt; its cause says why. Not an end."""
 
 
 def follow_to_the_end(services: Services, shipper: LogShipper, context: RunContext, follow: Follow, name: str) -> str:
@@ -47,10 +75,12 @@ def follow_to_the_end(services: Services, shipper: LogShipper, context: RunConte
 
 def _follow(services: Services, shipper: LogShipper, work: Work, context: RunContext, follow: Follow) -> str:
     try:
-        outcome, work_ended = perform(services, work, follow)
+        outcome, work_ended = _perform(services, work, follow)
     except Released:
-        return _leave(services, shipper, work)
-    shipper.flush(FLUSH_TIMEOUT)
+        return _leave(services, shipper, context)
+    except _Unable as unable:
+        return _give_up(services, shipper, context, last_line(unable.__cause__ or unable))
+    _flush(shipper, FLUSH_TIMEOUT)
     end = End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended)
     if record(services, end):
         send_close(work.run_id, work.attempt)
@@ -60,41 +90,62 @@ def _follow(services: Services, shipper: LogShipper, work: Work, context: RunCon
     return "superseded"
 
 
-def perform(services: Services, work: Work, follow: Follow) -> tuple[Outcome, bool]:
-    """The outcome of an attempt, and whether its work is known to have ended. Raises `Released`."""
+def _perform(services: Services, work: Work, follow: Follow) -> tuple[Outcome, bool]:
+    """The outcome of an attempt, and whether its work is known to have ended. Raises `Released` and `_Unable`."""
     try:
-        outcome = follow(services.adapters.get(work.adapter), work)
-        return outcome, outcome.work_ended
+        answer = follow(services.adapters.get(work.adapter), work)
     except Released:
         raise
-    except UnknownAdapter as unknown:
-        return Outcome.failed(str(unknown), ErrorCode.UNKNOWN_ADAPTER), True
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if isinstance(error, UnknownAdapter) or is_unfit(error):
+            raise _Unable from error
         logger.exception("Run %s attempt %d: the adapter %r raised.", work.run_id, work.attempt, work.adapter)
-        last_line = traceback.format_exception_only(error)[-1].strip()
-        return Outcome.failed(last_line), False
+        return raised(work.adapter, error), False
+    # What is no outcome does not say that the work has ended, either.
+    return understood(work.adapter, answer), isinstance(answer, Outcome) and answer.work_ended is True
+
+
+def _flush(shipper: LogShipper, timeout: float) -> None:
+    """Trouble with the output never outranks how the work ended: what is not sent yet is sent later."""
+    try:
+        shipper.flush(timeout)
+    except Exception:
+        logger.exception("Output could not be sent at once; it is in the spool.")
+
+
+# -- an end
 
 
 def record(services: Services, end: End) -> bool:
-    """Record an end, for as long as it takes a database that is away to come back; False when another end was first."""
-    retrying = Retrying(
-        retry=retry_if_exception_type(TRANSIENT),
-        wait=wait_exponential_jitter(multiplier=0.2, max=15),
-        before_sleep=lambda _: logger.error("The end of run %s is not recorded yet.", end.token.run_id),
-    )
-    return bool(retrying(finish, services, [end]))
+    """Record an end, retrying for as long as it takes; False when another end was first.
 
-
-def _leave(services: Services, shipper: LogShipper, work: Work) -> str:
-    """Leave the work to another worker, if none has it yet. The sweep finds what could not be left."""
-    shipper.flush(LEAVE_TIMEOUT)
+    A database that is away or unfit is waited for. An end that it will never take is recorded without its content.
+    """
     try:
-        if services.followers.hand_over([work.token]):
-            metrics.HANDED_OVER.labels(work.adapter).inc()
-            logger.info("Run %s attempt %d: left to another worker.", work.run_id, work.attempt)
-    except DBAPIError as error:
-        logger.error("Run %s could not be handed over (%s); the sweep will.", work.run_id, type(error.orig).__name__)
-    return "released"
+        return bool(_persist(lambda: finish(services, [end]), f"The end of run {end.token.run_id} is not recorded yet"))
+    except Exception:  # Content: nothing else is raised.
+        logger.exception("How run %s ended cannot be stored as it is: %r", end.token.run_id, end.detail)
+    bare, patient = end.bare(), f"That run {end.token.run_id} ended is not recorded yet"
+    return bool(_persist(lambda: finish(services, [bare]), patient, give_up_on_content=False))
+
+
+def _persist(
+    write: Callable[[], T], otherwise: str, *, stop: Callable[[], bool] = lambda: False, give_up_on_content: bool = True
+) -> T:
+    """Write what must not be lost, for as long as it takes or until `stop`; raises what no second try would change."""
+
+    def say(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        logger.error("%s: %s", otherwise, last_line(error) if error else "")
+
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: not give_up_on_content or fault_of(error) is not Fault.CONTENT),
+        wait=wait_exponential_jitter(multiplier=0.2, max=15),
+        stop=lambda _: stop(),
+        before_sleep=say,
+        reraise=True,
+    )
+    return retrying(write)
 
 
 def note_late_result(services: Services, end: End) -> None:
@@ -108,3 +159,84 @@ def note_late_result(services: Services, end: End) -> None:
     if adapter is not None:
         metrics.SUSPECTED_FALSE_REAPS.labels(adapter).inc()
         logger.error("Run %s was reaped, and its follower reports a result all the same.", end.token.run_id)
+
+
+# -- no end
+
+
+def _leave(services: Services, shipper: LogShipper, context: RunContext) -> str:
+    """Leave the work to another worker, if none has it yet. The sweep finds what could not be left."""
+    work = context.work
+    _flush(shipper, LEAVE_TIMEOUT)
+    try:
+        if not _hand_over(services, work) and not context.last_seq:
+            _take_back(services, work, f"its worker was to leave it before it had begun ({services.host})")
+    except Exception as error:
+        logger.error("Run %s could not be handed over (%s); the sweep will.", work.run_id, type(error).__name__)
+    return "released"
+
+
+def _give_up(services: Services, shipper: LogShipper, context: RunContext, why: str) -> str:
+    """This worker is in trouble: leave what goes on without it, take back what began nothing; the rest is lost.
+
+    Which of them it is, the rows say: what was recorded may have been so without our having been told.
+    """
+    work = context.work
+    logger.error("Run %s attempt %d: trouble of this worker, not of the work: %s", work.run_id, work.attempt, why)
+    if context.is_underway and context.lives_elsewhere:
+        try:
+            context.wait(_pause(work.run_id))
+        except Released:
+            return _leave(services, shipper, context)
+    _flush(shipper, LEAVE_TIMEOUT)
+    otherwise = f"Run {work.run_id} is neither left to another worker nor back in the queue yet"
+    try:
+        return _persist(lambda: _let_go(services, context, why), otherwise, stop=lambda: context.is_told)
+    except Exception as error:
+        logger.error("Run %s is left to the sweep (%s).", work.run_id, type(error).__name__)
+        return "released"
+    finally:
+        context.release()  # Its number may be used again: whatever the adapter still says is not for that log.
+
+
+def _let_go(services: Services, context: RunContext, why: str) -> str:
+    work = context.work
+    if work.adapter in attaching() and _hand_over(services, work):
+        return "released"
+    if not context.last_seq and _take_back(services, work, f"{services.host} could not begin it ({why})"):
+        return "returned"
+    if context.is_underway and context.lives_elsewhere:
+        # Nobody else could follow it; it may be alive, and its silence is the reaper's to judge.
+        return "released"
+    sentence = f"Its worker could not go on with it: {why}"
+    end = end_of_given_up(work, storable(sentence), services.timing, context.last_seq)
+    return "lost" if finish(services, [end]) else "superseded"
+
+
+def _hand_over(services: Services, work: Work) -> bool:
+    if not services.followers.hand_over([work.token]):
+        return False
+    metrics.HANDED_OVER.labels(work.adapter).inc()
+    logger.info("Run %s attempt %d: left to another worker.", work.run_id, work.attempt)
+    return True
+
+
+def _take_back(services: Services, work: Work, why: str) -> bool:
+    """Put an attempt that began nothing back into the queue; False where it may have begun something."""
+    note = storable(f"Back in the queue: {why}. The attempt does not count.")
+    wait = TAKEN_BACK_FOR * random.uniform(1, 2)  # noqa: S311 - so that many do not come back at once
+    seconds = services.runs.take_back(work.token, note, wait, TAKEN_BACK_DOUBLINGS)
+    if seconds is None:
+        return False
+    services.throttle.forget([work.run_id])
+    send_execute(work.run_id, after=seconds + MARGIN)
+    logger.warning("Run %s: %s", work.run_id, note)
+    return True
+
+
+def _pause(run_id: UUID) -> float:
+    """Seconds for which work is left alone that this worker could not follow: longer each time."""
+    with _lock:
+        times = _troubles[run_id] = _troubles.get(run_id, 0) + 1
+    pause: float = min(TROUBLE_PAUSE * 2 ** (times - 1), LONGEST_TROUBLE_PAUSE)
+    return pause * random.uniform(0.5, 1)  # noqa: S311 - so that many do not come back at once

@@ -10,8 +10,9 @@ from sqlalchemy.exc import DBAPIError
 
 from adapters.shipper import LogShipper
 from workers import metrics, tracing
-from workers.app import app
 from workers.bootstrap import services
+from workers.files import allow_files
+from workers.hints import send_hint
 from workers.logs import publish
 from workers.supervisor import Supervisor
 
@@ -49,15 +50,16 @@ def crew(node: str | None = None) -> Crew:
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def begin(sender: Any, **_: Any) -> None:
     """A worker of runs looks at once for what an earlier one of its host left; one of control sweeps at once."""
-    metrics.serve(services())
-    tracing.set_up()
     queues = set(sender.app.amqp.queues.consume_from)
     if "runs" in queues:
+        allow_files(sender.controller.concurrency)
         crew(sender.hostname)
+    metrics.serve(services())
+    tracing.set_up()
     if "control" in queues:
-        app.send_task("reaper.sweep")
+        send_hint("reaper.sweep", otherwise="beat asks for the next sweep")
     if "archive" in queues:
-        app.send_task("logs.expire")
+        send_hint("logs.expire", otherwise="beat asks for it again")
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

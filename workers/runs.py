@@ -1,18 +1,26 @@
 """`runs.execute`: claim a run, have its adapter do the work, record how it ended.
 
 The message is acknowledged early and may come twice or never: the claim starts one attempt, and the row is what a
-lost message is found by.
+lost message is found by. A worker that cannot use a message (it has not the adapter, or not the database) passes it on.
 """
 
+import logging
+import random
 from typing import Any
 from uuid import UUID
 
+from models.faults import is_unfit
+from models.queueing import passed_on_in
+from models.results import last_line
+from models.work import Work
 from workers.app import app
-from workers.bootstrap import services
-from workers.enqueue import send_execute
+from workers.bootstrap import Services, services
+from workers.enqueue import PASSED_ON, send_execute
 from workers.following import follow_to_the_end
 from workers.journal import about
-from workers.lifecycle import crew
+from workers.lifecycle import Crew, crew
+
+logger = logging.getLogger(__name__)
 
 
 @app.task(bind=True, name="runs.execute", acks_late=False)  # type: ignore[untyped-decorator]
@@ -21,7 +29,7 @@ def execute_task(self: Any, run_id: str) -> dict[str, Any]:
     if ours.supervisor.is_draining:
         send_execute(UUID(run_id))
         return {"run": run_id, "started": False}
-    work = wired.runs.claim(UUID(run_id), self.request.hostname, ours.supervisor.worker_id)
+    work = _claim(wired, ours, UUID(run_id), self.request)
     if work is None:
         return {"run": run_id, "started": False}
     wired.throttle.forget([work.run_id])
@@ -30,3 +38,32 @@ def execute_task(self: Any, run_id: str) -> dict[str, Any]:
             wired, ours.shipper, context, lambda adapter, work: adapter.execute(work, context), "attempt"
         )
     return {"run": run_id, "attempt": work.attempt, "result": result, "chunks": context.last_seq}
+
+
+def _claim(wired: Services, ours: Crew, run_id: UUID, request: Any) -> Work | None:
+    """Claim a run for this worker; None when it is not to be had. A message that others may use is passed on."""
+    try:
+        adapters = wired.adapters.usable()
+        work = wired.runs.claim(run_id, request.hostname, ours.supervisor.worker_id, adapters)
+        if work is not None:
+            return work
+        lacking = wired.runs.lacks_adapter(run_id, request.hostname, adapters)
+    except Exception as error:
+        if not is_unfit(error):
+            raise
+        _pass_on(run_id, request, last_line(error))
+        return None
+    if lacking is not None:
+        _pass_on(run_id, request, f"there is no adapter {lacking!r} here")
+    return None
+
+
+def _pass_on(run_id: UUID, request: Any, why: str) -> None:
+    """Send a message again that this worker cannot use; after some minutes, leave it to the sweep."""
+    times = int((request.headers or {}).get(PASSED_ON, 0))
+    gap = passed_on_in(times)
+    if gap is None:
+        logger.warning("Run %s stays in the queue, and is left to the sweep: %s.", run_id, why)
+        return
+    logger.info("Run %s stays in the queue for another worker: %s.", run_id, why)
+    send_execute(run_id, after=gap * random.uniform(0.5, 1), passed_on=times + 1)  # noqa: S311 - to spread them

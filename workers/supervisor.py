@@ -60,6 +60,8 @@ BURY_AGAIN = 30.0
 ADOPT_INTERVAL = 2.0
 #: … and how much of it is taken at once, so that the workers that look share it.
 ADOPT_AT_ONCE = 20
+#: Runs that a worker with a new adapter asks for as it starts; the sweep sends the rest.
+AWAITED_AT_ONCE = 1000
 #: Seconds between two looks for questions of a sweep.
 ANSWER_INTERVAL = 1.0
 #: Seconds between two looks for what adapters need not keep any more …
@@ -85,6 +87,7 @@ class Supervisor:
         self._heeded: set[str] = set()
         self._next_keepalive = 0.0
         self._next_sign = 0.0
+        self._asked_for_awaited = False
         self._adopted: list[threading.Thread] = []
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
         self._threads: list[threading.Thread] = []
@@ -225,8 +228,9 @@ class Supervisor:
         self._adopted = [thread for thread in self._adopted if thread.is_alive()]
         if self._draining.is_set():
             return
+        self._ask_for_awaited()
         for run_id, attempt, epoch in self._services.followers.to_adopt(
-            self._services.host, attaching(), ADOPT_AT_ONCE
+            self._services.host, self._services.adapters.attaching(), ADOPT_AT_ONCE
         ):
             adoption = self._services.followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
             if adoption is not None:
@@ -241,8 +245,19 @@ class Supervisor:
         metrics.ADOPTED.labels(work.adapter).inc()
         name = f"follow-{work.run_id}"
         thread = threading.Thread(target=self._follow_on, args=(adoption,), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # The system gives no more threads: whoever has one may follow it.
+            self._services.followers.hand_over([work.token])
+            raise
         self._adopted.append(thread)
-        thread.start()
+
+    def _ask_for_awaited(self) -> None:
+        """Once: send the runs again that other workers had no adapter for, and this one has."""
+        if not self._asked_for_awaited:
+            for run_id in self._services.runs.awaiting(self._services.adapters.usable(), AWAITED_AT_ONCE):
+                send_execute(run_id)
+            self._asked_for_awaited = True
 
     def _follow_on(self, adoption: Adoption) -> None:
         work = adoption.work

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -192,9 +193,29 @@ def test_a_full_disk_is_waited_for(spool: Spool, monkeypatch: pytest.MonkeyPatch
     assert texts(everything(spool)) == ["kept"]
 
 
-def test_a_disk_that_is_broken_is_an_error_and_takes_no_number(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("problem", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.EROFS])
+def test_whatever_the_system_lacks_for_a_file_is_waited_for_like_a_full_disk(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, problem: int
+) -> None:
+    make, answers = module.mmap.mmap, iter([problem, problem])
+
+    def mapped(*arguments: Any, **named: Any) -> Any:
+        if (number := next(answers, None)) is not None:
+            raise OSError(number, os.strerror(number))
+        return make(*arguments, **named)
+
+    monkeypatch.setattr(module.mmap, "mmap", mapped)
+    monkeypatch.setattr(module, "DISK_INTERVAL", 0.01)
+    log = SpooledLog(RUN, 1, 1)
+    spool.append(log, [record("kept")])
+    assert (log.last_seq, texts(everything(spool))) == (1, ["kept"])
+
+
+def test_a_spool_that_may_not_be_written_is_an_error_and_takes_no_number(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> None:
-        raise OSError(errno.EIO, "broken")
+        raise OSError(errno.EACCES, "broken")
 
     log = SpooledLog(RUN, 1, 1)
     with monkeypatch.context() as patch:
@@ -316,6 +337,7 @@ def test_an_empty_spool_leaves_nothing_behind(tmp_path: Path) -> None:
 WRITER = r"""
 import sys
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 from adapters.spool import Spool, SpooledLog
 from models.chunks import encode
