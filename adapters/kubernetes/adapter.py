@@ -49,7 +49,6 @@ class KubernetesAdapter:
             return Outcome.failed(f"The Job could not be created: {problem}.")
         body = jobs.manifest(run, config)
         handle = Handle(config.namespace, body["metadata"]["name"], is_pending=True)
-        context.on_dispatch(handle.as_json(), None)
         return self._create_and_follow(handle, body, context, may_be_there=False)
 
     def attach(self, run: Work, handle: dict[str, Any], context: Context) -> Outcome:

@@ -11,6 +11,7 @@ from adapters.kubernetes.handle import Handle
 from adapters.kubernetes.job import Json
 from adapters.kubernetes.timings import Backoff, Timings
 from adapters.protocol import Context
+from models.faults import is_unfit
 from models.work import Outcome
 
 #: A created Job's handle; how the run ends that cannot have one; None when told to stop.
@@ -30,7 +31,7 @@ class Creation:
 
     def until_there(self, *, may_be_there: bool) -> Created:
         backoff = Backoff(self._timings)
-        while not self._context.stopping:
+        while self._is_wanted():
             try:
                 return self._handle.created_as(self._api.create(path_of(self._handle.namespace, "jobs"), self._body))
             except (ApiError, NotConnected) as error:
@@ -40,6 +41,20 @@ class Creation:
                 may_be_there = True
                 self._wait(backoff.next(error))
         return None
+
+    def _is_wanted(self) -> bool:
+        """Record that the Job is asked for, before each time: an attempt that has ended meanwhile is not begun.
+
+        False when told to stop. Raises `Superseded`, `Released`.
+        """
+        if not self._context.stopping:
+            try:
+                self._context.on_dispatch(self._handle.as_json(), None)
+            except Exception as error:
+                # The database is away, and is not waited for any more: this worker is to stop, or to leave the work.
+                if not is_unfit(error) or not self._context.wait(0):
+                    raise
+        return not self._context.stopping
 
     def _wait(self, seconds: float) -> None:
         """The work is not there yet, and this worker will create it: that is its proof of life."""

@@ -160,7 +160,7 @@ class Following:
         if lost is None:
             return End(outcome, True)
         self._context.note(lost)
-        if outcome.error_code is None and self.handle.seen is not None and self._job() is None:
+        if outcome.error_code is None and self._job() is None:
             # Gone with its log: what it did, nobody can show.
             return End(state.outcome_of_gone(self.handle.name, self.handle.seen), True)
         return End(replace(outcome, detail=outcome.detail | {"log": lost}), True)

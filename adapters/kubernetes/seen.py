@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any, Self
 
 from models.status import ErrorCode
-from models.work import Outcome
+from models.work import Outcome, storable
 
 
 class Weight(IntEnum):
@@ -39,9 +39,11 @@ class Seen:
         return self.weight > Weight.UNDER_WAY
 
     def as_json(self) -> dict[str, Any]:
+        """What the platform says may hold what PostgreSQL cannot."""
         code = None if self.end.error_code is None else self.end.error_code.value
         told = {"error_code": code, "sentence": self.end.error_message, "detail": self.end.detail}
-        return {"pod": self.pod, "weight": int(self.weight)} | told
+        kept: dict[str, Any] = storable({"pod": self.pod, "weight": int(self.weight)} | told)
+        return kept
 
     @classmethod
     def of_json(cls, said: Any) -> Self | None:

@@ -8,6 +8,7 @@ Pod that is gone by now (`seen.py`) counts as if the Pod were there.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from adapters.kubernetes.job import CONTAINER, Json
@@ -203,14 +204,15 @@ def outcome_of(job: Json, pods: Sequence[Json], before: Seen | None = None) -> O
     return replace(ended, detail=ended.detail | where)
 
 
-def outcome_of_gone(name: str, seen: Seen) -> Outcome:
+def outcome_of_gone(name: str, seen: Seen | None) -> Outcome:
     """How an attempt has ended whose Job is gone, from what was seen of it; it is no success, for nobody read it."""
     lost = f"The Job {name} is gone; its log may lack its end."
     ended = _by_seen(seen)
     if ended is None:
         told = "Its command ended with exit status 0, but its Job was gone, and its log with it, before all was read."
         ended = Outcome.failed(told, reason="Gone")
-    return replace(ended, detail=seen.end.detail | ended.detail | {"log": lost})
+    known = seen.end.detail if seen is not None else {}
+    return replace(ended, detail=known | ended.detail | {"log": lost})
 
 
 def _by_seen(seen: Seen | None) -> Outcome | None:
@@ -234,7 +236,12 @@ def _by_disruption(pod: Json) -> Outcome | None:
             reason, sentence = meant
             told = f"{sentence.format(node=_node(pod))}{_bracketed(said)}"
             return _failed(reason, told, said, disrupted.get("lastTransitionTime"))
-    return None
+    if not disrupted:
+        return None
+    # For a reason that is newer than this program.
+    reason = disrupted.get("reason") or "DisruptionTarget"
+    told = f"Its Pod was taken from {_node(pod)}{_bracketed(disrupted, reason)}"
+    return _failed(reason, told, disrupted, disrupted.get("lastTransitionTime"))
 
 
 def _by_container(pod: Json) -> Outcome | None:
@@ -251,7 +258,7 @@ def _by_container(pod: Json) -> Outcome | None:
         return _failed(reason, f"The container could not be started{_quoted(ended)}.", ended)
     if reason == "ContainerStatusUnknown":
         return _failed(reason, f"How the container ended is not known to its node{_quoted(ended)}.", ended)
-    if _is_signal(code) and _is_deleted(pod):
+    if code and _ended_by_deletion(pod, ended):
         return None
     told_by_code = _of_exit(code, reason) if code else Outcome.of_exit(0)
     return replace(told_by_code, detail=told_by_code.detail | at)
@@ -275,12 +282,23 @@ def _by_phase(pod: Json) -> Outcome | None:
     return _failed(reason, f"Its Pod failed on {_node(pod)}{_bracketed(status, reason)}", status)
 
 
-def _is_deleted(pod: Json) -> bool:
-    return pod["metadata"].get("deletionTimestamp") is not None
+def _ended_by_deletion(pod: Json, ended: Json) -> bool:
+    """Whether its container ended after its Pod was to be deleted; a deletion is dated at the end of its grace."""
+    deleted, finished = (_time(text) for text in (pod["metadata"].get("deletionTimestamp"), ended.get("finishedAt")))
+    if deleted is None or finished is None:
+        return deleted is not None
+    return finished >= deleted - timedelta(seconds=pod["metadata"].get("deletionGracePeriodSeconds") or 0)
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
 
 
 def _by_deletion(pod: Json) -> Outcome | None:
-    if not _is_deleted(pod):
+    if pod.get("metadata", {}).get("deletionTimestamp") is None:
         return None
     code = (_state(pod).get("terminated") or {}).get("exitCode")
     exited = {} if code is None else {"exit_status": code}

@@ -12,6 +12,7 @@ from adapters.kubernetes.adapter import KubernetesAdapter
 from adapters.kubernetes.config import MIN_TTL_SECONDS, accepted
 from adapters.kubernetes.job import manifest
 from adapters.kubernetes.seen import Seen, Weight, later
+from adapters.kubernetes.state import seen_of
 from adapters.registry import validate_config
 from models.errors import InvalidRequest, Released
 from models.liveness import SWEEP_INTERVAL, WINDOW
@@ -361,3 +362,50 @@ def test_b15_what_is_kept_is_read_again_and_what_is_no_such_thing_is_nothing() -
         assert Seen.of_json(kept.as_json()) == kept
     for said in (None, {}, [], "x", {"pod": "a", "weight": 9, "error_code": None, "sentence": "", "detail": {}}):
         assert Seen.of_json(said) is None
+
+
+def test_b15_what_the_platform_says_is_kept_in_a_form_that_the_database_takes() -> None:
+    kept = str(Seen("a", Weight.ENDED, Outcome.failed("NUL \0 and half a pair \ud800")).as_json())
+    assert "\0" not in kept
+    kept.encode()
+
+
+# -- which of two causes it was
+
+
+def leaving(code: int, finished: str, **metadata: Any) -> Pod:
+    """A Pod that was to be deleted at 10:00:00, with 30 s of grace, and whose container ended."""
+    deleted = {"deletionTimestamp": "2026-11-25T10:00:30Z", "deletionGracePeriodSeconds": 30}
+    ended = {"exitCode": code, "reason": "Error", "finishedAt": finished}
+    return {
+        "metadata": {"name": "p", "uid": "u"} | deleted | metadata,
+        "spec": {"nodeName": "n1"},
+        "status": {"containerStatuses": [{"name": "run", "state": {"terminated": ended}}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "finished", "reason"),
+    [
+        (143, "2026-11-25T09:59:59Z", "Error"),
+        (143, "2026-11-25T10:00:00Z", "Deleted"),
+        (1, "2026-11-25T10:00:29Z", "Deleted"),
+        (1, "2026-11-25T09:59:59Z", "Error"),
+        (137, "", "Deleted"),
+    ],
+)
+def test_b15_a_command_that_ended_after_its_pod_was_to_be_deleted_ended_by_that(
+    code: int, finished: str, reason: str
+) -> None:
+    kept = seen_of({}, [leaving(code, finished)])
+    assert kept is not None
+    assert (kept.end.detail["reason"], kept.end.detail["exit_status"]) == (reason, code)
+
+
+def test_b15_a_disruption_for_a_reason_that_is_new_is_told_in_the_platforms_words() -> None:
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "Swapped", "message": "Too much of it"}
+    pod = leaving(143, "2026-11-25T10:00:01Z")
+    pod["status"]["conditions"] = [condition]
+    kept = seen_of({}, [pod])
+    assert kept is not None
+    assert kept.end.error_message == "Its Pod was taken from node n1 (Swapped: Too much of it)."

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,9 @@ def rfc3339(nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
-def now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def now(later: float = 0.0) -> str:
+    """Now, or so many seconds later."""
+    return f"{datetime.now(UTC) + timedelta(seconds=later):%Y-%m-%dT%H:%M:%SZ}"
 
 
 @dataclass(frozen=True)
@@ -357,7 +358,7 @@ class FakeCluster:
             if "deletionTimestamp" in thing["metadata"]:
                 return
             self.deleted.append(thing["metadata"]["name"])
-            thing["metadata"]["deletionTimestamp"] = now()
+            thing["metadata"]["deletionTimestamp"] = now(self.grace)
             if thing in self.of_kind("jobs"):
                 self.remove(thing)
                 for pod in self._pods_of(thing):
