@@ -249,14 +249,17 @@ def test_b15_a_job_that_is_gone_is_the_reapers_to_judge_while_nothing_was_seen_b
 def test_b15_a_job_that_is_gone_with_its_log_has_not_succeeded(cluster: Scripted, complete: bool) -> None:
     with followed(cluster, cluster.work("true")) as (following, context):
         pod = begun(cluster)
-        # What it printed cannot be read.
-        cluster.fake.misbehave("GET", "/log", times=float("inf"), status=500)
+        # What it printed cannot be read, nor whether its Pod is there.
+        cluster.fake.misbehave("GET", "/pods/", times=float("inf"), status=500)
         with cluster.fake.changed:
             killed(cluster, pod, 0, "Completed")
             if complete:
                 cluster.fake.end_job(pod, "Complete", "CompletionsReached")
         eventually(lambda: context.dispatched and "exit_status" in str(context.dispatched[-1][0]))
+        looks = context.looks
+        eventually(lambda: context.looks > looks + 10, what="that the Job's own state was seen too")
         vanish(cluster)
+        cluster.fake.behave()
         outcome = following.outcome()
     assert (outcome.error_code, outcome.detail["reason"]) == (ErrorCode.ADAPTER_ERROR, "Gone")
     assert "ended with exit status 0, but its Job was gone" in str(outcome.error_message)
