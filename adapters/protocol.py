@@ -46,7 +46,11 @@ class Context(Protocol):
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
         """Out-of-process work: record the handle that `probe` and `terminate` get, before the work may begin.
 
-        `host` names the one host that can act on the handle; None when any can. Raises `Superseded`.
+        `host` names the one host that can act on the handle; None when any can. Call it again when the handle should
+        say more: above all, once the platform has taken the work, what it gave for it (an id of its own). Until that is
+        recorded, `probe` must not say DEAD of work that is not there, since it may not have been created yet; call
+        `heartbeat` while you wait to create it. A handle that is recorded again replaces the one before. Raises
+        `Superseded`.
         """
         ...
 
@@ -113,8 +117,9 @@ class Attaching(Protocol):
     def attach(self, run: Work, handle: dict[str, Any], context: Context) -> Outcome:
         """Follow work that is under way, from `context.cursor` on, to its end, and say how it ended.
 
-        Work that has ended in the meantime is read to its end, and its result given. Work that has vanished is not for
-        the adapter to bury, as in `execute`. Raises `Released` (from the context) when this worker is to leave it.
+        Work that has ended in the meantime is read to its end, and its result given. Work of which the handle does not
+        say that it was created is created if it is not there. Work that has vanished is not for the adapter to bury, as
+        in `execute`. Raises `Released` (from the context) when this worker is to leave it.
         """
         ...
 
@@ -124,7 +129,7 @@ class Probing(Protocol):
     """What an adapter adds when its platform can be asked."""
 
     def probe(self, handles: Sequence[dict[str, Any]]) -> list[Probe]:
-        """For each handle, whether its work is alive; any doubt is UNKNOWN."""
+        """For each handle, whether its work is alive; any doubt is UNKNOWN, and so is work not known to be created."""
         ...
 
 

@@ -108,19 +108,29 @@ WITH mine AS (
 SELECT w.seconds FROM waits w JOIN taken_back t ON t.id = w.run_id
 """)
 
-# persist: what the attempt started, recorded before it may begin, unless the attempt was ended in the meantime.
+# persist: what the attempt started, recorded before it may begin, unless the attempt was ended in the meantime. That a
+# handle is recorded again, since more is known of the work, is no second beginning: no event tells of it.
 PERSIST = text("""
-WITH recorded AS (
-    UPDATE run_attempts
+WITH before AS (
+    SELECT run_id, attempt, handle IS NULL AND process_pid IS NULL AS is_first FROM run_attempts
+    WHERE run_id = :run_id AND epoch = :epoch AND finished_at IS NULL
+    FOR NO KEY UPDATE
+), recorded AS (
+    UPDATE run_attempts a
     SET host = :host, process_pid = :pid, process_group_id = :process_group_id,
         process_started_at = :started_at, process_namespace = :namespace, process_marker = :marker,
         handle = CAST(:handle AS jsonb)
     WHERE run_id = :run_id AND epoch = :epoch AND finished_at IS NULL
     RETURNING run_id, attempt
+        process_started_at = :started_at, process_namespace = :namespace, handle = CAST(:handle AS jsonb)
+    FROM before b
+    WHERE a.run_id = b.run_id AND a.attempt = b.attempt AND a.epoch = :epoch AND a.finished_at IS NULL
+    RETURNING a.run_id, a.attempt, b.is_first
+), told AS (
+    INSERT INTO run_events (run_id, attempt, kind, detail)
+    SELECT run_id, attempt, :kind, CAST(:detail AS jsonb) FROM recorded WHERE is_first
 )
-INSERT INTO run_events (run_id, attempt, kind, detail)
-SELECT run_id, attempt, :kind, CAST(:detail AS jsonb) FROM recorded
-RETURNING run_id
+SELECT run_id FROM recorded
 """)
 
 # printing: whose output is its proof of life, and whose comes late.
@@ -401,7 +411,7 @@ class RunStore:
         self._persist(token, EventKind.SPAWNED, detail, host=host, **process.as_handle())
 
     def persist_run_handle(self, token: Token, host: str | None, handle: dict[str, Any]) -> None:
-        """Record the handle of work that was dispatched elsewhere; raises `Superseded` as above."""
+        """Record the handle of work that is dispatched elsewhere, or what more is known of it; raises as above."""
         self._persist(token, EventKind.DISPATCHED, {"host": host}, host=host, handle=json.dumps(handle))
 
     def _persist(self, token: Token, kind: EventKind, detail: dict[str, Any], **columns: Any) -> None:

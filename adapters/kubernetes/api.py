@@ -22,6 +22,8 @@ CONNECT_TIMEOUT = 3.05
 READ_TIMEOUT = 10.0
 #: How many objects are asked for in one answer to a list.
 PAGE_SIZE = 500
+#: How the admission plugin ResourceQuota says that there is no room now (`resourcequota/controller.go`).
+FULL_QUOTA = ("exceeded quota: ", "status unknown for quota: ")
 MISSING_CLIENT = "the Kubernetes client is not installed on this worker; install reprieve[kubernetes]"
 
 
@@ -48,8 +50,18 @@ class ApiError(Exception):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the same request will be refused again: not so for credentials, that may be on their way."""
-        return self.status is not None and 400 <= self.status < 500 and self.status not in (401, 408, 409, 425, 429)
+        """Whether the API server itself refuses the request, and will again.
+
+        Not so for credentials, that may be on their way, nor for a quota, that others leave room in.
+        """
+        if self.status is None or not self.reason or self.is_full_quota:
+            return False
+        return 400 <= self.status < 500 and self.status not in (401, 408, 409, 425, 429)
+
+    @property
+    def is_full_quota(self) -> bool:
+        """Whether a quota has no room for it now, or is not counted yet; the API has no word of its own for that."""
+        return self.status == 403 and any(text in self.message for text in FULL_QUOTA)
 
     def is_absence_of(self, name: str) -> bool:
         """Whether the API server itself said that the object is not there. A proxy's 404 says nothing."""
@@ -128,8 +140,21 @@ class Api:
             raise ApiError("the answer is not the object that was asked for")
         return found
 
+    def find(self, namespace: str, kind: str, name: str) -> Json | None:
+        """The same; None when the API server says that it is not there."""
+        try:
+            return self.get_one(namespace, kind, name)
+        except ApiError as error:
+            if error.is_absence_of(name):
+                return None
+            raise
+
     def create(self, path: str, body: Json) -> Json:
-        return self._json("POST", path, body=body)
+        """The object as it was created."""
+        created = self._json("POST", path, body=body)
+        if not _is_object(created) or created["metadata"]["name"] != body["metadata"]["name"]:
+            raise ApiError("the answer is not the object that was to be created")
+        return created
 
     def delete(self, path: str, uid: str) -> None:
         """Delete the object, if it still is the one with this uid, and what belongs to it."""

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from adapters.command import Name, Plain
+from models.liveness import DOUBT_LIMIT
 
 #: A name as Kubernetes wants it of namespaces: the label of RFC 1123.
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
@@ -14,6 +15,10 @@ DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a
 
 #: Seconds that a finished Job is kept: long enough for a worker that was away to read how it ended.
 DEFAULT_TTL_SECONDS = 24 * 60 * 60
+#: The least of it: for as long as work that has ended is spared until somebody reads how (30 minutes). That is more
+#: than the window and two sweeps (7 minutes), by which the last follower is known to be gone, and leaves time for an
+#: outage or a rollout of ours. What is gone sooner can only be told as lost, without its result and its log.
+MIN_TTL_SECONDS = int(DOUBT_LIMIT.total_seconds())
 
 
 class _Strict(BaseModel):
@@ -56,9 +61,11 @@ class KubernetesConfig(_Strict):
         default_factory=list, description="Where the container has them, as Kubernetes writes it."
     )
     image_pull_secrets: list[DnsName] = Field(default_factory=list, description="Secrets to pull the image with.")
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] = Field(
+    ttl_seconds_after_finished: int = Field(
         default=DEFAULT_TTL_SECONDS,
-        description="Seconds that the finished Job is kept. A worker that comes later finds neither log nor result.",
+        json_schema_extra={"minimum": MIN_TTL_SECONDS},
+        description="Seconds that the finished Job is kept, 1800 at the least. A worker that comes later finds neither "
+        "log nor result.",
     )
     patch: dict[str, Any] = Field(
         default_factory=dict,
@@ -66,6 +73,12 @@ class KubernetesConfig(_Strict):
         "value as a whole; null takes a key out. The name, the namespace, Reprieve's labels, and that the Job has one "
         "Pod and one try, stay.",
     )
+
+    @field_validator("ttl_seconds_after_finished")
+    @classmethod
+    def _is_kept_until_it_is_read(cls, seconds: int) -> int:
+        _check_long_enough(seconds, "ttl_seconds_after_finished")
+        return seconds
 
     @model_validator(mode="after")
     def _each_variable_once(self) -> Self:
@@ -80,10 +93,33 @@ class KubernetesConfig(_Strict):
             _mapping_or_absent(self.patch.get("metadata", {}), "patch.metadata")
             level = _mapping_or_absent(level.get(part, {}), f"patch…{part}")
             _mapping_or_absent(level.get("metadata", {}), f"patch…{part}.metadata")
+        _check_long_enough(
+            self.patch.get("spec", {}).get("ttlSecondsAfterFinished"), "patch.spec.ttlSecondsAfterFinished"
+        )
         containers = level.get("containers", [])
         if not isinstance(containers, list) or not all(isinstance(one, dict) and "name" in one for one in containers):
             raise ValueError("patch…containers must be a list of objects with names; the main container is named 'run'")
         return self
+
+
+def accepted(config: dict[str, Any]) -> KubernetesConfig:
+    """The config of a run that was accepted, by this release or by one that took any time for a finished Job."""
+    ttl = config.get("ttl_seconds_after_finished", DEFAULT_TTL_SECONDS)
+    patch = config.get("patch", {})
+    if (patch.get("spec") or {}).get("ttlSecondsAfterFinished", MIN_TTL_SECONDS) in range(MIN_TTL_SECONDS):
+        patch = patch | {"spec": patch["spec"] | {"ttlSecondsAfterFinished": MIN_TTL_SECONDS}}
+    kept = {"ttl_seconds_after_finished": max(ttl, MIN_TTL_SECONDS)}
+    return KubernetesConfig.model_validate(config | kept | ({"patch": patch} if patch else {}))
+
+
+def _check_long_enough(seconds: Any, field: str) -> None:
+    """None, in a patch, has the Job kept for ever."""
+    if isinstance(seconds, int) and seconds < MIN_TTL_SECONDS:
+        raise ValueError(
+            f"{field} must be at least {MIN_TTL_SECONDS} (30 minutes), since a finished Job that is deleted before a "
+            f"worker has read it takes its result and its log with it; give {MIN_TTL_SECONDS} or more, or leave it out "
+            "for a day"
+        )
 
 
 def _mapping_or_absent(value: Any, where: str) -> Mapping[str, Any]:

@@ -13,10 +13,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from adapters.kubernetes.adapter import KubernetesAdapter, Timings
+from adapters.kubernetes.adapter import KubernetesAdapter
 from adapters.kubernetes.api import Api, path_of
 from adapters.kubernetes.job import job_name
 from adapters.kubernetes.logs import LogTimings
+from adapters.kubernetes.timings import Timings
 from models.work import Work
 from tests.contract.contexts import RecordingContext
 from tests.support.kubernetes_api import FakeCluster

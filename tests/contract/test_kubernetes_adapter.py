@@ -56,7 +56,8 @@ def test_a_command_that_ends_well_succeeds_and_all_it_printed_is_there(cluster: 
     lines = context.output().splitlines()
     assert sorted(lines) == [b"last", b"line 1", b"line 2", b"line 3", b"to stderr"]
     assert [line for line in lines if line != b"to stderr"] == [b"line 1", b"line 2", b"line 3", b"last"]
-    assert context.dispatched == [(cluster.handle(run), None)]
+    assert context.dispatched[0] == (cluster.handle(run) | {"uid": None}, None)
+    assert all(handle["uid"] for handle, _ in context.dispatched[1:])
 
 
 def test_a_command_that_ends_with_a_status_fails_with_that_status(cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ from models.errors import InvalidRequest
 from tests.conftest import StartWorker
 from tests.docs.job_server import Jobs, job_server
 from tests.faults.helpers_abf import enqueueing
-from tests.support.rows import status_of
+from tests.support.rows import since_started, status_of
 from tests.support.waiting import eventually
 from workers import cancel_run, enqueue_run
 from workers.bootstrap import Services
@@ -97,6 +97,21 @@ def test_a_cancelled_run_has_its_job_ended_and_one_whose_job_is_gone_is_reaped(
         eventually(lambda: services.runs.get_attempt(ended, 1).termination == "done")
         assert not jobs.running
         eventually(lambda: services.runs.get(gone).error_code == "adapter_liveness_lost", timeout=90)
+
+
+def test_a23_a_job_whose_server_is_away_when_it_is_to_be_created_is_created_when_it_is_back(
+    services: Services, start_worker: StartWorker, start_beat, jobs: Jobs
+) -> None:
+    jobs.broken = True
+    with enqueueing(services) as enqueue:
+        start_worker("runs,logs,control", name="all")
+        start_beat()
+        run = enqueue("jobserver", {"server": jobs.url, "command": ["true"]})
+        # For longer than the window, which is 10 s here.
+        eventually(lambda: since_started(services, run) > 15, timeout=60)
+        assert status_of(services, run) == "running"
+        jobs.broken = False
+        eventually(lambda: status_of(services, run) == "succeeded", timeout=60)
 
 
 def test_a_config_that_it_cannot_take_is_refused_when_it_is_asked_for(services: Services, jobs: Jobs) -> None:

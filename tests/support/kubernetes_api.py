@@ -2,7 +2,8 @@
 
 `FakeCluster` is what the test acts on: `start`, `write`, `finish` and the like are the life of a Pod. With `runs` it
 lives by itself: a Pod's command is run on this host, and what it prints is its log. `misbehave` makes chosen requests
-fail in chosen ways.
+fail in chosen ways, and `away` has nobody listen at all. Its clock can be put forward (`pass_time`): grace periods and
+the time that a finished Job is kept go by it.
 
 The log is kept and given as a kubelet does it: entries with a time each, parts of long lines as entries of their own,
 a time at the beginning of a line only, and `sinceTime` compared with the time of each entry.
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ NO_SUCH_IMAGE = "registry.invalid/no-such-image:1"
 PART_SIZE = 16 * 1024
 _ROUTE = re.compile(
     r"/(?P<group>apis/batch/v1|api/v1)/namespaces/(?P<namespace>[^/]+)/(?P<kind>jobs|pods|events)"
-    r"(?:/(?P<name>[^/]+)(?P<log>/log)?)?"
+    r"(?:/(?P<name>[^/]+)(?P<log>/log)?(?P<eviction>/eviction)?)?"
 )
 _KINDS = {"jobs": "Job", "pods": "Pod", "events": "Event"}
 
@@ -43,8 +44,9 @@ def rfc3339(nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
-def now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def now(later: float = 0.0) -> str:
+    """Now, or so many seconds later."""
+    return f"{datetime.now(UTC) + timedelta(seconds=later):%Y-%m-%dT%H:%M:%SZ}"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class FakeCluster:
         self.namespaces = {"default", "other"}
         self.creates_pods = True
         self.holds_deletions = False
+        self.grace = 0.0
+        """Seconds that a deleted Pod may still run."""
+        self.passed = 0.0
+        """Seconds by which its clock is ahead."""
+        self.is_away = False
         self.things: dict[tuple[str, str, str], Json] = {}
         """By kind, namespace and name."""
         self.logs: dict[str, Log] = {}
@@ -103,7 +110,10 @@ class FakeCluster:
         self.changed = threading.Condition(threading.RLock())
         self.closing = False
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._listen(0)
+
+    def _listen(self, port: int) -> None:
+        self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.cluster = self
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -117,10 +127,25 @@ class FakeCluster:
             self.changed.notify_all()
         for process in self._processes:
             process.kill()
+        if not self.is_away:
+            self._close()
+        assert not self.complaints
+
+    def _close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-        assert not self.complaints
+
+    def go_away(self) -> None:
+        """Connections are refused from now on, and those that are open are cut at the next request."""
+        self.is_away = True
+        self._close()
+
+    def come_back(self) -> None:
+        """At the same address."""
+        self._listen(self._server.server_port)
+        self.is_away = False
+        self._thread.start()
 
     @property
     def url(self) -> str:
@@ -254,6 +279,56 @@ class FakeCluster:
             if job is not None:
                 condition = {"type": kind, "status": "True", "reason": reason, "message": message}
                 job["status"].setdefault("conditions", []).append(condition)
+                if kind in ("Complete", "Failed"):
+                    job["_finished_at"] = self._time()
+
+    def fail_soon(self, pod: Json, reason: str = "BackoffLimitExceeded", message: str = "") -> None:
+        """As the Job controller since 1.31: `Failed` comes once the Pods have ended."""
+        self.end_job(pod, "FailureTarget", reason, message)
+
+    def evict(self, pod: Json, message: str = "Eviction API: evicting") -> None:
+        """By the eviction API: it has its grace period, and then is gone."""
+        self.disrupt(pod, "EvictionByEvictionAPI", message)
+
+    def taint(self, node: str) -> None:
+        """NoExecute: all Pods of this node are deleted, which do not tolerate it."""
+        for pod in [one for one in self.of_kind("pods") if one["spec"].get("nodeName") == node]:
+            self.disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
+
+    def disrupt(self, pod: Json, reason: str, message: str) -> None:
+        condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
+        with self.changed:
+            pod["status"].setdefault("conditions", []).append(condition | {"lastTransitionTime": now()})
+            self.delete(pod)
+
+    def pass_time(self, seconds: float) -> None:
+        """Put the clock forward: what has waited for that happens."""
+        with self.changed:
+            self.passed += seconds
+            self.collect()
+
+    def collect(self) -> None:
+        """What the cluster does as time passes: Pods end with their grace, Jobs fail, finished ones are deleted."""
+        with self.changed:
+            for pod in self.of_kind("pods"):
+                if "_gone_at" in pod and self._time() >= pod["_gone_at"] and not self.holds_deletions:
+                    self._end_pod(pod)
+            for job in self.of_kind("jobs"):
+                kept = job["spec"].get("ttlSecondsAfterFinished")
+                if kept is not None and "_finished_at" in job and self._time() >= job["_finished_at"] + kept:
+                    self.delete(job)
+
+    def _time(self) -> float:
+        return time.monotonic() + self.passed
+
+    def _end_pod(self, pod: Json) -> None:
+        """A deleted Pod is gone; its Job, if it has not ended, fails."""
+        self._end_process(pod)
+        self.remove(pod)
+        metadata = pod["metadata"]
+        job = self.things.get(("jobs", metadata["namespace"], metadata["labels"]["job-name"]))
+        if job is not None and "_finished_at" not in job:
+            self.end_job(pod, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 
     def tell(self, job: Json, reason: str, message: str) -> None:
         """An event about a Job."""
@@ -280,15 +355,20 @@ class FakeCluster:
     def delete(self, thing: Json) -> None:
         """As the API does it, with what belongs to it; held back while `holds_deletions`."""
         with self.changed:
+            if "deletionTimestamp" in thing["metadata"]:
+                return
             self.deleted.append(thing["metadata"]["name"])
-            thing["metadata"]["deletionTimestamp"] = now()
+            thing["metadata"]["deletionTimestamp"] = now(self.grace)
             if thing in self.of_kind("jobs"):
                 self.remove(thing)
                 for pod in self._pods_of(thing):
                     self.delete(pod)
-            elif not self.holds_deletions:
-                self._end_process(thing)
-                self.remove(thing)
+            else:
+                thing["metadata"]["deletionGracePeriodSeconds"] = self.grace
+                thing["_gone_at"] = self._time() + self.grace
+                if self.grace:
+                    self.fail_soon(thing)
+                self.collect()
 
     def let_go(self) -> None:
         """Complete the deletions that were held back."""
@@ -378,6 +458,9 @@ class _Handler(BaseHTTPRequestHandler):
         query = dict(parse_qsl(parts.query))
         self.cluster.requests.append((method, parts.path, query))
         fault = self.cluster.fault_for(method, self.path)
+        if self.cluster.is_away:
+            self._reset()
+            return
         if fault is not None and fault.how in ("answer", "hang", "reset"):
             self._fail(fault)
             return
@@ -398,11 +481,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._log(self._find(match), query, fault)
             return
         with self.cluster.changed:
+            self.cluster.collect()
             status, answer = self._answer(method, match, query, body)
             data = json.dumps(answer).encode()
         self._send_json(status, data, fault)
 
     def _answer(self, method: str, match: re.Match[str], query: dict[str, str], body: Json) -> tuple[int, Json]:
+        if match["eviction"]:
+            self.cluster.evict(self._find(match))
+            return 201, body
         if method == "POST":
             return 201, self._create(match, body)
         if match["name"] is None:

@@ -89,6 +89,13 @@ def updated_at(services: Services, run_id: uuid.UUID) -> Any:
     return services.runs.get(run_id).updated_at
 
 
+def since_started(services: Services, run_id: uuid.UUID) -> float:
+    """Seconds since the run was claimed, by the database's clock; 0 before that."""
+    statement = text("SELECT extract(epoch FROM clock_timestamp() - started_at) FROM runs WHERE id = :id")
+    with services.database.begin() as connection:
+        return float(connection.execute(statement, {"id": run_id}).scalar_one() or 0)
+
+
 def status_of(services: Services, run_id: uuid.UUID) -> str:
     return services.runs.get(run_id).status
 

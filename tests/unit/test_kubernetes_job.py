@@ -7,7 +7,8 @@ import pytest
 
 from adapters.kubernetes.adapter import KubernetesAdapter
 from adapters.kubernetes.config import KubernetesConfig
-from adapters.kubernetes.job import blocked, job_name, labels_of_name, logs_of, manifest, merged, outcome_of
+from adapters.kubernetes.job import job_name, labels_of_name, manifest, merged
+from adapters.kubernetes.state import blocked, logs_of, outcome_of
 from adapters.registry import find_adapter, validate_config
 from models.errors import InvalidRequest
 from models.status import ErrorCode
@@ -54,7 +55,7 @@ def test_each_field_has_its_place_in_the_manifest() -> None:
         volumes=[{"name": "data", "emptyDir": {}}],
         volume_mounts=[{"name": "data", "mountPath": "/data"}],
         image_pull_secrets=["registry"],
-        ttl_seconds_after_finished=60,
+        ttl_seconds_after_finished=1800,
     )
     container, pod = container_of(job), job["spec"]["template"]["spec"]
     assert (container["command"], container["args"]) == (["a"], ["b"])
@@ -68,7 +69,7 @@ def test_each_field_has_its_place_in_the_manifest() -> None:
     assert container["volumeMounts"] == [{"name": "data", "mountPath": "/data"}]
     assert (pod["serviceAccountName"], pod["imagePullSecrets"]) == ("runner", [{"name": "registry"}])
     assert pod["volumes"] == [{"name": "data", "emptyDir": {}}]
-    assert (job["metadata"]["namespace"], job["spec"]["ttlSecondsAfterFinished"]) == ("jobs", 60)
+    assert (job["metadata"]["namespace"], job["spec"]["ttlSecondsAfterFinished"]) == ("jobs", 1800)
 
 
 def test_a_patch_reaches_everything_but_what_holds_the_run_and_its_job_together() -> None:
@@ -192,22 +193,24 @@ def disrupted(reason: str, message: str) -> dict[str, Any]:
         ),
         pytest.param(
             job(), pod(ended(137), reason="Evicted", message="The node was low on resource: memory."),
-            ErrorCode.ADAPTER_ERROR, "The Pod was evicted from its node: The node was low on resource: memory.",
+            ErrorCode.ADAPTER_ERROR, "Its Pod was evicted from node node-1 (The node was low on resource: memory.)",
             {"reason": "Evicted", "message": "The node was low on resource: memory."}, id="evicted by its node",
         ),
         pytest.param(
             job(), pod(ended(143), **disrupted("EvictionByEvictionAPI", "Eviction API: evicting")),
-            ErrorCode.ADAPTER_ERROR, "The Pod was evicted from its node: Eviction API: evicting.",
+            ErrorCode.ADAPTER_ERROR, "Its Pod was evicted from node node-1 (Eviction API: evicting).",
             {"reason": "Evicted", "message": "Eviction API: evicting"}, id="evicted by a drain",
         ),
         pytest.param(
             job(), pod(ended(143), **disrupted("PreemptionByScheduler", "preempting")),
-            ErrorCode.ADAPTER_ERROR, "The Pod had to make room for one of higher priority: preempting.",
+            ErrorCode.ADAPTER_ERROR, "Its Pod had to make room on node node-1 for one of higher priority (preempting).",
             {"reason": "Preempted", "message": "preempting"}, id="preempted",
         ),
         pytest.param(
             job(), pod(**disrupted("DeletionByPodGC", "PodGC: node no longer exists")),
-            ErrorCode.ADAPTER_ERROR, "The Pod's node was lost, drained or shut down: PodGC: node no longer exists.",
+            ErrorCode.ADAPTER_ERROR,
+            "Its Pod was lost with node node-1, which went away, was drained or shut down "
+            "(PodGC: node no longer exists).",
             {"reason": "NodeLost", "message": "PodGC: node no longer exists"}, id="node lost",
         ),
         pytest.param(

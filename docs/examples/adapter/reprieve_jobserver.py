@@ -47,13 +47,15 @@ class JobServerAdapter:
         """A folder of its own on this host, and the host's name; it needs neither."""
 
     def execute(self, run: Work, context: Context) -> Outcome:
-        job = f"{run.config['server']}jobs/reprieve-{run.run_id}-{run.attempt}"
+        handle = {"job": f"{run.config['server']}jobs/reprieve-{run.run_id}-{run.attempt}", "created": False}
         # Recorded before the work may begin: there is no job that no row knows of.
-        context.on_dispatch({"job": job}, host=None)
-        _ask("PUT", job, {"command": run.config["command"], "env": run.environment})
-        return self.attach(run, {"job": job}, context)
+        context.on_dispatch(handle, host=None)
+        return self.attach(run, handle, context)
 
     def attach(self, run: Work, handle: dict[str, Any], context: Context) -> Outcome:
+        if not handle["created"] and _create(run, handle["job"], context):
+            # Recorded again: from now on, a job that is not there is gone.
+            context.on_dispatch(handle | {"created": True}, host=None)
         place = int(context.cursor or 0)  # The bytes of its output that the store has.
         while not context.stopping:
             try:
@@ -74,19 +76,32 @@ class JobServerAdapter:
         return Outcome.failed("Stopped.")
 
     def probe(self, handles: Sequence[dict[str, Any]]) -> list[Probe]:
-        return [_probe(handle["job"]) for handle in handles]
+        return [_probe(**handle) for handle in handles]
 
     def terminate(self, handle: dict[str, Any]) -> None:
         _ask("DELETE", handle["job"])  # A job that is not there is ended. `Away` is raised on: it is tried again.
 
 
-def _probe(job: str) -> Probe:
+def _create(run: Work, job: str, context: Context) -> bool:
+    """Until the server has taken it, whoever asks; False when told to stop."""
+    while not context.stopping:
+        try:
+            _ask("PUT", job, {"command": run.config["command"], "env": run.environment})
+            return True
+        except Away as away:
+            context.note(f"The job could not be created yet: {away}.")
+        context.heartbeat()  # That somebody waits to create it is its proof of life.
+        context.wait(LOOK_EVERY)
+    return False
+
+
+def _probe(job: str, created: bool) -> Probe:
     try:
         found = _ask("GET", job)
     except Away:
         return Probe.UNKNOWN
     if found is None:
-        return Probe.DEAD
+        return Probe.DEAD if created else Probe.UNKNOWN  # Not created yet is not gone.
     return Probe.ALIVE if found["state"] == "running" else Probe.ENDED
 
 

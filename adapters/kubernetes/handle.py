@@ -1,0 +1,128 @@
+"""The handle of an attempt's Job: where it is, whether its creation is recorded, and what was seen of it last.
+
+`{"namespace", "name", "uid": None}` is recorded before the Job is created: it may be there or not, and that it is not
+there says nothing. Once the API server has taken the Job, the handle is recorded again with the uid that it gave: from
+then on a Job that is not there is gone, and one of that name with another uid is somebody else's. A handle without a
+`uid` is of the release before this one, which recorded it once; its Job counts as created.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from adapters.kubernetes.job import Json, is_labelled, labels_of_name
+from adapters.kubernetes.seen import Seen
+from adapters.protocol import Context
+from models.errors import Released, Superseded
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a follower which ends waits for what it has to record.
+LAST_RECORD_TIMEOUT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """As an adapter gets it. `labels` are those that the Job must have."""
+
+    namespace: str
+    name: str
+    uid: str | None = None
+    is_pending: bool = False
+    """Whether the Job was asked for and its creation is not recorded: that it is not there does not mean it is gone."""
+    seen: Seen | None = None
+
+    @classmethod
+    def of_json(cls, said: dict[str, Any]) -> Self:
+        """Raises `KeyError`, `TypeError`, `ValueError` when it is no handle of this adapter."""
+        labels_of_name(said["name"])
+        uid = said.get("uid")
+        return cls(
+            str(said["namespace"]),
+            said["name"],
+            None if uid is None else str(uid),
+            is_pending="uid" in said and uid is None,
+            seen=Seen.of_json(said["seen"]) if "seen" in said else None,
+        )
+
+    def as_json(self) -> Json:
+        said: Json = {"namespace": self.namespace, "name": self.name}
+        if self.is_pending or self.uid is not None:
+            said["uid"] = self.uid
+        if self.seen is not None:
+            said["seen"] = self.seen.as_json()
+        return said
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return labels_of_name(self.name)
+
+    def is_of(self, job: Json) -> bool:
+        """Whether a Job of this name is the attempt's."""
+        if self.uid is not None:
+            return bool(job["metadata"]["uid"] == self.uid)
+        return is_labelled(job, self.labels)
+
+    def created_as(self, job: Json) -> "Handle":
+        return replace(self, uid=job["metadata"]["uid"], is_pending=False)
+
+
+class Keeper:
+    """Records the handle again when more is known than it says.
+
+    On a thread, while there is something to record: a database that is away is waited for, and the work must be looked
+    at meanwhile, for what is missed then is not seen again.
+    """
+
+    def __init__(self, context: Context, recorded: Handle) -> None:
+        self._context = context
+        self._recorded = self._wanted = recorded.as_json()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._refused = False
+
+    def keep(self, handle: Handle) -> None:
+        """Call it as often as you look: what could not be recorded is tried again."""
+        with self._lock:
+            self._wanted = handle.as_json()
+            if self._thread is None and not self._refused and self._wanted != self._recorded:
+                name = f"handle-{self._context.run_id}"
+                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Give what is being recorded a moment."""
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join(LAST_RECORD_TIMEOUT)
+
+    def _run(self) -> None:
+        while (handle := self._next()) is not None:
+            recorded = self._record(handle)
+            with self._lock:
+                self._recorded = handle if recorded else self._recorded
+                if not recorded:
+                    self._thread = None
+                    return
+
+    def _next(self) -> Json | None:
+        """What is to be recorded; None when nothing is, and then the thread has ended."""
+        with self._lock:
+            if self._wanted != self._recorded:
+                return self._wanted
+            self._thread = None
+            return None
+
+    def _record(self, handle: Json) -> bool:
+        try:
+            self._context.on_dispatch(handle, None)
+        except (Superseded, Released):
+            # The run has ended, or another worker follows it: which of the two, its follower is told by its context.
+            self._refused = True
+        except Exception:
+            logger.exception("The handle of run %s could not be recorded again.", self._context.run_id)
+        else:
+            return True
+        return False

@@ -1,0 +1,65 @@
+"""What was seen last of an attempt's Pod. Its end is told from this when the Pod, or the Job, is gone by the next look.
+
+It is kept in the handle, so that it outlives the follower and whoever attaches can tell it too. Pure.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Self
+
+from models.status import ErrorCode
+from models.work import Outcome, storable
+
+
+class Weight(IntEnum):
+    """How much a state tells of the end; of the same Pod, more is never given up for less."""
+
+    UNDER_WAY = 0
+    """It was running; nothing tells of an end."""
+    LEAVING = 1
+    """It, or its Job, was to be deleted or to fail: gone at the next look, it has ended by that."""
+    ENDED = 2
+    """Its container had ended."""
+    CAUSE = 3
+    """The platform had said why it ended the Pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One state of one Pod."""
+
+    pod: str
+    """Its name; empty when the Job alone was seen."""
+    weight: Weight
+    end: Outcome
+    """What would be told, were this the last that is seen."""
+
+    @property
+    def tells_an_end(self) -> bool:
+        return self.weight > Weight.UNDER_WAY
+
+    def as_json(self) -> dict[str, Any]:
+        """What the platform says may hold what PostgreSQL cannot."""
+        code = None if self.end.error_code is None else self.end.error_code.value
+        told = {"error_code": code, "sentence": self.end.error_message, "detail": self.end.detail}
+        kept: dict[str, Any] = storable({"pod": self.pod, "weight": int(self.weight)} | told)
+        return kept
+
+    @classmethod
+    def of_json(cls, said: Any) -> Self | None:
+        """None for what this release cannot read: then nothing was seen."""
+        try:
+            code = None if said["error_code"] is None else ErrorCode(said["error_code"])
+            end = Outcome(code, said["sentence"], dict(said["detail"]))
+            return cls(str(said["pod"]), Weight(said["weight"]), end)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def later(before: Seen | None, now: Seen | None) -> Seen | None:
+    """What is to be kept of two states, the second of which was seen later."""
+    if before is None or now is None:
+        return now or before
+    if now.pod and now.pod != before.pod:
+        return now
+    return now if (now.weight, bool(now.pod)) >= (before.weight, bool(before.pod)) else before
