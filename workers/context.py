@@ -7,17 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, wait_exponential_jitter
 
 from adapters.host import is_alive, namespace
 from adapters.shipper import LogShipper
 from adapters.spool import SpooledLog
 from models.chunks import MAX_CHUNK_BYTES, check_cursor, check_stream, encode, split_output
 from models.errors import Released
+from models.faults import is_unfit
 from models.process import ProcessIdentity
 from models.status import EventKind, Proof
 from models.work import Token, Work, storable
-from stores.database import TRANSIENT
 from stores.logs import Resumed
 from workers.bootstrap import Services
 
@@ -83,7 +83,7 @@ class RunContext:
         It waits until the run has ended or is not ours any more, which its supervisor learns when the database is back.
         """
         retrying = Retrying(
-            retry=retry_if_exception_type(TRANSIENT),
+            retry=retry_if_exception(is_unfit),
             wait=wait_exponential_jitter(multiplier=0.1, max=5),
             stop=lambda _: self._wake.is_set(),
             before_sleep=lambda _: logger.error("Run %s: its work waits to be recorded.", self.run_id),

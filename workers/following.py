@@ -9,14 +9,14 @@ import traceback
 from collections.abc import Callable
 
 from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, wait_exponential_jitter
 
 from adapters.protocol import Adapter
 from adapters.shipper import LogShipper
 from models.errors import Released, UnknownAdapter
+from models.faults import is_unfit
 from models.status import ErrorCode
 from models.work import End, Outcome, Work
-from stores.database import TRANSIENT
 from workers import metrics, tracing
 from workers.bootstrap import Services
 from workers.closing import send_close
@@ -77,7 +77,7 @@ def perform(services: Services, work: Work, follow: Follow) -> tuple[Outcome, bo
 def record(services: Services, end: End) -> bool:
     """Record an end, for as long as it takes a database that is away to come back; False when another end was first."""
     retrying = Retrying(
-        retry=retry_if_exception_type(TRANSIENT),
+        retry=retry_if_exception(is_unfit),
         wait=wait_exponential_jitter(multiplier=0.2, max=15),
         before_sleep=lambda _: logger.error("The end of run %s is not recorded yet.", end.token.run_id),
     )
