@@ -18,7 +18,6 @@ import anyio
 from anyio import to_thread
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from redis.exceptions import RedisError
-from sqlalchemy.exc import DBAPIError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.access import MayRead, Wired
@@ -26,6 +25,7 @@ from api.problems import answers
 from api.runs import ChunkRecord
 from models.chunks import Block, Chunk, contiguous
 from models.errors import InvalidRequest
+from models.faults import is_unfit
 from stores.following import Gap, Place, Places, places
 from stores.hints import WATCH_LIFE
 from workers.bootstrap import Services
@@ -113,7 +113,9 @@ class Hub:
         while True:
             try:
                 await turn()
-            except (RedisError, DBAPIError) as error:
+            except Exception as error:
+                if not is_unfit(error):
+                    raise
                 logger.warning("Live output is late: %s.", type(error).__name__)
                 await asyncio.sleep(LOOK_INTERVAL)
 
@@ -170,7 +172,9 @@ class Reader:
                     yield chunks
                 known = watch.places
                 place = self._place(watch)
-                if known is not None and place is not None and place.is_read(self.seq):
+                if place is not None and (passed := place.passed_over(self.seq)):
+                    yield self._pass_over(passed)
+                elif known is not None and place is not None and place.is_read(self.seq):
                     async for item in self._rest(place):
                         yield item
                     self.attempt, self.seq = self.attempt + 1, 0
@@ -210,6 +214,10 @@ class Reader:
         self.seq = chunks[-1].seq
         return chunks
 
+    def _pass_over(self, last: int) -> Gap:
+        gap, self.seq = Gap(self.attempt, self.seq + 1, last), last
+        return gap
+
     async def _rest(self, place: Place) -> AsyncIterator[list[Chunk] | Gap]:
         """What is left of an attempt for which nothing more is waited, with the gaps that stay."""
         while page := await self._in_store(self._services.logs.read, self._run_id, self.attempt, self.seq, PAGE):
@@ -217,8 +225,8 @@ class Reader:
                 if run[0].seq > self.seq + 1:
                     yield Gap(self.attempt, self.seq + 1, run[0].seq - 1)
                 yield self._pass(run)
-        if place.last_seq is not None and place.last_seq > self.seq:
-            yield Gap(self.attempt, self.seq + 1, place.last_seq)
+        if place.end > self.seq:
+            yield self._pass_over(place.end)
 
     async def _in_store(self, call: Any, *arguments: Any) -> Any:
         return await to_thread.run_sync(call, *arguments, limiter=self._hub.store)

@@ -9,15 +9,14 @@ from collections.abc import Iterator
 from itertools import accumulate
 
 from fastapi import APIRouter, Response
-from kombu.exceptions import KombuError, OperationalError
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import DBAPIError
 
 from api.access import MayRead, Wired
 from api.problems import answers
+from models.faults import is_unfit
 from models.health import ailments
 from workers.app import QUEUES
 from workers.app import app as celery
@@ -41,8 +40,9 @@ class Facts(Collector):
         for source in (self._runs, self._ages, self._owed, self._reaper, self._queues):
             try:
                 yield from list(source())
-            except (DBAPIError, OperationalError, KombuError, OSError) as error:
-                logger.error("Metrics are missing: %s.", type(error).__name__)
+            except Exception as error:
+                # Whatever is the matter: what is missing is the alarm, and the others are not to be missed with it.
+                logger.error("Metrics are missing: %s.", type(error).__name__, exc_info=not is_unfit(error))
 
     def _runs(self) -> Iterator[Metric]:
         runs = GaugeMetricFamily("reprieve_runs", "Runs that are queued or running.", labels=["status", "adapter"])

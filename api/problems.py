@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
@@ -23,7 +23,8 @@ from models.errors import (
     TokenRefused,
     UnknownAdapter,
 )
-from stores.migrate import NOT_CURRENT
+from models.faults import is_unfit
+from stores.migrate import database_trouble
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ReprieveError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OperationalError, _database_away)
-    app.add_exception_handler(PoolExhausted, _database_away)
-    app.add_exception_handler(ProgrammingError, _database_unfit)
+    app.add_exception_handler(DBAPIError, _database)
+    app.add_exception_handler(PoolExhausted, _database)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -130,14 +130,13 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(name.upper() for name in methods))
 
 
-def _database_away(_: Request, error: Exception) -> JSONResponse:
-    logger.error("The database does not answer (%s).", type(error).__name__)
-    return problem(503, "The database does not answer; nothing was changed. Ask again in a moment.")
-
-
-def _database_unfit(_: Request, error: Exception) -> JSONResponse:
-    logger.error("The database refused a statement (%s).", type(getattr(error, "orig", error)).__name__)
-    return problem(503, NOT_CURRENT)
+def _database(request: Request, error: Exception) -> JSONResponse:
+    """503 where asking again may help; what the database refused for another reason is a mistake of ours."""
+    told = database_trouble(error)
+    if told is None:
+        return _unforeseen(request, error)
+    logger.error("%s (%s)", told, type(getattr(error, "orig", None) or error).__name__)
+    return problem(503, f"{told} Nothing was changed. Ask again in a moment." if is_unfit(error) else told)
 
 
 def _unforeseen(_: Request, error: Exception) -> JSONResponse:

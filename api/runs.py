@@ -15,6 +15,7 @@ from api.problems import answers
 from api.ranges import ByteRange, parse_range
 from models.chunks import STREAM_NAME, Chunk
 from models.records import EventRecord, ExplanationRecord, RunRecord
+from models.sequences import SeqRanges
 from models.status import Status
 from stores.following import Gap, LogFollower
 from workers import tracing
@@ -99,7 +100,13 @@ class LogPage(BaseModel):
     next_after: int = Field(description="`after` of the next page; the same again where nothing more is stored yet.")
     last_seq: int | None = Field(description="The number of the attempt's last chunk; null while nobody named it.")
     ended: bool = Field(description="Whether the attempt has ended.")
+    quarantined: list[tuple[int, int]] = Field(
+        description="First and last number of what comes after `after` and could not be stored: do not wait for it."
+    )
 
+
+#: The header that names the chunks which a stream's bytes lack, of whichever stream they were: `5, 8-9`.
+MISSING = "Reprieve-Missing-Chunks"
 
 #: No stored text holds a NUL.
 PLAIN = r"^[^\x00]*$"
@@ -202,7 +209,13 @@ def log(
         next_after=chunks[-1].seq if chunks else after,
         last_seq=of_attempt.last_seq if of_attempt else None,
         ended=of_attempt is not None and of_attempt.finished_at is not None,
+        quarantined=list(_aside(wired, run_id, number) - SeqRanges.of([(1, after)])) if of_attempt else [],
     )
+
+
+def _aside(wired: Services, run_id: UUID, attempt: int) -> SeqRanges:
+    """What of an attempt's log is in quarantine."""
+    return wired.closings.find(run_id, attempt).aside
 
 
 def _enough(chunks: list[Chunk]) -> list[Chunk]:
@@ -232,11 +245,16 @@ def output(
     wired: Wired,
     wanted: Annotated[str | None, Header(alias="Range", description="bytes=FIRST-LAST")] = None,
 ) -> Response:
-    """The bytes of one stream of an attempt, as they were printed."""
+    """The bytes of one stream of an attempt, as they were printed. A header names the chunks that are missing."""
     run = wired.runs.get(run_id)
     if attempt > run.attempt:
         raise HTTPException(404, f"Run {run_id} has no attempt {attempt} (yet): it has had {run.attempt}.")
-    size = sum(len(data) for data in _bytes_of(wired, run_id, attempt, stream))
+    size, missing = 0, SeqRanges()
+    for item in _items_of(wired, run_id, attempt, stream):
+        if isinstance(item, Gap):
+            missing |= SeqRanges.of([(item.first, item.last)])
+        else:
+            size += len(item.data)
     part = parse_range(wanted, size)
     if part is None:
         raise HTTPException(416, f"The stream has {size} bytes.", {"Content-Range": f"bytes */{size}"})
@@ -245,6 +263,8 @@ def output(
         "Content-Length": str(part.size),
         "Content-Disposition": f'inline; filename="{run_id}-{attempt}-{stream}.txt"',
     }
+    if missing:
+        headers[MISSING] = str(missing)
     if part.is_part:
         headers["Content-Range"] = f"bytes {part.first}-{part.first + part.size - 1}/{size}"
     return StreamingResponse(
@@ -255,11 +275,13 @@ def output(
     )
 
 
-def _bytes_of(wired: Services, run_id: UUID, attempt: int, stream: str) -> Iterator[bytes]:
+def _items_of(wired: Services, run_id: UUID, attempt: int, stream: str) -> Iterator[Chunk | Gap]:
     reader = LogFollower(wired.database, wired.logs, wired.live, run_id)
-    for item in reader.stored(attempt):
-        if not isinstance(item, Gap) and item.stream == stream:
-            yield item.data
+    return (item for item in reader.stored(attempt) if isinstance(item, Gap) or item.stream == stream)
+
+
+def _bytes_of(wired: Services, run_id: UUID, attempt: int, stream: str) -> Iterator[bytes]:
+    return (item.data for item in _items_of(wired, run_id, attempt, stream) if not isinstance(item, Gap))
 
 
 def _cut(pieces: Iterator[bytes], part: ByteRange) -> Iterator[bytes]:

@@ -24,7 +24,8 @@ from api.access import is_loopback, is_open
 from cli.render import terminal
 from cli.roles import CONCURRENCY
 from models.errors import ReprieveError
-from models.health import ailments
+from models.faults import is_unfit
+from models.health import READ_ONLY, ailments
 from stores.cache import connect
 from stores.database import SERVER_OPTIONS
 from stores.migrate import current_revision, head_revision, is_current
@@ -57,6 +58,8 @@ class Finding:
 
 
 Found = tuple[bool, str]
+#: Whatever a server may say of what a check asks it, beside that it is away.
+EXPECTED = (DBAPIError, RedisError, KombuError, OSError, ReprieveError)
 Check = Callable[[Services], Found]
 
 
@@ -66,6 +69,8 @@ def database(wired: Services) -> Found:
         number = int(connection.execute(text("SHOW server_version_num")).scalar_one()) // 10000
     if number < LEAST_POSTGRES:
         return False, f"PostgreSQL {number} is older than {LEAST_POSTGRES}, the oldest that will do."
+    if wired.database.is_read_only():
+        return False, READ_ONLY
     return True, f"PostgreSQL {number} answers in {(time.monotonic() - began) * 1000:.0f} ms."
 
 
@@ -86,8 +91,11 @@ def timeouts(wired: Services) -> Found:
     missing = [name for name in SERVER_OPTIONS if there.get(name) == "0"]
     if missing:
         settings = "; ".join(f"ALTER ROLE … SET {name} = {SERVER_OPTIONS[name]}" for name in missing)
-        return False, f"A pooler keeps our timeouts from the server, so a hung statement holds up a worker: {settings}."
-    return True, "The server ends statements of ours that hang."
+        return False, (
+            "A pooler keeps our timeouts from the server, so a hung statement, or a host that was cut off, holds up "
+            f"others: {settings}."
+        )
+    return True, "The server ends statements of ours that hang, and sessions of hosts that are gone."
 
 
 def hot_updates(wired: Services) -> Found:
@@ -238,7 +246,9 @@ def findings(wired: Services) -> Iterator[Finding]:
         name = check.__name__.replace("_", " ")
         try:
             well, told = check(wired)
-        except (DBAPIError, RedisError, KombuError, OSError, ReprieveError) as error:
+        except Exception as error:
+            if not (is_unfit(error) or isinstance(error, EXPECTED)):
+                raise
             well, told = False, f"It could not be looked at: {_first_line(error)}"
         yield Finding(name, well, told)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 
 from adapters.spool import SPOOL_BYTES
 from cli import output, render
@@ -23,6 +24,7 @@ from models.rows import Run
 from models.status import Status
 from simulation.plan import Plan, parse_faults, parse_guards
 from stores.embedded import EmbeddedServerError
+from stores.migrate import database_trouble
 from stores.migrate import migrate as migrate_database
 from workers.bootstrap import Services, resolve_settings, services
 from workers.enqueue import cancel_run, enqueue_run
@@ -316,6 +318,8 @@ def health(as_json: AsJson = False) -> None:
         print(HealthRecord.of(pulse, reasons, account).model_dump_json())
     else:
         print("\n".join(reasons or ["Well: sweeps are made, and output comes through."]))
+        if not reasons and pulse and pulse.under_way:
+            print(pulse.under_way)
         for line in account:
             print(f"{line.adapter}: {line.reaped} reaped, {line.suspected_false} of them gave signs of life later")
     if reasons:
@@ -392,12 +396,11 @@ def main() -> None:
         app()
     except (ReprieveError, EmbeddedServerError) as error:
         sys.exit(_complain(str(error)))
-    except OperationalError as error:
-        sys.exit(_complain(f"The database does not answer: {str(error.orig).strip().splitlines()[0]}"))
-    except ProgrammingError as error:
-        if "does not exist" not in str(error.orig):
+    except (DBAPIError, PoolExhausted) as error:
+        told = database_trouble(error)
+        if told is None:
             raise
-        sys.exit(_complain("The database is not migrated; run `reprieve migrate`."))
+        sys.exit(_complain(f"{told} ({str(getattr(error, 'orig', error)).strip().splitlines()[0]})"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -45,6 +45,10 @@ class LogUnavailable(ReprieveError):
     """Raised when a closed log's archive cannot be read, or is not what was written; names the object."""
 
 
+class LeaseLost(ReprieveError):
+    """Raised when whoever did something alone finds that another does it now: it stood still for too long. It stops."""
+
+
 class Superseded(ReprieveError):
     """Raised when a worker writes for a run that it no longer follows: the run ended, or another worker claimed it."""
 

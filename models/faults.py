@@ -5,7 +5,7 @@ or too few descriptors say nothing about the work or its output. Such an error i
 where there is one. Bad content is set aside, since no second try would change it. Our own faults are loud.
 
 PostgreSQL says it by SQLSTATE (its manual, Appendix A), the system by errno. An error with neither is judged by its
-type.
+type: psycopg2 knows no SQLSTATE of a connection that was refused, nor of what it refuses to send.
 """
 
 import errno
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from sqlalchemy import exc
+
+from models.errors import InvalidBlock, InvalidChunk
 
 
 class Fault(StrEnum):
@@ -66,6 +68,24 @@ _UNFIT_NAMES = frozenset(
     )
 )
 
+#: Redis says in the first word what its clients have no type for: a disk that is full, replicas that are missing.
+_UNFIT_REDIS = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "LOADING", "READONLY", "OOM")
+
+#: Of these SQLSTATEs the session is of no use any more …
+_LOST_SESSION = ("08", "25006", "25P03", "25P04", "57P")
+#: … and of these, nor are the others of the pool: the server is going away, or is not the primary any more.
+_LOST_SERVER = ("08", "25006", "57P01", "57P02", "57P03", "57P04")
+
+_SENTENCES = {
+    "25006": "The database is read-only",
+    "53100": "The database's disk is full",
+    "53200": "The database is out of memory",
+    "53300": "The database has no connection left",
+    "57P01": "The database is shutting down",
+    "57P02": "The database is shutting down",
+    "57P03": "The database is starting up",
+}
+
 
 def fault_of(error: BaseException) -> Fault:
     """What is at fault, by this error or by what it says caused it."""
@@ -88,6 +108,21 @@ def sqlstate_of(error: BaseException) -> str | None:
         if state is not None:
             return state
     return None
+
+
+def ends_session(error: BaseException) -> bool:
+    """Whether the session in which this happened is to be given up; the next one may be on another server."""
+    return (sqlstate_of(error) or "").startswith(_LOST_SESSION)
+
+
+def ends_all_sessions(error: BaseException) -> bool:
+    """Whether the other sessions with that server are to be given up as well."""
+    return (sqlstate_of(error) or "").startswith(_LOST_SERVER)
+
+
+def unfit_database(error: BaseException) -> str:
+    """What a database that is unfit just now suffers from, as a sentence without its full stop."""
+    return _SENTENCES.get(sqlstate_of(error) or "", "The database does not answer")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -123,15 +158,35 @@ def _by_errno(error: BaseException) -> Fault | None:
 
 
 def _by_type(error: BaseException) -> Fault | None:
+    return _by_type_of_sqlalchemy(error) or _by_type_of_others(error)
+
+
+def _by_type_of_sqlalchemy(error: BaseException) -> Fault | None:
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return Fault.ENVIRONMENT
-    # PostgreSQL said nothing: it was not reached, or the connection was lost on the way.
-    if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError | MemoryError | ConnectionError):
-        return Fault.ENVIRONMENT
-    if isinstance(error, exc.DataError | exc.IntegrityError | UnicodeError):
+    if isinstance(error, exc.DataError | exc.IntegrityError):
         return Fault.CONTENT
-    if isinstance(error, TimeoutError) or _UNFIT_NAMES.intersection(base.__name__ for base in type(error).__mro__):
+    if isinstance(error, exc.ProgrammingError | exc.NotSupportedError):
+        return Fault.OURS
+    # PostgreSQL said nothing: it was not reached, or the connection was lost on the way.
+    if isinstance(error, exc.DatabaseError | exc.InterfaceError | exc.TimeoutError | exc.DisconnectionError):
+        return Fault.ENVIRONMENT
+    return None
+
+
+def _by_type_of_others(error: BaseException) -> Fault | None:
+    if isinstance(error, UnicodeError | InvalidBlock | InvalidChunk) or _is_nul_in_text(error):
+        return Fault.CONTENT
+    if isinstance(error, MemoryError | ConnectionError | TimeoutError):
+        return Fault.ENVIRONMENT
+    names = {base.__name__ for base in type(error).__mro__}
+    if names & _UNFIT_NAMES or ("ResponseError" in names and str(error).startswith(_UNFIT_REDIS)):
         return Fault.ENVIRONMENT
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return Fault.ENVIRONMENT
     return None
+
+
+def _is_nul_in_text(error: BaseException) -> bool:
+    """What psycopg2 says of text with a NUL, without a type of its own."""
+    return isinstance(error, ValueError) and "cannot contain NUL" in str(error)

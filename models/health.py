@@ -6,14 +6,34 @@ from typing import Any
 
 from models.liveness import Timing
 
+#: What is said of a database that takes no writes.
+READ_ONLY = (
+    "The database is read-only: no run starts, results wait for it, and so does output, on the workers' disks. "
+    "Is it a replica, or is a switch-over under way?"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """The reaper's own signs of life: the age of its last completed sweep and of the newest canary that came back."""
+    """The reaper's own signs of life: the age of its last completed sweep and of the newest canary that came back.
+
+    `holder` is the process that makes a sweep just now, and for how long it has been at it: or that was never heard of
+    again while it did. None between two sweeps. `read_only`: the database takes no writes.
+    """
 
     age: timedelta | None
     lag: timedelta | None
     last_report: dict[str, Any] | None
+    holder: str | None = None
+    held_for: timedelta | None = None
+    read_only: bool = False
+
+    @property
+    def under_way(self) -> str | None:
+        """Who is in the middle of a sweep, and since when, as a sentence."""
+        if self.holder is None or self.held_for is None:
+            return None
+        return f"A sweep of {self.holder} is under way since {self.held_for.total_seconds():.0f} s."
 
 
 def ailments(pulse: Pulse | None, timing: Timing) -> list[str]:
@@ -22,14 +42,16 @@ def ailments(pulse: Pulse | None, timing: Timing) -> list[str]:
     A beat that dies is noticed by nobody otherwise (celery/celery #9622), nor is a worker that is up and consumes
     nothing (celery/celery #8030).
     """
+    reasons = [READ_ONLY] if pulse and pulse.read_only else []
     if pulse is None or pulse.age is None:
-        return ["No sweep was ever completed: is beat running, and a worker of the queue control?"]
-    reasons = []
+        never = "No sweep was ever completed: is beat running, and a worker of the queue control?"
+        return [*reasons, _with_holder(never, pulse)]
     if pulse.age > timing.sweep_overdue:
-        reasons.append(
+        overdue = (
             f"The last completed sweep is {pulse.age.total_seconds():.0f} s old: dead runs are not found. "
             "Is beat running, and a worker of the queue control?"
         )
+        reasons.append(_with_holder(overdue, pulse))
     if pulse.lag is None or pulse.lag > timing.tolerated_lag + timing.sweep_interval:
         told = "none ever did" if pulse.lag is None else f"the last was sent {pulse.lag.total_seconds():.0f} s ago"
         reasons.append(
@@ -37,3 +59,8 @@ def ailments(pulse: Pulse | None, timing: Timing) -> list[str]:
             "Is a worker of the queue logs running, and does it keep up?"
         )
     return reasons
+
+
+def _with_holder(sentence: str, pulse: Pulse | None) -> str:
+    under_way = pulse.under_way if pulse else None
+    return f"{sentence} {under_way}" if under_way else sentence

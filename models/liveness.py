@@ -28,6 +28,11 @@ KEEPALIVE_INTERVAL = timedelta(seconds=20)
 #: simulated days have live runs reaped for an outage of the database, which was no gap yet, and the fault that follows.
 BLIND_AFTER = timedelta(seconds=90)
 
+#: How long a sweep that gives no sign keeps its place. It renews its lease at each step, the longest of which are a
+#: statement (30 s at the most) and the asking (15 s). Shorter than a sweep's interval, so that where one is frozen or
+#: cut off, the next sweep takes its place, or at the latest the one after.
+SWEEP_LEASE = timedelta(seconds=45)
+
 #: How old the last completed sweep may be before somebody should be told that dead runs are not found.
 SWEEP_OVERDUE = timedelta(seconds=180)
 
@@ -48,6 +53,7 @@ ASK_LIMIT = timedelta(seconds=15)
 SHORTEST_ASK_LIMIT = timedelta(seconds=2)
 SHORTEST_WORKER_GONE_AFTER = timedelta(seconds=5)
 SHORTEST_BLIND_AFTER = timedelta(seconds=6)
+SHORTEST_SWEEP_LEASE = timedelta(seconds=4)
 
 #: What shipping a chunk takes on a slow, busy machine. Real time: no time scale makes a machine faster.
 SHIPPING_ALLOWANCE = timedelta(seconds=3)
@@ -74,6 +80,7 @@ class Timing:
     sweep_interval: timedelta = SWEEP_INTERVAL
     keepalive_interval: timedelta = KEEPALIVE_INTERVAL
     blind_after: timedelta = BLIND_AFTER
+    sweep_lease: timedelta = SWEEP_LEASE
     sweep_overdue: timedelta = SWEEP_OVERDUE
     tolerated_lag: timedelta = TOLERATED_LAG
     resend_after: timedelta = RESEND_AFTER
@@ -134,6 +141,7 @@ class Timing:
                 sweep_interval=SWEEP_INTERVAL / scale,
                 keepalive_interval=KEEPALIVE_INTERVAL / scale,
                 blind_after=max(BLIND_AFTER / scale, SHORTEST_BLIND_AFTER),
+                sweep_lease=max(SWEEP_LEASE / scale, SHORTEST_SWEEP_LEASE),
                 sweep_overdue=SWEEP_OVERDUE / scale,
                 tolerated_lag=TOLERATED_LAG / scale,
                 resend_after=RESEND_AFTER / scale,

@@ -141,6 +141,8 @@ class HealthRecord(Record):
     sweep_age_seconds: float | None = Field(description="Age of the last completed sweep; null if there was none.")
     canary_age_seconds: float | None = Field(description="Age of the newest canary that came through the log queue.")
     last_report: dict[str, Any] | None = Field(description="What the last completed sweep did.")
+    sweep_holder: str | None = Field(description="Node and process of a sweep under way, or of one that was cut off.")
+    sweep_held_seconds: float | None = Field(description="For how long it has been at it; null between two sweeps.")
     account: list[AccountRecord]
 
     @classmethod
@@ -151,5 +153,7 @@ class HealthRecord(Record):
             sweep_age_seconds=pulse.age.total_seconds() if pulse and pulse.age else None,
             canary_age_seconds=pulse.lag.total_seconds() if pulse and pulse.lag else None,
             last_report=pulse.last_report if pulse else None,
+            sweep_holder=pulse.holder if pulse else None,
+            sweep_held_seconds=pulse.held_for.total_seconds() if pulse and pulse.held_for else None,
             account=[AccountRecord.model_validate(line) for line in account],
         )

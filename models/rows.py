@@ -290,6 +290,18 @@ class ReaperWatch(Row):
     last_report: Mapped[dict[str, Any] | None]
 
 
+class Lease(Row):
+    """Who alone may do something just now, and until when; `token` tells one taking from the next."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    token: Mapped[uuid.UUID]
+    since: Mapped[datetime]
+    until: Mapped[datetime]
+
+
 class Worker(Row):
     """A process that follows runs, and when it was last seen. A hint: whether a run lives is never asked of it."""
 

@@ -18,6 +18,8 @@ from stores.logs import LogKey
 
 FIND = text("""
 SELECT clock_timestamp() - a.finished_at AS ended_for, a.last_seq, CAST(l.stored AS text) AS stored,
+       CAST((SELECT range_agg(int8range(q.first_seq, q.last_seq, '[]')) FROM log_quarantine q
+             WHERE q.run_id = a.run_id AND q.attempt = a.attempt) - coalesce(l.stored, '{}') AS text) AS aside,
        v.run_id IS NOT NULL AS archived, a.log_closed_at IS NOT NULL AS closed
 FROM run_attempts a
 LEFT JOIN attempt_logs l USING (run_id, attempt)
@@ -70,11 +72,12 @@ SETTLED = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class EndedLog:
-    """What decides how far a log is with closing."""
+    """What decides how far a log is with closing. `aside` is in quarantine: it is not stored, and never will be."""
 
     ended_for: timedelta | None
     last_seq: int | None
     stored: SeqRanges
+    aside: SeqRanges
     archived: bool
     closed: bool
 
@@ -87,13 +90,14 @@ class LogState:
     ended: bool
     last_seq: int | None
     stored: SeqRanges
+    aside: SeqRanges
     archive: Archived | None
     quarantined: list[tuple[int, int, str]]
 
     @property
     def missing(self) -> SeqRanges:
-        """Chunks that should be there, and are not."""
-        return self.stored.missing(self.last_seq)
+        """Chunks that should be there, and are not: what is in quarantine is not."""
+        return self.stored.missing(max(self.last_seq or 0, self.aside.last))
 
     @property
     def late(self) -> SeqRanges:
@@ -135,7 +139,8 @@ class Closings:
             row = connection.execute(FIND, {"run_id": run_id, "attempt": attempt}).one_or_none()
         if row is None:
             raise RunNotFound(f"There is no attempt {attempt} of run {run_id}.")
-        return EndedLog(row.ended_for, row.last_seq, SeqRanges.from_multirange(row.stored), row.archived, row.closed)
+        stored, aside = SeqRanges.from_multirange(row.stored), SeqRanges.from_multirange(row.aside)
+        return EndedLog(row.ended_for, row.last_seq, stored, aside, row.archived, row.closed)
 
     def state(self, run_id: UUID, attempt: int) -> LogState:
         """Everything there is to say of an attempt's log; raises `RunNotFound`."""
@@ -144,7 +149,8 @@ class Closings:
             rows = connection.execute(QUARANTINED, {"run_id": run_id, "attempt": attempt}).all()
         quarantined = [(row.first_seq, row.last_seq, row.reason) for row in rows]
         archive = self._archives.find(run_id, attempt)
-        return LogState(attempt, log.ended_for is not None, log.last_seq, log.stored, archive, quarantined)
+        ended = log.ended_for is not None
+        return LogState(attempt, ended, log.last_seq, log.stored, log.aside, archive, quarantined)
 
     def owed(self, limit: int) -> list[tuple[UUID, int]]:
         """Run and attempt of the logs that are still to be closed, the longest owed first."""

@@ -4,33 +4,54 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.orm import Session
 
-#: What a database does that is away, restarting, or choosing a victim among deadlocked transactions.
-TRANSIENT = (OperationalError, InterfaceError)
+from models.faults import ends_all_sessions, ends_session
 
-#: Seconds to wait for a connection, and for the server's word on data sent, before giving up on it.
-CONNECT_TIMEOUT = 5
+#: Seconds to wait for a connection. To make one takes five to seven round trips (TCP, TLS, the password's exchange), so
+#: this allows for a link with four seconds of latency; and it is a small part of the time for which a worker may be cut
+#: off.
+CONNECT_TIMEOUT = 30
+#: Seconds for which what was sent may stay unacknowledged before the connection is given up: several retransmissions
+#: on such a link, and a network that was cut is noticed long before a run is in danger.
+UNANSWERED_TIMEOUT = 30
+#: The same while the server owes an answer, and so acknowledges nothing: its TCP is asked after so many seconds of
+#: silence, again after so many, and given up after so many questions: 30 seconds as well.
+CLIENT_KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
+
 #: Milliseconds after which PostgreSQL ends a statement of ours: a hung one would hold up every run of a worker.
 STATEMENT_TIMEOUT_MS = 30_000
 #: The same for waiting for a row that another transaction holds …
 LOCK_TIMEOUT_MS = 5_000
 #: … and for a transaction of ours that does nothing: a stopped worker must not hold its rows for ever.
 IDLE_TRANSACTION_TIMEOUT_MS = 120_000
+#: Seconds after which PostgreSQL asks whether a client that is silent is still there, seconds between two questions,
+#: and how many stay unanswered before its session ends: within 50 seconds. Its own default is two hours, and for so
+#: long a host that was cut off would hold its sessions …
+SERVER_KEEPALIVES = {"tcp_keepalives_idle": 20, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
+#: … and milliseconds for a client that does not acknowledge what it was sent.
+SERVER_UNANSWERED_TIMEOUT_MS = 50_000
 
-#: What each connection asks of its server as it begins; a pooler may not hand it on.
+#: What each connection asks of its server as it begins; a pooler may not hand it on. The server takes what concerns TCP
+#: on a Unix socket too, and does nothing about it: no peer is cut off there.
 SERVER_OPTIONS = {
     "statement_timeout": STATEMENT_TIMEOUT_MS,
     "lock_timeout": LOCK_TIMEOUT_MS,
     "idle_in_transaction_session_timeout": IDLE_TRANSACTION_TIMEOUT_MS,
+    **SERVER_KEEPALIVES,
+    "tcp_user_timeout": SERVER_UNANSWERED_TIMEOUT_MS,
     "timezone": "UTC",
 }
 
 
 class Database:
-    """An engine and the three ways in which this project uses one. Opens nothing until it is used."""
+    """An engine and the four ways in which this project uses one. Opens nothing until it is used.
+
+    A session that cannot write any more (read-only after a switch-over, ended by its server) is dropped by the first
+    error that says so, and with it all others of its server: whoever tries again does so on another connection.
+    """
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
         self.engine: Engine = create_engine(
@@ -44,10 +65,11 @@ class Database:
                 "connect_timeout": CONNECT_TIMEOUT,
                 "options": " ".join(f"-c {name}={value}" for name, value in SERVER_OPTIONS.items()),
                 "application_name": "reprieve",
-                "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
-                "keepalives_idle": 30,
+                "tcp_user_timeout": UNANSWERED_TIMEOUT * 1000,
+                **CLIENT_KEEPALIVES,
             },
         )
+        event.listen(self.engine, "handle_error", _drop_what_is_lost)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -56,16 +78,10 @@ class Database:
             yield connection
 
     @contextmanager
-    def single_flight(self, name: str) -> Iterator[bool]:
-        """True for one block of this name at a time, on whatever server; False for every other.
-
-        The lock belongs to a transaction, so it is gone with the connection of a block that died, and it works through
-        a transaction pooler. The transaction may be idle for as long as the block takes: it holds no row.
-        """
-        with self.begin() as connection:
-            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            query = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
-            yield bool(connection.execute(query, {"name": name}).scalar())
+    def at_once(self) -> Iterator[Connection]:
+        """A connection on which each statement is a transaction of its own: none is ever left open."""
+        with self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -78,6 +94,17 @@ class Database:
         with self.begin() as connection:
             return clock(connection)
 
+    def is_read_only(self) -> bool:
+        """Whether the database takes no writes. A session that is left from a time when it took none is dropped."""
+        if not self._session_is_read_only():
+            return False
+        self.engine.dispose()
+        return self._session_is_read_only()
+
+    def _session_is_read_only(self) -> bool:
+        with self.begin() as connection:
+            return bool(connection.execute(text("SELECT current_setting('transaction_read_only')::bool")).scalar())
+
     def dispose(self) -> None:
         self.engine.dispose()
 
@@ -86,3 +113,10 @@ def clock(connection: Connection) -> datetime:
     """The database's clock, as seen from inside a transaction; it moves on while the transaction runs."""
     now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     return now
+
+
+def _drop_what_is_lost(context: ExceptionContext) -> None:
+    """Have the pool drop a session that is of no use any more, as it does by itself with one that was closed."""
+    if ends_session(context.original_exception):
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = ends_all_sessions(context.original_exception)

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from models.chunks import Chunk, contiguous
 from models.closing import TAIL_WAIT
 from models.errors import RunNotFound
+from models.sequences import SeqRanges
 from models.status import Status
 from stores.cache import LONGEST_BLOCK
 from stores.database import Database
@@ -29,7 +30,7 @@ PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Output that was handed over but is not in the store: its first and last sequence number."""
+    """Output that was handed over but is not in the store, or is in quarantine: its first and last sequence number."""
 
     attempt: int
     first: int
@@ -54,8 +55,8 @@ class LogFollower:
                     yield Gap(attempt, last_seq + 1, chunk.seq - 1)
                 yield chunk
                 last_seq = chunk.seq
-        named = self._place(attempt).last_seq
-        if named is not None and named > last_seq:
+        named = self._place(attempt).end
+        if named > last_seq:
             yield Gap(attempt, last_seq + 1, named)
 
     def follow(self, first_attempt: int = 1, after_seq: int = 0) -> Iterator[Chunk | Gap]:
@@ -88,6 +89,10 @@ class LogFollower:
             for chunk in self._without_gap(attempt, seq):
                 yield chunk
                 seq = chunk.seq
+            if passed := known.passed_over(seq):
+                yield Gap(attempt, seq + 1, passed)
+                seq = passed
+                continue
             if known.is_read(seq):
                 yield from self.stored(attempt, seq)
                 return
@@ -133,6 +138,8 @@ def _chunks_after(events: Sequence[LiveEvent], attempt: int, seq: int) -> Iterat
 # places: how far the logs of these runs are, attempt by attempt, and whether more is to come.
 PLACES = text("""
 SELECT r.id, r.status, r.attempt AS current, a.attempt, a.last_seq, coalesce(upper(l.stored) - 1, 0) AS head,
+       CAST((SELECT range_agg(int8range(q.first_seq, q.last_seq, '[]')) FROM log_quarantine q
+             WHERE q.run_id = r.id AND q.attempt = a.attempt) - coalesce(l.stored, '{}') AS text) AS aside,
        extract(epoch FROM clock_timestamp() - a.finished_at)::float AS ended_for
 FROM runs r
 LEFT JOIN run_attempts a ON a.run_id = r.id
@@ -143,11 +150,24 @@ WHERE r.id = ANY(CAST(:ids AS uuid[]))
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far the log of an attempt is: the highest number stored, the last there is to be, seconds since its end."""
+    """How far the log of an attempt is: the highest number stored, the last there is to be, seconds since its end.
+
+    What is `aside` is in quarantine. It will never be stored, so no reader waits for it; each is told.
+    """
 
     head: int
     last_seq: int | None
     ended_for: float | None
+    aside: SeqRanges
+
+    @property
+    def end(self) -> int:
+        """The highest number that was ever heard of, beyond what is stored; 0 for none."""
+        return max(self.last_seq or 0, self.aside.last)
+
+    def passed_over(self, seq: int) -> int | None:
+        """The last of the numbers right after this one that are in quarantine; None where the next is not."""
+        return next((last for first, last in self.aside if first <= seq + 1 <= last), None)
 
     def is_read(self, seq: int) -> bool:
         """Whether one who has read up to `seq` need wait for nothing more."""
@@ -156,7 +176,7 @@ class Place:
         if self.ended_for > TAIL_WAIT.total_seconds():
             return True
         if self.last_seq is None:
-            return self.ended_for > UNKNOWN_TAIL_WAIT and seq >= self.head
+            return self.ended_for > UNKNOWN_TAIL_WAIT and seq >= max(self.head, self.aside.last)
         return seq >= self.last_seq
 
 
@@ -176,5 +196,7 @@ def places(database: Database, run_ids: Iterable[UUID]) -> dict[UUID, Places]:
         for row in connection.execute(PLACES, {"ids": [str(run_id) for run_id in run_ids]}):
             of_run = found.setdefault(row.id, Places(Status(row.status), row.current, {}))
             if row.attempt is not None:
-                of_run.of[row.attempt] = Place(row.head, row.last_seq, row.ended_for)
+                of_run.of[row.attempt] = Place(
+                    row.head, row.last_seq, row.ended_for, SeqRanges.from_multirange(row.aside)
+                )
     return found

@@ -65,9 +65,12 @@ SELECT run_id, attempt, 0, CAST(range_agg(int8range(first_seq, last_seq, '[]')) 
 FROM log_quarantine JOIN keys USING (run_id, attempt) GROUP BY run_id, attempt
 """)
 
+# quarantine: not of a writer that was superseded, whose numbers are another's by now.
 QUARANTINE = text("""
 INSERT INTO log_quarantine (run_id, attempt, first_seq, last_seq, reason, payload)
-VALUES (:run_id, :attempt, :first_seq, :last_seq, :reason, :payload) ON CONFLICT DO NOTHING
+SELECT CAST(:run_id AS uuid), :attempt, :first_seq, :last_seq, :reason, CAST(:payload AS bytea)
+WHERE :epoch >= coalesce((SELECT epoch FROM attempt_logs WHERE run_id = :run_id AND attempt = :attempt), 0)
+ON CONFLICT DO NOTHING
 """)
 
 # read: the segments after a place, so many at the most, and no more than have the chunks that are wanted.
@@ -95,6 +98,9 @@ ORDER BY first_seq DESC LIMIT :segments
 
 # cut: drop the segments from a place on.
 CUT = text("DELETE FROM log_segments WHERE run_id = :run_id AND attempt = :attempt AND last_seq > :after")
+
+# cut aside: what is in quarantine from there on is read again too, under numbers that may then stand for other output.
+CUT_ASIDE = text("DELETE FROM log_quarantine WHERE run_id = :run_id AND attempt = :attempt AND last_seq > :after")
 
 # supersede: from now on only this epoch writes, after this place.
 SUPERSEDE = text("""
@@ -140,7 +146,10 @@ class LogStore(Protocol):
         ...
 
     def quarantine(self, connection: Connection, block: Block, reason: str) -> None:
-        """Keep a block aside that cannot be stored; the same one again changes nothing."""
+        """Keep a block aside that cannot be stored; the same one again, or a superseded one, changes nothing.
+
+        It need not be sent again, and is no part of the log: readers are told of it as of a gap.
+        """
         ...
 
     def read(self, run_id: UUID, attempt: int, after_seq: int = 0, limit: int = 1000) -> list[Chunk]:
@@ -216,7 +225,8 @@ class PostgresLogStore:
         place = self._last_place(connection, key, stored[key].whole_to)
         log = {"run_id": run_id, "attempt": attempt}
         cut = next(self._backwards(connection, key, place.after_seq), None)
-        connection.execute(CUT, log | {"after": place.after_seq})
+        for statement in (CUT, CUT_ASIDE):
+            connection.execute(statement, log | {"after": place.after_seq})
         kept = SeqRanges.of([(1, place.after_seq)])
         if cut is not None and cut.last_seq > place.after_seq:
             connection.execute(INSERT_SEGMENTS, _columns(cut.cut(kept)))
@@ -244,7 +254,7 @@ class PostgresLogStore:
             upto = rows[-1].first_seq - 1
 
     def quarantine(self, connection: Connection, block: Block, reason: str) -> None:
-        connection.execute(QUARANTINE, _row(block) | {"reason": reason})
+        connection.execute(QUARANTINE, _row(block) | {"reason": reason, "epoch": block.epoch})
 
     def read(self, run_id: UUID, attempt: int, after_seq: int = 0, limit: int = 1000) -> list[Chunk]:
         # Hot before archived: a log that is closed between the two is then seen in both, and never in neither.
@@ -365,10 +375,13 @@ class MemoryLogStore:
         place = max(places, default=Resumed(0, None))
         self._chunks[key] = {seq: chunk for seq, chunk in chunks.items() if seq <= place.after_seq}
         self._stored[key] = SeqRanges.of([(1, place.after_seq)])
+        self._aside[key] = self._aside.get(key, SeqRanges()) - SeqRanges(((place.after_seq + 1, MAX_SEQ),))
         self._epochs[key] = epoch
         return place
 
     def quarantine(self, connection: Connection | None, block: Block, reason: str) -> None:  # noqa: ARG002
+        if block.epoch < self._epochs.get(block.key, 0):
+            return
         whole = SeqRanges(((block.first_seq, block.last_seq),))
         self._aside[block.key] = self._aside.get(block.key, SeqRanges()) | whole
 

@@ -9,6 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from models.faults import is_unfit, sqlstate_of, unfit_database
 from stores.database import Database
 
 #: Two migrations at once would trip over each other: the second waits for this advisory lock.
@@ -39,6 +40,17 @@ def head_revision() -> str | None:
 
 #: What to say, and do, where it is not.
 NOT_CURRENT = "The database is not in the form that this version expects; run `reprieve migrate`."
+
+
+#: SQLSTATEs of a table, column or function that is not there.
+_NOT_THERE = ("42P01", "42703", "42883")
+
+
+def database_trouble(error: BaseException) -> str | None:
+    """What is the matter with a database that raised this, in a sentence for a person; None for a mistake of ours."""
+    if is_unfit(error):
+        return f"{unfit_database(error)}."
+    return NOT_CURRENT if sqlstate_of(error) in _NOT_THERE else None
 
 
 def is_current(database: Database) -> bool:

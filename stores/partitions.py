@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from models.faults import sqlstate_of
 from stores.database import Database
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 DAYS_AHEAD = 7
 #: Days for which an empty partition is kept: clocks of those who enqueue may differ.
 DAYS_KEPT = 2
+
+#: SQLSTATEs of what keeps a partition from being made or dropped just now: rows of its day in the default one, a table
+#: that is busy (also with a deadlock), one that another has just made or dropped, a statement that took too long.
+_IN_THE_WAY = ("23514", "55P03", "40P01", "42P07", "42P17", "42P01", "57014")
 
 _NAME = re.compile(r"log_segments_(\d{8})")
 
@@ -58,7 +63,7 @@ def _make(database: Database, day: date) -> bool:
             connection.execute(text(statement))
     except DBAPIError as error:
         # The default partition has rows of that day already (its runs began before this), or is busy.
-        logger.info("No partition for %s: %s", day, str(error.orig).splitlines()[0])
+        _may_wait(error, f"No partition for {day}")
         return False
     return True
 
@@ -73,6 +78,13 @@ def _drop_if_empty(database: Database, day: date) -> bool:
                 return False
             connection.execute(text(f"DROP TABLE {name}"))
     except DBAPIError as error:
-        logger.info("%s stays for now: %s", name, str(error.orig).splitlines()[0])
+        _may_wait(error, f"{name} stays for now")
         return False
     return True
+
+
+def _may_wait(error: DBAPIError, told: str) -> None:
+    """Pass over what the next turn does: rows that are in the way, a table that is busy. Raises any other error."""
+    if sqlstate_of(error) not in _IN_THE_WAY:
+        raise error
+    logger.info("%s: %s", told, str(error.orig).splitlines()[0])

@@ -120,9 +120,6 @@ WITH before AS (
     SET host = :host, process_pid = :pid, process_group_id = :process_group_id,
         process_started_at = :started_at, process_namespace = :namespace, process_marker = :marker,
         handle = CAST(:handle AS jsonb)
-    WHERE run_id = :run_id AND epoch = :epoch AND finished_at IS NULL
-    RETURNING run_id, attempt
-        process_started_at = :started_at, process_namespace = :namespace, handle = CAST(:handle AS jsonb)
     FROM before b
     WHERE a.run_id = b.run_id AND a.attempt = b.attempt AND a.epoch = :epoch AND a.finished_at IS NULL
     RETURNING a.run_id, a.attempt, b.is_first

@@ -1,20 +1,22 @@
-"""What the reaper reads and remembers: its watch, the suspects, and the lock that makes a sweep single-flight."""
+"""What the reaper reads and remembers: its watch, the suspects, and the lease that makes a sweep single-flight."""
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import TextClause, select, text
 
+from models.errors import LeaseLost
 from models.health import Pulse
 from models.paging import pages
 from models.reaping import Suspect, Watch
 from models.rows import Sparing
 from stores.database import Database
+from stores.leases import Lease, Leases
 
 # suspect ids: running runs that are silent or overdue. One pass over the running runs in whatever order is cheapest:
 # in the order of an index, a million rows would be fetched one by one.
@@ -40,10 +42,12 @@ LAST_WATCH = text("""
 SELECT watching_since AS since, last_sweep_at, window_length AS window, hearing_since, heard_at FROM reaper_watch
 """)
 
-# watch: `heard_at` is the echo's to write, never the sweep's.
+# watch: `heard_at` is the echo's to write, never the sweep's. Only of a sweep that holds its lease still.
 NOTE_WATCH = text("""
 INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length, hearing_since)
-VALUES (1, :since, :last_sweep_at, :window, :hearing_since)
+SELECT 1, CAST(:since AS timestamptz), CAST(:last_sweep_at AS timestamptz), CAST(:window AS interval),
+       CAST(:hearing_since AS timestamptz)
+FROM leases WHERE name = :name AND token = :token FOR SHARE
 ON CONFLICT (id) DO UPDATE
 SET watching_since = :since, last_sweep_at = :last_sweep_at, window_length = :window, hearing_since = :hearing_since
 """)
@@ -70,13 +74,20 @@ FROM run_attempts a JOIN runs r ON r.id = a.run_id WHERE a.reaped_at IS NOT NULL
 GROUP BY r.adapter ORDER BY r.adapter
 """)
 
+# pulse: the holder of a sweep that is under way, or was not heard of again.
 LAST_COMPLETED = text("""
-SELECT clock_timestamp() - last_completed_at AS age, clock_timestamp() - heard_at AS lag, last_report FROM reaper_watch
+SELECT clock_timestamp() - w.last_completed_at AS age, clock_timestamp() - w.heard_at AS lag, w.last_report,
+       l.holder, clock_timestamp() - l.since AS held_for
+FROM (SELECT 1) always LEFT JOIN reaper_watch w ON true LEFT JOIN leases l ON l.name = :lease
 """)
 
 COMPLETE = text("""
 UPDATE reaper_watch SET last_completed_at = clock_timestamp(), last_report = CAST(:report AS jsonb)
+WHERE EXISTS (SELECT FROM leases WHERE name = :name AND token = :token FOR SHARE)
 """)
+
+#: The name of the sweep's lease.
+SWEEP = "reaper.sweep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +102,28 @@ class Account:
 class SweepStore:
     """The reaper's reading and memory."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, leases: Leases, lease_length: timedelta) -> None:
         self._database = database
+        self._leases = leases
+        self._lease_length = lease_length
 
-    def single_flight(self) -> AbstractContextManager[bool]:
-        """True for one sweep at a time, on whatever server; False for every other."""
-        return self._database.single_flight("reaper.sweep")
+    def single_flight(self) -> AbstractContextManager[Lease | None]:
+        """The lease of one sweep at a time, on whatever server; None for every other."""
+        return self._leases.hold(SWEEP, self._lease_length)
 
     def last_watch(self) -> Watch | None:
         with self._database.begin() as connection:
             row = connection.execute(LAST_WATCH).one_or_none()
         return Watch(**row._mapping) if row else None
 
-    def note_watch(self, watch: Watch) -> None:
-        with self._database.begin() as connection:
-            connection.execute(NOTE_WATCH, asdict(watch))
+    def note_watch(self, lease: Lease, watch: Watch) -> None:
+        """Remember this watch; raises `LeaseLost` where another sweep has begun since, whose watch is newer."""
+        self._write(lease, NOTE_WATCH, asdict(watch))
+
+    def _write(self, lease: Lease, statement: TextClause, values: dict[str, Any]) -> None:
+        with self._database.at_once() as connection:
+            if not connection.execute(statement, values | lease.key).rowcount:
+                raise LeaseLost("Another sweep has begun since this one did.")
 
     def hear(self, sent_at: datetime) -> None:
         """A canary that was sent at this time has come back through the log queue."""
@@ -152,16 +170,16 @@ class SweepStore:
         with self._database.begin() as connection:
             return [Account(**row._mapping) for row in connection.execute(ACCOUNT)]
 
-    def pulse(self) -> Pulse | None:
-        """How long ago the last sweep was completed and what it did; None when there never was one."""
+    def pulse(self) -> Pulse:
+        """How long ago the last sweep was completed, what it did, who makes one just now, and whether it can."""
+        read_only = self._database.is_read_only()
         with self._database.begin() as connection:
-            row = connection.execute(LAST_COMPLETED).one_or_none()
-        return Pulse(**row._mapping) if row else None
+            row = connection.execute(LAST_COMPLETED, {"lease": SWEEP}).one()
+        return Pulse(**row._mapping, read_only=read_only)
 
-    def complete(self, report_json: str) -> None:
-        """Remember that a sweep came to its end, and what it did."""
-        with self._database.begin() as connection:
-            connection.execute(COMPLETE, {"report": report_json})
+    def complete(self, lease: Lease, report_json: str) -> None:
+        """Remember that a sweep came to its end, and what it did; raises `LeaseLost`."""
+        self._write(lease, COMPLETE, {"report": report_json})
 
     def suspects(self, cutoff: datetime, now: datetime, page_size: int) -> Iterator[list[Suspect]]:
         """Pages of suspects in order of id; each page is read when it is asked for."""

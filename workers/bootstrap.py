@@ -13,6 +13,7 @@ from stores.database import Database
 from stores.fleet import FleetStore
 from stores.followers import FollowerStore
 from stores.hints import LiveEvents, StopSignals
+from stores.leases import Leases
 from stores.logs import PostgresLogStore
 from stores.runs import RunStore
 from stores.sweeps import SweepStore
@@ -28,6 +29,7 @@ class Services:
     settings: Settings
     timing: Timing
     database: Database
+    leases: Leases
     runs: RunStore
     sweeps: SweepStore
     followers: FollowerStore
@@ -60,12 +62,14 @@ def build(settings: Settings) -> Services:
     timing = settings.timing
     archives = LogArchives(database, settings.archive_url)
     logs = PostgresLogStore(database, archives)
+    leases = Leases(database, settings.node_name)
     return Services(
         settings=settings,
         timing=timing,
         database=database,
+        leases=leases,
         runs=RunStore(database),
-        sweeps=SweepStore(database),
+        sweeps=SweepStore(database, leases, timing.sweep_lease),
         followers=FollowerStore(database, logs),
         logs=logs,
         archives=archives,

@@ -14,6 +14,8 @@ from datetime import timedelta
 from uuid import UUID
 
 from models.closing import Closing, next_step
+from stores.closings import EndedLog
+from stores.leases import Lease
 from stores.partitions import keep_partitions
 from workers.app import app
 from workers.bootstrap import Services, services
@@ -33,6 +35,9 @@ CLOSE_AFTER = 2
 CLOSE_AT_ONCE = 5_000
 #: … and the seconds that it takes at the most: the next sweep sends for another.
 CLOSE_FOR = 50.0
+#: How long a closing that gives no sign keeps its log to itself. It renews its lease as it goes; the longest step is to
+#: read an object back, some gigabytes of it. Two at once do no harm: the first that records its object has closed it.
+CLOSE_LEASE = timedelta(minutes=5)
 
 
 @app.task(name="logs.close", acks_late=True, acks_on_failure_or_timeout=True)  # type: ignore[untyped-decorator]
@@ -48,6 +53,7 @@ def close_owed_task() -> dict[str, int]:
 @app.task(name="logs.expire")  # type: ignore[untyped-decorator]
 def expire_task() -> dict[str, int]:
     wired = services()
+    wired.leases.tidy()
     report = keep_partitions(wired.database) | {"removed": expire_logs(wired)}
     if report["removed"] == EXPIRE_AT_ONCE:
         app.send_task("logs.expire")
@@ -56,30 +62,48 @@ def expire_task() -> dict[str, int]:
 
 def close_log(services: Services, run_id: UUID, attempt: int) -> Closing:
     """Take the steps that can be taken now; returns the one that is left, DONE for none. One at a time for each log."""
-    with about(run_id, attempt), services.database.single_flight(f"close {run_id} {attempt}") as ours:
-        if not ours:
-            return Closing.WAIT
-        for _ in Closing:
-            log = services.closings.find(run_id, attempt)
-            step = next_step(
-                ended_for=log.ended_for,
-                last_seq=log.last_seq,
-                stored=log.stored,
-                archived=log.archived,
-                closed=log.closed,
-            )
-            if step is Closing.ARCHIVE:
-                written = services.archives.write(run_id, attempt, services.logs.hot(run_id, attempt))
-                gaps = written.held.missing(log.last_seq)
-                if services.archives.record(run_id, attempt, written, gaps):
-                    logger.info("Run %s attempt %d: log archived, missing: %s", run_id, attempt, gaps)
-            elif step is Closing.DROP:
-                while services.closings.drop_segments(run_id, attempt, DROP_AT_ONCE):
-                    pass
-                services.closings.mark_closed(run_id, attempt)
-            else:
-                break
-        return step
+    with about(run_id, attempt):
+        step, _ = _look(services, run_id, attempt)
+        if step not in (Closing.ARCHIVE, Closing.DROP):
+            return step
+        with services.leases.hold(f"close {run_id} {attempt}", CLOSE_LEASE) as lease:
+            return Closing.WAIT if lease is None else _close(services, lease, run_id, attempt)
+
+
+def _close(services: Services, lease: Lease, run_id: UUID, attempt: int) -> Closing:
+    for _ in Closing:
+        step, log = _look(services, run_id, attempt)
+        if step is Closing.ARCHIVE:
+            _archive(services, lease, run_id, attempt, log)
+        elif step is Closing.DROP:
+            while services.closings.drop_segments(run_id, attempt, DROP_AT_ONCE):
+                lease.renew()
+            services.closings.mark_closed(run_id, attempt)
+        else:
+            break
+    return step
+
+
+def _look(services: Services, run_id: UUID, attempt: int) -> tuple[Closing, EndedLog]:
+    """How far a log is, and the step that is next: what is kept aside is not waited for."""
+    log = services.closings.find(run_id, attempt)
+    step = next_step(
+        ended_for=log.ended_for,
+        last_seq=log.last_seq,
+        stored=log.stored | log.aside,
+        archived=log.archived,
+        closed=log.closed,
+    )
+    return step, log
+
+
+def _archive(services: Services, lease: Lease, run_id: UUID, attempt: int, log: EndedLog) -> None:
+    """Write the archive and record it, with the numbers that it lacks: what never came, and what is kept aside."""
+    chunks = lease.while_going_through(services.logs.hot(run_id, attempt))
+    written = services.archives.write(run_id, attempt, chunks)
+    gaps = written.held.missing(max(log.last_seq or 0, log.aside.last))
+    if services.archives.record(run_id, attempt, written, gaps):
+        logger.info("Run %s attempt %d: log archived, missing: %s", run_id, attempt, gaps)
 
 
 def send_close(run_id: UUID, attempt: int) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
-from sqlalchemy.exc import DBAPIError
 
 from adapters.shipper import LogShipper
+from models.faults import is_unfit
 from workers import metrics, tracing
 from workers.bootstrap import services
 from workers.files import allow_files
@@ -77,9 +77,11 @@ def end(**_: Any) -> None:
         return
     try:
         _crew.supervisor.leave()
-    except DBAPIError as error:
+    except Exception as error:
+        # Whatever is the matter: the last output is to be sent all the same.
         logger.error(
-            "That this worker has ended could not be written (%s); it will be missed.", type(error.orig).__name__
+            *("That this worker has ended could not be written (%s); it will be missed.", type(error).__name__),
+            exc_info=not is_unfit(error),
         )
     if not _crew.shipper.close(CLOSE_TIMEOUT):
         logger.warning("The worker ends with output that is not stored yet; the next one on this folder ships it.")

@@ -2,23 +2,25 @@
 
 One transaction stores what is new and refreshes the runs that gave it; after the commit the live events go out. A
 message that comes again, late, or cut differently changes nothing but what is missing. Only new output is proof of
-life, and only for runs whose liveness is out of process: the row says which. A block that cannot be stored is kept
-aside, and holds up no other.
+life, and only for runs whose liveness is out of process: the row says which. What an error is the fault of decides what
+becomes of a block: bad content is kept aside; a database that is unfit is waited for, and the message then goes back to
+the broker; where we are at fault, that is said loudly, and the message goes back behind the others. A block that cannot
+be stored holds up no other.
 """
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from celery.exceptions import Reject
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from models.chunks import Block, decode_message, describe, encode_message
 from models.errors import InvalidBlock
+from models.faults import Fault, fault_of, is_unfit
 from models.status import Proof
-from stores.database import TRANSIENT
 from workers import metrics
 from workers.app import app
 from workers.bootstrap import Services, services
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a message is tried before it goes back to the broker; far below the visibility timeout.
 TRY_FOR = 20
+#: Seconds before a message that failed by our own fault goes back, behind all others: nothing mends that in a moment.
+OUR_FAULT_PAUSE = 5.0
 
 
 @app.task(name="logs.ingest", acks_late=True, acks_on_failure_or_timeout=True)  # type: ignore[untyped-decorator]
@@ -35,7 +39,7 @@ def ingest_task(message: dict[str, Any]) -> dict[str, int]:
     blocks = decode_message(message)
     # Tried again here, not by a delayed message: a message's delay is counted by the clock of whoever takes it.
     retrying = Retrying(
-        retry=retry_if_exception_type(TRANSIENT),
+        retry=retry_if_exception(is_unfit),
         wait=wait_exponential_jitter(multiplier=0.1, max=5),
         stop=stop_after_delay(TRY_FOR),
         before_sleep=lambda state: logger.error("Ingest failed (try %d), trying again.", state.attempt_number),
@@ -43,9 +47,22 @@ def ingest_task(message: dict[str, Any]) -> dict[str, int]:
     )
     try:
         return retrying(ingest, services(), blocks)
-    except TRANSIENT as error:
-        logger.error("The database is away (%s): %s goes back.", type(error).__name__, describe(blocks))
+    except Exception as error:
+        if not is_unfit(error):
+            return _put_behind(blocks)
+        logger.error("The database is unfit (%s): %s goes back.", type(error).__name__, describe(blocks))
         raise Reject(type(error).__name__, requeue=True) from None
+
+
+def _put_behind(blocks: Sequence[Block]) -> dict[str, int]:
+    """Send a message again, behind all others, that failed by our own fault: its output is neither lost nor refused."""
+    logger.exception("Ingest failed by a fault of Reprieve's own: %s goes back, behind the others.", describe(blocks))
+    time.sleep(OUR_FAULT_PAUSE)
+    try:
+        publish(blocks)
+    except Exception as error:
+        raise Reject(type(error).__name__, requeue=True) from None
+    return {"chunks": _count(blocks), "new": 0, "refreshed": 0, "refused": 0}
 
 
 def ingest(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
@@ -58,8 +75,10 @@ def _take_in(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
     good, bad = _sorted_out(blocks)
     try:
         report = _store(services, good)
-    except _Refused as refused:
-        report = _one_by_one(services, good, str(refused))
+    except Exception as error:
+        if is_unfit(error):
+            raise
+        report = _one_by_one(services, good, error)
     for block, reason in bad:
         _keep_aside(services, block, reason)
         report["refused"] += 1
@@ -109,18 +128,32 @@ class _Refused(Exception):
 def _append(services: Services, connection: Connection, blocks: Sequence[Block]) -> list[Block]:
     try:
         return services.logs.append(connection, blocks)
-    except DBAPIError as error:
-        if isinstance(error, TRANSIENT) or error.connection_invalidated:
+    except Exception as error:
+        if fault_of(error) is not Fault.CONTENT:
             raise
-        raise _Refused(f"the database refused it ({type(error.orig).__name__})") from error
+        raise _Refused(f"the database refused it ({type(getattr(error, 'orig', error)).__name__})") from None
 
 
-def _one_by_one(services: Services, blocks: Sequence[Block], reason: str) -> dict[str, int]:
-    """Find the block that the store refuses, keep it aside, and store the others."""
+def _one_by_one(services: Services, blocks: Sequence[Block], error: Exception) -> dict[str, int]:
+    """Find the block that made the store fail, and store the others: it is kept aside where its content is at fault.
+
+    Where we are, its error is raised once the others are stored.
+    """
     if len(blocks) == 1:
-        _keep_aside(services, blocks[0], reason)
+        if not isinstance(error, _Refused):
+            raise error
+        _keep_aside(services, blocks[0], str(error))
         return {"chunks": _count(blocks), "new": 0, "refreshed": 0, "refused": 1}
-    reports = [_take_in(services, [block]) for block in blocks]
+    reports, failed = [], None
+    for block in blocks:
+        try:
+            reports.append(_take_in(services, [block]))
+        except Exception as failure:
+            if is_unfit(failure):
+                raise
+            failed = failure
+    if failed is not None:
+        raise failed
     return {name: sum(report[name] for report in reports) for name in reports[0]}
 
 

@@ -10,7 +10,8 @@
     spare     keep why; what is alive is refreshed, and adopted        workers.proof, stores.followers
     bury      end its work, on whichever host that is                  workers.supervisor
 
-A sweep is single-flight and repeatable: it decides nothing by itself that the UPDATE does not check again.
+A sweep is single-flight and repeatable: it decides nothing by itself that the UPDATE does not check again. Its lease is
+renewed at each step; one that stood still meanwhile, and thaws after another has swept, writes nothing and stops.
 """
 
 import json
@@ -24,6 +25,8 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from adapters.registry import attaching
+from models.errors import LeaseLost
+from models.faults import is_unfit
 from models.liveness import RESEND_DOUBLINGS
 from models.paging import pages
 from models.reaping import (
@@ -42,6 +45,7 @@ from models.reaping import (
     should_ask,
 )
 from models.status import Proof
+from stores.leases import Lease
 from workers import metrics, tracing
 from workers.app import app
 from workers.asking import ask
@@ -72,33 +76,44 @@ def echo_task(sent_at: str) -> None:
 
 
 def sweep(services: Services, *, by_hand: bool = False) -> dict[str, Any]:
-    """One sweep; returns what it did. Skipped while another is under way, or when one has just been made."""
-    with services.sweeps.single_flight() as ours:
-        if not ours:
+    """One sweep; returns what it did. Skipped while another is under way, or when one has just been made.
+
+    It stops where another has begun since, for it stood still for so long that its lease was over.
+    """
+    with services.sweeps.single_flight() as lease:
+        if lease is None:
             return {"skipped": "another sweep is under way"}
         now, previous = services.database.now(), services.sweeps.last_watch()
         if not by_hand and not is_due(previous, now, services.timing):
             return {"skipped": "a sweep has just been made"}
-        with metrics.SWEEP_SECONDS.time():
-            return _sweep(services, next_watch(previous, now, services.timing), now)
+        try:
+            with metrics.SWEEP_SECONDS.time():
+                return _sweep(services, lease, next_watch(previous, now, services.timing), now)
+        except LeaseLost:
+            logger.error("This sweep stood still for too long: another has taken its place, and it stops.")
+            return {"stopped": "another sweep has taken its place"}
 
 
-def _sweep(services: Services, watch: Watch, now: datetime) -> dict[str, Any]:
-    services.sweeps.note_watch(watch)
+def _sweep(services: Services, lease: Lease, watch: Watch, now: datetime) -> dict[str, Any]:
+    services.sweeps.note_watch(lease, watch)
     send_hint("logs.echo", [now.isoformat()], otherwise="the log pipeline counts as lagging until one comes through")
-    report = _judge_all(services, watch, now) | {
-        "orphaned": _orphan(services) if may_orphan(watch, now, services.timing) else 0,
-        "resent": _resend(services),
-        "closing": send_owed(services),
-    }
-    services.sweeps.complete(json.dumps(report))
+    report = _judge_all(services, lease, watch, now) | {"orphaned": 0}
+    steps: dict[str, Callable[[Services], int]] = {"orphaned": _orphan, "resent": _resend, "closing": send_owed}
+    if not may_orphan(watch, now, services.timing):
+        del steps["orphaned"]
+    for name, step in steps.items():
+        lease.renew()
+        report[name] = step(services)
+    services.sweeps.complete(lease, json.dumps(report))
     return report
 
 
-def _judge_all(services: Services, watch: Watch, now: datetime) -> dict[str, Any]:
-    suspects = [one for page in services.sweeps.suspects(now - services.timing.window, now, PAGE_SIZE) for one in page]
+def _judge_all(services: Services, lease: Lease, watch: Watch, now: datetime) -> dict[str, Any]:
+    found = services.sweeps.suspects(now - services.timing.window, now, PAGE_SIZE)
+    suspects = [one for page in lease.while_going_through(found) for one in page]
+    lease.renew()
     answers = ask(services, [one.token for one in suspects if should_ask(one, now, services.timing)])
-    watch = _listen(services, watch, now)
+    watch = _listen(services, lease, watch, now)
     verdicts = [
         Verdict(one, judge(one, watch, answers.get(one.run_id), now, services.timing), answers.get(one.run_id))
         for one in suspects
@@ -106,6 +121,7 @@ def _judge_all(services: Services, watch: Watch, now: datetime) -> dict[str, Any
     verdicts, limit = _brake(services, verdicts)
     reaped = 0
     for page in pages(verdicts, PAGE_SIZE):
+        lease.renew()
         evidence = [(one, dossier(one, watch, limit, now, services.timing)) for one in page]
         reaped += _reap(services, evidence, now)
         _spare(services, [pair for pair in evidence if pair[0].judgement.error_code is None])
@@ -114,10 +130,10 @@ def _judge_all(services: Services, watch: Watch, now: datetime) -> dict[str, Any
     return {"judged": len(verdicts), "reaped": reaped, "spared": len(verdicts) - reaped, "judgements": dict(judgements)}
 
 
-def _listen(services: Services, watch: Watch, now: datetime) -> Watch:
+def _listen(services: Services, lease: Lease, watch: Watch, now: datetime) -> Watch:
     """Whether canaries come back; looked at as late as possible, so that the one just sent may count."""
     watch = listen(watch, services.sweeps.heard_at(), now, services.timing)
-    services.sweeps.note_watch(watch)
+    services.sweeps.note_watch(lease, watch)
     lag = watch.lag(now)
     if lag is not None:
         metrics.PIPELINE_LAG.set(max(0.0, lag.total_seconds()))
@@ -166,7 +182,7 @@ def _in_bulk(act: Callable[[Sequence[T]], Iterable[UUID] | None], by_run: Mappin
     try:
         return set(act(list(by_run.values())) or ())
     except DBAPIError as error:
-        if error.connection_invalidated:
+        if is_unfit(error):
             raise
         if len(by_run) == 1:
             logger.exception("The verdict on run %s cannot be carried out; the others are.", *by_run)

@@ -15,6 +15,8 @@ from sqlalchemy import text
 
 from models.liveness import WINDOW, Timing
 from models.status import Proof
+from stores.leases import Lease
+from stores.sweeps import SWEEP
 from tests.faults.helpers_abf import (
     BROKEN_WORKER,
     CLOCK_SHIFT,
@@ -65,7 +67,7 @@ def test_f03_a_sweep_that_failed_gives_its_lock_back(services: Services) -> None
     assert sweep(services)["reaped"] == 1
 
 
-def test_f03_a_sweep_that_is_stalled_cannot_hold_its_lock_for_longer_than_a_window(services: Services) -> None:
+def test_f03_no_transaction_of_ours_is_idle_for_longer_than_a_window(services: Services) -> None:
     with services.database.begin() as connection:
         query = "SELECT setting::bigint FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'"
         milliseconds = connection.execute(text(query)).scalar_one()
@@ -91,8 +93,10 @@ def without_lock(services: Services) -> Services:
             return getattr(services.sweeps, name)
 
         @contextmanager
-        def single_flight(self) -> Iterator[bool]:
-            yield True
+        def single_flight(self) -> Iterator[Lease]:
+            with services.database.begin() as connection:
+                token = connection.execute(text("SELECT token FROM leases")).scalar_one()
+            yield Lease(services.database, SWEEP, token, services.timing.sweep_lease)
 
     return replace(services, sweeps=Lockless())
 
