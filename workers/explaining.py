@@ -25,9 +25,10 @@ PROOFS = {
 
 
 #: Why a suspect was spared, in words.
-SPARED = {
+SPARED: dict[str, str] = {
     Judgement.SPARE_ALIVE: "its platform saw it alive",
     Judgement.SPARE_ENDED: "it had ended, and how was still to be read",
+    Judgement.SPARE_VOUCHED: "its worker, which could not reach the database, vouched for it",
     Judgement.SPARE_UNKNOWN: "its platform could not say whether it lives",
     Judgement.SPARE_WARMING_UP: "the reaper had not been watching for a whole window",
     Judgement.SPARE_LAGGING: "the log pipeline lagged, or had not worked for a whole window again",
@@ -67,6 +68,7 @@ class Explanation:
         lines += [sentence for event in self.events if (sentence := _dossier_sentence(event))]
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
         lines += _owed_sentences(run)
+        lines += _adoption_sentences(run, self.now)
         return lines + [sentence for log in self.logs for sentence in _log_sentences(log)]
 
     @property
@@ -144,7 +146,7 @@ def _dossier_sentence(event: RunEvent) -> str | None:
 def _sparing_sentence(sparing: Sparing) -> str:
     """Why a suspect was left alone, in words."""
     times = "once" if sparing.times == 1 else f"{sparing.times} times, last"
-    why = SPARED[Judgement(sparing.judgement)]
+    why = SPARED.get(sparing.judgement, f"of {sparing.judgement}, which a newer release knows")
     return (
         f"Attempt {sparing.attempt} was suspect and spared {times} at {sparing.last_at:%H:%M:%S} UTC, since {why}: "
         f"it was then silent for {_evidence(sparing.detail)}"
@@ -162,6 +164,8 @@ def _evidence(detail: dict[str, Any]) -> str:
         f"The reaper had been watching since {_clock(detail['watching_since'])}; {_lag(detail)}.",
         SAID[detail.get("probe")],
     ]
+    if detail.get("unanswered_since"):
+        parts.append(f"It had been asked in vain since {_clock(detail['unanswered_since'])}.")
     if brake.get("on"):
         parts.append(
             f"With it, {brake['convicted']} of {brake['fleet']} runs looked dead; {brake['allowed']} are reaped."
@@ -194,6 +198,17 @@ def _owed_sentences(run: Run) -> list[str]:
         )
         for attempt in run.attempts
         if attempt.termination == "owed"
+    ]
+
+
+def _adoption_sentences(run: Run, now: datetime) -> list[str]:
+    """What waits for another worker to follow it, and for whom."""
+    return [
+        f"Another worker is to follow attempt {attempt.attempt}"
+        + (f", for {span(now - attempt.adoption_owed_at)} now" if attempt.adoption_owed_at else "")
+        + f": none{f' of host {attempt.host}' if attempt.host else ''} that has the adapter {run.adapter!r} has come."
+        for attempt in run.attempts
+        if attempt.adoption == "owed" and run.status == Status.RUNNING
     ]
 
 

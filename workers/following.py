@@ -50,6 +50,7 @@ def _follow(services: Services, shipper: LogShipper, work: Work, context: RunCon
         outcome, work_ended = perform(services, work, follow)
     except Released:
         return _leave(services, shipper, work)
+    context.has_result()
     shipper.flush(FLUSH_TIMEOUT)
     end = End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended)
     if record(services, end):

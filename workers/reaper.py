@@ -4,6 +4,7 @@
     listen    does output still come through?                          models.reaping.listen, `logs.echo`
     suspect   which runs are silent for longer than the window?        stores.sweeps.SUSPECTS
     ask       what do their platforms say?                             workers.asking
+    believe   which are vouched for by workers without a database?     stores.hints.Vouches
     judge     what follows from all that?                              models.reaping.judge
     brake     are these too many at once?                              models.reaping.brake
     reap      end it, if it is still silent; evidence beside it        models.reaping.conviction, workers.finish
@@ -17,18 +18,19 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
-from adapters.registry import attaching
 from models.liveness import RESEND_DOUBLINGS
 from models.paging import pages
 from models.reaping import (
     Brake,
     Judgement,
+    Suspect,
     Verdict,
     Watch,
     brake,
@@ -98,7 +100,7 @@ def _sweep(services: Services, watch: Watch, now: datetime) -> dict[str, Any]:
 def _judge_all(services: Services, watch: Watch, now: datetime) -> dict[str, Any]:
     suspects = [one for page in services.sweeps.suspects(now - services.timing.window, now, PAGE_SIZE) for one in page]
     answers = ask(services, [one.token for one in suspects if should_ask(one, now, services.timing)])
-    watch = _listen(services, watch, now)
+    watch, suspects = _listen(services, watch, now), _believe(services, suspects, now)
     verdicts = [
         Verdict(one, judge(one, watch, answers.get(one.run_id), now, services.timing), answers.get(one.run_id))
         for one in suspects
@@ -107,7 +109,7 @@ def _judge_all(services: Services, watch: Watch, now: datetime) -> dict[str, Any
     reaped = 0
     for page in pages(verdicts, PAGE_SIZE):
         evidence = [(one, dossier(one, watch, limit, now, services.timing)) for one in page]
-        reaped += _reap(services, evidence, now)
+        reaped += _reap(services, evidence, watch, now)
         _spare(services, [pair for pair in evidence if pair[0].judgement.error_code is None])
     judgements = Counter(one.judgement.value for one in verdicts)
     metrics.SUSPECTS.set(len(verdicts))
@@ -126,6 +128,12 @@ def _listen(services: Services, watch: Watch, now: datetime) -> Watch:
     return watch
 
 
+def _believe(services: Services, suspects: list[Suspect], now: datetime) -> list[Suspect]:
+    """The suspects, with what their workers say of them now; looked at as late as possible, as canaries are."""
+    vouched = services.vouches.given([one.token for one in suspects if one.is_silent(now, services.timing)])
+    return [replace(one, vouched_at=now) if one.token in vouched else one for one in suspects]
+
+
 def _brake(services: Services, verdicts: list[Verdict]) -> tuple[list[Verdict], Brake]:
     convicted = sum(one.for_silence for one in verdicts)
     limit = Brake(fleet=services.sweeps.fleet() if convicted else 0, convicted=convicted)
@@ -138,9 +146,9 @@ def _brake(services: Services, verdicts: list[Verdict]) -> tuple[list[Verdict], 
     return brake(verdicts, limit), limit
 
 
-def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], now: datetime) -> int:
+def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], watch: Watch, now: datetime) -> int:
     """End those of these runs that were convicted, and count them."""
-    convictions = [conviction(verdict, evidence, now, services.timing) for verdict, evidence in judged]
+    convictions = [conviction(verdict, watch, evidence, now, services.timing) for verdict, evidence in judged]
     ends = {end.token.run_id: end for end in convictions if end is not None}
     ended = _in_bulk(lambda some: [run.run_id for run in finish(services, some)], ends)
     for verdict, _ in judged:
@@ -183,13 +191,12 @@ def _spare(services: Services, spared: Sequence[tuple[Verdict, dict[str, Any]]])
     give_proof(
         services, [one.suspect.token for one, _ in suspects if one.judgement is Judgement.SPARE_ALIVE], Proof.PROBE
     )
-    unfollowed, can_attach = [one.suspect for one, _ in suspects if one.judgement.wants_follower], attaching()
-    services.followers.hand_over([one.token for one in unfollowed if one.adapter in can_attach])
+    services.followers.hand_over([one.suspect.token for one, _ in suspects if one.judgement.wants_follower])
 
 
 def _orphan(services: Services) -> int:
     """Have another worker follow the work of those that are gone, without waiting for its silence."""
-    orphaned = services.followers.orphan(services.timing.worker_gone_after, attaching())
+    orphaned = services.followers.orphan(services.timing.worker_gone_after)
     if orphaned:
         logger.warning("%d runs have lost the worker that followed them; others take them over.", orphaned)
     return orphaned

@@ -5,6 +5,8 @@ Threads of their own, so that ending a stubborn process (up to 15 seconds) never
 - *supervise*, each second: stop what was told to stop through Redis, cancel runs whose tasks were revoked, end what is
   overdue; each keepalive interval: say that this worker is there, give proof of life for every run whose work is seen
   alive, and ask the database which runs are still ours.
+- *vouch*, each second: where the database could not be told for two keepalive intervals that work lives, say it through
+  Redis. Nothing in it waits for the database: a connection that swallows everything cannot hold it up.
 - *bury*, every two seconds: end work that rows of this host say is owed its end, whichever worker it was of.
 - *adopt*, every two seconds: follow work that another worker has left; each such run has a thread of its own, beside
   the pool of those that were started here, so that it waits behind none of them.
@@ -22,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from uuid import UUID, uuid4
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 from celery.worker import state as worker_state
 from sqlalchemy.exc import DBAPIError
 
@@ -52,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks for stop signals and overdue runs.
 SUPERVISE_INTERVAL = 1.0
+#: Seconds between two looks for proofs of life that the database was not told of.
+VOUCH_INTERVAL = 1.0
 #: Seconds between two looks for owed terminations.
 BURY_INTERVAL = 2.0
 #: Seconds before a termination that failed is tried again.
@@ -60,6 +64,8 @@ BURY_AGAIN = 30.0
 ADOPT_INTERVAL = 2.0
 #: … and how much of it is taken at once, so that the workers that look share it.
 ADOPT_AT_ONCE = 20
+#: How much that is left to others is looked at, and how much of it is remembered, so that this is said once.
+LEFT_TO_OTHERS_AT_ONCE, LEFT_TO_OTHERS_KEPT = 500, 10_000
 #: Seconds between two looks for questions of a sweep.
 ANSWER_INTERVAL = 1.0
 #: Seconds between two looks for what adapters need not keep any more …
@@ -84,8 +90,11 @@ class Supervisor:
         self._draining = threading.Event()
         self._heeded: set[str] = set()
         self._next_keepalive = 0.0
+        self._proven_at = time.monotonic()
+        self._next_vouch = 0.0
         self._next_sign = 0.0
         self._adopted: list[threading.Thread] = []
+        self._left_to_others: LRUCache[tuple[UUID, int], bool] = LRUCache(LEFT_TO_OTHERS_KEPT)
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
         self._threads: list[threading.Thread] = []
 
@@ -93,6 +102,7 @@ class Supervisor:
         """Start the threads; they end with the process, or at `close`."""
         turns = (
             (SUPERVISE_INTERVAL, self.supervise),
+            (VOUCH_INTERVAL, self.vouch),
             (BURY_INTERVAL, self.bury),
             (ADOPT_INTERVAL, self.adopt),
             (ANSWER_INTERVAL, self.answer),
@@ -180,8 +190,23 @@ class Supervisor:
             give_proof(self._services, proven, proof)
             for token in proven:
                 contexts[token].proof_given()
+        self._proven_at = time.monotonic()
         self._tell(contexts, {Standing.ADOPTED})
         self._next_keepalive = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
+
+    def vouch(self) -> None:
+        """Say through Redis what lives here, if the database could not be told lately; each keepalive interval."""
+        contexts, now = self._contexts(), time.monotonic()
+        if not contexts:
+            self._proven_at = now
+        if now - self._proven_at < self._services.timing.vouch_after.total_seconds() or now < self._next_vouch:
+            return
+        proven = [token for token, context in contexts.items() if context.proof() is not None]
+        if proven and self._services.vouches.give(proven):
+            metrics.VOUCHED.inc(len(proven))
+            for token in proven:
+                contexts[token].proof_given()
+        self._next_vouch = now + self._services.timing.keepalive_interval.total_seconds()
 
     def _tell(self, contexts: dict[Token, RunContext], leave: Container[Standing]) -> None:
         """Have the work of runs that have ended be ended, and that of these other standings be left."""
@@ -225,12 +250,21 @@ class Supervisor:
         self._adopted = [thread for thread in self._adopted if thread.is_alive()]
         if self._draining.is_set():
             return
-        for run_id, attempt, epoch in self._services.followers.to_adopt(
-            self._services.host, attaching(), ADOPT_AT_ONCE
-        ):
-            adoption = self._services.followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
+        followers, ours = self._services.followers, attaching()
+        for run_id, attempt, epoch in followers.to_adopt(self._services.host, ours, ADOPT_AT_ONCE):
+            adoption = followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
             if adoption is not None:
                 self._begin_to_follow(adoption)
+        for run_id, attempt, adapter in followers.left_to_others(self._services.host, ours, LEFT_TO_OTHERS_AT_ONCE):
+            self._leave_to_others(run_id, attempt, adapter)
+
+    def _leave_to_others(self, run_id: UUID, attempt: int, adapter: str) -> None:
+        """Say, once, that this worker cannot adopt work which is to be adopted: another one, or a later one, can."""
+        if (run_id, attempt) not in self._left_to_others:
+            self._left_to_others[run_id, attempt] = True
+            with about(run_id, attempt):
+                sentence = "Run %s attempt %d waits for a worker whose adapter %r can attach; this one has none."
+                logger.warning(sentence, run_id, attempt, adapter)
 
     def _begin_to_follow(self, adoption: Adoption) -> None:
         work = adoption.work
