@@ -198,15 +198,19 @@ _CODES = {
 
 
 def should_ask(suspect: Suspect, now: datetime, timing: Timing) -> bool:
-    """Whether the platform's word would matter: for silent work outside the worker. The row decides, never a name."""
-    return suspect.out_of_process_liveness and suspect.is_silent(now, timing) and not suspect.is_overdue(now)
+    """Whether the platform's word would matter: for silent work outside the worker. The row decides, never a name.
+
+    Of overdue work too: it may have ended in time, while nobody could read how.
+    """
+    return suspect.out_of_process_liveness and suspect.is_silent(now, timing)
 
 
 def judge(suspect: Suspect, watch: Watch, answer: Probe | None, now: datetime, timing: Timing) -> Judgement:
     """What the sweep at `now` does with `suspect`; `answer` is the platform's, None where none can be asked."""
-    if suspect.is_overdue(now):
+    silent = suspect.is_silent(now, timing)
+    if suspect.is_overdue(now) and not (silent and answer is Probe.ENDED):
         return Judgement.REAP_TIMED_OUT
-    if not suspect.is_silent(now, timing):
+    if not silent:
         return Judgement.SPARE_PROVEN
     return _believe(suspect, watch, answer, now, timing) or _judge_silence(suspect, watch, answer, now, timing)
 
@@ -329,7 +333,7 @@ def _seconds(duration: timedelta) -> float:
     return round(duration.total_seconds(), 3)
 
 
-def conviction(verdict: Verdict, watch: Watch, evidence: dict[str, Any], now: datetime, timing: Timing) -> End | None:
+def conviction(verdict: Verdict, evidence: dict[str, Any], now: datetime, timing: Timing) -> End | None:
     """The end of a reaped run: failed, or queued for its next attempt; either way its old work is owed an end.
 
     A run convicted for silence is ended only if it is still silent when the UPDATE runs. None for one that is spared.
@@ -343,7 +347,7 @@ def conviction(verdict: Verdict, watch: Watch, evidence: dict[str, Any], now: da
         status=Status.QUEUED if retry else Status.FAILED,
         kind=EventKind.REAPED,
         error_code=None if retry else code,
-        error_message=None if retry else _sentence(verdict, watch, now, timing),
+        error_message=None if retry else _sentence(verdict, evidence, now, timing),
         outcome={"error_code": code.value},
         detail=evidence | {"error_code": code.value, "retry": retry},
         silent_before=None if code is ErrorCode.TIMED_OUT else now - timing.window,
@@ -360,14 +364,14 @@ def retry_delay(token: Token, attempt: int, timing: Timing) -> timedelta:
     return timing.sweep_interval * min(attempt, 5) * share
 
 
-def _sentence(verdict: Verdict, watch: Watch, now: datetime, timing: Timing) -> str:
+def _sentence(verdict: Verdict, evidence: dict[str, Any], now: datetime, timing: Timing) -> str:
     suspect = verdict.suspect
     if verdict.judgement is Judgement.REAP_TIMED_OUT:
         limit = suspect.max_runtime.total_seconds() if suspect.max_runtime else 0
         return f"Ran for longer than its max_runtime of {limit:g} s."
     platform = {
         Judgement.REAP_GONE: " Its platform says that it is gone.",
-        Judgement.REAP_UNANSWERED: _in_vain(suspect.doubted_since(watch) or now, now),
+        Judgement.REAP_UNANSWERED: _in_vain(evidence.get("unanswered_since"), now),
     }.get(verdict.judgement, "")
     return (
         f"No proof of life for {suspect.silence(now).total_seconds():.0f} s "
@@ -376,6 +380,7 @@ def _sentence(verdict: Verdict, watch: Watch, now: datetime, timing: Timing) -> 
     )
 
 
-def _in_vain(since: datetime, now: datetime) -> str:
-    asked = f"It was asked about since {since:%Y-%m-%d %H:%M:%S} UTC"
-    return f" {asked}, and for {(now - since).total_seconds():.0f} s nobody could say whether it lives."
+def _in_vain(since: str | None, now: datetime) -> str:
+    asked_at = now if since is None else datetime.fromisoformat(since)
+    asked = f"It was asked about since {asked_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f" {asked}, and for {(now - asked_at).total_seconds():.0f} s nobody could say whether it lives."

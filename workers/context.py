@@ -48,6 +48,7 @@ class RunContext:
         self._process: ProcessIdentity | None = None
         self._heard = False
         self._awaits_record = False
+        self._has_result = False
         self._deadline = None if work.max_runtime_seconds is None else time.monotonic() + work.max_runtime_seconds
 
     # -- what the adapter calls
@@ -129,7 +130,8 @@ class RunContext:
 
     @property
     def is_overdue(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
+        """Whether its time is over; never once it has a result, which outranks whatever came after."""
+        return self._deadline is not None and time.monotonic() > self._deadline and not self._has_result
 
     @property
     def can_be_left(self) -> bool:
@@ -143,7 +145,7 @@ class RunContext:
 
     def has_result(self) -> None:
         """The work has ended, and this worker holds its result: the only thing left to do is to record it."""
-        self._awaits_record = True
+        self._has_result = True
 
     def release(self) -> None:
         """The work goes on without this worker: its adapter is to leave it."""
@@ -155,7 +157,7 @@ class RunContext:
 
         While its beginning or its result waits to be recorded, this worker itself is what keeps the run alive.
         """
-        if self._awaits_record or (self._process is not None and is_alive(self._process)):
+        if self._awaits_record or self._has_result or (self._process is not None and is_alive(self._process)):
             return Proof.KEEPALIVE
         return Proof.HEARTBEAT if self._heard else None
 

@@ -109,7 +109,7 @@ def _judge_all(services: Services, watch: Watch, now: datetime) -> dict[str, Any
     reaped = 0
     for page in pages(verdicts, PAGE_SIZE):
         evidence = [(one, dossier(one, watch, limit, now, services.timing)) for one in page]
-        reaped += _reap(services, evidence, watch, now)
+        reaped += _reap(services, evidence, now)
         _spare(services, [pair for pair in evidence if pair[0].judgement.error_code is None])
     judgements = Counter(one.judgement.value for one in verdicts)
     metrics.SUSPECTS.set(len(verdicts))
@@ -146,9 +146,9 @@ def _brake(services: Services, verdicts: list[Verdict]) -> tuple[list[Verdict], 
     return brake(verdicts, limit), limit
 
 
-def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], watch: Watch, now: datetime) -> int:
+def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], now: datetime) -> int:
     """End those of these runs that were convicted, and count them."""
-    convictions = [conviction(verdict, watch, evidence, now, services.timing) for verdict, evidence in judged]
+    convictions = [conviction(verdict, evidence, now, services.timing) for verdict, evidence in judged]
     ends = {end.token.run_id: end for end in convictions if end is not None}
     ended = _in_bulk(lambda some: [run.run_id for run in finish(services, some)], ends)
     for verdict, _ in judged:

@@ -19,7 +19,7 @@ A failure in any is logged and tried again at the next turn: no follower dies of
 import logging
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from uuid import UUID, uuid4
@@ -35,13 +35,13 @@ from models.draining import end_of_drained
 from models.errors import RunNotFound, UnknownAdapter
 from models.paging import pages
 from models.rows import RunAttempt
-from models.status import ErrorCode, EventKind, Proof
+from models.status import ErrorCode, EventKind, Probe, Proof
 from models.work import End, Outcome, Token, Work
 from stores.followers import Adoption
 from stores.logs import Resumed
 from stores.runs import Standing
 from workers import metrics
-from workers.asking import answer_questions
+from workers.asking import answer_questions, ask_here
 from workers.bootstrap import Services
 from workers.context import RunContext
 from workers.enqueue import cancel_run, send_execute
@@ -56,6 +56,8 @@ logger = logging.getLogger(__name__)
 SUPERVISE_INTERVAL = 1.0
 #: Seconds between two looks for proofs of life that the database was not told of.
 VOUCH_INTERVAL = 1.0
+#: Seconds that a platform has to say whether overdue work has ended by itself.
+OVERDUE_ASK_LIMIT = 2.0
 #: Seconds between two looks for owed terminations.
 BURY_INTERVAL = 2.0
 #: Seconds before a termination that failed is tried again.
@@ -175,10 +177,18 @@ class Supervisor:
             contexts[token].stop()
 
     def _end_overdue(self, contexts: dict[Token, RunContext]) -> None:
-        for context in contexts.values():
-            if context.is_overdue and not context.stopping:
+        overdue = {token: one for token, one in contexts.items() if one.is_overdue and not one.stopping}
+        ended = self._ended_by_themselves(overdue) if overdue else set()
+        for context in overdue.values():
+            if context.run_id not in ended:
                 finish(self._services, [_timed_out(context)])
                 context.stop()
+
+    def _ended_by_themselves(self, tokens: Iterable[Token]) -> set[UUID]:
+        """The runs among these whose work has ended, perhaps long ago and in time, and is being read only now."""
+        handles = self._services.followers.handles(tokens)
+        said = ask_here(self._services, handles, time.monotonic() + OVERDUE_ASK_LIMIT)
+        return {run_id for run_id, answer in said.items() if answer is Probe.ENDED}
 
     def _keepalive(self, contexts: dict[Token, RunContext]) -> None:
         """Give proof of life for what is alive, then stop whatever the database says is no longer ours."""

@@ -187,6 +187,7 @@ def was_away_for(services: Services, span: timedelta) -> None:
     with services.database.begin() as connection:
         for statement in (
             "UPDATE runs SET updated_at = updated_at - %s",
+            "UPDATE runs SET started_at = started_at - %s",
             "UPDATE workers SET seen_at = seen_at - %s",
             "UPDATE reaper_watch SET watching_since = watching_since - %s",
             "UPDATE reaper_watch SET last_sweep_at = last_sweep_at - %s",
@@ -199,13 +200,14 @@ def watched_for(services: Services, span: timedelta) -> bool:
     return watch is not None and watch.last_sweep_at - watch.since > span
 
 
+@pytest.mark.parametrize("max_runtime", [None, 30])
 def test_a18_what_ended_while_all_followers_were_dead_and_the_database_away_has_its_own_result_recorded(
-    fleet: Fleet, wired: Services, tmp_path: Path
+    fleet: Fleet, wired: Services, tmp_path: Path, max_runtime: float | None
 ) -> None:
     timing, stop = Timing.scaled(30), tmp_path / "stop"
     script = 'while [ ! -e "$0" ]; do sleep 0.1; done; echo last words; exit 7'
     everything = [fleet.start("runs"), fleet.start("logs,control"), fleet.start_beat()]
-    run = enqueue_run("detached", {"command": ["sh", "-c", script, str(stop)]})
+    run = enqueue_run("detached", {"command": ["sh", "-c", script, str(stop)]}, max_runtime=max_runtime)
     eventually(lambda: "dispatched" in kinds(wired, run.id))
     eventually(lambda: processes_of(run.id))
     for process in everything:

@@ -153,10 +153,11 @@ def test_a_worker_counts_as_gone_only_if_we_have_been_looking_for_as_long(age: t
         ({"silent": TIMING.window + A_MOMENT}, True),
         ({"silent": TIMING.window}, False),
         ({"silent": TIMING.window + A_MOMENT, "out_of_process_liveness": IN_PROCESS}, False),
-        ({"silent": TIMING.window + A_MOMENT, "max_runtime": timedelta(minutes=1)}, False),
+        ({"silent": TIMING.window + A_MOMENT, "max_runtime": timedelta(minutes=1)}, True),
+        ({"silent": TIMING.window, "max_runtime": timedelta(minutes=1)}, False),
     ],
 )
-def test_the_platform_is_asked_about_silent_work_outside_the_worker_whose_time_is_not_over(
+def test_the_platform_is_asked_about_silent_work_outside_the_worker_whether_or_not_its_time_is_over(
     changes: dict[str, Any], asked: bool
 ) -> None:
     assert should_ask(suspect(**changes), NOW, TIMING) is asked
@@ -344,7 +345,13 @@ def test_what_its_platform_sees_alive_is_spared_however_long_it_is_silent() -> N
     assert judge(suspect(silent=timedelta(days=1)), watch(), Probe.ALIVE, NOW, TIMING) is Judgement.SPARE_ALIVE
 
 
-@pytest.mark.parametrize("answer", [None, *Probe])
+@pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=1)])
+def test_a18_what_has_ended_is_not_timed_out_for_the_time_in_which_nobody_could_read_how(age: timedelta) -> None:
+    ended = suspect(silent=timedelta(days=1), running=timedelta(days=1), max_runtime=timedelta(minutes=30))
+    assert judge(ended, watch(age=age), Probe.ENDED, NOW, TIMING) is Judgement.SPARE_ENDED
+
+
+@pytest.mark.parametrize("answer", [None, *(answer for answer in Probe if answer is not Probe.ENDED)])
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=1)], ids=["young watch", "old watch"])
 @pytest.mark.parametrize("silent", [timedelta(0), timedelta(days=1)], ids=["printing", "silent"])
 def test_a_run_over_its_max_runtime_is_timed_out_however_alive_it_is(
@@ -439,14 +446,14 @@ REAPS = [judgement for judgement in Judgement if judgement.error_code]
 
 
 def convicted(one: Verdict, evidence: dict[str, Any] | None = None) -> End:
-    end = conviction(one, watch(), evidence or {}, NOW, TIMING)
+    end = conviction(one, evidence or {}, NOW, TIMING)
     assert end is not None
     return end
 
 
 @pytest.mark.parametrize("judgement", [judgement for judgement in Judgement if not judgement.error_code])
 def test_who_is_spared_is_not_ended(judgement: Judgement) -> None:
-    assert conviction(verdict(judgement), watch(), {}, NOW, TIMING) is None
+    assert conviction(verdict(judgement), {}, NOW, TIMING) is None
 
 
 @pytest.mark.parametrize("judgement", [one for one in REAPS if one is not Judgement.REAP_TIMED_OUT])
@@ -507,7 +514,9 @@ def test_retries_of_many_runs_are_spread_over_a_sweeps_interval_and_further_with
 def test_the_message_of_a_reaped_run_says_how_long_it_was_silent_and_why_it_is_taken_for_dead(
     judgement: Judgement, changes: dict[str, Any], words: str
 ) -> None:
-    message = convicted(verdict(judgement, silent=timedelta(seconds=307.4), **changes)).error_message or ""
+    one = verdict(judgement, silent=timedelta(seconds=307.4), **changes)
+    evidence = dossier(one, watch(), Brake(fleet=1, convicted=1), NOW, TIMING)
+    message = convicted(one, evidence).error_message or ""
     assert message.startswith("No proof of life for 307 s (window 300 s); ")
     assert message.endswith(words)
 

@@ -89,7 +89,7 @@ def test_without_a_guard_live_runs_are_reaped_on_a_day_on_which_it_keeps_them_al
 
 def test_without_the_watch_what_database_and_redis_kept_from_being_said_together_convicts() -> None:
     """Where Redis is there, workers vouch for their runs through it: the two guards stand for each other."""
-    away = [Fault(kind, THEN, THEN + 900) for kind in (FaultKind.DATABASE_OUTAGE, FaultKind.BROKER_OUTAGE)]
+    away = [Fault(kind, THEN, THEN + 890) for kind in (FaultKind.DATABASE_OUTAGE, FaultKind.BROKER_OUTAGE)]
     assert not report_under(*away).live
     assert report_under(*away, without=Guard.WATCH).false_reaps
 
@@ -338,7 +338,7 @@ def test_a18_what_ended_while_everybody_was_away_is_read_and_not_convicted() -> 
     assert lost.ended_unread > kept.ended_unread
 
 
-def test_a23_what_waits_to_be_created_on_a_platform_that_is_away_is_not_taken_for_gone() -> None:
+def test_what_waits_to_be_created_on_a_platform_that_is_away_is_not_taken_for_gone() -> None:
     """It is back just before a sweep, which asks about what its workers have not tried again to create yet."""
     outage = Fault(FaultKind.PLATFORM_OUTAGE, THEN, THEN + 1190)
     assert not report_under(outage).live
