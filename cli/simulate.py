@@ -134,7 +134,15 @@ def _column(report: "Report") -> dict[str, str]:
         "tried again": f"{report.retried}",
     }
     figures |= {f"sweeps that convicted {name}": f"{count}" for name, count in report.histogram().items()}
-    sparings = ("spare_alive", "spare_ended", "spare_unknown", "spare_warming_up", "spare_lagging", "spare_braked")
+    sparings = (
+        "spare_alive",
+        "spare_ended",
+        "spare_vouched",
+        "spare_unknown",
+        "spare_warming_up",
+        "spare_lagging",
+        "spare_braked",
+    )
     return figures | {f"sparings: {name}": f"{report.sparings[name]}" for name in sparings}
 
 

@@ -39,7 +39,12 @@ SWEEP_OVERDUE = timedelta(seconds=180)
 #: The backlog of our own log pipeline that must not cost a live run its life.
 TOLERATED_LAG = timedelta(seconds=120)
 
-#: For how long a platform that cannot say whether work lives spares it. No doubt spares without end (B01).
+#: How long the database may not have been told that a worker's work lives, before the worker vouches for it through
+#: Redis: two of its keepalives.
+VOUCH_AFTER = timedelta(seconds=40)
+
+#: For how long a platform that cannot say whether work lives spares it, from the first question on that went
+#: unanswered. No doubt spares without end (B01).
 DOUBT_LIMIT = timedelta(minutes=30)
 
 #: How long a worker may not have been seen before others take over the out-of-process work that it followed: three of
@@ -54,6 +59,7 @@ SHORTEST_ASK_LIMIT = timedelta(seconds=2)
 SHORTEST_WORKER_GONE_AFTER = timedelta(seconds=5)
 SHORTEST_BLIND_AFTER = timedelta(seconds=6)
 SHORTEST_SWEEP_LEASE = timedelta(seconds=4)
+SHORTEST_VOUCH_AFTER = timedelta(seconds=2)
 
 #: What shipping a chunk takes on a slow, busy machine. Real time: no time scale makes a machine faster.
 SHIPPING_ALLOWANCE = timedelta(seconds=3)
@@ -83,6 +89,7 @@ class Timing:
     sweep_lease: timedelta = SWEEP_LEASE
     sweep_overdue: timedelta = SWEEP_OVERDUE
     tolerated_lag: timedelta = TOLERATED_LAG
+    vouch_after: timedelta = VOUCH_AFTER
     resend_after: timedelta = RESEND_AFTER
     doubt_limit: timedelta = DOUBT_LIMIT
     worker_gone_after: timedelta = WORKER_GONE_AFTER
@@ -113,11 +120,20 @@ class Timing:
 
     @property
     def longest_cut_off(self) -> timedelta:
-        """For how long a worker may be cut off from the database without its in-process runs being taken for lost.
+        """For how long a worker may be cut off from database and Redis without its in-process runs counting as lost.
 
         When that begins, their rows may be a refresh and a keepalive old already.
         """
         return self.window - self.refresh_interval - self.keepalive_interval - SHIPPING_ALLOWANCE
+
+    @property
+    def vouch_belief(self) -> timedelta:
+        """For how long a sweep believes a vouch that it saw in Redis, where one lives for the tolerated lag.
+
+        Together they are a window: what dies after it was vouched for is found within a window and a sweep, and a
+        worker that loses Redis too has as much time left as one that loses both at once (`longest_cut_off`).
+        """
+        return self.window - self.tolerated_lag
 
     @property
     def longest_pause(self) -> timedelta:
@@ -144,6 +160,7 @@ class Timing:
                 sweep_lease=max(SWEEP_LEASE / scale, SHORTEST_SWEEP_LEASE),
                 sweep_overdue=SWEEP_OVERDUE / scale,
                 tolerated_lag=TOLERATED_LAG / scale,
+                vouch_after=max(VOUCH_AFTER / scale, SHORTEST_VOUCH_AFTER),
                 resend_after=RESEND_AFTER / scale,
                 doubt_limit=DOUBT_LIMIT / scale,
                 worker_gone_after=max(WORKER_GONE_AFTER / scale, SHORTEST_WORKER_GONE_AFTER),

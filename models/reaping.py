@@ -6,7 +6,16 @@ database's; `now` is always given.
 What time alone cannot know is admitted here. An out-of-process run of a platform that cannot be asked is reaped when
 it gives no proof of life for a whole window, through a log pipeline that was seen to work; if nothing but its output
 speaks for it, it must not pause for longer than `Timing.longest_pause`. An in-process run whose worker is cut off from
-the database for longer than `Timing.longest_cut_off` may be taken for lost with it.
+the database and from Redis for longer than `Timing.longest_cut_off` may be taken for lost with it.
+
+A *vouch* is what a worker leaves in Redis for its work while it cannot reach the database. It spares, and refreshes
+nothing. Redis forgets it a tolerated lag after it was given, by its own clock; a sweep that saw one believes it for the
+rest of a window (`Timing.vouch_belief`), since Redis may be flushed, or lost to that worker too. So work that dies
+after it was vouched for is found within a window and a sweep of its death, as any other.
+
+*Doubt* is counted from the first question that went unanswered while we were looking without a gap. Any answer but
+*dead*, and any vouch, begins it anew: a platform that flaps between *ended* and silence is never convicted, for its
+work has ended, and one that flaps between *dead* and silence does not put off the end of doubt.
 """
 
 from collections.abc import Iterable
@@ -99,7 +108,8 @@ def is_due(previous: Watch | None, now: datetime, timing: Timing) -> bool:
 class Suspect:
     """A running run that is silent or overdue: what the sweep reads of it, and nothing wide.
 
-    `last_chunk` is the number of the last chunk that is stored of its output, 0 for none.
+    `last_chunk` is the number of the last chunk that is stored of its output, 0 for none. Of this silence: since when
+    no question about it was answered (None: the last one was, or none was asked), and when a sweep saw it vouched for.
     """
 
     run_id: UUID
@@ -114,6 +124,8 @@ class Suspect:
     last_proof: str | None
     last_chunk: int
     worker_node: str | None
+    unanswered_since: datetime | None = None
+    vouched_at: datetime | None = None
 
     @property
     def token(self) -> Token:
@@ -127,6 +139,13 @@ class Suspect:
 
     def is_overdue(self, now: datetime) -> bool:
         return self.max_runtime is not None and now - self.started_at > self.max_runtime
+
+    def is_vouched_for(self, now: datetime, timing: Timing) -> bool:
+        return self.vouched_at is not None and now - self.vouched_at <= timing.vouch_belief
+
+    def doubted_since(self, watch: Watch) -> datetime | None:
+        """Since when we have been asking in vain: nobody could be asked before this watch began."""
+        return None if self.unanswered_since is None else max(self.unanswered_since, watch.since)
 
 
 class Judgement(StrEnum):
@@ -147,7 +166,9 @@ class Judgement(StrEnum):
     SPARE_ALIVE = "spare_alive"
     """Silent, but the platform sees it alive: somebody should follow it."""
     SPARE_ENDED = "spare_ended"
-    """Silent, since it has ended: somebody should read how."""
+    """Silent, since it has ended: somebody should read how, however long ago that was."""
+    SPARE_VOUCHED = "spare_vouched"
+    """Silent, but its worker, which cannot reach the database, vouches for it through Redis."""
     SPARE_UNKNOWN = "spare_unknown"
     """Silent, and the platform cannot say: doubt spares, for a while."""
     SPARE_WARMING_UP = "spare_warming_up"
@@ -177,34 +198,53 @@ _CODES = {
 
 
 def should_ask(suspect: Suspect, now: datetime, timing: Timing) -> bool:
-    """Whether the platform's word would matter: for silent work outside the worker. The row decides, never a name."""
-    return suspect.out_of_process_liveness and suspect.is_silent(now, timing) and not suspect.is_overdue(now)
+    """Whether the platform's word would matter: for silent work outside the worker. The row decides, never a name.
+
+    Of overdue work too: it may have ended in time, while nobody could read how.
+    """
+    return suspect.out_of_process_liveness and suspect.is_silent(now, timing)
 
 
 def judge(suspect: Suspect, watch: Watch, answer: Probe | None, now: datetime, timing: Timing) -> Judgement:
     """What the sweep at `now` does with `suspect`; `answer` is the platform's, None where none can be asked."""
-    if suspect.is_overdue(now):
+    silent = suspect.is_silent(now, timing)
+    if suspect.is_overdue(now) and not (silent and answer is Probe.ENDED):
         return Judgement.REAP_TIMED_OUT
-    if not suspect.is_silent(now, timing):
+    if not silent:
         return Judgement.SPARE_PROVEN
+    return _believe(suspect, watch, answer, now, timing) or _judge_silence(suspect, watch, answer, now, timing)
+
+
+def _believe(suspect: Suspect, watch: Watch, answer: Probe | None, now: datetime, timing: Timing) -> Judgement | None:
+    """What is said of a silent run, or not said, that spares it, whatever we could see or hear ourselves."""
     if answer is Probe.ALIVE:
         return Judgement.SPARE_ALIVE
+    if answer is Probe.ENDED:
+        return Judgement.SPARE_ENDED
+    if answer is not Probe.DEAD and suspect.is_vouched_for(now, timing):
+        return Judgement.SPARE_VOUCHED
+    if answer is Probe.UNKNOWN and not _doubt_is_over(suspect, watch, now, timing):
+        return Judgement.SPARE_UNKNOWN
+    return None
+
+
+def _judge_silence(suspect: Suspect, watch: Watch, answer: Probe | None, now: datetime, timing: Timing) -> Judgement:
+    """What silence is worth of a run for which nothing else speaks."""
     if watch.age(now) < timing.window:
         return Judgement.SPARE_WARMING_UP
     if not suspect.out_of_process_liveness:
         return Judgement.REAP_PROCESS_LOST
     if answer is Probe.DEAD:
         return Judgement.REAP_GONE
-    return _judge_doubt(suspect, watch, answer, now, timing)
-
-
-def _judge_doubt(suspect: Suspect, watch: Watch, answer: Probe | None, now: datetime, timing: Timing) -> Judgement:
-    """What silence is worth where the platform does not say that the work is gone."""
-    if answer is not None and suspect.silence(now) <= timing.doubt_limit:
-        return Judgement.SPARE_ENDED if answer is Probe.ENDED else Judgement.SPARE_UNKNOWN
     if watch.heard_for(now) < timing.window:
         return Judgement.SPARE_LAGGING
     return Judgement.REAP_SILENT if answer is None else Judgement.REAP_UNANSWERED
+
+
+def _doubt_is_over(suspect: Suspect, watch: Watch, now: datetime, timing: Timing) -> bool:
+    """Whether questions have gone unanswered for longer than doubt may last: never at the first of them."""
+    since = suspect.doubted_since(watch)
+    return since is not None and now - since > timing.doubt_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +305,7 @@ def may_retry(code: ErrorCode, tried: Suspect | Work) -> bool:
 def dossier(verdict: Verdict, watch: Watch, limit: Brake, now: datetime, timing: Timing) -> dict[str, Any]:
     """The evidence of a verdict, stored with it. `None` says that there is nothing to say: nobody was asked, say."""
     suspect, lag = verdict.suspect, watch.lag(now)
+    doubted_since = suspect.doubted_since(watch)
     return {
         "judgement": verdict.judgement.value,
         "judged_at": now.isoformat(),
@@ -280,6 +321,8 @@ def dossier(verdict: Verdict, watch: Watch, limit: Brake, now: datetime, timing:
         "hearing_since": watch.hearing_since.isoformat() if watch.hearing_since else None,
         "pipeline_lag_seconds": None if lag is None else _seconds(lag),
         "probe": verdict.answer.value if verdict.answer else None,
+        "unanswered_since": doubted_since.isoformat() if doubted_since else None,
+        "vouched_at": suspect.vouched_at.isoformat() if suspect.vouched_at else None,
         "brake": {"fleet": limit.fleet, "convicted": limit.convicted, "allowed": limit.allowed, "on": limit.is_on},
         "worker_node": suspect.worker_node,
         "attempt": suspect.attempt,
@@ -304,7 +347,7 @@ def conviction(verdict: Verdict, evidence: dict[str, Any], now: datetime, timing
         status=Status.QUEUED if retry else Status.FAILED,
         kind=EventKind.REAPED,
         error_code=None if retry else code,
-        error_message=None if retry else _sentence(verdict, code, now, timing),
+        error_message=None if retry else _sentence(verdict, evidence, now, timing),
         outcome={"error_code": code.value},
         detail=evidence | {"error_code": code.value, "retry": retry},
         silent_before=None if code is ErrorCode.TIMED_OUT else now - timing.window,
@@ -321,17 +364,23 @@ def retry_delay(token: Token, attempt: int, timing: Timing) -> timedelta:
     return timing.sweep_interval * min(attempt, 5) * share
 
 
-def _sentence(verdict: Verdict, code: ErrorCode, now: datetime, timing: Timing) -> str:
+def _sentence(verdict: Verdict, evidence: dict[str, Any], now: datetime, timing: Timing) -> str:
     suspect = verdict.suspect
-    if code is ErrorCode.TIMED_OUT:
+    if verdict.judgement is Judgement.REAP_TIMED_OUT:
         limit = suspect.max_runtime.total_seconds() if suspect.max_runtime else 0
         return f"Ran for longer than its max_runtime of {limit:g} s."
     platform = {
         Judgement.REAP_GONE: " Its platform says that it is gone.",
-        Judgement.REAP_UNANSWERED: f" For {timing.doubt_limit.total_seconds():g} s nobody could say whether it lives.",
+        Judgement.REAP_UNANSWERED: _in_vain(evidence.get("unanswered_since"), now),
     }.get(verdict.judgement, "")
     return (
         f"No proof of life for {suspect.silence(now).total_seconds():.0f} s "
         f"(window {timing.window.total_seconds():g} s); the last was {suspect.last_proof or 'none'}, "
         f"followed by {suspect.worker_node or 'nobody'}.{platform}"
     )
+
+
+def _in_vain(since: str | None, now: datetime) -> str:
+    asked_at = now if since is None else datetime.fromisoformat(since)
+    asked = f"It was asked about since {asked_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f" {asked}, and for {(now - asked_at).total_seconds():.0f} s nobody could say whether it lives."

@@ -121,8 +121,9 @@ class RunAttempt(Row):
     closing of its log until `log_closed_at` says that it is done.
 
     `worker_id` is the worker (a process, `Worker`) that follows it. `adoption` is `owed` while out-of-process work is
-    to be followed by another one: to a worker of `host`, or to any where that is NULL. `late_output_at` and
-    `late_result_at` say that something came of an attempt after it was reaped: perhaps it was alive.
+    to be followed by another one: to a worker of `host`, or to any where that is NULL; `adoption_owed_at` says since
+    when (NULL where an older release wrote it). `late_output_at` and `late_result_at` say that something
+    came of an attempt after it was reaped: perhaps it was alive.
     """
 
     __tablename__ = "run_attempts"
@@ -159,6 +160,7 @@ class RunAttempt(Row):
     termination: Mapped[str | None]
     log_closed_at: Mapped[datetime | None]
     adoption: Mapped[str | None]
+    adoption_owed_at: Mapped[datetime | None]
     reaped_at: Mapped[datetime | None]
     late_output_at: Mapped[datetime | None]
     late_result_at: Mapped[datetime | None]

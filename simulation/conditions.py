@@ -10,7 +10,7 @@ from enum import Enum
 
 import numpy as np
 
-from models.liveness import KEEPALIVE_INTERVAL, SWEEP_INTERVAL
+from models.liveness import KEEPALIVE_INTERVAL, SWEEP_INTERVAL, VOUCH_AFTER
 from simulation.faults import CATALOGUE, DEPLOY_STEP, DRAIN_LIMIT, RESTART, Fault, Place, zone_of
 from simulation.plan import FaultKind, Plan
 from simulation.queue import LogQueue
@@ -68,7 +68,9 @@ class Conditions:
             )
             for worker in range(workers)
         ]
-        #: While a worker is there and cannot vouch for its work, though the database is there.
+        #: While a worker reaches everything but the database.
+        self.apart = [Spans(self._at(FaultKind.DATABASE_CUT, worker)) for worker in range(workers)]
+        #: While a worker is there and cannot vouch for its work in any way, though the database is there.
         self.cut_off = [
             Spans(
                 self._at(FaultKind.WORKER_STOPPED, worker)
@@ -78,6 +80,7 @@ class Conditions:
             for worker in range(workers)
         ]
         self.beats = self._beats(rng)
+        self._vouches = self._last_vouches()
         self.sends, self.reads_from, self.next_send = self._sending()
         self.reachable = self._reachable()
 
@@ -105,15 +108,37 @@ class Conditions:
         is over.
         """
         beats = np.full((self.ticks + 1, self.workers), np.inf)
+        self._turns = np.zeros(self.workers)
         for worker in range(self.workers):
             reconnect = rng.uniform(*RECONNECT)
-            away = Spans((start, end + reconnect) for start, end in self.database)
-            wanted: Floats = rng.uniform(0, TICK) + np.arange(self.ticks, dtype=np.float64) * TICK
+            away = Spans((start, end + reconnect) for start, end in [*self.database, *self.apart[worker]])
+            self._turns[worker] = rng.uniform(0, TICK)
+            wanted: Floats = self._turns[worker] + np.arange(self.ticks, dtype=np.float64) * TICK
             made = self.down[worker].union(self.cut_off[worker], away).release(wanted)
             made = np.where(made > wanted, made + 1.0, made)
             tick = np.minimum(made // TICK, self.ticks).astype(np.int64)
             np.minimum.at(beats[:, worker], tick, made)
         return beats
+
+    def _last_vouches(self) -> Floats:
+        """By tick and worker: when it last vouched through Redis, up to the end of that tick; minus infinity: never."""
+        times = self._turns + np.arange(self.ticks + 1, dtype=np.float64)[:, None] * TICK
+        beaten = np.maximum.accumulate(np.where(np.isfinite(self.beats), self.beats, 0.0), axis=0)
+        before = np.vstack([np.zeros((1, self.workers)), beaten[:-1]])
+        before = np.where(self.beats <= times, self.beats, before)
+        silent = [self.down[worker].union(self.cut_off[worker], self.broker) for worker in range(self.workers)]
+        mute = np.array([one.hold(times[:, worker]) for worker, one in enumerate(silent)]).T
+        given = (times - before >= VOUCH_AFTER.total_seconds()) & ~mute
+        return np.maximum.accumulate(np.where(given, times, -np.inf), axis=0)
+
+    def vouched(self, worker: int, now: float) -> float:
+        """When this worker last vouched for what it follows, up to now; minus infinity: never, or it is lost."""
+        tick = int(now // TICK)
+        last = float(self._vouches[tick, worker])
+        if last > now:
+            last = float(self._vouches[max(tick - 1, 0), worker])
+        lost = self.broker.holds(now) or any(last <= flush <= now for flush in self.flushes)
+        return -np.inf if lost else last
 
     def _sending(self) -> tuple[Bools, Floats, Ints]:
         """By tick and sender: whether its output is sent; from when on what was printed is sent; the next such tick.
@@ -144,7 +169,9 @@ class Conditions:
         columns = []
         for worker in range(self.workers):
             away = self.down[worker].union(
-                Spans(self._at(FaultKind.WORKER_STOPPED, worker)), Spans(self._at(FaultKind.PARTITION, zone_of(worker)))
+                self.apart[worker],
+                Spans(self._at(FaultKind.WORKER_STOPPED, worker)),
+                Spans(self._at(FaultKind.PARTITION, zone_of(worker))),
             )
             columns.append(~away.hold(starts))
         return np.array(columns).T

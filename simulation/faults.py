@@ -55,6 +55,7 @@ CATALOGUE: dict[FaultKind, Rate] = {
     FaultKind.PROBE_HANGS: Rate(2, (120, 1500)),
     FaultKind.WORKER_STOPPED: Rate(6, (20, 170), 0.1, (240, 900), Place.WORKER),
     FaultKind.KEEPALIVE_STARVED: Rate(8, (20, 150), place=Place.WORKER),
+    FaultKind.DATABASE_CUT: Rate(6, (20, 170), 0.4, (240, 2400), Place.WORKER),  # Of one worker, from PostgreSQL alone.
 }
 
 #: A deploy asks a worker to stop each so many seconds; one waits so long for its in-process work (`drain_seconds`) …

@@ -5,7 +5,7 @@ from enum import IntEnum
 import numpy as np
 
 from models.status import Proof
-from simulation.plan import Plan
+from simulation.plan import Guard, Plan
 from simulation.spans import Bools, Floats, Ints
 
 #: Seconds that a run takes: log-normal about this median, within these limits.
@@ -76,6 +76,9 @@ class Fleet:
         self.attempt: Ints = np.zeros(count, dtype=np.int64)
         self.epoch: Ints = np.zeros(count, dtype=np.int64)
         self.started: Floats = np.full(count, np.inf)
+        self.created: Floats = np.full(count, np.inf)
+        """When the work is there; until then its worker waits to create it, on a platform that is away."""
+        self.waiting_is_said = Guard.CREATE not in plan.without
         self.ends: Floats = np.full(count, np.inf)
         self.dies: Floats = np.full(count, np.inf)
         self.updated: Floats = np.full(count, np.inf)
@@ -95,6 +98,12 @@ class Fleet:
         """Whether another worker is to follow it."""
         self.pending: Floats = np.full(count, np.inf)
         """When a message arrives that was lost at first and sent again."""
+        self.told_of: Floats = np.full(count, np.nan)
+        """The last proof of life of the silence of which the sweeps have kept what follows."""
+        self.unanswered: Floats = np.full(count, np.inf)
+        """Since when its platform has been asked in vain."""
+        self.vouched: Floats = np.full(count, -np.inf)
+        """When a sweep last saw its worker vouch for it."""
         self.well: Floats = np.zeros(count)
         """Of a dead one: for how long sweeps could have convicted it (`simulation.report.Detection`)."""
         self.counted: Floats = np.full(count, -np.inf)
@@ -138,15 +147,16 @@ class Fleet:
         """Whether it is dead: gone without an end."""
         return bool(self.dies[run] <= time and self.dies[run] < self.ends[run])
 
-    def begin(self, at: Ints, times: Floats, workers: Ints, hosts: Ints) -> None:
-        """These attempts are claimed at these times by these workers, and their work begins."""
+    def begin(self, at: Ints, times: Floats, workers: Ints, hosts: Ints, created: Floats) -> None:
+        """These attempts are claimed at these times by these workers; their work begins when it is created."""
         remote = self.kind[at] == Kind.REMOTE.value
         self.state[at] = Truth.RUNNING
         self.attempt[at] += 1
         self.epoch[at] += 1
-        self.started[at] = self.updated[at] = self.followed_since[at] = self.unread_from[at] = times
-        self.ends[at] = times + self.duration[at]
-        self.dies[at] = times + self.lives_for[at]
+        self.started[at] = self.updated[at] = self.followed_since[at] = times
+        self.created[at] = self.unread_from[at] = created
+        self.ends[at] = created + self.duration[at]
+        self.dies[at] = created + self.lives_for[at]
         self.proof[at] = CLAIM
         self.throttled[at] = 0.0
         self.worker[at] = np.where(remote, -1, workers)

@@ -26,6 +26,12 @@ class Guard(StrEnum):
     """One sweep convicts a bounded share of the fleet."""
     ADOPT = "adopt"
     """Another worker follows the work of one that is gone."""
+    DOUBT = "doubt"
+    """Doubt is counted from the first question in vain, and what has ended is not doubtful."""
+    VOUCH = "vouch"
+    """A worker that cannot reach the database vouches for its work through Redis."""
+    CREATE = "create"
+    """While its worker waits to create it, work lives, and its platform cannot say that it is gone."""
 
 
 class FaultKind(StrEnum):
@@ -47,6 +53,7 @@ class FaultKind(StrEnum):
     PROBE_HANGS = "probe-hangs"
     WORKER_STOPPED = "worker-stopped"
     KEEPALIVE_STARVED = "keepalive-starved"
+    DATABASE_CUT = "database-cut"
 
 
 ALL_FAULTS = frozenset(FaultKind)

@@ -52,8 +52,10 @@ def _beats(fleet: Fleet, here: Conditions, active: Ints, tick: int) -> Floats:
     """Keepalives and heartbeats: of work that its worker sees alive at its turn."""
     times = here.beats[tick][np.maximum(fleet.worker[active], 0)]
     seen = fleet.followed[active] & (times < fleet.last_alive(active)) & (times >= fleet.followed_since[active])
+    waits = times < fleet.created[active]
+    seen &= ~waits | fleet.waiting_is_said
     if here.platform.holds(tick * TICK):
-        seen &= fleet.kind[active] != Kind.PLATFORM.value
+        seen &= (fleet.kind[active] != Kind.PLATFORM.value) | waits
     return np.where(seen & (times >= fleet.throttled[active]), times, np.inf)
 
 

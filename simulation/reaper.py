@@ -8,7 +8,7 @@ import numpy as np
 
 from models import reaping
 from models.liveness import Timing
-from models.reaping import Brake, Suspect, Verdict, Watch
+from models.reaping import Brake, Judgement, Suspect, Verdict, Watch
 from models.status import Probe
 from simulation.conditions import TICK, Conditions
 from simulation.crew import Crew
@@ -26,6 +26,15 @@ LONG_AGO = timedelta(days=365)
 def moment(seconds: float) -> datetime:
     """A virtual time as the decisions get it."""
     return BEGINNING + timedelta(seconds=seconds)
+
+
+def _moment(seconds: float) -> datetime | None:
+    return moment(seconds) if np.isfinite(seconds) else None
+
+
+def _doubtful(answer: Probe | None) -> Probe | None:
+    """An answer, where what has ended is not told from what nobody can tell."""
+    return Probe.UNKNOWN if answer is Probe.ENDED else answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ class Reaper:
         self._send_canary(now)
         runs = self._silent_or_overdue(now, active)
         hosts = self.crew.answering_hosts(now, int(now // TICK))
-        suspects = [self.suspect(run) for run in runs.tolist()]
+        suspects = [self.suspect(run, now) for run in runs.tolist()]
         answers = self._ask(suspects, runs, now, hosts)
         carried_out_at = now + self._takes(answers)
         watch = reaping.listen(watch, self._heard(carried_out_at), at, self.timing)
@@ -83,15 +92,20 @@ class Reaper:
 
     def judge(self, suspect: Suspect, watch: Watch, answer: Probe | None, now: datetime) -> reaping.Judgement:
         """The judgement of `models.reaping`, told what it would be told without the guards that are off."""
+        if Guard.DOUBT in self.without and watch.age(now) >= self.timing.window:
+            suspect, answer = replace(suspect, unanswered_since=suspect.updated_at), _doubtful(answer)
+            watch = replace(watch, since=now - LONG_AGO)
         if Guard.WATCH in self.without:
             watch = replace(watch, since=now - LONG_AGO)
         if Guard.LISTEN in self.without:
             watch = replace(watch, hearing_since=now - LONG_AGO)
         return reaping.judge(suspect, watch, answer, now, self.timing)
 
-    def suspect(self, run: int) -> Suspect:
-        """A run's row as the sweep reads it."""
+    def suspect(self, run: int, now: float) -> Suspect:
+        """A run's row as the sweep reads it, and what is said of it in Redis."""
         fleet = self.fleet
+        remembered = bool(fleet.told_of[run] == fleet.updated[run])
+        vouched = now if self._is_vouched_for(run, now) else float(fleet.vouched[run]) if remembered else -np.inf
         limit = float(fleet.max_runtime[run])
         return Suspect(
             run_id=UUID(int=run),
@@ -106,7 +120,37 @@ class Reaper:
             last_proof=PROOFS[int(fleet.proof[run])].value,
             last_chunk=0,
             worker_node=f"worker-{fleet.worker[run]}" if fleet.worker[run] >= 0 else None,
+            unanswered_since=_moment(float(fleet.unanswered[run])) if remembered else None,
+            vouched_at=_moment(vouched),
         )
+
+    def _is_vouched_for(self, run: int, now: float) -> bool:
+        """Whether Redis holds a vouch of its follower: for a child, or its result; for other work while it is seen."""
+        fleet, worker = self.fleet, int(self.fleet.worker[run])
+        if Guard.VOUCH in self.without or worker < 0 or not fleet.followed[run]:
+            return False
+        given = self.here.vouched(worker, now)
+        if given < fleet.followed_since[run] or now - given > self.timing.tolerated_lag.total_seconds():
+            return False
+        if fleet.kind[run] == Kind.IN_PROCESS.value:
+            return bool(given < fleet.dies[run])
+        unseen = fleet.kind[run] == Kind.PLATFORM.value and self.here.platform.holds(given)
+        return fleet.is_alive(run, given) and not unseen
+
+    def remember(self, run: int, verdict: Verdict, at: float) -> None:
+        """Keep what the next sweep is to know of a run that was spared in this silence: its rows in `sparings`."""
+        fleet, suspect = self.fleet, verdict.suspect
+        if moment(float(fleet.updated[run])) != suspect.updated_at:
+            return
+        if fleet.told_of[run] != fleet.updated[run]:
+            fleet.told_of[run] = fleet.updated[run]
+            fleet.unanswered[run], fleet.vouched[run] = np.inf, -np.inf
+        if verdict.judgement is Judgement.SPARE_UNKNOWN:
+            fleet.unanswered[run] = min(fleet.unanswered[run], at)
+        elif verdict.judgement in (Judgement.SPARE_ENDED, Judgement.SPARE_VOUCHED) and fleet.unanswered[run] < at:
+            fleet.unanswered[run] = at
+        if verdict.judgement is Judgement.SPARE_VOUCHED and suspect.vouched_at is not None:
+            fleet.vouched[run] = (suspect.vouched_at - BEGINNING).total_seconds()
 
     def answer(self, run: int, now: float, hosts: set[int]) -> Probe | None:
         """What the platform of a run would say of it now; None where there is none to be asked."""
@@ -118,6 +162,8 @@ class Reaper:
             kind == Kind.HOST_BOUND.value and self.fleet.host[run] not in hosts
         ):
             return Probe.UNKNOWN
+        if now < self.fleet.created[run]:
+            return Probe.DEAD if Guard.CREATE in self.without else Probe.UNKNOWN
         if self.fleet.is_alive(run, now):
             return Probe.ALIVE
         return Probe.DEAD if self.fleet.vanished(run, now) else Probe.ENDED

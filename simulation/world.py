@@ -19,10 +19,12 @@ from simulation.plan import Guard, Plan
 from simulation.proofs import Proofs
 from simulation.reaper import DECIDING, Reaper, Sweep, moment
 from simulation.report import LATEST, PUNCTUALITY, Detection, Facts, Reap, Report, classify
-from simulation.spans import Ints
+from simulation.spans import Floats, Ints
 
 #: Seconds by which a sweep's message may be late, at most.
 LATE = 2.0
+#: Seconds that a worker takes to create what it could not, once the platform is back: its longest wait between tries.
+CREATED_AFTER = (1.0, 30.0)
 #: Seconds after which a message may come again: where messages are lost, they are also repeated.
 REPEATED_AFTER = 1.0
 
@@ -92,8 +94,13 @@ class World:
             heapq.heappop(self._retries)
         workers = self.rng.choice(free, len(due)).astype(np.int64)
         times = np.maximum(self.fleet.wanted[due], tick * TICK)
-        self.fleet.begin(due, times, workers, workers // WORKERS_PER_HOST)
+        self.fleet.begin(due, times, workers, workers // WORKERS_PER_HOST, self._creation(due, times))
         self.active = np.concatenate([self.active, due])
+
+    def _creation(self, due: Ints, claimed: Floats) -> Floats:
+        """When work is created that is claimed at these times: on a platform that is away, soon after it is back."""
+        back = np.where(self.fleet.kind[due] == Kind.PLATFORM.value, self.here.platform.release(claimed), claimed)
+        return np.where(back > claimed, back + self.rng.uniform(*CREATED_AFTER, len(due)), claimed)
 
     def _due(self, until: float) -> Ints:
         upto = int(np.searchsorted(self.fleet.wanted, until))
@@ -168,6 +175,7 @@ class World:
             judgement = verdict.judgement
             if judgement.error_code is None:
                 self.report.sparings[judgement.value] += 1
+                self.reaper.remember(run, verdict, sweep.carried_out_at)
                 alive += [run] if judgement is Judgement.SPARE_ALIVE else []
                 unfollowed += [run] if judgement.wants_follower else []
             elif self.fleet.state[run] == Truth.RUNNING.value and not (
@@ -209,8 +217,8 @@ class World:
     def _ended_by(self, run: int, at: float) -> float:
         """When a worker of its host can confirm that the old attempt's work has ended."""
         worker = int(self.fleet.worker[run])
-        away = self.here.cut_off[worker].end_of(at) or self.here.down[worker].end_of(at)
-        return away or at
+        ways = (self.here.cut_off[worker], self.here.apart[worker], self.here.down[worker])
+        return next((end for way in ways if (end := way.end_of(at))), at)
 
     def _live_reap(self, run: int, verdict: Verdict, sweep: Sweep) -> Reap:
         fleet, at = self.fleet, sweep.carried_out_at

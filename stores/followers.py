@@ -1,7 +1,8 @@
 """Who follows what: workers and when they were seen, work that another worker is to follow, questions to a host.
 
-That work is to be adopted is a fact on its attempt (`run_attempts.adoption`); no message tells of it. Every worker of
-runs looks for what it can adopt, and the epoch that it raises fences whoever followed before.
+That work is to be adopted is a fact on its attempt (`run_attempts.adoption`), decided by the row alone: it lives out
+of process, and it has a handle. No message tells of it, and whoever writes it need not know the adapter. Every worker
+of runs looks again and again for what it can adopt itself; the epoch that it raises fences whoever followed before.
 """
 
 import json
@@ -32,30 +33,38 @@ LEAVE = text("UPDATE workers SET seen_at = '-infinity' WHERE id = :id")
 
 HOSTS = text("SELECT DISTINCT host FROM workers WHERE seen_at > clock_timestamp() - :gone_after")
 
-# orphan: out-of-process work whose worker has not been seen for a while is to be followed by another one. The workers
-# that are gone are few, and are forgotten in the same statement: each is gone once.
+# orphan: out-of-process work whose worker has not been seen for a while is to be followed by another one, whoever has
+# its adapter. The workers that are gone are few, and are forgotten in the same statement: each is gone once.
 ORPHAN = text("""
 WITH gone AS (
     DELETE FROM workers WHERE seen_at < clock_timestamp() - :gone_after RETURNING id
 )
-UPDATE run_attempts a SET adoption = 'owed'
+UPDATE run_attempts a SET adoption = 'owed', adoption_owed_at = clock_timestamp()
 FROM gone, runs r
-WHERE a.worker_id = gone.id AND a.finished_at IS NULL AND a.handle IS NOT NULL
-  AND r.id = a.run_id AND r.attempt = a.attempt AND r.status = 'running' AND r.adapter = ANY(:adapters)
+WHERE a.worker_id = gone.id AND a.finished_at IS NULL AND a.handle IS NOT NULL AND a.adoption IS NULL
+  AND r.id = a.run_id AND r.attempt = a.attempt AND r.status = 'running' AND r.out_of_process_liveness
 RETURNING a.run_id
 """)
 
 # hand over: the same, by a follower that leaves or a sweep that found the work alive and nobody speaking for it.
 HAND_OVER = text("""
-UPDATE run_attempts a SET adoption = 'owed'
-FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch)
+UPDATE run_attempts a SET adoption = 'owed', adoption_owed_at = clock_timestamp()
+FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch) JOIN runs r ON r.id = t.id
 WHERE a.run_id = t.id AND a.epoch = t.epoch AND a.finished_at IS NULL AND a.handle IS NOT NULL AND a.adoption IS NULL
+  AND r.out_of_process_liveness
 RETURNING a.run_id, a.epoch
 """)
 
 TO_ADOPT = text("""
 SELECT a.run_id, a.attempt, a.epoch FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
 WHERE a.adoption = 'owed' AND (a.host IS NULL OR a.host = :host) AND r.adapter = ANY(:adapters)
+ORDER BY a.run_id LIMIT :limit
+""")
+
+# left to others: what workers of this host with these adapters may not adopt.
+LEFT_TO_OTHERS = text("""
+SELECT a.run_id, a.attempt, r.adapter FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
+WHERE a.adoption = 'owed' AND (a.host IS NULL OR a.host = :host) AND NOT r.adapter = ANY(:adapters)
 ORDER BY a.run_id LIMIT :limit
 """)
 
@@ -67,7 +76,8 @@ WITH adopted AS (
     WHERE id = :run_id AND epoch = :epoch AND attempt = :attempt AND status = 'running'
     RETURNING id, attempt, max_attempts, epoch, adapter, started_at + max_runtime - clock_timestamp() AS runtime_left
 ), followed AS (
-    UPDATE run_attempts a SET epoch = d.epoch, adoption = NULL, worker_node = :worker_node, worker_id = :worker_id
+    UPDATE run_attempts a SET epoch = d.epoch, adoption = NULL, adoption_owed_at = NULL,
+                              worker_node = :worker_node, worker_id = :worker_id
     FROM adopted d WHERE a.run_id = d.id AND a.attempt = d.attempt
     RETURNING a.handle
 ), told AS (
@@ -155,11 +165,10 @@ class FollowerStore:
 
     # -- adoption
 
-    def orphan(self, gone_after: timedelta, adapters: Sequence[str]) -> int:
-        """Have the work of workers that are gone adopted, where its adapter can attach; returns how many runs."""
-        values = {"gone_after": gone_after, "adapters": list(adapters)}
+    def orphan(self, gone_after: timedelta) -> int:
+        """Have the work of workers that are gone adopted; returns how many runs are newly owed that."""
         with self._database.begin() as connection:
-            return len(connection.execute(ORPHAN, values).all())
+            return len(connection.execute(ORPHAN, {"gone_after": gone_after}).all())
 
     def hand_over(self, tokens: Iterable[Token]) -> set[Token]:
         """Have the work under these tokens adopted; returns those to which it applied."""
@@ -175,6 +184,13 @@ class FollowerStore:
         with self._database.begin() as connection:
             rows = connection.execute(TO_ADOPT, values)
             return [(row.run_id, row.attempt, row.epoch) for row in rows]
+
+    def left_to_others(self, host: str, adapters: Sequence[str], limit: int) -> list[tuple[UUID, int, str]]:
+        """Run, attempt and adapter of work of `host`, or of any, that only workers with other adapters may adopt."""
+        values = {"host": host, "adapters": list(adapters), "limit": limit}
+        with self._database.begin() as connection:
+            rows = connection.execute(LEFT_TO_OTHERS, values)
+            return [(row.run_id, row.attempt, row.adapter) for row in rows]
 
     def adopt(self, run_id: UUID, attempt: int, epoch: int, node: str, worker_id: UUID) -> Adoption | None:
         """Take work over, or None when another did, or the run has ended.

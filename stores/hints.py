@@ -1,12 +1,13 @@
 """Hints in Redis that make something happen soon: stop signals and live events. Losing any of them loses nothing.
 
 A follower that misses its stop signal learns the same from the database within a keepalive interval; a reader that
-misses a live event finds the chunk in the log store.
+misses a live event finds the chunk in the log store. A vouch that is lost is given again at the next keepalive.
 """
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.chunks import Block
+from models.paging import pages
 from models.work import Token
 from stores.cache import LONGEST_BLOCK
 
@@ -21,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a stop signal waits for a follower that is stalled.
 STOP_SIGNAL_LIFE = 3_600
+#: Vouches that are looked up at once.
+VOUCHES_AT_ONCE = 1_000
 #: Events of a run kept for readers of its tail; everything older is in the log store.
 LIVE_EVENTS_KEPT = 500
 #: Bytes of a block that travel in its event; of a larger one, the event only says that it is there.
@@ -35,6 +39,10 @@ SHORT_BLOCK = 0.2
 
 def stop_key(run_id: UUID) -> str:
     return f"stop:{run_id}"
+
+
+def vouch_key(run_id: UUID) -> str:
+    return f"vouch:{run_id}"
 
 
 def watch_key(run_id: UUID) -> bytes:
@@ -71,6 +79,43 @@ class StopSignals:
             return set()
         told = zip(tokens, answers, strict=True)
         return {token for token, epoch in told if epoch is not None and int(epoch) >= token.epoch}
+
+
+class Vouches:
+    """What workers that cannot reach the database say for the work that they see alive.
+
+    Redis itself forgets a vouch `life` after it was given: no two hosts' clocks are compared, and one that comes twice
+    or is read late says no more. What remains: the clock of Redis may be set back, or a replica take over whose clock
+    is behind, while a worker is cut off and dies; a vouch of it then lives longer by as much.
+    """
+
+    def __init__(self, redis: Redis, life: timedelta) -> None:
+        self._redis = redis
+        self._milliseconds = int(life.total_seconds() * 1000)
+
+    def give(self, tokens: Iterable[Token]) -> bool:
+        """Whether Redis took it."""
+        try:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for token in tokens:
+                    pipeline.set(vouch_key(token.run_id), token.epoch, px=self._milliseconds)
+                pipeline.execute()
+        except RedisError as error:
+            logger.error("Neither the database nor Redis (%s) can be told that runs of this worker live.", error)
+            return False
+        return True
+
+    def given(self, tokens: Iterable[Token]) -> set[Token]:
+        """Those of these tokens that are vouched for, under just their epoch; none of any while Redis is away."""
+        vouched: set[Token] = set()
+        try:
+            for page in pages(list(tokens), VOUCHES_AT_ONCE):
+                answers = cast("list[bytes | None]", self._redis.mget([vouch_key(token.run_id) for token in page]))
+                told = zip(page, answers, strict=True)
+                vouched |= {token for token, epoch in told if epoch is not None and int(epoch) == token.epoch}
+        except RedisError as error:
+            logger.warning("Redis is away (%s): nobody can be asked which runs workers vouch for.", error)
+        return vouched
 
 
 @dataclass(frozen=True, slots=True)

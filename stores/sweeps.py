@@ -25,12 +25,21 @@ SELECT r.id FROM runs r
 WHERE r.status = 'running' AND (r.updated_at < :cutoff OR :now - r.started_at > r.max_runtime)
 """)
 
-# suspects: a page of them, as they are by now. Narrow on purpose: no config, handle or outcome.
+# suspects: a page of them, as they are by now. Narrow on purpose: no config, handle or outcome. What earlier sweeps
+# were told in the same silence is read from its sparings: a question counts as unanswered since the first in vain after
+# the last that was answered; a vouch, since a sweep saw it (not since it last spared: it would renew itself).
 SUSPECTS = text("""
 SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.out_of_process_liveness,
        r.started_at, r.max_runtime, r.updated_at, r.last_proof, coalesce(upper(l.stored) - 1, 0) AS last_chunk,
-       a.worker_node
+       a.worker_node, s.vouched_at,
+       CASE WHEN s.unknown_at IS NOT NULL THEN greatest(s.unknown_at, s.answered_at) END AS unanswered_since
 FROM runs r
+LEFT JOIN LATERAL (
+    SELECT max(first_at) FILTER (WHERE judgement = 'spare_unknown') AS unknown_at,
+           max(last_at) FILTER (WHERE judgement IN ('spare_ended', 'spare_vouched')) AS answered_at,
+           max(CAST(detail ->> 'vouched_at' AS timestamptz)) FILTER (WHERE judgement = 'spare_vouched') AS vouched_at
+    FROM sparings WHERE run_id = r.id AND attempt = r.attempt AND silent_since = r.updated_at
+) s ON true
 LEFT JOIN run_attempts a ON a.run_id = r.id AND a.attempt = r.attempt
 LEFT JOIN attempt_logs l ON l.run_id = r.id AND l.attempt = r.attempt
 WHERE r.id = ANY(CAST(:ids AS uuid[])) AND r.status = 'running'

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from adapters.protocol import Probing
+from adapters.protocol import Attaching, Probing
 from adapters.registry import find_adapter
 from models.errors import UnknownAdapter
 from models.paging import pages
@@ -130,10 +130,16 @@ def _probe(adapter: Probing, handles: Sequence[Handle]) -> Answers:
     """What an adapter says; where it raises, by halves, so that one handle that it cannot bear costs no other."""
     try:
         answers = adapter.probe([one.handle for one in handles])
-        return {one.run_id: Probe(answer) for one, answer in zip(handles, answers, strict=True)}
+        return {one.run_id: _said(adapter, answer) for one, answer in zip(handles, answers, strict=True)}
     except Exception as error:
         if len(handles) == 1:
             logger.exception("Run %s: its platform could not be asked (%s).", handles[0].run_id, type(error).__name__)
             return {}
         middle = len(handles) // 2
         return _probe(adapter, handles[:middle]) | _probe(adapter, handles[middle:])
+
+
+def _said(adapter: Probing, answer: Probe) -> Probe:
+    """The answer; that work has ended is worth nothing where nobody can ever attach to read how."""
+    said = Probe(answer)
+    return Probe.UNKNOWN if said is Probe.ENDED and not isinstance(adapter, Attaching) else said

@@ -12,7 +12,7 @@ from stores.closings import Closings
 from stores.database import Database
 from stores.fleet import FleetStore
 from stores.followers import FollowerStore
-from stores.hints import LiveEvents, StopSignals
+from stores.hints import LiveEvents, StopSignals, Vouches
 from stores.leases import Leases
 from stores.logs import PostgresLogStore
 from stores.runs import RunStore
@@ -40,6 +40,7 @@ class Services:
     fleet: FleetStore
     throttle: Throttle
     stops: StopSignals
+    vouches: Vouches
     live: LiveEvents
     adapters: Adapters
 
@@ -78,6 +79,7 @@ def build(settings: Settings) -> Services:
         fleet=FleetStore(database),
         throttle=Throttle(redis, timing.refresh_seconds),
         stops=StopSignals(redis),
+        vouches=Vouches(redis, timing.tolerated_lag),
         live=LiveEvents(redis),
         adapters=Adapters(settings.data_dir / "adapters", settings.node_name),
     )

@@ -46,6 +46,8 @@ class RunContext:
         self._dispatched = resumed is not None
         self._process: ProcessIdentity | None = None
         self._heard = False
+        self._awaits_record = False
+        self._has_result = False
         self._deadline = None if work.max_runtime_seconds is None else time.monotonic() + work.max_runtime_seconds
 
     # -- what the adapter calls
@@ -95,7 +97,11 @@ class RunContext:
             before_sleep=lambda _: logger.error("Run %s: its work waits to be recorded.", self.run_id),
             reraise=True,
         )
-        retrying(write)
+        self._awaits_record = True
+        try:
+            retrying(write)
+        finally:
+            self._awaits_record = False
 
     def note(self, sentence: str) -> None:
         try:
@@ -130,7 +136,8 @@ class RunContext:
 
     @property
     def is_overdue(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
+        """Whether its time is over; never once it has a result, which outranks whatever came after."""
+        return self._deadline is not None and time.monotonic() > self._deadline and not self._has_result
 
     @property
     def is_underway(self) -> bool:
@@ -157,14 +164,21 @@ class RunContext:
         self._stopping = True
         self._wake.set()
 
+    def has_result(self) -> None:
+        """The work has ended, and this worker holds its result: the only thing left to do is to record it."""
+        self._has_result = True
+
     def release(self) -> None:
         """The work goes on without this worker: its adapter is to leave it."""
         self._released = True
         self._wake.set()
 
     def proof(self) -> Proof | None:
-        """What can be said for this run: its process lives, or a heartbeat came that has not been given yet."""
-        if self._process is not None and is_alive(self._process):
+        """What can be said for this run: its process lives, or a heartbeat came that has not been given yet.
+
+        While its beginning or its result waits to be recorded, this worker itself is what keeps the run alive.
+        """
+        if self._awaits_record or self._has_result or (self._process is not None and is_alive(self._process)):
             return Proof.KEEPALIVE
         return Proof.HEARTBEAT if self._heard else None
 

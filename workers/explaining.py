@@ -25,9 +25,10 @@ PROOFS = {
 
 
 #: Why a suspect was spared, in words.
-SPARED = {
+SPARED: dict[str, str] = {
     Judgement.SPARE_ALIVE: "its platform saw it alive",
     Judgement.SPARE_ENDED: "it had ended, and how was still to be read",
+    Judgement.SPARE_VOUCHED: "its worker, which could not reach the database, vouched for it",
     Judgement.SPARE_UNKNOWN: "its platform could not say whether it lives",
     Judgement.SPARE_WARMING_UP: "the reaper had not been watching for a whole window",
     Judgement.SPARE_LAGGING: "the log pipeline lagged, or had not worked for a whole window again",
@@ -68,6 +69,7 @@ class Explanation:
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
         lines += _owed_sentences(run)
         lines += _waiting_sentences(run, self.events)
+        lines += _adoption_sentences(run, self.now)
         return lines + [sentence for log in self.logs for sentence in _log_sentences(log)]
 
     @property
@@ -145,7 +147,7 @@ def _dossier_sentence(event: RunEvent) -> str | None:
 def _sparing_sentence(sparing: Sparing) -> str:
     """Why a suspect was left alone, in words."""
     times = "once" if sparing.times == 1 else f"{sparing.times} times, last"
-    why = SPARED[Judgement(sparing.judgement)]
+    why = SPARED.get(sparing.judgement, f"of {sparing.judgement}, which a newer release knows")
     return (
         f"Attempt {sparing.attempt} was suspect and spared {times} at {sparing.last_at:%H:%M:%S} UTC, since {why}: "
         f"it was then silent for {_evidence(sparing.detail)}"
@@ -163,6 +165,8 @@ def _evidence(detail: dict[str, Any]) -> str:
         f"The reaper had been watching since {_clock(detail['watching_since'])}; {_lag(detail)}.",
         SAID[detail.get("probe")],
     ]
+    if detail.get("unanswered_since"):
+        parts.append(f"It had been asked in vain since {_clock(detail['unanswered_since'])}.")
     if brake.get("on"):
         parts.append(
             f"With it, {brake['convicted']} of {brake['fleet']} runs looked dead; {brake['allowed']} are reaped."
@@ -205,6 +209,17 @@ def _waiting_sentences(run: Run, events: Sequence[RunEvent]) -> list[str]:
     noted = [one for one in events if one.kind == EventKind.NOTED and one.detail.keys() & {"lacking", "taken_back"}]
     newest = {next(iter(one.detail.keys() & {"lacking", "taken_back"})): one for one in noted}
     return [f"At {one.at:%H:%M:%S} UTC: {one.detail['note']}" for one in newest.values()]
+
+
+def _adoption_sentences(run: Run, now: datetime) -> list[str]:
+    """What waits for another worker to follow it, and for whom."""
+    return [
+        f"Another worker is to follow attempt {attempt.attempt}"
+        + (f", for {span(now - attempt.adoption_owed_at)} now" if attempt.adoption_owed_at else "")
+        + f": none{f' of host {attempt.host}' if attempt.host else ''} that has the adapter {run.adapter!r} has come."
+        for attempt in run.attempts
+        if attempt.adoption == "owed" and run.status == Status.RUNNING
+    ]
 
 
 def _event_line(event: RunEvent) -> str:

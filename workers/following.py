@@ -80,6 +80,7 @@ def _follow(services: Services, shipper: LogShipper, work: Work, context: RunCon
         return _leave(services, shipper, context)
     except _Unable as unable:
         return _give_up(services, shipper, context, last_line(unable.__cause__ or unable))
+    context.has_result()
     _flush(shipper, FLUSH_TIMEOUT)
     end = End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended)
     if record(services, end):

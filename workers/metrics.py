@@ -29,6 +29,9 @@ REFRESHES = Counter(
     "failed.",
     ["proof", "result"],
 )
+VOUCHED = Counter(
+    "reprieve_vouches", "Proofs of life that this worker gave through Redis, since it could not reach the database."
+)
 CHUNKS = Counter("reprieve_ingested_chunks", "Chunks of output that came: new, or repeated.", ["result"])
 BLOCKS_REFUSED = Counter("reprieve_refused_blocks", "Blocks of output that could not be stored: in quarantine.")
 INGEST_SECONDS = Histogram("reprieve_ingest_seconds", "Seconds to store one message of output.")

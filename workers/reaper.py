@@ -4,6 +4,7 @@
     listen    does output still come through?                          models.reaping.listen, `logs.echo`
     suspect   which runs are silent for longer than the window?        stores.sweeps.SUSPECTS
     ask       what do their platforms say?                             workers.asking
+    believe   which are vouched for by workers without a database?     stores.hints.Vouches
     judge     what follows from all that?                              models.reaping.judge
     brake     are these too many at once?                              models.reaping.brake
     reap      end it, if it is still silent; evidence beside it        models.reaping.conviction, workers.finish
@@ -18,13 +19,13 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
-from adapters.registry import attaching
 from models.errors import LeaseLost
 from models.faults import is_unfit
 from models.liveness import RESEND_DOUBLINGS
@@ -32,6 +33,7 @@ from models.paging import pages
 from models.reaping import (
     Brake,
     Judgement,
+    Suspect,
     Verdict,
     Watch,
     brake,
@@ -113,7 +115,7 @@ def _judge_all(services: Services, lease: Lease, watch: Watch, now: datetime) ->
     suspects = [one for page in lease.while_going_through(found) for one in page]
     lease.renew()
     answers = ask(services, [one.token for one in suspects if should_ask(one, now, services.timing)])
-    watch = _listen(services, lease, watch, now)
+    watch, suspects = _listen(services, lease, watch, now), _believe(services, suspects, now)
     verdicts = [
         Verdict(one, judge(one, watch, answers.get(one.run_id), now, services.timing), answers.get(one.run_id))
         for one in suspects
@@ -140,6 +142,12 @@ def _listen(services: Services, lease: Lease, watch: Watch, now: datetime) -> Wa
     if watch.hearing_since is None and watch.age(now) > services.timing.tolerated_lag:
         logger.error("The log pipeline lags (last canary %s): silence convicts nobody.", watch.heard_at or "never")
     return watch
+
+
+def _believe(services: Services, suspects: list[Suspect], now: datetime) -> list[Suspect]:
+    """The suspects, with what their workers say of them now; looked at as late as possible, as canaries are."""
+    vouched = services.vouches.given([one.token for one in suspects if one.is_silent(now, services.timing)])
+    return [replace(one, vouched_at=now) if one.token in vouched else one for one in suspects]
 
 
 def _brake(services: Services, verdicts: list[Verdict]) -> tuple[list[Verdict], Brake]:
@@ -199,13 +207,12 @@ def _spare(services: Services, spared: Sequence[tuple[Verdict, dict[str, Any]]])
     give_proof(
         services, [one.suspect.token for one, _ in suspects if one.judgement is Judgement.SPARE_ALIVE], Proof.PROBE
     )
-    unfollowed, can_attach = [one.suspect for one, _ in suspects if one.judgement.wants_follower], attaching()
-    services.followers.hand_over([one.token for one in unfollowed if one.adapter in can_attach])
+    services.followers.hand_over([one.suspect.token for one, _ in suspects if one.judgement.wants_follower])
 
 
 def _orphan(services: Services) -> int:
     """Have another worker follow the work of those that are gone, without waiting for its silence."""
-    orphaned = services.followers.orphan(services.timing.worker_gone_after, attaching())
+    orphaned = services.followers.orphan(services.timing.worker_gone_after)
     if orphaned:
         logger.warning("%d runs have lost the worker that followed them; others take them over.", orphaned)
     return orphaned

@@ -5,6 +5,8 @@ Threads of their own, so that ending a stubborn process (up to 15 seconds) never
 - *supervise*, each second: stop what was told to stop through Redis, cancel runs whose tasks were revoked, end what is
   overdue; each keepalive interval: say that this worker is there, give proof of life for every run whose work is seen
   alive, and ask the database which runs are still ours.
+- *vouch*, each second: where the database could not be told for two keepalive intervals that work lives, say it through
+  Redis. Nothing in it waits for the database: a connection that swallows everything cannot hold it up.
 - *bury*, every two seconds: end work that rows of this host say is owed its end, whichever worker it was of.
 - *adopt*, every two seconds: follow work that another worker has left; each such run has a thread of its own, beside
   the pool of those that were started here, so that it waits behind none of them.
@@ -17,12 +19,12 @@ A failure in any is logged and tried again at the next turn: no follower dies of
 import logging
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from uuid import UUID, uuid4
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 from celery.worker import state as worker_state
 from sqlalchemy.exc import DBAPIError
 
@@ -33,13 +35,13 @@ from models.draining import end_of_drained
 from models.errors import RunNotFound, UnknownAdapter
 from models.paging import pages
 from models.rows import RunAttempt
-from models.status import ErrorCode, EventKind, Proof
+from models.status import ErrorCode, EventKind, Probe, Proof
 from models.work import End, Outcome, Token, Work
 from stores.followers import Adoption
 from stores.logs import Resumed
 from stores.runs import Standing
 from workers import metrics
-from workers.asking import answer_questions
+from workers.asking import answer_questions, ask_here
 from workers.bootstrap import Services
 from workers.context import RunContext
 from workers.enqueue import cancel_run, send_execute
@@ -52,6 +54,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks for stop signals and overdue runs.
 SUPERVISE_INTERVAL = 1.0
+#: Seconds between two looks for proofs of life that the database was not told of.
+VOUCH_INTERVAL = 1.0
+#: Seconds that a platform has to say whether overdue work has ended by itself.
+OVERDUE_ASK_LIMIT = 2.0
 #: Seconds between two looks for owed terminations.
 BURY_INTERVAL = 2.0
 #: Seconds before a termination that failed is tried again.
@@ -62,6 +68,8 @@ ADOPT_INTERVAL = 2.0
 ADOPT_AT_ONCE = 20
 #: Runs that a worker with a new adapter asks for as it starts; the sweep sends the rest.
 AWAITED_AT_ONCE = 1000
+#: How much that is left to others is looked at, and how much of it is remembered, so that this is said once.
+LEFT_TO_OTHERS_AT_ONCE, LEFT_TO_OTHERS_KEPT = 500, 10_000
 #: Seconds between two looks for questions of a sweep.
 ANSWER_INTERVAL = 1.0
 #: Seconds between two looks for what adapters need not keep any more …
@@ -86,9 +94,12 @@ class Supervisor:
         self._draining = threading.Event()
         self._heeded: set[str] = set()
         self._next_keepalive = 0.0
+        self._proven_at = time.monotonic()
+        self._next_vouch = 0.0
         self._next_sign = 0.0
         self._asked_for_awaited = False
         self._adopted: list[threading.Thread] = []
+        self._left_to_others: LRUCache[tuple[UUID, int], bool] = LRUCache(LEFT_TO_OTHERS_KEPT)
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
         self._threads: list[threading.Thread] = []
 
@@ -96,6 +107,7 @@ class Supervisor:
         """Start the threads; they end with the process, or at `close`."""
         turns = (
             (SUPERVISE_INTERVAL, self.supervise),
+            (VOUCH_INTERVAL, self.vouch),
             (BURY_INTERVAL, self.bury),
             (ADOPT_INTERVAL, self.adopt),
             (ANSWER_INTERVAL, self.answer),
@@ -168,10 +180,18 @@ class Supervisor:
             contexts[token].stop()
 
     def _end_overdue(self, contexts: dict[Token, RunContext]) -> None:
-        for context in contexts.values():
-            if context.is_overdue and not context.stopping:
+        overdue = {token: one for token, one in contexts.items() if one.is_overdue and not one.stopping}
+        ended = self._ended_by_themselves(overdue) if overdue else set()
+        for context in overdue.values():
+            if context.run_id not in ended:
                 finish(self._services, [_timed_out(context)])
                 context.stop()
+
+    def _ended_by_themselves(self, tokens: Iterable[Token]) -> set[UUID]:
+        """The runs among these whose work has ended, perhaps long ago and in time, and is being read only now."""
+        handles = self._services.followers.handles(tokens)
+        said = ask_here(self._services, handles, time.monotonic() + OVERDUE_ASK_LIMIT)
+        return {run_id for run_id, answer in said.items() if answer is Probe.ENDED}
 
     def _keepalive(self, contexts: dict[Token, RunContext]) -> None:
         """Give proof of life for what is alive, then stop whatever the database says is no longer ours."""
@@ -183,8 +203,23 @@ class Supervisor:
             give_proof(self._services, proven, proof)
             for token in proven:
                 contexts[token].proof_given()
+        self._proven_at = time.monotonic()
         self._tell(contexts, {Standing.ADOPTED})
         self._next_keepalive = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
+
+    def vouch(self) -> None:
+        """Say through Redis what lives here, if the database could not be told lately; each keepalive interval."""
+        contexts, now = self._contexts(), time.monotonic()
+        if not contexts:
+            self._proven_at = now
+        if now - self._proven_at < self._services.timing.vouch_after.total_seconds() or now < self._next_vouch:
+            return
+        proven = [token for token, context in contexts.items() if context.proof() is not None]
+        if proven and self._services.vouches.give(proven):
+            metrics.VOUCHED.inc(len(proven))
+            for token in proven:
+                contexts[token].proof_given()
+        self._next_vouch = now + self._services.timing.keepalive_interval.total_seconds()
 
     def _tell(self, contexts: dict[Token, RunContext], leave: Container[Standing]) -> None:
         """Have the work of runs that have ended be ended, and that of these other standings be left."""
@@ -229,12 +264,21 @@ class Supervisor:
         if self._draining.is_set():
             return
         self._ask_for_awaited()
-        for run_id, attempt, epoch in self._services.followers.to_adopt(
-            self._services.host, self._services.adapters.attaching(), ADOPT_AT_ONCE
-        ):
-            adoption = self._services.followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
+        followers, ours = self._services.followers, self._services.adapters.attaching()
+        for run_id, attempt, epoch in followers.to_adopt(self._services.host, ours, ADOPT_AT_ONCE):
+            adoption = followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
             if adoption is not None:
                 self._begin_to_follow(adoption)
+        for run_id, attempt, adapter in followers.left_to_others(self._services.host, ours, LEFT_TO_OTHERS_AT_ONCE):
+            self._leave_to_others(run_id, attempt, adapter)
+
+    def _leave_to_others(self, run_id: UUID, attempt: int, adapter: str) -> None:
+        """Say, once, that this worker cannot adopt work which is to be adopted: another one, or a later one, can."""
+        if (run_id, attempt) not in self._left_to_others:
+            self._left_to_others[run_id, attempt] = True
+            with about(run_id, attempt):
+                sentence = "Run %s attempt %d waits for a worker whose adapter %r can attach; this one has none."
+                logger.warning(sentence, run_id, attempt, adapter)
 
     def _begin_to_follow(self, adoption: Adoption) -> None:
         work = adoption.work

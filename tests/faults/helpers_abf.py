@@ -25,6 +25,7 @@ from redis import Redis
 from sqlalchemy import event, text
 
 import models.liveness
+from adapters import registry
 from adapters.shipper import LogShipper
 from models.chunks import Block, decode_message, encode_message
 from models.reaping import Suspect
@@ -43,6 +44,7 @@ BROKEN_WORKER = __name__
 CLOCK_SHIFT = "FAULT_CLOCK_SHIFT_SECONDS"
 WINDOW = "FAULT_WINDOW_SECONDS"
 DIE_AFTER_CLAIM = "FAULT_DIE_AFTER_CLAIM"
+WITHOUT_ADAPTER = "FAULT_WITHOUT_ADAPTER"
 
 #: A command that prints, and one that does not, for longer than any test lasts.
 CHATTY = ["sh", "-c", "while :; do echo tick; sleep 0.3; done"]
@@ -302,6 +304,18 @@ def _die_after_claim(_: str) -> None:
     RunStore.claim = claim_and_die  # type: ignore[assignment,method-assign]
 
 
-for _variable, _cause in ((CLOCK_SHIFT, _shift_clock), (WINDOW, _set_window), (DIE_AFTER_CLAIM, _die_after_claim)):
+def _do_without(adapter: str) -> None:
+    """As a release does that is older than this adapter."""
+    known = {name: one for name, one in registry.adapter_classes().items() if name != adapter}
+    registry.adapter_classes = lambda: known  # type: ignore[assignment]
+
+
+_CAUSES = {
+    CLOCK_SHIFT: _shift_clock,
+    WINDOW: _set_window,
+    DIE_AFTER_CLAIM: _die_after_claim,
+    WITHOUT_ADAPTER: _do_without,
+}
+for _variable, _cause in _CAUSES.items():
     if _value := os.environ.get(_variable):
         _cause(_value)

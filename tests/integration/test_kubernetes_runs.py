@@ -70,7 +70,7 @@ def test_a_job_whose_worker_was_killed_is_followed_to_its_end_by_another(
     eventually(lambda: services.followers.hosts(timedelta(minutes=1)), what="the worker to be seen")
     first.kill()
     # What the next sweep does, once the worker has not been seen for a while.
-    assert services.followers.orphan(timedelta(0), ["kubernetes"]) == 1
+    assert services.followers.orphan(timedelta(0)) == 1
     start()
     eventually(lambda: "attached" in kinds(services, run_id))
     go.touch()

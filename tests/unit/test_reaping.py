@@ -153,10 +153,11 @@ def test_a_worker_counts_as_gone_only_if_we_have_been_looking_for_as_long(age: t
         ({"silent": TIMING.window + A_MOMENT}, True),
         ({"silent": TIMING.window}, False),
         ({"silent": TIMING.window + A_MOMENT, "out_of_process_liveness": IN_PROCESS}, False),
-        ({"silent": TIMING.window + A_MOMENT, "max_runtime": timedelta(minutes=1)}, False),
+        ({"silent": TIMING.window + A_MOMENT, "max_runtime": timedelta(minutes=1)}, True),
+        ({"silent": TIMING.window, "max_runtime": timedelta(minutes=1)}, False),
     ],
 )
-def test_the_platform_is_asked_about_silent_work_outside_the_worker_whose_time_is_not_over(
+def test_the_platform_is_asked_about_silent_work_outside_the_worker_whether_or_not_its_time_is_over(
     changes: dict[str, Any], asked: bool
 ) -> None:
     assert should_ask(suspect(**changes), NOW, TIMING) is asked
@@ -191,10 +192,22 @@ def test_silence_convicts_nobody_before_the_watch_is_one_window_old(age: timedel
     assert judge(suspect(silent=timedelta(days=1)), watch(age=age), None, NOW, TIMING) is judgement
 
 
-@pytest.mark.parametrize("answer", [Probe.DEAD, Probe.UNKNOWN, Probe.ENDED])
-def test_nor_does_any_word_of_a_platform_convict_before_that(answer: Probe) -> None:
-    young = watch(age=TIMING.window - A_MOMENT)
-    assert judge(suspect(silent=timedelta(days=1)), young, answer, NOW, TIMING) is Judgement.SPARE_WARMING_UP
+@pytest.mark.parametrize(
+    ("answer", "judgement"),
+    [
+        (Probe.DEAD, Judgement.SPARE_WARMING_UP),
+        (Probe.UNKNOWN, Judgement.SPARE_UNKNOWN),
+        (Probe.ENDED, Judgement.SPARE_ENDED),
+        (Probe.ALIVE, Judgement.SPARE_ALIVE),
+    ],
+)
+@pytest.mark.parametrize("age", [timedelta(0), TIMING.window - A_MOMENT])
+def test_nor_does_any_word_of_a_platform_convict_before_that(
+    answer: Probe, judgement: Judgement, age: timedelta
+) -> None:
+    """What it says is heard all the same: a follower is sent to what has ended, and doubt is counted."""
+    asked_before_we_were_away = suspect(silent=timedelta(days=1), unanswered_since=NOW - timedelta(hours=9))
+    assert judge(asked_before_we_were_away, watch(age=age), answer, NOW, TIMING) is judgement
 
 
 def test_a_young_watch_does_not_make_a_live_run_look_silent() -> None:
@@ -236,16 +249,95 @@ def test_the_platforms_word_decides_whether_or_not_the_log_pipeline_lags(
     assert judge(suspect(silent=SILENT), watch(heard_for=heard_for), answer, NOW, TIMING) is judgement
 
 
-@pytest.mark.parametrize("answer", [Probe.UNKNOWN, Probe.ENDED])
-def test_doubt_spares_for_thirty_minutes_and_then_convicts_as_such(answer: Probe) -> None:
+@pytest.mark.parametrize(
+    ("asked_in_vain", "judgement"),
+    [
+        (None, Judgement.SPARE_UNKNOWN),
+        (TIMING.doubt_limit, Judgement.SPARE_UNKNOWN),
+        (TIMING.doubt_limit + A_MOMENT, Judgement.REAP_UNANSWERED),
+    ],
+)
+def test_a18_doubt_spares_for_thirty_minutes_from_the_first_question_in_vain_however_long_the_silence(
+    asked_in_vain: timedelta | None, judgement: Judgement
+) -> None:
     assert TIMING.doubt_limit == timedelta(minutes=30)
-    within, beyond = suspect(silent=TIMING.doubt_limit), suspect(silent=TIMING.doubt_limit + A_MOMENT)
-    assert judge(within, watch(), answer, NOW, TIMING).error_code is None
-    assert judge(beyond, watch(), answer, NOW, TIMING) is Judgement.REAP_UNANSWERED
+    since = None if asked_in_vain is None else NOW - asked_in_vain
+    silent = suspect(silent=timedelta(days=1), unanswered_since=since)
+    assert judge(silent, watch(), Probe.UNKNOWN, NOW, TIMING) is judgement
+
+
+@pytest.mark.parametrize(
+    ("age", "judgement"),
+    [
+        (TIMING.doubt_limit, Judgement.SPARE_UNKNOWN),
+        (TIMING.doubt_limit + A_MOMENT, Judgement.REAP_UNANSWERED),
+    ],
+)
+def test_a18_a_gap_in_our_own_watching_begins_doubt_anew(age: timedelta, judgement: Judgement) -> None:
+    silent = suspect(silent=timedelta(days=1), unanswered_since=NOW - timedelta(hours=9))
+    assert judge(silent, watch(age=age), Probe.UNKNOWN, NOW, TIMING) is judgement
+
+
+@pytest.mark.parametrize("silent", [SILENT, TIMING.doubt_limit * 2, timedelta(days=30)])
+@pytest.mark.parametrize("age", [timedelta(0), timedelta(days=30)])
+def test_a18_what_has_ended_is_never_convicted_however_long_nobody_has_read_how(
+    silent: timedelta, age: timedelta
+) -> None:
+    ended = suspect(silent=silent, unanswered_since=NOW - silent)
+    judgement = judge(ended, watch(age=age), Probe.ENDED, NOW, TIMING)
+    assert judgement is Judgement.SPARE_ENDED
+    assert judgement.wants_follower
+
+
+def test_no_doubt_is_shared_with_what_nobody_can_be_asked_about_or_what_is_gone() -> None:
+    first = suspect(silent=SILENT)
+    assert judge(first, watch(), None, NOW, TIMING) is Judgement.REAP_SILENT
+    assert judge(first, watch(), Probe.DEAD, NOW, TIMING) is Judgement.REAP_GONE
+
+
+# -- what workers vouch for
+
+
+@pytest.mark.parametrize(
+    ("ago", "in_process", "outside"),
+    [
+        (timedelta(0), Judgement.SPARE_VOUCHED, Judgement.SPARE_VOUCHED),
+        (TIMING.vouch_belief, Judgement.SPARE_VOUCHED, Judgement.SPARE_VOUCHED),
+        (TIMING.vouch_belief + A_MOMENT, Judgement.REAP_PROCESS_LOST, Judgement.REAP_SILENT),
+    ],
+)
+def test_a24_a_vouch_that_a_sweep_saw_spares_for_what_redis_leaves_of_a_window(
+    ago: timedelta, in_process: Judgement, outside: Judgement
+) -> None:
+    silent = suspect(silent=timedelta(days=1), vouched_at=NOW - ago)
+    child = replace(silent, out_of_process_liveness=IN_PROCESS)
+    assert judge(child, watch(), None, NOW, TIMING) is in_process
+    assert judge(silent, watch(), None, NOW, TIMING) is outside
+
+
+def test_a24_a_vouch_outweighs_doubt_but_neither_a_platforms_word_nor_the_time_limit() -> None:
+    vouched = suspect(silent=timedelta(days=1), vouched_at=NOW, unanswered_since=NOW - timedelta(hours=2))
+    assert judge(vouched, watch(), Probe.UNKNOWN, NOW, TIMING) is Judgement.SPARE_VOUCHED
+    assert judge(vouched, watch(), Probe.DEAD, NOW, TIMING) is Judgement.REAP_GONE
+    overdue = replace(vouched, max_runtime=timedelta(minutes=1))
+    assert judge(overdue, watch(), Probe.UNKNOWN, NOW, TIMING) is Judgement.REAP_TIMED_OUT
+
+
+@pytest.mark.parametrize("scale", [1, 5, 30])
+def test_a24_what_dies_after_it_was_vouched_for_is_found_no_later_than_any_other(scale: int) -> None:
+    """Redis forgets a vouch in the tolerated lag, and a sweep that saw one believes it for the rest of a window."""
+    timing = Timing.scaled(scale)
+    assert timing.tolerated_lag + timing.vouch_belief == timing.window
+
+
+def test_a24_a_worker_that_loses_redis_too_has_as_long_as_one_that_loses_both_at_once() -> None:
+    """Of a vouch's life in Redis, at least the last sweep but one sees it; the one before was a keepalive earlier."""
+    surely_believed = TIMING.tolerated_lag - TIMING.sweep_interval + TIMING.vouch_belief
+    assert surely_believed - TIMING.keepalive_interval >= TIMING.longest_cut_off
 
 
 def test_doubt_that_has_run_out_still_convicts_nobody_while_the_log_pipeline_lags() -> None:
-    silent = suspect(silent=timedelta(days=1))
+    silent = suspect(silent=timedelta(days=1), unanswered_since=NOW - timedelta(days=1))
     assert judge(silent, watch(heard_for=None), Probe.UNKNOWN, NOW, TIMING) is Judgement.SPARE_LAGGING
 
 
@@ -253,7 +345,13 @@ def test_what_its_platform_sees_alive_is_spared_however_long_it_is_silent() -> N
     assert judge(suspect(silent=timedelta(days=1)), watch(), Probe.ALIVE, NOW, TIMING) is Judgement.SPARE_ALIVE
 
 
-@pytest.mark.parametrize("answer", [None, *Probe])
+@pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=1)])
+def test_a18_what_has_ended_is_not_timed_out_for_the_time_in_which_nobody_could_read_how(age: timedelta) -> None:
+    ended = suspect(silent=timedelta(days=1), running=timedelta(days=1), max_runtime=timedelta(minutes=30))
+    assert judge(ended, watch(age=age), Probe.ENDED, NOW, TIMING) is Judgement.SPARE_ENDED
+
+
+@pytest.mark.parametrize("answer", [None, *(answer for answer in Probe if answer is not Probe.ENDED)])
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=1)], ids=["young watch", "old watch"])
 @pytest.mark.parametrize("silent", [timedelta(0), timedelta(days=1)], ids=["printing", "silent"])
 def test_a_run_over_its_max_runtime_is_timed_out_however_alive_it_is(
@@ -401,13 +499,24 @@ def test_retries_of_many_runs_are_spread_over_a_sweeps_interval_and_further_with
         (Judgement.REAP_SILENT, {}, "the last was output, followed by worker@host."),
         (Judgement.REAP_SILENT, {"last_proof": None, "worker_node": None}, "the last was none, followed by nobody."),
         (Judgement.REAP_GONE, {}, "followed by worker@host. Its platform says that it is gone."),
-        (Judgement.REAP_UNANSWERED, {}, "worker@host. For 1800 s nobody could say whether it lives."),
+        (
+            Judgement.REAP_UNANSWERED,
+            {"unanswered_since": NOW - timedelta(seconds=1815)},
+            "It was asked about since 2026-01-01 11:29:45 UTC, and for 1815 s nobody could say whether it lives.",
+        ),
+        (
+            Judgement.REAP_UNANSWERED,
+            {"unanswered_since": NOW - timedelta(days=1)},
+            "It was asked about since 2026-01-01 11:00:00 UTC, and for 3600 s nobody could say whether it lives.",
+        ),
     ],
 )
 def test_the_message_of_a_reaped_run_says_how_long_it_was_silent_and_why_it_is_taken_for_dead(
     judgement: Judgement, changes: dict[str, Any], words: str
 ) -> None:
-    message = convicted(verdict(judgement, silent=timedelta(seconds=307.4), **changes)).error_message or ""
+    one = verdict(judgement, silent=timedelta(seconds=307.4), **changes)
+    evidence = dossier(one, watch(), Brake(fleet=1, convicted=1), NOW, TIMING)
+    message = convicted(one, evidence).error_message or ""
     assert message.startswith("No proof of life for 307 s (window 300 s); ")
     assert message.endswith(words)
 
@@ -435,6 +544,8 @@ def test_a_dossier_holds_the_evidence_in_a_form_that_can_be_stored() -> None:
         "hearing_since": "2026-01-01T11:51:00+00:00",
         "pipeline_lag_seconds": 2.0,
         "probe": "unknown",
+        "unanswered_since": None,
+        "vouched_at": None,
         "brake": {"fleet": 100, "convicted": 30, "allowed": 20, "on": True},
         "worker_node": "worker@host",
         "attempt": 3,

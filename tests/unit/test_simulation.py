@@ -17,6 +17,7 @@ from cli import main as cli_main
 from cli import simulate as cli_simulate
 from models import reaping
 from models.errors import InvalidRequest
+from models.liveness import ASK_LIMIT
 from models.reaping import Brake, Judgement, Suspect, Verdict, Watch
 from simulation.conditions import Conditions
 from simulation.faults import CATALOGUE, Fault, schedule, workers_for
@@ -77,11 +78,20 @@ def test_with_all_faults_no_live_run_is_reaped_against_the_promise_and_no_dead_o
 
 
 @pytest.mark.parametrize(
-    ("guard", "seed"), [(Guard.WATCH, 4), (Guard.LISTEN, 2), (Guard.ASK, 4), (Guard.ADOPT, 2)], ids=str
+    ("guard", "seed"),
+    [(Guard.LISTEN, 2), (Guard.ASK, 4), (Guard.ADOPT, 2), (Guard.VOUCH, 4)],
+    ids=str,
 )
 def test_without_a_guard_live_runs_are_reaped_on_a_day_on_which_it_keeps_them_all(guard: Guard, seed: int) -> None:
     assert not day(seed).false_reaps
     assert simulate(replace(DAY, seed=seed).lacking(guard)).false_reaps
+
+
+def test_without_the_watch_what_database_and_redis_kept_from_being_said_together_convicts() -> None:
+    """Where Redis is there, workers vouch for their runs through it: the two guards stand for each other."""
+    away = [Fault(kind, THEN, THEN + 890) for kind in (FaultKind.DATABASE_OUTAGE, FaultKind.BROKER_OUTAGE)]
+    assert not report_under(*away).live
+    assert report_under(*away, without=Guard.WATCH).false_reaps
 
 
 def test_without_the_brake_more_runs_are_convicted_at_once() -> None:
@@ -233,12 +243,18 @@ def test_only_what_no_promise_covers_is_not_false() -> None:
     assert {what for what in LiveReap if not what.is_false} == uncovered
 
 
-def under(*faults: Fault) -> Counter[LiveReap]:
-    """What live runs are reaped of a fleet under these faults, with all else well; none of its dead ones is missed."""
-    report = World(Plan(runs=3_000, hours=3), faults=list(faults)).run()
+def report_under(*faults: Fault, without: Guard | None = None) -> Report:
+    """What comes of a fleet under these faults, with all else well; none of its dead ones is missed."""
+    plan = Plan(runs=3_000, hours=3)
+    report = World(plan.lacking(without) if without else plan, faults=list(faults)).run()
     assert report.found
     assert not report.missed
-    return Counter(reap.what for reap in report.live)
+    return report
+
+
+def under(*faults: Fault) -> Counter[LiveReap]:
+    """What live runs are reaped of it."""
+    return Counter(reap.what for reap in report_under(*faults).live)
 
 
 #: Well after the fleet has grown, and 7 s after a sweep.
@@ -263,6 +279,8 @@ THEN = 1.5 * HOUR + 7.0
         (FaultKind.PROBE_HANGS, 1500, None),
         (FaultKind.WORKER_STOPPED, 200, 4),
         (FaultKind.KEEPALIVE_STARVED, 200, 5),
+        (FaultKind.DATABASE_CUT, 200, 6),
+        (FaultKind.DATABASE_CUT, 4000, 6),
     ],
 )
 def test_one_fault_alone_has_no_live_run_reaped(kind: FaultKind, seconds: float, place: int | None) -> None:
@@ -282,6 +300,50 @@ def test_a_platform_that_is_away_for_longer_than_doubt_lasts_loses_its_live_runs
 def test_a_worker_may_be_cut_off_for_as_long_as_is_promised(seconds: float, reaped: set[LiveReap]) -> None:
     """Not for a whole window: the row may be a refresh and a keepalive old already when that begins."""
     assert set(under(Fault(FaultKind.WORKER_STOPPED, THEN, THEN + seconds, place=3))) == reaped
+
+
+def test_a24_a_worker_that_is_cut_off_from_the_database_alone_keeps_its_runs_since_it_vouches_for_them() -> None:
+    cut = Fault(FaultKind.DATABASE_CUT, THEN, THEN + 1800, place=3)
+    vouching, mute = report_under(cut), report_under(cut, without=Guard.VOUCH)
+    assert vouching.sparings["spare_vouched"] > 0
+    assert not vouching.live
+    assert mute.of(LiveReap.FALSE)
+
+
+@pytest.mark.parametrize(("seconds", "reaped"), [(215, set()), (700, {LiveReap.CUT_OFF})])
+def test_a24_then_it_may_be_cut_off_from_redis_too_for_as_long_as_is_promised(
+    seconds: float, reaped: set[LiveReap]
+) -> None:
+    cut = Fault(FaultKind.DATABASE_CUT, THEN, THEN + 600 + seconds, place=3)
+    assert set(under(cut, Fault(FaultKind.WORKER_STOPPED, THEN + 600, THEN + 600 + seconds, place=3))) == reaped
+
+
+def test_a24_what_dies_with_a_worker_that_vouched_for_it_is_found_within_window_and_sweep() -> None:
+    cut = Fault(FaultKind.DATABASE_CUT, THEN, THEN + 2400, place=3)
+    crash = Fault(FaultKind.WORKER_CRASH, THEN + 1210, THEN + 2400, place=3)
+    report = report_under(cut, crash)
+    assert not report.live
+    assert report.convictions["reap_process_lost"] > 0
+    assert max(one.from_death for one in report.found) <= LATEST + PUNCTUALITY + ASK_LIMIT.total_seconds()
+
+
+def test_a18_what_ended_while_everybody_was_away_is_read_and_not_convicted() -> None:
+    """All workers die in an outage twice as long as doubt may last; they are back some time after the database is."""
+    outage = Fault(FaultKind.DATABASE_OUTAGE, THEN, THEN + 3600)
+    crashes = [Fault(FaultKind.WORKER_CRASH, THEN + 60, THEN + 3600 + 700, place) for place in range(12)]
+    kept, lost = report_under(outage, *crashes), report_under(outage, *crashes, without=Guard.DOUBT)
+    assert not {reap.kind for reap in kept.live} & {"platform", "host-bound"}
+    assert kept.convictions["reap_unanswered"] == 0
+    assert lost.convictions["reap_unanswered"] > 0
+    assert lost.ended_unread > kept.ended_unread
+
+
+def test_what_waits_to_be_created_on_a_platform_that_is_away_is_not_taken_for_gone() -> None:
+    """It is back just before a sweep, which asks about what its workers have not tried again to create yet."""
+    outage = Fault(FaultKind.PLATFORM_OUTAGE, THEN, THEN + 1190)
+    assert not report_under(outage).live
+    gone = report_under(outage, without=Guard.CREATE).false_reaps
+    assert {(one.kind, one.judgement) for one in gone} == {("platform", Judgement.REAP_GONE)}
 
 
 def test_an_outage_of_the_database_for_which_one_sweep_is_missing_does_not_add_to_a_stopped_worker() -> None:
@@ -383,7 +445,8 @@ def test_a_run_prints_in_its_bursts_and_not_in_between() -> None:
         (["--faults", ","], "--faults names nothing"),
         (
             ["--without", "luck"],
-            "--without does not know 'luck'; use `all`, or some of watch, listen, ask, brake, adopt.",
+            "--without does not know 'luck'; use `all`, or some of watch, listen, ask, brake, adopt, doubt, vouch, "
+            "create.",
         ),
         (
             ["--picture", "fleet.jpg"],
