@@ -1,6 +1,7 @@
-"""What becomes of work that a worker which is asked to stop could not see to its end."""
+"""What becomes of in-process work that its worker gives up: since it is asked to stop, or cut off from the database."""
 
 from models.liveness import Timing
+from models.nodes import in_words
 from models.reaping import may_retry, retry_delay
 from models.status import ErrorCode, EventKind, Status
 from models.work import End, Work
@@ -8,8 +9,17 @@ from models.work import End, Work
 
 def end_of_drained(work: Work, waited: float, timing: Timing) -> End:
     """The end of in-process work after a drain of `waited` seconds: queued again while attempts are left, or failed."""
+    return _given_up(work, f"Its worker was asked to stop, and the work had not ended {waited:g} s later.", timing)
+
+
+def end_of_cut_off(work: Work, timing: Timing) -> End:
+    """The same of a worker that was cut off from the database for too long: another attempt may begin elsewhere."""
+    limit = in_words(timing.cut_off_limit)
+    return _given_up(work, f"Its worker was cut off from the database for {limit}, and has ended the work.", timing)
+
+
+def _given_up(work: Work, sentence: str, timing: Timing) -> End:
     retry = may_retry(ErrorCode.PROCESS_LOST, work)
-    sentence = f"Its worker was asked to stop, and the work had not ended {waited:g} s later."
     return End(
         token=work.token,
         status=Status.QUEUED if retry else Status.FAILED,

@@ -19,6 +19,7 @@ from sqlalchemy.orm import joinedload, selectinload
 from uuid_utils.compat import uuid7
 
 from models.errors import IdempotencyConflict, RunNotFound, Superseded
+from models.nodes import Node
 from models.process import ProcessIdentity
 from models.rows import Run, RunAttempt, RunEvent, RunSpec
 from models.status import EventKind, Proof, Status
@@ -50,7 +51,7 @@ SELECT c.*, s.config, s.labels, s.trace_parent FROM claimed c JOIN run_specs s O
 PERSIST = text("""
 WITH recorded AS (
     UPDATE run_attempts
-    SET host = :host, process_pid = :pid, process_group_id = :process_group_id,
+    SET host = :host, slot = :slot, process_pid = :pid, process_group_id = :process_group_id,
         process_started_at = :started_at, process_namespace = :namespace, handle = CAST(:handle AS jsonb)
     WHERE run_id = :run_id AND epoch = :epoch AND finished_at IS NULL
     RETURNING run_id, attempt
@@ -147,10 +148,12 @@ WITH ends AS (
 SELECT id, attempt, epoch, status FROM ended
 """)
 
-# owed: work that must still be ended and that this host can end.
+# owed: work that must still be ended and that this node can end; nobody need wait for that any more (`waived`). A name
+# that others hold as well is not enough, but where nothing else was recorded.
 OWED = text("""
 SELECT a.run_id, a.attempt FROM run_attempts a
-WHERE a.termination = 'owed' AND (a.host IS NULL OR a.host = :host)
+WHERE a.termination = 'owed' AND (a.host IS NULL OR a.host = :host AND (a.slot IS NULL OR a.slot = :slot))
+   OR a.termination = 'waived' AND a.host = :host AND (a.slot IS NULL OR a.slot = :slot)
 ORDER BY a.run_id
 """)
 
@@ -158,7 +161,7 @@ ORDER BY a.run_id
 SETTLE = text("""
 WITH settled AS (
     UPDATE run_attempts SET termination = 'done'
-    WHERE run_id = :run_id AND attempt = :attempt AND termination = 'owed'
+    WHERE run_id = :run_id AND attempt = :attempt AND termination IN ('owed', 'waived')
     RETURNING run_id, attempt
 ), told AS (
     INSERT INTO run_events (run_id, attempt, kind) SELECT run_id, attempt, 'terminated' FROM settled
@@ -300,17 +303,21 @@ class RunStore:
             row = connection.execute(CLAIM, values).one_or_none()
         return None if row is None else work_of(row, row.max_runtime)
 
-    def persist_run_process_metadata(self, token: Token, host: str, process: ProcessIdentity) -> None:
+    def persist_run_process_metadata(
+        self, token: Token, host: str, process: ProcessIdentity, slot: str | None = None
+    ) -> None:
         """Record the child that an attempt has spawned; raises `Superseded` when the attempt is not running."""
         detail = {"host": host, "pid": process.pid, "process_group_id": process.process_group_id}
-        self._persist(token, EventKind.SPAWNED, detail, host=host, **process.as_handle())
+        self._persist(token, EventKind.SPAWNED, detail, host=host, slot=slot, **process.as_handle())
 
-    def persist_run_handle(self, token: Token, host: str | None, handle: dict[str, Any]) -> None:
+    def persist_run_handle(
+        self, token: Token, host: str | None, handle: dict[str, Any], slot: str | None = None
+    ) -> None:
         """Record the handle of work that was dispatched elsewhere; raises `Superseded` as above."""
-        self._persist(token, EventKind.DISPATCHED, {"host": host}, host=host, handle=json.dumps(handle))
+        self._persist(token, EventKind.DISPATCHED, {"host": host}, host=host, slot=slot, handle=json.dumps(handle))
 
     def _persist(self, token: Token, kind: EventKind, detail: dict[str, Any], **columns: Any) -> None:
-        absent = dict.fromkeys(("host", "pid", "process_group_id", "started_at", "namespace", "handle"))
+        absent = dict.fromkeys(("host", "slot", "pid", "process_group_id", "started_at", "namespace", "handle"))
         values = absent | columns | {"kind": kind.value, "detail": json.dumps(detail)}
         with self._database.begin() as connection:
             recorded = connection.execute(PERSIST, values | token._asdict()).one_or_none()
@@ -371,13 +378,14 @@ class RunStore:
         rows = connection.execute(FINISH, {"ends": json.dumps([_end_record(end) for end in ends])})
         return [Ended(row.id, row.attempt, row.epoch, Status(row.status)) for row in rows]
 
-    def owed_terminations(self, host: str) -> list[tuple[UUID, int]]:
-        """Run and attempt of all work that must still be ended and that `host` can end.
+    def owed_terminations(self, node: Node) -> list[tuple[UUID, int]]:
+        """Run and attempt of all work that must still be ended and that `node` can end.
 
         All of it: behind a limit, work that cannot be ended would hide the work that can.
         """
+        values = {"host": node.name, "slot": node.slot}
         with self._database.begin() as connection:
-            return [(row.run_id, row.attempt) for row in connection.execute(OWED, {"host": host})]
+            return [(row.run_id, row.attempt) for row in connection.execute(OWED, values)]
 
     def settle_termination(self, run_id: UUID, attempt: int) -> float | None:
         """Record that an attempt's work is confirmed gone. Where its run waits for exactly that: in how many seconds it

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from adapters.registry import Adapters
 from models.liveness import Timing
+from models.nodes import Node
 from stores.addresses import read_addresses
 from stores.archive import LogArchives
 from stores.cache import connect
@@ -14,10 +15,12 @@ from stores.fleet import FleetStore
 from stores.followers import FollowerStore
 from stores.hints import LiveEvents, StopSignals
 from stores.logs import PostgresLogStore
+from stores.nodes import NodeStore
 from stores.runs import RunStore
 from stores.sweeps import SweepStore
 from stores.throttle import Throttle
 from stores.tokens import TokenStore
+from workers.identity import Identity
 from workers.settings import Settings, load_settings
 
 
@@ -40,10 +43,17 @@ class Services:
     stops: StopSignals
     live: LiveEvents
     adapters: Adapters
+    nodes: NodeStore
+    identity: Identity
+
+    @property
+    def node(self) -> Node:
+        """Who we are on this host; leased from the data folder if this process holds nothing yet."""
+        return self.identity.held().node
 
     @property
     def host(self) -> str:
-        return self.settings.node_name
+        return self.node.name
 
 
 def resolve_settings() -> Settings:
@@ -60,6 +70,7 @@ def build(settings: Settings) -> Services:
     timing = settings.timing
     archives = LogArchives(database, settings.archive_url)
     logs = PostgresLogStore(database, archives)
+    identity = Identity(settings)
     return Services(
         settings=settings,
         timing=timing,
@@ -75,7 +86,9 @@ def build(settings: Settings) -> Services:
         throttle=Throttle(redis, timing.refresh_seconds),
         stops=StopSignals(redis),
         live=LiveEvents(redis),
-        adapters=Adapters(settings.data_dir / "adapters", settings.node_name),
+        adapters=Adapters(settings.data_dir / "adapters", identity.name),
+        nodes=NodeStore(database),
+        identity=identity,
     )
 
 
@@ -103,4 +116,5 @@ def use(replacement: Services | None) -> None:
     with _lock:
         if _services is not None and _services is not replacement:
             _services.database.dispose()
+            _services.identity.let_go()
         _services = replacement

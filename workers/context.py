@@ -16,7 +16,7 @@ from models.chunks import MAX_CHUNK_BYTES, check_cursor, check_stream, encode, s
 from models.errors import Released
 from models.process import ProcessIdentity
 from models.status import EventKind, Proof
-from models.work import Token, Work, storable
+from models.work import End, Token, Work, storable
 from stores.database import TRANSIENT
 from stores.logs import Resumed
 from workers.bootstrap import Services
@@ -45,6 +45,10 @@ class RunContext:
         self._stopping = False
         self._released = False
         self._dispatched = resumed is not None
+        #: Whether this is work outside the worker that only this host can act on.
+        self.lives_here = False
+        #: What to record as the end of work that its worker has given up, whatever the adapter says of it then.
+        self.given_up: End | None = None
         self._process: ProcessIdentity | None = None
         self._heard = False
         self._deadline = None if work.max_runtime_seconds is None else time.monotonic() + work.max_runtime_seconds
@@ -69,12 +73,15 @@ class RunContext:
             self._shipper.add(self._log, [encode((at, stream, piece, place)) for piece, place in records])
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float) -> None:
-        process = ProcessIdentity(pid, process_group_id, started_at, namespace())
-        self._record(lambda: self._services.runs.persist_run_process_metadata(self.token, self._services.host, process))
+        process, node = ProcessIdentity(pid, process_group_id, started_at, namespace()), self._services.node
+        runs = self._services.runs
+        self._record(lambda: runs.persist_run_process_metadata(self.token, node.name, process, node.slot))
         self._process = process
 
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
-        self._record(lambda: self._services.runs.persist_run_handle(self.token, host, handle))
+        self.lives_here = host is not None and host == self._services.host
+        slot = self._services.node.slot if self.lives_here else None
+        self._record(lambda: self._services.runs.persist_run_handle(self.token, host, handle, slot))
         self._dispatched = True
 
     def _record(self, write: Callable[[], None]) -> None:
@@ -135,6 +142,11 @@ class RunContext:
         """The run has ended: its adapter is to end the work."""
         self._stopping = True
         self._wake.set()
+
+    def give_up(self, end: End) -> None:
+        """Have the adapter end the work, and record this as its end."""
+        self.given_up = end
+        self.stop()
 
     def release(self) -> None:
         """The work goes on without this worker: its adapter is to leave it."""

@@ -51,7 +51,7 @@ def _follow(services: Services, shipper: LogShipper, work: Work, context: RunCon
     except Released:
         return _leave(services, shipper, work)
     shipper.flush(FLUSH_TIMEOUT)
-    end = End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended)
+    end = context.given_up or End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended)
     if record(services, end):
         send_close(work.run_id, work.attempt)
         return outcome.error_code or "succeeded"

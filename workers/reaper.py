@@ -24,7 +24,8 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from adapters.registry import attaching
-from models.liveness import RESEND_DOUBLINGS
+from models.liveness import NODE_FORGOTTEN_AFTER, RESEND_DOUBLINGS
+from models.nodes import in_words, may_waive
 from models.paging import pages
 from models.reaping import (
     Brake,
@@ -88,6 +89,7 @@ def _sweep(services: Services, watch: Watch, now: datetime) -> dict[str, Any]:
     send_hint("logs.echo", [now.isoformat()], otherwise="the log pipeline counts as lagging until one comes through")
     report = _judge_all(services, watch, now) | {
         "orphaned": _orphan(services) if may_orphan(watch, now, services.timing) else 0,
+        "waived": _waive(services) if may_waive(watch, now, services.timing) else 0,
         "resent": _resend(services),
         "closing": send_owed(services),
     }
@@ -193,6 +195,21 @@ def _orphan(services: Services) -> int:
     if orphaned:
         logger.warning("%d runs have lost the worker that followed them; others take them over.", orphaned)
     return orphaned
+
+
+def _waive(services: Services) -> int:
+    """Have retries wait no longer for hosts that are lost."""
+    lost_after = services.timing.host_lost_after
+    right = (
+        f" was not seen for {in_words(lost_after)}. Its work counts as gone: what a worker runs itself ends with it, "
+        f"and one that is cut off ends it after {in_words(services.timing.cut_off_limit)}. Should the host return, it "
+        "ends what is left."
+    )
+    waived = services.nodes.waive(lost_after, right)
+    services.nodes.forget(NODE_FORGOTTEN_AFTER)
+    if waived:
+        logger.error("%d terminations are waited for no longer: their hosts are lost.", waived)
+    return waived
 
 
 def _resend(services: Services) -> int:
