@@ -56,21 +56,21 @@ class Slot:
 
 
 class Lease:
-    """A slot that this process holds until `let_go`, or its end. A child that is forked does not hold it."""
+    """A slot that this process holds until `let_go`, or until nobody refers to this; a forked child has none."""
 
     def __init__(self, node: Node, lock: IO[bytes], *, is_first: bool) -> None:
         self.node = node
         self.is_first = is_first
-        self._lock = lock
+        # Closed, never LOCK_UN, which would let go for whoever shares the descriptor.
+        self._close = weakref.finalize(self, lock.close)
         _leases.add(self)
 
     @property
     def is_held(self) -> bool:
-        return not self._lock.closed
+        return self._close.alive
 
     def let_go(self) -> None:
-        # Never LOCK_UN, which would let go for whoever shares the descriptor.
-        self._lock.close()
+        self._close()
 
 
 _leases: "weakref.WeakSet[Lease]" = weakref.WeakSet()

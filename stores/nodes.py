@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import TextClause, text
 
-from models.nodes import HeldTwice, Node, Unseen
+from models.liveness import Timing
+from models.nodes import HeldTwice, Node, Unseen, complaints
 from stores.database import Database
 
 # rivals: workers that were seen lately, of this name and of another data folder. One of our own slot is a predecessor,
@@ -91,6 +92,10 @@ class NodeStore:
     def unseen(self, unseen_for: timedelta) -> list[Unseen]:
         """Hosts that owe terminations and of which no worker was seen for so long."""
         return [Unseen(**row) for row in self._rows(UNSEEN, {"unseen_for": unseen_for})]
+
+    def complaints(self, timing: Timing) -> list[str]:
+        """What is wrong with the hosts, a sentence each; none when all is well."""
+        return complaints(self.unseen(timing.window), self.held_twice(timing.worker_gone_after), timing)
 
     def waive(self, lost_after: timedelta, right: str) -> int:
         """Have nobody wait for terminations of hosts not seen for so long; `right` tells why, after the host's name.
