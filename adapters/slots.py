@@ -129,7 +129,7 @@ class Slots:
     def _alone(self) -> Iterator[None]:
         """One process at a time looks and takes. Whoever is killed meanwhile is not alone any more."""
         deadline = time.monotonic() + LONGEST_WAIT
-        with (self._folder / "lock").open("ab") as lock:
+        with (self._folder / "lock").open("a+b") as lock:
             while not _try_lock(lock, fcntl.LOCK_EX):
                 if time.monotonic() > deadline:
                     raise NoIdentity(
@@ -229,7 +229,7 @@ def _read(folder: Path) -> Slot:
 
 def _take(folder: Path) -> tuple[IO[bytes], bool]:
     """The open lock of a slot, and whether it is ours alone. Where it is not, we share it with those who hold it."""
-    lock = (folder / "lock").open("ab")
+    lock = (folder / "lock").open("a+b")  # NFS shares a lock only with those who may read.
     try:
         is_first = _try_lock(lock, fcntl.LOCK_EX)
         if not is_first:

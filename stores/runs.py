@@ -151,10 +151,12 @@ SELECT id, attempt, epoch, status FROM ended
 # owed: work that must still be ended and that this node can end; nobody need wait for that any more (`waived`). A name
 # that others hold as well is not enough, but where nothing else was recorded.
 OWED = text("""
-SELECT a.run_id, a.attempt FROM run_attempts a
-WHERE a.termination = 'owed' AND (a.host IS NULL OR a.host = :host AND (a.slot IS NULL OR a.slot = :slot))
-   OR a.termination = 'waived' AND a.host = :host AND (a.slot IS NULL OR a.slot = :slot)
-ORDER BY a.run_id
+SELECT run_id, attempt FROM run_attempts
+WHERE termination = 'owed' AND (host IS NULL OR host = :host AND (slot IS NULL OR slot = :slot))
+UNION ALL
+SELECT run_id, attempt FROM run_attempts
+WHERE termination = 'waived' AND host = :host AND (slot IS NULL OR slot = :slot)
+ORDER BY run_id
 """)
 
 # settle: the work of an attempt is confirmed gone; the run, if it waits for that, may be claimed again, in so many s.

@@ -196,6 +196,11 @@ def _owed_sentences(run: Run) -> list[str]:
         )
         for attempt in run.attempts
         if attempt.termination == "owed"
+    ] + [
+        f"The end of the work of attempt {attempt.attempt} was not confirmed by host {attempt.host}, which is lost: "
+        "nobody waits for that any more."
+        for attempt in run.attempts
+        if attempt.termination == "waived"
     ]
 
 

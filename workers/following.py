@@ -50,8 +50,9 @@ def _follow(services: Services, shipper: LogShipper, work: Work, context: RunCon
         outcome, work_ended = perform(services, work, follow)
     except Released:
         return _leave(services, shipper, work)
+    given_up = context.given_up
     shipper.flush(FLUSH_TIMEOUT)
-    end = context.given_up or End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended)
+    end = given_up or End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended)
     if record(services, end):
         send_close(work.run_id, work.attempt)
         return outcome.error_code or "succeeded"

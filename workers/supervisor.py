@@ -88,7 +88,7 @@ class Supervisor:
         self._heeded: set[str] = set()
         self._next_keepalive = 0.0
         self._next_sign = 0.0
-        self._in_touch_at = time.monotonic()
+        self._in_touch_at = _clock()
         self._adopted: list[threading.Thread] = []
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
         self._threads: list[threading.Thread] = []
@@ -135,7 +135,7 @@ class Supervisor:
         """One turn over the followed runs; a step that fails does not keep the others from theirs."""
         contexts = self._contexts()
         if not contexts:
-            self._in_touch_at = time.monotonic()
+            self._in_touch_at = _clock()
         always = (self._be_seen, self._heed_revocations)
         for step in (*always, self._keepalive, self._end_cut_off, self._stop_told, self._end_overdue):
             try:
@@ -187,7 +187,7 @@ class Supervisor:
         """Give proof of life for what is alive, then stop whatever the database says is no longer ours."""
         if time.monotonic() < self._next_keepalive:
             return
-        began = time.monotonic()
+        began = _clock()
         proofs = {token: context.proof() for token, context in contexts.items()}
         for proof in (Proof.KEEPALIVE, Proof.HEARTBEAT):
             proven = [token for token, given in proofs.items() if given is proof]
@@ -201,7 +201,7 @@ class Supervisor:
     def _end_cut_off(self, contexts: dict[Token, RunContext]) -> None:
         """End our own children if we have not heard for so long that a next attempt may soon begin elsewhere."""
         limit = self._services.timing.cut_off_limit
-        if time.monotonic() - self._in_touch_at <= limit.total_seconds():
+        if _clock() - self._in_touch_at <= limit.total_seconds():
             return
         for context in contexts.values():
             if not context.stopping and not _lives_elsewhere(context.work):
@@ -349,6 +349,11 @@ class Supervisor:
         for thread in self._adopted:
             thread.join(LEAVE_TIMEOUT)
         self._services.followers.leave(self.worker_id)
+
+
+def _clock() -> float:
+    """Seconds that have passed for everybody, those included in which this machine was suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def takes_detached_with(services: Services) -> bool:
