@@ -26,6 +26,7 @@ from tests.support.rows import age, in_process, kinds, pass_the_wait, running, s
 from tests.support.waiting import eventually
 from workers import enqueue_run
 from workers.bootstrap import Services
+from workers.explaining import explain
 from workers.reaper import sweep
 from workers.supervisor import Supervisor
 
@@ -177,6 +178,9 @@ def test_a21_the_event_says_by_what_right_a_retry_no_longer_waits(services: Serv
     [note] = [event.detail for event in services.runs.events(work.run_id) if event.kind == "noted"]
     assert note["note"].startswith("Host gone was not seen for 6 h. Its work counts as gone")
     assert note["host"] == "gone"
+    told = explain(services, work.run_id).text
+    assert "was not confirmed by host gone, which is lost" in told
+    assert "still to be confirmed gone" not in told
     assert note["unseen_seconds"] == pytest.approx(LOST + 60, abs=60)
     assert swept(services)["waived"] == 0
 
