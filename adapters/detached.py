@@ -91,7 +91,7 @@ class DetachedAdapter:
         config = CommandConfig.model_validate(run.config)
         while (patterns := _secrets_of(launcher, config, context)) is None:
             if context.stopping:
-                host.terminate(launcher)
+                _terminate(folder, launcher)
                 return Outcome.failed("Stopped.")
             context.wait(SECRETS_INTERVAL)
         return _follow(folder, launcher, partial(Masker, patterns), context)
@@ -113,7 +113,7 @@ class DetachedAdapter:
         return Probe.ALIVE if alive else Probe.DEAD
 
     def terminate(self, handle: dict[str, Any]) -> None:
-        host.terminate(ProcessIdentity.from_handle(handle))
+        _terminate(inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle))
 
     def kept(self) -> list[Attempt]:
         return [found for path in self._folder.glob("*/*") if (found := _attempt_of(path)) is not None]
@@ -147,6 +147,12 @@ def _is_running(folder: Path, launcher: ProcessIdentity) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def _terminate(folder: Path, launcher: ProcessIdentity) -> None:
+    """End an attempt. One of a PID namespace that is gone has ended with it; its lock says whether it is."""
+    if launcher.namespace == host.namespace() or _is_running(folder, launcher):
+        host.terminate(launcher)
 
 
 def _attempt_of(folder: Path) -> Attempt | None:
@@ -198,7 +204,7 @@ def _follow(
         if _is_running(folder, launcher):
             context.heartbeat()
         if context.stopping:
-            host.terminate(launcher)
+            _terminate(folder, launcher)
             while _read_new(folder, sources, context):
                 pass
             _flush(sources, context)

@@ -118,11 +118,11 @@ def terminate(process: ProcessIdentity, grace: float | None = None) -> None:
     """End what the process started, and then itself: SIGTERM, after `grace` seconds SIGKILL; returns when all is gone.
 
     Without `grace`, after TERMINATE_GRACE. The process itself is a launcher: it ends last, for it is to write down how
-    its command ended. Another boot or PID namespace under the same host name means that ours ended with everything in
-    it. Raises `StillAlive` when something survives SIGKILL (a process stuck in the kernel).
+    its command ended. Raises `StillAlive` when something survives SIGKILL (a process stuck in the kernel), and for a
+    process of another boot or PID namespace, whose number means nothing here: whether that is gone, others must know.
     """
     if process.namespace != namespace():
-        return
+        raise StillAlive(f"Process {process.pid} was started in another PID namespace, which cannot be seen from here.")
     grace = TERMINATE_GRACE if grace is None else grace
     place = cgroup.find(process.marker) if process.marker else None
     find = partial(_members, process, place)

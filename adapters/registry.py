@@ -1,7 +1,7 @@
 """The adapters that are installed, found by their entry points."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -83,9 +83,9 @@ def attaching() -> list[str]:
 
 
 class Adapters:
-    """The adapters of one process, each built when it is first needed."""
+    """The adapters of one process, each built when it is first needed; `host` gives this host's name by then."""
 
-    def __init__(self, folder: Path, host: str) -> None:
+    def __init__(self, folder: Path, host: Callable[[], str]) -> None:
         self._folder = folder
         self._host = host
         self._built: dict[str, Adapter] = {}
@@ -99,7 +99,7 @@ class Adapters:
         """Raises `UnknownAdapter`."""
         if adapter_type not in self._built:
             adapter_class = find_adapter(adapter_type)
-            self._built[adapter_type] = adapter_class(self._folder / adapter_type, self._host)
+            self._built[adapter_type] = adapter_class(self._folder / adapter_type, self._host())
         return self._built[adapter_type]
 
     def usable(self) -> list[str]:

@@ -70,6 +70,7 @@ class Ready(BaseModel):
 def fleet(wired: Wired) -> Fleet:
     """The fleet at a glance."""
     pulse = wired.sweeps.pulse()
+    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
     return Fleet(
         active=[
             ActiveRuns(
@@ -80,7 +81,7 @@ def fleet(wired: Wired) -> Fleet:
             )
             for one in wired.fleet.active()
         ],
-        health=HealthRecord.of(pulse, ailments(pulse, wired.timing), wired.sweeps.account()),
+        health=HealthRecord.of(pulse, reasons, wired.sweeps.account()),
         window_seconds=wired.timing.window.total_seconds(),
         now=wired.database.now(),
     )

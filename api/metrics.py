@@ -37,7 +37,7 @@ class Facts(Collector):
         self._services = services
 
     def collect(self) -> Iterator[Metric]:
-        for source in (self._runs, self._ages, self._owed, self._reaper, self._queues):
+        for source in (self._runs, self._ages, self._owed, self._hosts, self._reaper, self._queues):
             try:
                 yield from list(source())
             except Exception as error:
@@ -68,6 +68,14 @@ class Facts(Collector):
         for what, count in self._services.fleet.owed().items():
             owed.add_metric([what], count)
         yield owed
+
+    def _hosts(self) -> Iterator[Metric]:
+        nodes, timing = self._services.nodes, self._services.timing
+        unseen = sum(one.owed for one in nodes.unseen(timing.window))
+        told = "Terminations that are owed by hosts of which nobody has seen a worker for a window."
+        yield GaugeMetricFamily("reprieve_terminations_of_unseen_hosts", told, value=unseen)
+        twice = len(nodes.held_twice(timing.worker_gone_after))
+        yield GaugeMetricFamily("reprieve_names_held_twice", "Names that two live hosts have.", value=twice)
 
     def _reaper(self) -> Iterator[Metric]:
         pulse = self._services.sweeps.pulse()

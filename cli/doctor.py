@@ -156,6 +156,13 @@ def reaper(wired: Services) -> Found:
     return (False, " ".join(reasons)) if reasons else (True, "Sweeps are made, and canaries come back.")
 
 
+def hosts(wired: Services) -> Found:
+    reasons = wired.nodes.complaints(wired.timing)
+    return (
+        (False, " ".join(reasons)) if reasons else (True, "Each name has one holder, and each host that owes is seen.")
+    )
+
+
 def clocks(wired: Services) -> Found:
     apart = abs(wired.database.now().timestamp() - time.time())
     if apart > CLOCK_TOLERANCE:
@@ -230,6 +237,7 @@ CHECKS: tuple[Check, ...] = (
     broker,
     queues,
     reaper,
+    hosts,
     clocks,
     space,
     open_files,

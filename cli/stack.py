@@ -194,7 +194,7 @@ class Stack:
             # Set in a .env beside us, perhaps, which the processes do not see from the data folder.
             "REPRIEVE_BROKER_URL": broker.get_secret_value() if broker else "",
             "REPRIEVE_DATA_DIR": str(self._folder),
-            "REPRIEVE_NODE_NAME": self._settings.node_name,
+            "REPRIEVE_NODE_NAME": self._settings.node_name or "",
             "REPRIEVE_TIME_SCALE": str(self._settings.time_scale),
             "REPRIEVE_DRAIN_SECONDS": str(min(self._settings.drain_seconds, DRAIN_SECONDS)),
             "REPRIEVE_FLOWER_PASSWORD": self._flower_password,

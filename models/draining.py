@@ -1,6 +1,7 @@
-"""What becomes of work that its worker could not see to its end: asked to stop, or itself in trouble."""
+"""What becomes of work that its worker gives up: asked to stop, cut off from the database, or itself in trouble."""
 
 from models.liveness import Timing
+from models.nodes import in_words
 from models.reaping import may_retry, retry_delay
 from models.status import ErrorCode, EventKind, Status
 from models.work import End, Work
@@ -10,6 +11,14 @@ def end_of_drained(work: Work, waited: float, timing: Timing) -> End:
     """The end of in-process work after a drain of `waited` seconds: queued again while attempts are left, or failed."""
     return end_of_given_up(
         work, f"Its worker was asked to stop, and the work had not ended {waited:g} s later.", timing
+    )
+
+
+def end_of_cut_off(work: Work, timing: Timing) -> End:
+    """The same of a worker that was cut off from the database for too long: another attempt may begin elsewhere."""
+    limit = in_words(timing.cut_off_limit)
+    return end_of_given_up(
+        work, f"Its worker was cut off from the database for {limit}, and has ended the work.", timing
     )
 
 

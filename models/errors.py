@@ -73,3 +73,7 @@ class OutsideRoot(ReprieveError):
 
 class TokenRefused(ReprieveError):
     """Raised when a report from outside does not bear the token of its run; nothing was changed. Quotes no token."""
+
+
+class NoIdentity(ReprieveError):
+    """Raised when a worker cannot have a name: its data folder gives none, or a live worker elsewhere holds it."""

@@ -51,6 +51,17 @@ DOUBT_LIMIT = timedelta(minutes=30)
 #: its keepalives.
 WORKER_GONE_AFTER = timedelta(seconds=60)
 
+#: How long a worker may be cut off from the database before it ends its in-process children itself, since a retry of
+#: them may begin elsewhere (`HOST_LOST_AFTER`). Long, since it cannot tell that from a database that is away for all.
+CUT_OFF_LIMIT = timedelta(hours=3)
+
+#: How long a host that owes terminations may not have been seen before retries wait for it no longer. Twice the limit
+#: above: what still ran there, cut off, has ended by then with half of this time to spare (C02).
+HOST_LOST_AFTER = timedelta(hours=6)
+
+#: How long a node that was not seen is remembered.
+NODE_FORGOTTEN_AFTER = timedelta(days=30)
+
 #: How long a sweep waits for all platforms' answers; who has not answered by then has not said anything.
 ASK_LIMIT = timedelta(seconds=15)
 
@@ -94,6 +105,8 @@ class Timing:
     doubt_limit: timedelta = DOUBT_LIMIT
     worker_gone_after: timedelta = WORKER_GONE_AFTER
     ask_limit: timedelta = ASK_LIMIT
+    cut_off_limit: timedelta = CUT_OFF_LIMIT
+    host_lost_after: timedelta = HOST_LOST_AFTER
 
     def __post_init__(self) -> None:
         window, refresh = self.window.total_seconds(), self.refresh_interval.total_seconds()
@@ -105,6 +118,10 @@ class Timing:
         if refresh < 1 or refresh % 1:
             raise TimingRefused(
                 f"The refresh interval ({refresh:g} s) must be a whole number of seconds: Redis' EX counts in those."
+            )
+        if self.host_lost_after < 2 * self.cut_off_limit:
+            raise TimingRefused(
+                "A host counts as lost before a worker that is cut off has ended its children for sure."
             )
         oldest = self.oldest_live_row.total_seconds()
         if window < oldest:
@@ -165,6 +182,8 @@ class Timing:
                 doubt_limit=DOUBT_LIMIT / scale,
                 worker_gone_after=max(WORKER_GONE_AFTER / scale, SHORTEST_WORKER_GONE_AFTER),
                 ask_limit=max(ASK_LIMIT / scale, SHORTEST_ASK_LIMIT),
+                cut_off_limit=CUT_OFF_LIMIT / scale,
+                host_lost_after=HOST_LOST_AFTER / scale,
             )
         except TimingRefused as refused:
             raise TimingRefused(f"Time scale {scale}: {refused} Use a divisor of 60 up to 30.") from None

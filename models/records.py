@@ -38,7 +38,9 @@ class AttemptRecord(RowRecord):
     finished_at: datetime | None
     outcome: dict[str, Any] | None = Field(description="How it ended by itself: exit_status, or signal.")
     last_seq: int | None = Field(description="The number of its last chunk; null while nobody named it.")
-    termination: str | None = Field(description="owed while its work is still to be confirmed gone, then done.")
+    termination: str | None = Field(
+        description="owed while its work is to be confirmed gone, waived where its host is lost, then done."
+    )
     reaped_at: datetime | None
     late_output_at: datetime | None = Field(description="When output came after it was reaped: perhaps it was alive.")
     late_result_at: datetime | None = Field(description="When a result came after it was reaped.")

@@ -116,9 +116,10 @@ class RunAttempt(Row):
     """One execution of a run: who follows it, what it started, how it ended, and what is still owed to it.
 
     The process metadata and the handle belong to the attempt, not to the run: the work of attempt 1 must be ended
-    as itself while attempt 2 waits for exactly that. `termination` is NULL (nothing to do), `owed`, or `done`; it is
-    owed to the host named in `host`, or to any host where that is NULL. An attempt that has finished is owed the
-    closing of its log until `log_closed_at` says that it is done.
+    as itself while attempt 2 waits for exactly that. `termination` is NULL (nothing to do), `owed`, `waived` (still to
+    be done, but nobody waits for it: its host is lost), or `done`; it is owed to the host named in `host`, or to any
+    host where that is NULL. `slot` tells hosts of one name apart (`models.nodes`); earlier releases left it NULL. An
+    attempt that has finished is owed the closing of its log until `log_closed_at` says that it is done.
 
     `worker_id` is the worker (a process, `Worker`) that follows it. `adoption` is `owed` while out-of-process work is
     to be followed by another one: to a worker of `host`, or to any where that is NULL; `adoption_owed_at` says since
@@ -128,9 +129,10 @@ class RunAttempt(Row):
 
     __tablename__ = "run_attempts"
     __table_args__ = (
-        CheckConstraint("termination IN ('owed', 'done')", name="run_attempts_termination_known"),
+        CheckConstraint("termination IN ('owed', 'waived', 'done')", name="run_attempts_termination_known"),
         CheckConstraint("adoption = 'owed'", name="run_attempts_adoption_known"),
         Index("run_attempts_owed", "host", "run_id", postgresql_where=text("termination = 'owed'")),
+        Index("run_attempts_waived", "host", "run_id", postgresql_where=text("termination = 'waived'")),
         Index("run_attempts_to_adopt", "host", "run_id", postgresql_where=text("adoption = 'owed'")),
         Index("run_attempts_followed", "worker_id", postgresql_where=text("finished_at IS NULL")),
         Index("run_attempts_reaped", "run_id", postgresql_where=text("reaped_at IS NOT NULL")),
@@ -149,6 +151,7 @@ class RunAttempt(Row):
     started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     finished_at: Mapped[datetime | None]
     host: Mapped[str | None]
+    slot: Mapped[str | None]
     process_pid: Mapped[int | None]
     process_group_id: Mapped[int | None]
     process_started_at: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
@@ -305,14 +308,30 @@ class Lease(Row):
 
 
 class Worker(Row):
-    """A process that follows runs, and when it was last seen. A hint: whether a run lives is never asked of it."""
+    """A process that follows runs, and when it was last seen. A hint: whether a run lives is never asked of it.
+
+    `slot` and `namespace` tell holders of one name apart; NULL of a release that had none.
+    """
 
     __tablename__ = "workers"
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     node: Mapped[str]
     host: Mapped[str]
+    slot: Mapped[str | None]
+    namespace: Mapped[str | None]
     started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class SeenNode(Row):
+    """The holder of a slot of a data folder, and when a worker of it was last seen."""
+
+    __tablename__ = "nodes"
+
+    slot: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    namespace: Mapped[str]
     seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 

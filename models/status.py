@@ -76,7 +76,7 @@ class EventKind(StrEnum):
     ATTACHED = "attached"
     """Another worker follows the work."""
     NOTED = "noted"
-    """The adapter has something to say: why the work cannot begin, for example."""
+    """Something to know of the attempt: why its work cannot begin, for example, or that its host is lost."""
     LATE_OUTPUT = "late_output"
     """Output came after the attempt was reaped: perhaps it was alive."""
     LATE_RESULT = "late_result"

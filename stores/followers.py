@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from models.errors import Superseded
+from models.nodes import Node
 from models.status import Probe
 from models.work import Token, Work
 from stores.arrays import key_arrays, token_arrays
@@ -23,8 +24,13 @@ from stores.database import Database
 from stores.logs import PostgresLogStore, Resumed
 from stores.runs import work_of
 
+# seen: this worker is there, and its node with it.
 SEEN = text("""
-INSERT INTO workers (id, node, host) VALUES (:id, :node, :host)
+WITH node AS (
+    INSERT INTO nodes (slot, name, namespace) VALUES (:slot, :host, :namespace)
+    ON CONFLICT (slot) DO UPDATE SET name = :host, namespace = :namespace, seen_at = clock_timestamp()
+)
+INSERT INTO workers (id, node, host, slot, namespace) VALUES (:id, :node, :host, :slot, :namespace)
 ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()
 """)
 
@@ -57,7 +63,8 @@ RETURNING a.run_id, a.epoch
 
 TO_ADOPT = text("""
 SELECT a.run_id, a.attempt, a.epoch FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
-WHERE a.adoption = 'owed' AND (a.host IS NULL OR a.host = :host) AND r.adapter = ANY(:adapters)
+WHERE a.adoption = 'owed' AND (a.host IS NULL OR a.host = :host AND (a.slot IS NULL OR a.slot = :slot))
+  AND r.adapter = ANY(:adapters)
 ORDER BY a.run_id LIMIT :limit
 """)
 
@@ -79,13 +86,13 @@ WITH adopted AS (
     UPDATE run_attempts a SET epoch = d.epoch, adoption = NULL, adoption_owed_at = NULL,
                               worker_node = :worker_node, worker_id = :worker_id
     FROM adopted d WHERE a.run_id = d.id AND a.attempt = d.attempt
-    RETURNING a.handle
+    RETURNING a.handle, a.host
 ), told AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
     SELECT id, attempt, 'attached', jsonb_build_object('worker_node', CAST(:worker_node AS text), 'after_seq',
                                                        CAST(:after_seq AS bigint)) FROM adopted
 )
-SELECT d.*, s.config, s.labels, s.trace_parent, f.handle
+SELECT d.*, s.config, s.labels, s.trace_parent, f.handle, f.host
 FROM adopted d CROSS JOIN followed f JOIN run_specs s ON s.run_id = d.id
 """)
 
@@ -97,7 +104,11 @@ SELECT * FROM jsonb_to_recordset(CAST(:questions AS jsonb))
 ON CONFLICT (run_id, attempt) DO UPDATE SET asked_at = clock_timestamp(), answer = NULL
 """)
 
-OPEN_QUESTIONS = text("SELECT run_id, attempt, adapter, handle FROM questions WHERE answer IS NULL AND host = :host")
+OPEN_QUESTIONS = text("""
+SELECT q.run_id, q.attempt, q.adapter, q.handle, a.slot
+FROM questions q JOIN run_attempts a ON a.run_id = q.run_id AND a.attempt = q.attempt
+WHERE q.answer IS NULL AND q.host = :host AND (a.slot IS NULL OR a.slot = :slot)
+""")
 
 ANSWER = text("""
 UPDATE questions q SET answer = k.answer
@@ -111,7 +122,7 @@ FORGET_QUESTIONS = text("DELETE FROM questions")
 
 # handles: what the platform is asked about, for the runs among these that have one.
 HANDLES = text("""
-SELECT a.run_id, a.attempt, r.adapter, a.host, a.handle
+SELECT a.run_id, a.attempt, r.adapter, a.host, a.handle, a.slot
 FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch)
 JOIN runs r ON r.id = t.id AND r.epoch = t.epoch
 JOIN run_attempts a ON a.run_id = r.id AND a.attempt = r.attempt
@@ -128,6 +139,13 @@ class Handle:
     adapter: str
     host: str | None
     handle: dict[str, Any]
+    slot: str | None = None
+
+    def is_for(self, node: Node | None) -> bool:
+        """Whether this node can act on it: any can, or this very one."""
+        if self.host is None:
+            return True
+        return node is not None and self.host == node.name and self.slot in (None, node.slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +155,7 @@ class Adoption:
     work: Work
     handle: dict[str, Any]
     resumed: Resumed
+    host: str | None = None
 
 
 class FollowerStore:
@@ -148,10 +167,11 @@ class FollowerStore:
 
     # -- workers
 
-    def seen(self, worker_id: UUID, node: str, host: str) -> None:
-        """This worker is there."""
+    def seen(self, worker_id: UUID, worker_node: str, node: Node) -> None:
+        """This worker is there, of this node; `worker_node` is what Celery calls it."""
+        values = {"id": worker_id, "node": worker_node, "host": node.name}
         with self._database.begin() as connection:
-            connection.execute(SEEN, {"id": worker_id, "node": node, "host": host})
+            connection.execute(SEEN, values | {"slot": node.slot, "namespace": node.namespace})
 
     def leave(self, worker_id: UUID) -> None:
         """This worker has ended, and follows nothing any more."""
@@ -178,9 +198,9 @@ class FollowerStore:
         with self._database.begin() as connection:
             return {Token(row.run_id, row.epoch) for row in connection.execute(HAND_OVER, values)}
 
-    def to_adopt(self, host: str, adapters: Sequence[str], limit: int) -> list[tuple[UUID, int, int]]:
-        """Run, attempt and epoch of work that a worker of `host` with these adapters may adopt."""
-        values = {"host": host, "adapters": list(adapters), "limit": limit}
+    def to_adopt(self, node: Node, adapters: Sequence[str], limit: int) -> list[tuple[UUID, int, int]]:
+        """Run, attempt and epoch of work that a worker of `node` with these adapters may adopt."""
+        values = {"host": node.name, "slot": node.slot, "adapters": list(adapters), "limit": limit}
         with self._database.begin() as connection:
             rows = connection.execute(TO_ADOPT, values)
             return [(row.run_id, row.attempt, row.epoch) for row in rows]
@@ -205,7 +225,7 @@ class FollowerStore:
             row = connection.execute(ADOPT, place | mine).one_or_none()
             if row is None:
                 raise Superseded(f"Run {run_id} is no longer to be adopted under epoch {epoch}.")
-            return Adoption(work_of(row, row.runtime_left), row.handle, resumed)
+            return Adoption(work_of(row, row.runtime_left), row.handle, resumed, row.host)
         return None
 
     # -- questions
@@ -235,10 +255,10 @@ class FollowerStore:
             if questions:
                 connection.execute(ASK, {"questions": json.dumps(questions)})
 
-    def open_questions(self, host: str) -> list[Handle]:
+    def open_questions(self, node: Node) -> list[Handle]:
         with self._database.begin() as connection:
-            rows = connection.execute(OPEN_QUESTIONS, {"host": host})
-            return [Handle(row.run_id, row.attempt, row.adapter, host, row.handle) for row in rows]
+            rows = connection.execute(OPEN_QUESTIONS, {"host": node.name, "slot": node.slot})
+            return [Handle(row.run_id, row.attempt, row.adapter, node.name, row.handle, row.slot) for row in rows]
 
     def answer(self, answers: Mapping[tuple[UUID, int], Probe]) -> None:
         if not answers:

@@ -8,7 +8,7 @@ holder may lose it without noticing, so that whatever it writes in its name is c
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -80,14 +80,15 @@ class Lease:
 class Leases:
     """The leases of one system, as this node takes them."""
 
-    def __init__(self, database: Database, node: str) -> None:
+    def __init__(self, database: Database, node: Callable[[], str]) -> None:
+        """`node` tells this node's name, which may not be known yet."""
         self._database = database
         self._node = node
 
     @property
     def holder(self) -> str:
         """What a person finds this process by."""
-        return f"{self._node}, process {os.getpid()}"
+        return f"{self._node()}, process {os.getpid()}"
 
     @contextmanager
     def hold(self, name: str, length: timedelta) -> Iterator[Lease | None]:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import joinedload, selectinload
 from uuid_utils.compat import uuid7
 
 from models.errors import IdempotencyConflict, RunNotFound, Superseded
+from models.nodes import Node
 from models.process import ProcessIdentity
 from models.rows import Run, RunAttempt, RunEvent, RunSpec
 from models.status import EventKind, Proof, Status
@@ -117,7 +118,7 @@ WITH before AS (
     FOR NO KEY UPDATE
 ), recorded AS (
     UPDATE run_attempts a
-    SET host = :host, process_pid = :pid, process_group_id = :process_group_id,
+    SET host = :host, slot = :slot, process_pid = :pid, process_group_id = :process_group_id,
         process_started_at = :started_at, process_namespace = :namespace, process_marker = :marker,
         handle = CAST(:handle AS jsonb)
     FROM before b
@@ -217,18 +218,22 @@ WITH ends AS (
 SELECT id, attempt, epoch, status FROM ended
 """)
 
-# owed: work that must still be ended and that this host can end.
+# owed: work that must still be ended and that this node can end; nobody need wait for that any more (`waived`). A name
+# that others hold as well is not enough, but where nothing else was recorded.
 OWED = text("""
-SELECT a.run_id, a.attempt FROM run_attempts a
-WHERE a.termination = 'owed' AND (a.host IS NULL OR a.host = :host)
-ORDER BY a.run_id
+SELECT run_id, attempt FROM run_attempts
+WHERE termination = 'owed' AND (host IS NULL OR host = :host AND (slot IS NULL OR slot = :slot))
+UNION ALL
+SELECT run_id, attempt FROM run_attempts
+WHERE termination = 'waived' AND host = :host AND (slot IS NULL OR slot = :slot)
+ORDER BY run_id
 """)
 
 # settle: the work of an attempt is confirmed gone; the run, if it waits for that, may be claimed again, in so many s.
 SETTLE = text("""
 WITH settled AS (
     UPDATE run_attempts SET termination = 'done'
-    WHERE run_id = :run_id AND attempt = :attempt AND termination = 'owed'
+    WHERE run_id = :run_id AND attempt = :attempt AND termination IN ('owed', 'waived')
     RETURNING run_id, attempt
 ), told AS (
     INSERT INTO run_events (run_id, attempt, kind) SELECT run_id, attempt, 'terminated' FROM settled
@@ -402,17 +407,22 @@ class RunStore:
             seconds: float | None = connection.execute(TAKE_BACK, values).scalar()
         return seconds
 
-    def persist_run_process_metadata(self, token: Token, host: str, process: ProcessIdentity) -> None:
+    def persist_run_process_metadata(
+        self, token: Token, host: str, process: ProcessIdentity, slot: str | None = None
+    ) -> None:
         """Record the child that an attempt has spawned; raises `Superseded` when the attempt is not running."""
         detail = {"host": host, "pid": process.pid, "process_group_id": process.process_group_id}
-        self._persist(token, EventKind.SPAWNED, detail, host=host, **process.as_handle())
+        self._persist(token, EventKind.SPAWNED, detail, host=host, slot=slot, **process.as_handle())
 
-    def persist_run_handle(self, token: Token, host: str | None, handle: dict[str, Any]) -> None:
+    def persist_run_handle(
+        self, token: Token, host: str | None, handle: dict[str, Any], slot: str | None = None
+    ) -> None:
         """Record the handle of work that is dispatched elsewhere, or what more is known of it; raises as above."""
-        self._persist(token, EventKind.DISPATCHED, {"host": host}, host=host, handle=json.dumps(handle))
+        self._persist(token, EventKind.DISPATCHED, {"host": host}, host=host, slot=slot, handle=json.dumps(handle))
 
     def _persist(self, token: Token, kind: EventKind, detail: dict[str, Any], **columns: Any) -> None:
-        absent = dict.fromkeys(("host", "pid", "process_group_id", "started_at", "namespace", "marker", "handle"))
+        names = ("host", "slot", "pid", "process_group_id", "started_at", "namespace", "marker", "handle")
+        absent = dict.fromkeys(names)
         values = absent | columns | {"kind": kind.value, "detail": json.dumps(detail)}
         with self._database.begin() as connection:
             recorded = connection.execute(PERSIST, values | token._asdict()).one_or_none()
@@ -473,13 +483,14 @@ class RunStore:
         rows = connection.execute(FINISH, {"ends": json.dumps([_end_record(end) for end in ends])})
         return [Ended(row.id, row.attempt, row.epoch, Status(row.status)) for row in rows]
 
-    def owed_terminations(self, host: str) -> list[tuple[UUID, int]]:
-        """Run and attempt of all work that must still be ended and that `host` can end.
+    def owed_terminations(self, node: Node) -> list[tuple[UUID, int]]:
+        """Run and attempt of all work that must still be ended and that `node` can end.
 
         All of it: behind a limit, work that cannot be ended would hide the work that can.
         """
+        values = {"host": node.name, "slot": node.slot}
         with self._database.begin() as connection:
-            return [(row.run_id, row.attempt) for row in connection.execute(OWED, {"host": host})]
+            return [(row.run_id, row.attempt) for row in connection.execute(OWED, values)]
 
     def settle_termination(self, run_id: UUID, attempt: int) -> float | None:
         """Record that an attempt's work is confirmed gone. Where its run waits for exactly that: in how many seconds it

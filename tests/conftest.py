@@ -82,6 +82,7 @@ def services(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with connect(servers.redis.url) as redis:
         redis.flushall()
     bootstrap.use(wired)
+    wired.identity.held()
     yield wired
     # A task that a test ran in this process has started a crew, which would adopt and bury for the tests that follow.
     lifecycle.end()

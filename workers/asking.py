@@ -41,9 +41,10 @@ def ask(services: Services, tokens: Iterable[Token]) -> Answers:
     if not handles:
         return {}
     deadline = time.monotonic() + services.timing.ask_limit.total_seconds()
-    here = [one for one in handles if one.host in (None, services.host)]
+    node = services.identity.seen()
+    here = [one for one in handles if one.is_for(node)]
     answers = dict.fromkeys((one.run_id for one in handles), Probe.UNKNOWN)
-    asked = _ask_hosts(services, [one for one in handles if one.host not in (None, services.host)])
+    asked = _ask_hosts(services, [one for one in handles if not one.is_for(node)])
     answers |= ask_here(services, here, deadline)
     return answers | _answers_of_hosts(services, asked, deadline)
 
@@ -78,7 +79,7 @@ def _answers_of_hosts(services: Services, asked: set[UUID], deadline: float) -> 
 
 def answer_questions(services: Services) -> int:
     """Say what this host knows of its work that a sweep asks about; returns how many questions were answered."""
-    handles = services.followers.open_questions(services.host)
+    handles = services.followers.open_questions(services.node)
     if not handles:
         return 0
     deadline = time.monotonic() + services.timing.ask_limit.total_seconds() / 2

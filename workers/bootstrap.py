@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from adapters.registry import Adapters
 from models.liveness import Timing
+from models.nodes import Node
 from stores.addresses import read_addresses
 from stores.archive import LogArchives
 from stores.cache import connect
@@ -15,10 +16,12 @@ from stores.followers import FollowerStore
 from stores.hints import LiveEvents, StopSignals, Vouches
 from stores.leases import Leases
 from stores.logs import PostgresLogStore
+from stores.nodes import NodeStore
 from stores.runs import RunStore
 from stores.sweeps import SweepStore
 from stores.throttle import Throttle
 from stores.tokens import TokenStore
+from workers.identity import Identity
 from workers.settings import Settings, load_settings
 
 
@@ -43,10 +46,17 @@ class Services:
     vouches: Vouches
     live: LiveEvents
     adapters: Adapters
+    nodes: NodeStore
+    identity: Identity
+
+    @property
+    def node(self) -> Node:
+        """Who we are on this host; leased from the data folder if this process holds nothing yet."""
+        return self.identity.held().node
 
     @property
     def host(self) -> str:
-        return self.settings.node_name
+        return self.node.name
 
 
 def resolve_settings() -> Settings:
@@ -63,7 +73,8 @@ def build(settings: Settings) -> Services:
     timing = settings.timing
     archives = LogArchives(database, settings.archive_url)
     logs = PostgresLogStore(database, archives)
-    leases = Leases(database, settings.node_name)
+    identity = Identity(settings)
+    leases = Leases(database, identity.name)
     return Services(
         settings=settings,
         timing=timing,
@@ -81,7 +92,9 @@ def build(settings: Settings) -> Services:
         stops=StopSignals(redis),
         vouches=Vouches(redis, timing.tolerated_lag),
         live=LiveEvents(redis),
-        adapters=Adapters(settings.data_dir / "adapters", settings.node_name),
+        adapters=Adapters(settings.data_dir / "adapters", identity.name),
+        nodes=NodeStore(database),
+        identity=identity,
     )
 
 
@@ -109,4 +122,5 @@ def use(replacement: Services | None) -> None:
     with _lock:
         if _services is not None and _services is not replacement:
             _services.database.dispose()
+            _services.identity.let_go()
         _services = replacement

@@ -16,7 +16,7 @@ from models.errors import OutputNotTaken, Released
 from models.faults import is_unfit
 from models.process import ProcessIdentity
 from models.status import EventKind, Proof
-from models.work import Token, Work, storable
+from models.work import End, Token, Work, storable
 from stores.logs import Resumed
 from workers.bootstrap import Services
 
@@ -44,6 +44,10 @@ class RunContext:
         self._stopping = False
         self._released = False
         self._dispatched = resumed is not None
+        #: Whether this is work outside the worker that only this host can act on.
+        self.lives_here = False
+        #: What to record as the end of work that its worker has given up, whatever the adapter says of it then.
+        self.given_up: End | None = None
         self._process: ProcessIdentity | None = None
         self._heard = False
         self._awaits_record = False
@@ -77,12 +81,15 @@ class RunContext:
             raise OutputNotTaken(f"The output of run {self.run_id} could not be taken over: {error}") from error
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
-        process = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker)
-        self._record(lambda: self._services.runs.persist_run_process_metadata(self.token, self._services.host, process))
+        process, node = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker), self._services.node
+        runs = self._services.runs
+        self._record(lambda: runs.persist_run_process_metadata(self.token, node.name, process, node.slot))
         self._process = process
 
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
-        self._record(lambda: self._services.runs.persist_run_handle(self.token, host, handle))
+        self.lives_here = host is not None and host == self._services.host
+        slot = self._services.node.slot if self.lives_here else None
+        self._record(lambda: self._services.runs.persist_run_handle(self.token, host, handle, slot))
         self._dispatched = True
 
     def _record(self, write: Callable[[], None]) -> None:
@@ -167,6 +174,11 @@ class RunContext:
     def has_result(self) -> None:
         """The work has ended, and this worker holds its result: the only thing left to do is to record it."""
         self._has_result = True
+
+    def give_up(self, end: End) -> None:
+        """Have the adapter end the work, and record this as its end."""
+        self.given_up = end
+        self.stop()
 
     def release(self) -> None:
         """The work goes on without this worker: its adapter is to leave it."""

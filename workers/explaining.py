@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from models.liveness import HOST_LOST_AFTER
+from models.nodes import in_words
 from models.reaping import Judgement
 from models.records import EventRecord, ExplanationRecord, RunRecord, SparingRecord
 from models.rows import Run, RunAttempt, RunEvent, Sparing
@@ -193,12 +195,17 @@ def _owed_sentences(run: Run) -> list[str]:
     return [
         f"The work of attempt {attempt.attempt} is still to be confirmed gone by host {attempt.host or '(any)'}"
         + (
-            "; the next attempt waits for that. If the host is gone for good, cancel the run and start it again."
+            f"; the next attempt waits for that, or until the host was not seen for {in_words(HOST_LOST_AFTER)}."
             if run.status == Status.QUEUED
             else "."
         )
         for attempt in run.attempts
         if attempt.termination == "owed"
+    ] + [
+        f"The end of the work of attempt {attempt.attempt} was not confirmed by host {attempt.host}, which is lost: "
+        "nobody waits for that any more."
+        for attempt in run.attempts
+        if attempt.termination == "waived"
     ]
 
 

@@ -81,8 +81,9 @@ def _follow(services: Services, shipper: LogShipper, work: Work, context: RunCon
     except _Unable as unable:
         return _give_up(services, shipper, context, last_line(unable.__cause__ or unable))
     context.has_result()
+    given_up = context.given_up
     _flush(shipper, FLUSH_TIMEOUT)
-    end = End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended)
+    end = given_up or End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended)
     if record(services, end):
         send_close(work.run_id, work.attempt)
         return outcome.error_code or "succeeded"

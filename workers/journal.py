@@ -55,7 +55,7 @@ class Journal(JsonFormatter):
 def formatter() -> logging.Formatter:
     """How this process writes its lines, by `REPRIEVE_LOG_FORMAT`."""
     settings = bootstrap.settings()
-    return Journal(settings.node_name) if settings.log_format == "json" else logging.Formatter(TEXT)
+    return Journal(settings.host_name) if settings.log_format == "json" else logging.Formatter(TEXT)
 
 
 def keep(logger: logging.Logger, **_: Any) -> None:

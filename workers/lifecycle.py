@@ -5,21 +5,25 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, worker_shutting_down
 
 from adapters.shipper import LogShipper
+from models.errors import NoIdentity
 from models.faults import is_unfit
 from workers import metrics, tracing
 from workers.bootstrap import services
 from workers.files import allow_files
 from workers.hints import send_hint
 from workers.logs import publish
+from workers.naming import take_name
 from workers.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that a worker which ends waits for the store to have all of its output.
 CLOSE_TIMEOUT = 10.0
+#: The exit status of a worker that could not have a name (EX_CONFIG).
+NO_IDENTITY = 78
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,18 @@ def crew(node: str | None = None) -> Crew:
             shipper.start()
             _crew.supervisor.start()
         return _crew
+
+
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def take_place(instance: Any, **_: Any) -> None:
+    """A worker of runs takes its name before it takes work; without one it does not start."""
+    if "runs" not in instance.app.amqp.queues.consume_from:
+        return
+    try:
+        take_name(services())
+    except NoIdentity as problem:
+        logger.critical("%s", problem)
+        raise SystemExit(NO_IDENTITY) from None
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

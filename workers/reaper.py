@@ -28,7 +28,8 @@ from sqlalchemy.exc import DBAPIError
 
 from models.errors import LeaseLost
 from models.faults import is_unfit
-from models.liveness import RESEND_DOUBLINGS
+from models.liveness import NODE_FORGOTTEN_AFTER, RESEND_DOUBLINGS
+from models.nodes import in_words, may_waive
 from models.paging import pages
 from models.reaping import (
     Brake,
@@ -99,13 +100,16 @@ def sweep(services: Services, *, by_hand: bool = False) -> dict[str, Any]:
 def _sweep(services: Services, lease: Lease, watch: Watch, now: datetime) -> dict[str, Any]:
     services.sweeps.note_watch(lease, watch)
     send_hint("logs.echo", [now.isoformat()], otherwise="the log pipeline counts as lagging until one comes through")
-    report = _judge_all(services, lease, watch, now) | {"orphaned": 0}
-    steps: dict[str, Callable[[Services], int]] = {"orphaned": _orphan, "resent": _resend, "closing": send_owed}
-    if not may_orphan(watch, now, services.timing):
-        del steps["orphaned"]
-    for name, step in steps.items():
+    report = _judge_all(services, lease, watch, now)
+    steps: list[tuple[str, bool, Callable[[Services], int]]] = [
+        ("orphaned", may_orphan(watch, now, services.timing), _orphan),
+        ("waived", may_waive(watch, now, services.timing), _waive),
+        ("resent", True, _resend),
+        ("closing", True, send_owed),
+    ]
+    for name, may, step in steps:
         lease.renew()
-        report[name] = step(services)
+        report[name] = step(services) if may else 0
     services.sweeps.complete(lease, json.dumps(report))
     return report
 
@@ -216,6 +220,21 @@ def _orphan(services: Services) -> int:
     if orphaned:
         logger.warning("%d runs have lost the worker that followed them; others take them over.", orphaned)
     return orphaned
+
+
+def _waive(services: Services) -> int:
+    """Have retries wait no longer for hosts that are lost."""
+    lost_after = services.timing.host_lost_after
+    right = (
+        f" was not seen for {in_words(lost_after)}. Its work counts as gone: what a worker runs itself ends with it, "
+        f"and one that is cut off ends it after {in_words(services.timing.cut_off_limit)}. Should the host return, it "
+        "ends what is left."
+    )
+    waived = services.nodes.waive(lost_after, right)
+    services.nodes.forget(NODE_FORGOTTEN_AFTER)
+    if waived:
+        logger.error("%d terminations are waited for no longer: their hosts are lost.", waived)
+    return waived
 
 
 def _resend(services: Services) -> int:

@@ -18,6 +18,7 @@ from adapters.spool import SPOOL_BYTES
 from models.access import Scope
 from models.errors import SettingsError, TimingRefused
 from models.liveness import Timing
+from models.nodes import LONGEST_NAME, as_name, is_name
 from stores.sentinel import SCHEME as SENTINEL_SCHEME
 from stores.sentinel import SentinelAddress
 
@@ -57,9 +58,10 @@ class Settings(BaseSettings):
         default_factory=lambda: user_data_path("reprieve"),
         description="Files of this host: spools, output of detached runs, the archive, and what `reprieve up` runs.",
     )
-    node_name: str = Field(
-        default_factory=socket.gethostname,
-        description="This host's name: the same after a restart, and unique among hosts and containers.",
+    node_name: str | None = Field(
+        default=None,
+        description="This host's name, kept with data_dir and unique among data folders; the host name, as it was when "
+        "the folder was first used, by default.",
     )
     spool_bytes: int = Field(
         default=SPOOL_BYTES,
@@ -76,7 +78,13 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=600,
         ge=0,
-        description="Seconds that a worker which is asked to stop waits for in-process runs, before it ends them.",
+        description="Seconds that a worker which is asked to stop waits for in-process runs, before it ends them, and "
+        "for detached ones that end with its container.",
+    )
+    ends_container: bool | None = Field(
+        default=None,
+        description="Whether the end of a worker of runs ends detached work with it, as that of a container's main "
+        "process does; found out by default.",
     )
     time_scale: int = Field(default=1, description="Divides all timings: 1 in production; up to 30 to try things.")
     api_address: str = Field(
@@ -107,6 +115,13 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("node_name")
+    @classmethod
+    def _can_be_shown(cls, value: str | None) -> str | None:
+        if value is not None and not (is_name(value) and len(value) <= LONGEST_NAME - 8):
+            raise ValueError("must be a name without spaces, of characters that can be shown")
+        return value
 
     @field_validator("database_url")
     @classmethod
@@ -160,6 +175,11 @@ class Settings(BaseSettings):
     @property
     def archive_url(self) -> str:
         return self.log_archive_url or (self.data_dir / "archive").as_uri()
+
+    @property
+    def host_name(self) -> str:
+        """The name that was asked for by hand, else what the host calls itself: the base of a node's name."""
+        return self.node_name or as_name(socket.gethostname())
 
     @property
     def spool_dir(self) -> Path:

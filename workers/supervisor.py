@@ -31,8 +31,9 @@ from sqlalchemy.exc import DBAPIError
 from adapters.protocol import Adapter, Attaching
 from adapters.registry import attaching, find_adapter
 from adapters.shipper import LogShipper
-from models.draining import end_of_drained
+from models.draining import end_of_cut_off, end_of_drained
 from models.errors import RunNotFound, UnknownAdapter
+from models.nodes import Whose, complaints, in_words, whose
 from models.paging import pages
 from models.rows import RunAttempt
 from models.status import ErrorCode, EventKind, Probe, Proof
@@ -47,6 +48,7 @@ from workers.context import RunContext
 from workers.enqueue import cancel_run, send_execute
 from workers.finish import finish
 from workers.following import follow_to_the_end
+from workers.identity import ends_container
 from workers.journal import about
 from workers.proof import give_proof
 
@@ -84,6 +86,7 @@ class Supervisor:
     """One per worker process that follows runs."""
 
     def __init__(self, services: Services, shipper: LogShipper, node: str | None = None) -> None:
+        """Raises `NoIdentity` where this process holds no name and can have none."""
         self.worker_id = uuid4()
         self._node = node or f"worker@{services.host}"
         self._services = services
@@ -98,6 +101,7 @@ class Supervisor:
         self._next_vouch = 0.0
         self._next_sign = 0.0
         self._asked_for_awaited = False
+        self._in_touch_at = _clock()
         self._adopted: list[threading.Thread] = []
         self._left_to_others: LRUCache[tuple[UUID, int], bool] = LRUCache(LEFT_TO_OTHERS_KEPT)
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
@@ -145,8 +149,10 @@ class Supervisor:
     def supervise(self) -> None:
         """One turn over the followed runs; a step that fails does not keep the others from theirs."""
         contexts = self._contexts()
+        if not contexts:
+            self._in_touch_at = _clock()
         always = (self._be_seen, self._heed_revocations)
-        for step in (*always, self._keepalive, self._stop_told, self._end_overdue):
+        for step in (*always, self._keepalive, self._end_cut_off, self._stop_told, self._end_overdue):
             try:
                 if contexts or step in always:
                     step(contexts)
@@ -157,11 +163,18 @@ class Supervisor:
         with self._lock:
             return dict(self._followed)
 
-    def _be_seen(self, _: dict[Token, RunContext]) -> None:
+    def _be_seen(self, contexts: dict[Token, RunContext]) -> None:
         """Say that this worker is there: nobody need take over what it follows."""
-        if time.monotonic() >= self._next_sign and not self._draining.is_set():
-            self._services.followers.seen(self.worker_id, self._node, self._services.host)
+        if time.monotonic() >= self._next_sign and (contexts or not self._draining.is_set()):
+            self._services.followers.seen(self.worker_id, self._node, self._services.node)
             self._next_sign = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
+            self._tell_of_twins()
+
+    def _tell_of_twins(self) -> None:
+        """Say so, again and again, where another data folder has our name: it was there first, or came with us."""
+        for twice in self._services.nodes.held_twice(self._services.timing.worker_gone_after):
+            if twice.name == self._services.host:
+                logger.critical("%s", *complaints([], [twice], self._services.timing))
 
     def _heed_revocations(self, _: dict[Token, RunContext]) -> None:
         """Cancel the runs whose tasks were revoked or terminated, in Flower for example: a task's id is its run's.
@@ -197,6 +210,7 @@ class Supervisor:
         """Give proof of life for what is alive, then stop whatever the database says is no longer ours."""
         if time.monotonic() < self._next_keepalive:
             return
+        began = _clock()
         proofs = {token: context.proof() for token, context in contexts.items()}
         for proof in (Proof.KEEPALIVE, Proof.HEARTBEAT):
             proven = [token for token, given in proofs.items() if given is proof]
@@ -205,6 +219,7 @@ class Supervisor:
                 contexts[token].proof_given()
         self._proven_at = time.monotonic()
         self._tell(contexts, {Standing.ADOPTED})
+        self._in_touch_at = began
         self._next_keepalive = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
 
     def vouch(self) -> None:
@@ -221,6 +236,16 @@ class Supervisor:
                 contexts[token].proof_given()
         self._next_vouch = now + self._services.timing.keepalive_interval.total_seconds()
 
+    def _end_cut_off(self, contexts: dict[Token, RunContext]) -> None:
+        """End our own children if we have not heard for so long that a next attempt may soon begin elsewhere."""
+        limit = self._services.timing.cut_off_limit
+        if _clock() - self._in_touch_at <= limit.total_seconds():
+            return
+        for context in contexts.values():
+            if not context.stopping and not _lives_elsewhere(context.work):
+                logger.error("Run %s is ended: the database was out of reach for %s.", context.run_id, in_words(limit))
+                context.give_up(end_of_cut_off(context.work, self._services.timing))
+
     def _tell(self, contexts: dict[Token, RunContext], leave: Container[Standing]) -> None:
         """Have the work of runs that have ended be ended, and that of these other standings be left."""
         for token, standing in self._services.runs.standings(contexts).items():
@@ -231,7 +256,7 @@ class Supervisor:
 
     def bury(self) -> None:
         """One turn over the work that is owed its end."""
-        owed = self._services.runs.owed_terminations(self._services.host)
+        owed = self._services.runs.owed_terminations(self._services.node)
         due = [attempt for attempt in owed if attempt not in self._failed_lately]
         if due:
             with ThreadPoolExecutor(max_workers=8, thread_name_prefix="bury") as pool:
@@ -250,11 +275,16 @@ class Supervisor:
     def _end_work(self, attempt: RunAttempt) -> None:
         """End an attempt's work and say so; a run that waited for it may now be started again."""
         run = self._services.runs.get(attempt.run_id)
-        if attempt.work is not None:
+        if attempt.work is not None and not self._is_gone(attempt):
             self._services.adapters.get(run.adapter).terminate(attempt.work)
         waits = self._services.runs.settle_termination(attempt.run_id, attempt.attempt)
         if waits is not None:
             send_execute(attempt.run_id, after=waits)
+
+    def _is_gone(self, attempt: RunAttempt) -> bool:
+        """Whether a child was of a boot, or of a PID namespace, of this node's that is gone."""
+        process = attempt.process
+        return process is not None and whose(process.namespace, attempt.slot, self._services.node) is Whose.GONE
 
     # -- what others have left
 
@@ -264,8 +294,8 @@ class Supervisor:
         if self._draining.is_set():
             return
         self._ask_for_awaited()
-        followers, ours = self._services.followers, self._services.adapters.attaching()
-        for run_id, attempt, epoch in followers.to_adopt(self._services.host, ours, ADOPT_AT_ONCE):
+        followers, node, ours = self._services.followers, self._services.node, self._services.adapters.attaching()
+        for run_id, attempt, epoch in followers.to_adopt(node, ours, ADOPT_AT_ONCE):
             adoption = followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
             if adoption is not None:
                 self._begin_to_follow(adoption)
@@ -312,6 +342,7 @@ class Supervisor:
             return adapter.attach(work, adoption.handle, context)
 
         with about(work.run_id, work.attempt), self.follow(work, adoption.resumed) as context:
+            context.lives_here = adoption.host is not None
             after = adoption.resumed.after_seq
             logger.info("Run %s attempt %d: followed on from chunk %d.", work.run_id, work.attempt, after)
             follow_to_the_end(self._services, self._shipper, context, attach, "adoption")
@@ -337,7 +368,8 @@ class Supervisor:
     def drain(self) -> None:
         """Leave what others can follow; wait for the rest, which goes on to be vouched for, up to a limit; end that.
 
-        Returns when nothing is followed here any more.
+        Where the end of this worker is that of its container, detached work is of the rest. Returns when nothing is
+        followed here any more.
         """
         self._draining.set()
         limit = self._services.settings.drain_seconds
@@ -347,10 +379,14 @@ class Supervisor:
         self._wait_for_followers(LEAVE_TIMEOUT)
 
     def _wait_for_followers(self, seconds: float) -> None:
-        deadline, can_attach = time.monotonic() + seconds, attaching()
+        deadline, can_attach, takes_with = time.monotonic() + seconds, attaching(), takes_detached_with(self._services)
         while (contexts := self._contexts()) and time.monotonic() < deadline:
-            leavable = {token: one for token, one in contexts.items() if one.can_be_left}
-            self._leave({token: one for token, one in leavable.items() if one.work.adapter in can_attach})
+            leavable = {
+                token: one
+                for token, one in contexts.items()
+                if one.can_be_left and one.work.adapter in can_attach and not (takes_with and one.lives_here)
+            }
+            self._leave(leavable)
             self._ended.wait(0.1)
 
     def _leave(self, contexts: dict[Token, RunContext]) -> None:
@@ -377,6 +413,17 @@ class Supervisor:
         for thread in self._adopted:
             thread.join(LEAVE_TIMEOUT)
         self._services.followers.leave(self.worker_id)
+
+
+def _clock() -> float:
+    """Seconds that have passed for everybody, those included in which this machine was suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def takes_detached_with(services: Services) -> bool:
+    """Whether the end of this worker ends what else runs beside it on its host, as that of a container does."""
+    by_hand = services.settings.ends_container
+    return ends_container() if by_hand is None else by_hand
 
 
 def _lives_elsewhere(work: Work) -> bool:

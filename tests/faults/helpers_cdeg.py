@@ -129,6 +129,7 @@ def on_another_host(services: Services, name: str) -> Iterator[Services]:
         yield there
     finally:
         there.database.dispose()
+        there.identity.let_go()
 
 
 @contextmanager

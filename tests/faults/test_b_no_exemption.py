@@ -10,6 +10,7 @@ from models.process import ProcessIdentity
 from models.work import Work
 from tests.faults.helpers_abf import supervised
 from tests.faults.helpers_cdeg import bury, forget_watch
+from tests.support.nodes import a_node
 from tests.support.processes import sleeping_process
 from tests.support.rows import age, in_process, running, status_of, updated_at, watch_for
 from workers.bootstrap import Services
@@ -89,7 +90,7 @@ def test_b02_a_silent_process_that_lives_is_followed_again_and_one_that_is_gone_
 def test_b06_a_run_is_found_dead_whatever_is_known_of_its_worker(services: Services) -> None:
     known, unknown = in_process(services), in_process(services)
     worker_id = uuid4()
-    services.followers.seen(worker_id, "runs@here", "here")
+    services.followers.seen(worker_id, "runs@here", a_node("here"))
     with services.database.begin() as connection:
         values = {"worker": worker_id, "id": known.run_id}
         connection.execute(text("UPDATE run_attempts SET worker_id = :worker WHERE run_id = :id"), values)

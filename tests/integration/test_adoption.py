@@ -16,6 +16,7 @@ from models.status import EventKind, Probe
 from models.work import Token, Work
 from stores.runs import Standing
 from tests.faults.helpers_cdeg import all_at_once, direct_shipper
+from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of
 from tests.support.rows import age, chunk, in_process, ingest, kinds, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
@@ -76,11 +77,12 @@ def dispatched(services: Services, *, worker_id: UUID | None = None, host: str |
 
 
 def to_adopt(services: Services, host: str | None = None) -> list[UUID]:
-    return [run_id for run_id, _, _ in services.followers.to_adopt(host or services.host, ["detached"], 100)]
+    node = a_node(host) if host else services.node
+    return [run_id for run_id, _, _ in services.followers.to_adopt(node, ["detached"], 100)]
 
 
 def not_seen_for(services: Services, worker_id: UUID, seconds: float) -> None:
-    services.followers.seen(worker_id, "runs@here", "here")
+    services.followers.seen(worker_id, "runs@here", a_node("here"))
     with services.database.begin() as connection:
         statement = text("UPDATE workers SET seen_at = clock_timestamp() - make_interval(secs => :s) WHERE id = :id")
         connection.execute(statement, {"s": seconds, "id": worker_id})

@@ -15,11 +15,13 @@ from adapters import registry
 from adapters.command import CommandConfig
 from models.status import Probe
 from models.work import Outcome, Token, Work
+from tests.support.nodes import a_node
 from tests.support.rows import running
 from tests.support.waiting import eventually
 from workers import asking
 from workers.asking import answer_questions, ask
 from workers.bootstrap import Services
+from workers.identity import Identity
 
 Say = Callable[[Sequence[dict[str, Any]]], list[Probe]]
 
@@ -178,14 +180,15 @@ def answers_in_the_background(services: Services) -> threading.Thread:
 
 def there(services: Services, host: str) -> Services:
     """The same system as a worker of another host has it."""
-    return replace(services, settings=services.settings.model_copy(update={"node_name": host}))
+    settings = services.settings.model_copy(update={"node_name": host})
+    return replace(services, settings=settings, identity=Identity(settings))
 
 
 def test_work_of_another_host_is_asked_about_through_a_worker_of_that_host(
     services: Services, install: Install
 ) -> None:
     install(local=everything_is(Probe.DEAD))
-    services.followers.seen(UUID(int=1), "runs@far", "far")
+    services.followers.seen(UUID(int=1), "runs@far", a_node("far"))
     far = dispatched(services, "local", "far")
     answering = answers_in_the_background(there(services, "far"))
     assert ask(services, [far]) == {far.run_id: Probe.DEAD}
@@ -194,7 +197,7 @@ def test_work_of_another_host_is_asked_about_through_a_worker_of_that_host(
 
 def test_a_host_that_does_not_answer_in_time_is_in_doubt(services: Services, install: Install) -> None:
     install(local=everything_is(Probe.DEAD))
-    services.followers.seen(UUID(int=1), "runs@far", "far")
+    services.followers.seen(UUID(int=1), "runs@far", a_node("far"))
     far, near = dispatched(services, "local", "far"), dispatched(services, "local", services.host)
     assert ask(in_a_hurry(services), [far, near]) == {far.run_id: Probe.UNKNOWN, near.run_id: Probe.DEAD}
 
@@ -203,12 +206,12 @@ def test_a_host_without_a_worker_is_not_waited_for(services: Services, install: 
     install(local=everything_is(Probe.DEAD))
     far = dispatched(services, "local", "far")
     assert ask(services, [far]) == {far.run_id: Probe.UNKNOWN}
-    assert services.followers.open_questions("far") == []
+    assert services.followers.open_questions(a_node("far")) == []
 
 
 def test_an_answer_to_an_earlier_sweep_is_none_to_this_one(services: Services, install: Install) -> None:
     install(local=everything_is(Probe.ALIVE))
-    services.followers.seen(UUID(int=1), "runs@far", "far")
+    services.followers.seen(UUID(int=1), "runs@far", a_node("far"))
     far = dispatched(services, "local", "far")
     answering = answers_in_the_background(there(services, "far"))
     assert ask(services, [far]) == {far.run_id: Probe.ALIVE}

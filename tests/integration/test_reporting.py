@@ -22,6 +22,7 @@ from models.errors import InvalidRequest, Released, RunNotFound
 from models.status import Status
 from models.work import Outcome, Work
 from tests.faults.helpers_cdeg import direct_shipper, image, reap
+from tests.support.nodes import a_node
 from tests.support.remote import lines, remote, remote_with_token, waiting_with_token
 from tests.support.rows import kinds, new_run, status_of
 from tests.support.waiting import eventually
@@ -288,7 +289,7 @@ def test_a_worker_that_leaves_leaves_the_place_to_another(services: Services) ->
     with held(services, work) as (supervisor, _, came_of_it):
         supervisor.drain()
         eventually(lambda: came_of_it == ["released"])
-    assert [run_id for run_id, *_ in services.followers.to_adopt("any-host", ["remote"], 10)] == [work.run_id]
+    assert [run_id for run_id, *_ in services.followers.to_adopt(a_node("any-host"), ["remote"], 10)] == [work.run_id]
     assert not heartbeat(services, work.run_id, token)["stop"]
 
 
@@ -315,7 +316,7 @@ def test_another_worker_holds_the_place_until_it_is_to_leave(services: Services)
 def test_its_termination_is_settled_though_nobody_can_be_ended_from_here(services: Services) -> None:
     work = remote(services)
     cancel_run(work.run_id)
-    assert services.runs.owed_terminations("any-host") == [(work.run_id, 1)]
+    assert services.runs.owed_terminations(a_node("any-host")) == [(work.run_id, 1)]
     Supervisor(services, direct_shipper(services)).bury()
     assert services.runs.get_attempt(work.run_id, 1).termination == "done"
 

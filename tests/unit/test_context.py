@@ -25,6 +25,7 @@ from models.sequences import SeqRanges
 from models.status import Proof
 from models.work import Work
 from stores.logs import Resumed
+from tests.support.nodes import a_node
 from tests.support.waiting import eventually
 from workers.context import RunContext
 
@@ -75,7 +76,7 @@ def shipped() -> Shipped:
 def make(rows: Rows, shipped: Shipped) -> Callable[..., RunContext]:
     def build(shipper: Any = shipped, max_runtime_seconds: float | None = None) -> RunContext:
         work = Work(RUN, 2, 5, "any", {}, {}, max_runtime_seconds)
-        return RunContext(SimpleNamespace(runs=rows, host="here"), shipper, work)
+        return RunContext(SimpleNamespace(runs=rows, host="here", node=a_node("here")), shipper, work)
 
     return build
 
@@ -154,13 +155,18 @@ def everything(keys: Iterable[Any], store_back: threading.Event) -> dict[Any, Se
 def test_a_child_is_recorded_with_this_host_and_namespace_before_it_may_begin(context: RunContext, rows: Rows) -> None:
     own = own_identity()
     context.on_spawn(own.pid, own.process_group_id, own.started_at)
-    assert rows.recorded == [(context.token, "here", own)]
+    assert rows.recorded == [(context.token, "here", own, a_node("here").slot)]
 
 
 def test_work_elsewhere_is_recorded_with_its_handle_and_the_host_it_names(context: RunContext, rows: Rows) -> None:
     context.on_dispatch({"job": "a"}, "there")
     context.on_dispatch({"job": "b"})
-    assert rows.recorded == [(context.token, "there", {"job": "a"}), (context.token, None, {"job": "b"})]
+    context.on_dispatch({"job": "c"}, "here")
+    assert rows.recorded == [
+        (context.token, "there", {"job": "a"}, None),
+        (context.token, None, {"job": "b"}, None),
+        (context.token, "here", {"job": "c"}, a_node("here").slot),
+    ]
 
 
 def test_a_superseded_attempt_learns_it_when_it_records_and_is_not_vouched_for(context: RunContext, rows: Rows) -> None:
@@ -271,7 +277,7 @@ def test_to_be_told_to_stop_is_not_to_be_told_to_leave(context: RunContext, ship
 
 
 def test_whoever_goes_on_begins_after_the_last_stored_number_and_from_its_cursor(rows: Rows, shipped: Shipped) -> None:
-    services, work = SimpleNamespace(runs=rows, host="here"), Work(RUN, 2, 5, "any", {}, {})
+    services, work = SimpleNamespace(runs=rows, host="here", node=a_node("here")), Work(RUN, 2, 5, "any", {}, {})
     context = RunContext(services, shipped, work, Resumed(41, "there"))
     assert (context.cursor, context.last_seq) == ("there", 41)
     context.on_log("stdout", b"more")

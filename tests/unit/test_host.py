@@ -140,12 +140,18 @@ def test_ending_a_group_again_is_no_error(start: Start) -> None:
     host.terminate(identity)
 
 
-@pytest.mark.parametrize("change", [{"started_at": 1.0}, {"namespace": "another-boot/pid:[1]"}])
-def test_a_process_that_is_not_ours_is_left_alone(start: Start, change: dict[str, object]) -> None:
+def test_a_process_that_only_has_the_number_of_ours_is_left_alone(start: Start) -> None:
     popen, identity = start(SLEEP)
-    host.terminate(replace(identity, **change), grace=0.2)
+    host.terminate(replace(identity, started_at=1.0), grace=0.2)
     assert popen.poll() is None
     assert host.is_alive(identity)
+
+
+def test_a_process_of_another_boot_or_namespace_is_left_alone_and_not_taken_for_gone(start: Start) -> None:
+    popen, identity = start(SLEEP)
+    with pytest.raises(host.StillAlive, match="another PID namespace"):
+        host.terminate(replace(identity, namespace="another-boot/pid:[1]"), grace=0.2)
+    assert popen.poll() is None
 
 
 def test_two_who_end_the_same_group_at_once_both_succeed(start: Start) -> None:

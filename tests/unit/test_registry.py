@@ -133,11 +133,11 @@ def test_a_refusal_does_not_quote_the_value() -> None:
 def test_each_adapter_is_built_once_in_a_folder_of_its_own(install: Callable[..., None], tmp_path: Path) -> None:
     built = []
     install(type("Noted", (Complete,), {"__init__": lambda self, folder, host: built.append((folder, host))}))
-    adapters = Adapters(tmp_path, "a-host")
+    adapters = Adapters(tmp_path, lambda: "a-host")
     assert adapters.get("complete") is adapters.get("complete")
     assert built == [(tmp_path / "complete", "a-host")]
 
 
 def test_an_unknown_adapter_is_refused_by_a_worker_too(tmp_path: Path) -> None:
     with pytest.raises(UnknownAdapter, match="'nothing'"):
-        Adapters(tmp_path, "a-host").get("nothing")
+        Adapters(tmp_path, lambda: "a-host").get("nothing")

@@ -37,7 +37,7 @@ def refusal() -> str:
 def test_without_any_setting_the_real_timings_hold_and_this_host_has_its_name(environment: pytest.MonkeyPatch) -> None:
     environment.delenv("REPRIEVE_DATA_DIR")
     settings = load_settings()
-    assert (settings.timing, settings.node_name) == (Timing(), os.uname().nodename)
+    assert (settings.timing, settings.node_name, settings.host_name) == (Timing(), None, os.uname().nodename)
     assert settings.data_dir.is_absolute()
 
 
