@@ -47,7 +47,7 @@ def let_it_pass(services: Services, seconds: float = 3600) -> None:
 
 
 def test_f18_a_lease_is_one_holders_at_a_time_and_leaves_no_row_behind(services: Services) -> None:
-    other = Leases(services.database, "elsewhere")
+    other = Leases(services.database, lambda: "elsewhere")
     with services.leases.hold("this", LENGTH) as ours, other.hold("this", LENGTH) as theirs:
         assert ours
         assert theirs is None
@@ -60,7 +60,7 @@ def test_f18_a_lease_is_one_holders_at_a_time_and_leaves_no_row_behind(services:
 
 @pytest.mark.parametrize(("passed", "free"), [(58, False), (61, True)])
 def test_f18_a_lease_is_anothers_to_take_once_its_time_is_over(services: Services, passed: float, free: bool) -> None:
-    other = Leases(services.database, "elsewhere")
+    other = Leases(services.database, lambda: "elsewhere")
     with services.leases.hold("this", LENGTH) as ours:
         assert ours
         let_it_pass(services, passed)
@@ -72,7 +72,7 @@ def test_f18_a_lease_is_anothers_to_take_once_its_time_is_over(services: Service
 
 
 def test_f18_who_renews_goes_on_and_who_lost_it_does_not_release_what_is_anothers(services: Services) -> None:
-    other = Leases(services.database, "elsewhere")
+    other = Leases(services.database, lambda: "elsewhere")
     with services.leases.hold("this", LENGTH) as ours:
         assert ours
         let_it_pass(services, 59)
@@ -210,7 +210,7 @@ from datetime import timedelta
 database.SERVER_OPTIONS.update(tcp_keepalives_idle=1, tcp_keepalives_interval=1, tcp_keepalives_count=2,
                                tcp_user_timeout=3000)
 wired = database.Database(sys.argv[1])
-with Leases(wired, "far").hold("reaper.sweep", timedelta(seconds=4)) as lease, wired.begin() as connection:
+with Leases(wired, lambda: "far").hold("reaper.sweep", timedelta(seconds=4)) as lease, wired.begin() as connection:
     assert lease
     connection.execute(text("LOCK TABLE reaper_watch IN EXCLUSIVE MODE"))
     print("under way", flush=True)
@@ -240,7 +240,7 @@ def test_f18_a_host_that_is_cut_off_without_a_reset_holds_neither_its_lease_nor_
 ) -> None:
     database = Database(reachable.url)
     migrate(database)
-    leases = Leases(database, "near")
+    leases = Leases(database, lambda: "near")
     script = tmp_path / "cut_off.py"
     script.write_text(CUT_OFF)
     with network.another_host() as host:
