@@ -180,8 +180,6 @@ def _terminal(lent: ExitStack, kept: ExitStack) -> tuple[int, int]:
     try:
         reading, writing = open_terminal()
     except OSError as error:
-        if is_unfit(error):
-            raise
         raise CannotStart(error.strerror) from None
     _opened((writing, reading), lent, kept)
     return reading, writing

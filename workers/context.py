@@ -1,6 +1,7 @@
 """What an adapter is given while it follows one attempt: its way to the log, to the row, and to being told to stop."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -163,11 +164,27 @@ class RunContext:
         self._wake.set()
 
     def proof(self) -> Proof | None:
-        """What can be said for this run: its process lives, or a heartbeat came that has not been given yet."""
-        if self._process is not None and is_alive(self._process):
+        """What can be said for this run: its process lives, or a heartbeat came that has not been given yet.
+
+        Raises `OSError` where the process cannot be looked at just now, which is no word on it.
+        """
+        if self._process is not None and _lives(self._process):
             return Proof.KEEPALIVE
         return Proof.HEARTBEAT if self._heard else None
 
     def proof_given(self) -> None:
         """The proof reached the database; the next one needs a new heartbeat."""
         self._heard = False
+
+
+def _lives(process: ProcessIdentity) -> bool:
+    """Whether a process is there. Raises `OSError` where that cannot be seen."""
+    try:
+        return is_alive(process)
+    except OSError as blind:
+        # There is no descriptor left for a look into /proc. Of a child of ours the kernel says without one whether it
+        # has exited; and as long as nobody has collected it, its number is no other's.
+        try:
+            return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:
+            raise blind from None

@@ -338,6 +338,24 @@ def test_a20_a_look_that_fails_for_lack_of_descriptors_is_no_word_on_the_child(
             assert services.runs.get(other.run_id).last_proof == "keepalive"
 
 
+def test_a20_a_child_is_vouched_for_without_a_descriptor_for_as_long_as_it_lives(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = RunContext(services, direct_shipper(services), in_process(services))
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        context._process = host.identify(child.pid)
+        monkeypatch.setattr(host, "started_at", no_files)
+        assert context.proof() == "keepalive"
+        child.kill()
+        eventually(lambda: context.proof() is None)
+    finally:
+        child.kill()
+        child.wait()
+    with pytest.raises(OSError, match="Too many open files"):  # Collected: the number may be anybody's.
+        context.proof()
+
+
 def test_a20_work_for_which_there_is_no_thread_is_left_to_whoever_has_one(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
