@@ -9,6 +9,8 @@ import random
 from typing import Any
 from uuid import UUID
 
+from tenacity import Retrying, retry_if_exception, wait_exponential_jitter
+
 from models.faults import is_unfit
 from models.queueing import passed_on_in
 from models.results import last_line
@@ -21,6 +23,10 @@ from workers.journal import about
 from workers.lifecycle import Crew, crew
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that a claim is tried while the database is away: other messages wait in the broker as long. Then it may be
+#: this worker that cannot reach it, and another one that can.
+CLAIM_FOR = 30.0
 
 
 @app.task(bind=True, name="runs.execute", acks_late=False)  # type: ignore[untyped-decorator]
@@ -42,12 +48,20 @@ def execute_task(self: Any, run_id: str) -> dict[str, Any]:
 
 def _claim(wired: Services, ours: Crew, run_id: UUID, request: Any) -> Work | None:
     """Claim a run for this worker; None when it is not to be had. A message that others may use is passed on."""
-    try:
+
+    def attempt() -> tuple[Work | None, str | None]:
         adapters = wired.adapters.usable()
         work = wired.runs.claim(run_id, request.hostname, ours.supervisor.worker_id, adapters)
-        if work is not None:
-            return work
-        lacking = wired.runs.lacks_adapter(run_id, request.hostname, adapters)
+        return work, None if work else wired.runs.lacks_adapter(run_id, request.hostname, adapters)
+
+    retrying = Retrying(
+        retry=retry_if_exception(is_unfit),
+        wait=wait_exponential_jitter(0.2, 5),
+        stop=lambda state: ours.supervisor.is_draining or (state.seconds_since_start or 0) > CLAIM_FOR,
+        reraise=True,
+    )
+    try:
+        work, lacking = retrying(attempt)
     except Exception as error:
         if not is_unfit(error):
             raise
@@ -55,7 +69,7 @@ def _claim(wired: Services, ours: Crew, run_id: UUID, request: Any) -> Work | No
         return None
     if lacking is not None:
         _pass_on(run_id, request, f"there is no adapter {lacking!r} here")
-    return None
+    return work
 
 
 def _pass_on(run_id: UUID, request: Any, why: str) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from adapters import ownership
+from adapters import host, ownership
 from adapters.shipper import LogShipper
 from models.capacity import FILES_OF_A_RUN, FILES_OF_A_WORKER, Files
 from models.chunks import Chunk
@@ -333,6 +333,23 @@ def test_a20_a_child_that_cannot_be_looked_at_for_lack_of_descriptors_is_vouched
             supervisor.supervise()
             assert services.runs.get(work.run_id).last_proof == "keepalive"
             assert services.runs.get(other.run_id).last_proof == "claim"
+
+
+def test_a20_a_child_is_vouched_for_without_a_descriptor_for_as_long_as_it_lives(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = RunContext(services, direct_shipper(services), in_process(services))
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        context._process = host.identify(child.pid)
+        monkeypatch.setattr(ownership, "look", no_files)
+        assert context.proof() == "keepalive"
+        child.kill()
+        eventually(lambda: context.proof() is None)
+    finally:
+        child.kill()
+        child.wait()
+    assert context.proof() is None
 
 
 def test_a20_work_for_which_there_is_no_thread_is_left_to_whoever_has_one(
