@@ -87,7 +87,7 @@ def is_alive(process: ProcessIdentity) -> bool:
 
 
 def _exists(pid: int) -> bool:
-    """The same, as far as it can be told without a descriptor: of a child of ours that nobody has collected, exactly."""
+    """The same, as far as it can be told without a descriptor: of an uncollected child of ours, exactly."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:
