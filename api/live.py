@@ -114,9 +114,8 @@ class Hub:
             try:
                 await turn()
             except Exception as error:
-                if not is_unfit(error):
-                    raise
-                logger.warning("Live output is late: %s.", type(error).__name__)
+                # Whatever is the matter: all readers of this process hang on this.
+                logger.warning("Live output is late: %s.", type(error).__name__, exc_info=not is_unfit(error))
                 await asyncio.sleep(LOOK_INTERVAL)
 
     async def _listen(self) -> None:

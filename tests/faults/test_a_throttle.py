@@ -72,14 +72,19 @@ def test_a08_a_heartbeat_whose_refresh_failed_is_given_at_the_next_turn(services
 
 
 def test_a08_the_output_of_a_failed_refresh_is_stored_when_its_message_comes_again(
-    services: Services, redis: Redis
+    services: Services, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sent: list[object] = []
+    monkeypatch.setattr(logs, "publish", sent.append)
+    monkeypatch.setattr(logs, "OUR_FAULT_PAUSE", 0)
     work = running(services)
     before = updated_at(services, work.run_id)
-    message = encode_message(blocks_of([chunk(work, 1), chunk(work, 2)]))
-    with poisoned(services, work.run_id), pytest.raises(DBAPIError, match="poisoned row"):
+    blocks = blocks_of([chunk(work, 1), chunk(work, 2)])
+    message = encode_message(blocks)
+    with poisoned(services, work.run_id):
         logs.ingest_task(message)
     assert services.logs.read(work.run_id, 1) == []
+    assert sent == [blocks]
     assert logs.ingest_task(message) == {"chunks": 2, "new": 2, "refreshed": 1, "refused": 0}
     assert updated_at(services, work.run_id) > before
 

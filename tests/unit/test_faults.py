@@ -7,7 +7,16 @@ import redis
 from kombu.exceptions import OperationalError as BrokerAway
 from sqlalchemy import exc
 
-from models.faults import Fault, fault_of, is_unfit, sqlstate_of
+from models.errors import InvalidBlock
+from models.faults import (
+    Fault,
+    ends_all_sessions,
+    ends_session,
+    fault_of,
+    is_unfit,
+    sqlstate_of,
+    unfit_database,
+)
 
 
 def from_postgres(sqlstate: str | None, kind: type[exc.DBAPIError] = exc.InternalError) -> exc.DBAPIError:
@@ -62,6 +71,37 @@ def test_a_value_that_the_client_refuses_is_content() -> None:
     assert fault_of(UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")) is Fault.CONTENT
 
 
+@pytest.mark.parametrize(
+    "error", [InvalidBlock("torn"), ValueError("A string literal cannot contain NUL (0x00) characters.")]
+)
+def test_what_was_given_and_no_server_need_see_is_content(error: Exception) -> None:
+    assert fault_of(error) is Fault.CONTENT
+
+
+def test_what_the_driver_says_of_a_lost_connection_without_a_type_of_its_own_is_environment() -> None:
+    assert is_unfit(from_postgres(None, exc.DatabaseError))
+    assert fault_of(from_postgres(None, exc.ProgrammingError)) is Fault.OURS
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "session", "all_sessions"),
+    [
+        *(("25006", True, True), ("57P01", True, True), ("57P03", True, True), ("08006", True, True)),
+        *(("25P03", True, False), ("57P05", True, False), ("53100", False, False), ("22021", False, False)),
+    ],
+)
+def test_a_session_is_given_up_where_it_is_of_no_use_and_the_others_where_their_server_is(
+    sqlstate: str, session: bool, all_sessions: bool
+) -> None:
+    error = from_postgres(sqlstate)
+    assert (ends_session(error), ends_all_sessions(error)) == (session, all_sessions)
+
+
+def test_a_person_is_told_what_the_database_suffers_from() -> None:
+    assert unfit_database(from_postgres("25006")) == "The database is read-only"
+    assert unfit_database(from_postgres(None, exc.OperationalError)) == "The database does not answer"
+
+
 def test_a_pool_without_a_free_connection_is_environment() -> None:
     assert is_unfit(exc.TimeoutError("QueuePool limit reached"))
 
@@ -86,6 +126,7 @@ def test_an_errno_about_what_was_asked_for_is_not(number: int) -> None:
         redis.TimeoutError("slow"),
         redis.ReadOnlyError("a replica"),
         redis.exceptions.OutOfMemoryError("full"),
+        redis.ResponseError("MISCONF Redis is configured to save RDB snapshots, but it is currently unable to persist"),
         BrokerAway("away"),
         ConnectionResetError("reset"),
         TimeoutError("slow"),

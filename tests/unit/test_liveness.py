@@ -10,6 +10,7 @@ from models.liveness import (
     SHORTEST_ASK_LIMIT,
     SHORTEST_BLIND_AFTER,
     SHORTEST_VOUCH_AFTER,
+    SHORTEST_SWEEP_LEASE,
     SHORTEST_WORKER_GONE_AFTER,
     Timing,
 )
@@ -71,6 +72,7 @@ def test_a_time_scale_divides_every_timing_but_for_what_a_machine_needs(scale: i
     divided = {name: getattr(real, name) / scale for name in real.__slots__}
     divided["blind_after"] = max(divided["blind_after"], SHORTEST_BLIND_AFTER)
     divided["vouch_after"] = max(divided["vouch_after"], SHORTEST_VOUCH_AFTER)
+    divided["sweep_lease"] = max(divided["sweep_lease"], SHORTEST_SWEEP_LEASE)
     divided["ask_limit"] = max(divided["ask_limit"], SHORTEST_ASK_LIMIT)
     divided["worker_gone_after"] = max(divided["worker_gone_after"], SHORTEST_WORKER_GONE_AFTER)
     assert {name: getattr(scaled, name) for name in real.__slots__} == divided
