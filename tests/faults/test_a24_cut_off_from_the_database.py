@@ -145,6 +145,17 @@ def test_a24_a_child_that_is_gone_is_not_vouched_for_but_a_result_that_waits_to_
         assert redis.exists(vouch_key(work.token))
 
 
+def test_a24_a_result_in_hand_outranks_a_time_limit_that_passes_while_it_cannot_be_recorded(services: Services) -> None:
+    work = replace(in_process(services), max_runtime_seconds=0.0)
+    with supervised(services, work) as (supervisor, context):
+        context.has_result()
+        supervisor.supervise()
+        assert (status_of(services, work.run_id), context.stopping) == ("running", False)
+    with supervised(services, work) as (supervisor, context):
+        supervisor.supervise()
+        assert services.runs.get(work.run_id).error_code == "timed_out"
+
+
 def test_a24_one_heartbeat_is_one_vouch(services: Services, redis: Redis) -> None:
     work = in_process(services)
     with supervised(services_at_once(services), work) as (supervisor, context):
