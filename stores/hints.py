@@ -41,8 +41,8 @@ def stop_key(run_id: UUID) -> str:
     return f"stop:{run_id}"
 
 
-def vouch_key(run_id: UUID) -> str:
-    return f"vouch:{run_id}"
+def vouch_key(token: Token) -> str:
+    return f"vouch:{token.run_id}:{token.epoch}"
 
 
 def watch_key(run_id: UUID) -> bytes:
@@ -98,7 +98,7 @@ class Vouches:
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
                 for token in tokens:
-                    pipeline.set(vouch_key(token.run_id), token.epoch, px=self._milliseconds)
+                    pipeline.set(vouch_key(token), 1, px=self._milliseconds)
                 pipeline.execute()
         except RedisError as error:
             logger.error("Neither the database nor Redis (%s) can be told that runs of this worker live.", error)
@@ -110,9 +110,8 @@ class Vouches:
         vouched: set[Token] = set()
         try:
             for page in pages(list(tokens), VOUCHES_AT_ONCE):
-                answers = cast("list[bytes | None]", self._redis.mget([vouch_key(token.run_id) for token in page]))
-                told = zip(page, answers, strict=True)
-                vouched |= {token for token, epoch in told if epoch is not None and int(epoch) == token.epoch}
+                answers = cast("list[bytes | None]", self._redis.mget([vouch_key(token) for token in page]))
+                vouched |= {token for token, answer in zip(page, answers, strict=True) if answer is not None}
         except RedisError as error:
             logger.warning("Redis is away (%s): nobody can be asked which runs workers vouch for.", error)
         return vouched

@@ -217,9 +217,9 @@ class Supervisor:
             give_proof(self._services, proven, proof)
             for token in proven:
                 contexts[token].proof_given()
-        self._proven_at = time.monotonic()
         self._tell(contexts, {Standing.ADOPTED})
         self._in_touch_at = began
+        self._proven_at = time.monotonic()
         self._next_keepalive = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
 
     def vouch(self) -> None:

@@ -62,8 +62,8 @@ def test_a24_a_vouch_for_another_epoch_is_worth_nothing(services: Services, epoc
 def test_a24_redis_forgets_a_vouch_a_tolerated_lag_after_it_was_given(services: Services, redis: Redis) -> None:
     token = suspect_of(services)
     services.vouches.give([token])
-    assert 0 < redis.pttl(vouch_key(token.run_id)) <= services.timing.tolerated_lag.total_seconds() * 1000
-    redis.delete(vouch_key(token.run_id))
+    assert 0 < redis.pttl(vouch_key(token)) <= services.timing.tolerated_lag.total_seconds() * 1000
+    redis.delete(vouch_key(token))
     assert sweep(services)["judgements"] == {"reap_process_lost": 1}
 
 
@@ -117,7 +117,7 @@ def test_a24_a_worker_vouches_only_when_the_database_was_not_told_for_two_keepal
         with supervised(wired, work) as (supervisor, context):
             context.on_spawn(os.getpid(), os.getpgid(0), started_at())
             supervisor.vouch()
-            assert bool(redis.exists(vouch_key(work.run_id))) is vouched
+            assert bool(redis.exists(vouch_key(work.token))) is vouched
 
 
 def services_at_once(services: Services) -> Services:
@@ -139,10 +139,21 @@ def test_a24_a_child_that_is_gone_is_not_vouched_for_but_a_result_that_waits_to_
     with supervised(services_at_once(services), work) as (supervisor, context):
         context.on_spawn(2**22 - 1, 2**22 - 1, 1.0)
         supervisor.vouch()
-        assert not redis.exists(vouch_key(work.run_id))
+        assert not redis.exists(vouch_key(work.token))
         context.has_result()
         supervisor.vouch()
-        assert redis.exists(vouch_key(work.run_id))
+        assert redis.exists(vouch_key(work.token))
+
+
+def test_a24_a_result_in_hand_outranks_a_time_limit_that_passes_while_it_cannot_be_recorded(services: Services) -> None:
+    work = replace(in_process(services), max_runtime_seconds=0.0)
+    with supervised(services, work) as (supervisor, context):
+        context.has_result()
+        supervisor.supervise()
+        assert (status_of(services, work.run_id), context.stopping) == ("running", False)
+    with supervised(services, work) as (supervisor, context):
+        supervisor.supervise()
+        assert services.runs.get(work.run_id).error_code == "timed_out"
 
 
 def test_a24_one_heartbeat_is_one_vouch(services: Services, redis: Redis) -> None:
@@ -150,9 +161,9 @@ def test_a24_one_heartbeat_is_one_vouch(services: Services, redis: Redis) -> Non
     with supervised(services_at_once(services), work) as (supervisor, context):
         context.heartbeat()
         supervisor.vouch()
-        redis.delete(vouch_key(work.run_id))
+        redis.delete(vouch_key(work.token))
         supervisor.vouch()
-        assert not redis.exists(vouch_key(work.run_id))
+        assert not redis.exists(vouch_key(work.token))
 
 
 # -- real workers
@@ -244,7 +255,7 @@ def test_a24_a_child_that_is_killed_while_its_worker_is_cut_off_has_its_own_end_
 ) -> None:
     with enqueueing(services) as enqueue:
         run_id = enqueue("process", {"command": SILENT})
-        eventually(lambda: processes_of(run_id))
+        eventually(lambda: "spawned" in kinds(services, run_id))
         way.turn(Way.SILENT)
         eventually(lambda: spared_as_vouched(services, run_id), timeout=60)
         for process in processes_of(run_id):
