@@ -206,11 +206,12 @@ def test_a_sweep_by_hand_says_what_it_did(terminal: Terminal) -> None:
 
 
 def test_a_killed_worker_is_started_again(terminal: Terminal) -> None:
-    (worker,) = [process for process in terminal.processes() if "--queues=logs" in process.cmdline()]
+    def of_logs() -> list[psutil.Process]:
+        return [process for process in terminal.processes() if "--queues=logs" in process.cmdline()]
+
+    (worker,) = eventually(of_logs, what="the worker, which supervisord may not have started yet")
     worker.kill()
-    eventually(
-        lambda: any("--queues=logs" in process.cmdline() for process in terminal.processes() if process != worker)
-    )
+    eventually(lambda: any(process != worker for process in of_logs()))
     assert terminal("run", "--follow", "--", "echo", "still here").stdout == "still here\n"
 
 
