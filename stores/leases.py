@@ -24,19 +24,28 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Each of these has its transaction not wait for the disk, which would be most of its cost: a lease that a crash of the
+# server undoes is lost to its holder like any other, and one that it brings back ends by itself.
+
 # take: a lease that nobody holds, or whose time is over.
 TAKE = text("""
 INSERT INTO leases AS l (name, holder, token, since, until)
-VALUES (:name, :holder, :token, clock_timestamp(), clock_timestamp() + :length)
+SELECT :name, :holder, CAST(:token AS uuid), clock_timestamp(), clock_timestamp() + :length
+FROM set_config('synchronous_commit', 'off', true)
 ON CONFLICT (name) DO UPDATE
 SET holder = EXCLUDED.holder, token = EXCLUDED.token, since = EXCLUDED.since, until = EXCLUDED.until
 WHERE l.until < clock_timestamp()
 """)
 
 # renew: also a lease whose time is over, as long as nobody else has taken it.
-RENEW = text("UPDATE leases SET until = clock_timestamp() + :length WHERE name = :name AND token = :token")
+RENEW = text("""
+UPDATE leases SET until = clock_timestamp() + :length FROM set_config('synchronous_commit', 'off', true)
+WHERE name = :name AND token = :token
+""")
 
-RELEASE = text("DELETE FROM leases WHERE name = :name AND token = :token")
+RELEASE = text("""
+DELETE FROM leases USING set_config('synchronous_commit', 'off', true) WHERE name = :name AND token = :token
+""")
 
 # tidy: what holders left that were killed, and nobody has wanted since.
 TIDY = text("DELETE FROM leases WHERE until < clock_timestamp() - CAST(:age AS interval)")

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url, text
 
+from models.closing import Closing
 from models.errors import LeaseLost
 from models.health import ailments
 from models.liveness import SWEEP_INTERVAL, SWEEP_LEASE, Timing
+from models.work import End, Outcome, Work
 from stores.database import SERVER_KEEPALIVES, SERVER_UNANSWERED_TIMEOUT_MS, Database
 from stores.embedded import EmbeddedPostgres, postgres
 from stores.leases import Leases
@@ -22,9 +24,11 @@ from stores.migrate import migrate
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import interrupted, last_completed_at, lengthen_watch
 from tests.support import network
-from tests.support.rows import age, kinds, running, watch_for
+from tests.support.rows import age, chunk, ingest, kinds, running, watch_for
 from tests.support.waiting import eventually
 from workers.bootstrap import Services
+from workers.closing import CLOSE_LEASE, close_log
+from workers.finish import finish
 from workers.reaper import sweep
 
 LENGTH = timedelta(seconds=60)
@@ -184,6 +188,46 @@ def test_f18_a_control_worker_that_is_frozen_in_mid_sweep_costs_two_sweeps_and_n
     lengthen_watch(services)
     before = last_completed_at(services)
     eventually(lambda: last_completed_at(services) != before, what="sweeps to go on")
+
+
+# -- a closing
+
+
+def ended(services: Services) -> Work:
+    work = running(services)
+    ingest(services, [chunk(work, seq) for seq in range(1, 6)])
+    finish(services, [End.by_result(work.token, Outcome.of_exit(0), 5)])
+    return work
+
+
+def test_f18_a_closing_whose_process_is_frozen_holds_its_log_for_its_lease_and_no_longer(services: Services) -> None:
+    work = ended(services)
+    other = Leases(services.database, "elsewhere")
+    with other.hold(f"close {work.run_id} 1", CLOSE_LEASE) as theirs:
+        assert theirs
+        let_it_pass(services, CLOSE_LEASE.total_seconds() - 2)
+        assert close_log(services, work.run_id, 1) is Closing.WAIT
+        let_it_pass(services, 3)
+        assert close_log(services, work.run_id, 1) is Closing.DONE
+    assert held(services) == {}
+    assert [one.seq for one in services.logs.read(work.run_id, 1)] == [1, 2, 3, 4, 5]
+
+
+def test_f18_a_long_closing_renews_as_it_goes_and_stops_where_another_has_its_log(services: Services) -> None:
+    work = ended(services)
+    other = Leases(services.database, "elsewhere")
+    with services.leases.hold("this", timedelta(milliseconds=4)) as ours:
+        assert ours
+        going = ours.while_going_through(services.logs.hot(work.run_id, 1))
+        next(going)
+        time.sleep(0.01)
+        next(going)
+        let_it_pass(services)
+        with other.hold("this", LENGTH) as theirs:
+            assert theirs
+            time.sleep(0.01)
+            with pytest.raises(LeaseLost):
+                next(going)
 
 
 # -- sessions
