@@ -30,6 +30,7 @@ from workers import consumer, files, following
 from workers.bootstrap import Services
 from workers.context import RunContext
 from workers.enqueue import send_execute
+from workers.explaining import explain
 from workers.following import follow_to_the_end
 from workers.supervisor import Supervisor
 
@@ -156,6 +157,7 @@ def test_a20_an_attempt_that_began_nothing_is_taken_back(services: Services) -> 
     assert run.not_before is not None
     (note,) = [one.detail["note"] for one in services.runs.events(work.run_id) if one.kind == "noted"]
     assert "could not begin it (OSError: [Errno 24] Too many open files)" in note
+    assert any(note in sentence for sentence in explain(services, work.run_id).sentences)
     with pytest.raises(following.Released):
         context.on_log("stdout", b"too late: the number is another's now\n")
     assert services.runs.claim(work.run_id, "another") is None

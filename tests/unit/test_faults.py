@@ -1,6 +1,8 @@
 """What an error says is at fault: content, environment, or ourselves."""
 
 import errno
+import socket
+from urllib.error import URLError
 
 import pytest
 import redis
@@ -160,3 +162,24 @@ def test_a_chain_that_bites_its_tail_ends() -> None:
 def test_the_sqlstate_is_found_below_what_wraps_it() -> None:
     assert sqlstate_of(from_postgres("25006")) == "25006"
     assert sqlstate_of(KeyError("x")) is None
+
+
+class Unreadable(RuntimeError):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_an_error_that_cannot_be_read_is_ours() -> None:
+    assert fault_of(Unreadable()) is Fault.OURS
+
+
+@pytest.mark.parametrize(
+    ("reason", "unfit"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), True),
+        (socket.gaierror(socket.EAI_AGAIN, "try again"), True),
+        ("a word", False),
+    ],
+)
+def test_what_urllib_has_wrapped_is_looked_at(reason: object, unfit: bool) -> None:
+    assert is_unfit(URLError(reason)) is unfit
