@@ -16,7 +16,7 @@ from rich.table import Table
 from models.status import Status
 from stores.cache import connect
 from stores.migrate import migrate
-from tests.soak.account import Account, account
+from tests.soak.account import Account, Lost, account
 from tests.soak.chaos import Chaos, tolerant
 from tests.soak.work import Source, unfinished
 from tests.support.fleet import Fleet
@@ -44,13 +44,14 @@ def main() -> int:
         migrate(services.database)
         source = Source(Random(options.seed), folder)
         began = time.monotonic()
-        chaos = Chaos(fleet, source, Random(options.seed), services.timing.window.total_seconds())
+        chaos = Chaos(fleet, source, Random(options.seed), services.timing.window.total_seconds(), ending)
         _storm(services, source, chaos, options, console)
         _calm(services, source, chaos, console)
         chaos.pick_up()
         chaos.stop_everything()
         with connect(fleet.redis.url) as redis:
-            result = account(services, source.started, chaos.lost_nodes, redis)
+            lost = Lost(chaos.lost_nodes | chaos.lost_containers, chaos.lost_containers)
+            result = account(services, source.started, lost, redis)
         result.wrong += chaos.fallen
         result.wrong += [f"two copies at once of {one}" for one in source.twice()]
         _print(console, result, chaos, len(source.started), time.monotonic() - began)

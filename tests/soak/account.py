@@ -43,7 +43,15 @@ class Account:
     wrong: list[str] = field(default_factory=list)
 
 
-def account(services: Services, runs: list[Started], lost_nodes: set[str], redis: Redis) -> Account:
+@dataclass(frozen=True)
+class Lost:
+    """The workers that were ended with the children of their runs, and those whose container ended with all in it."""
+
+    workers: set[str]
+    containers: set[str]
+
+
+def account(services: Services, runs: list[Started], lost: Lost, redis: Redis) -> Account:
     """Go through everything; the system has ended but for its servers."""
     result = Account()
     for one in runs:
@@ -51,17 +59,27 @@ def account(services: Services, runs: list[Started], lost_nodes: set[str], redis
         result.ends[f"{one.kind.name}: {services.runs.get(one.run_id).status}"] += 1
         result.adoptions += sum(event.kind == EventKind.ATTACHED for event in events)
         result.retries += sum(event.kind == EventKind.CLAIMED for event in events) - 1
-        result.wrong += _wrong_end(services, one)
-        result.wrong += _wrong_reaps(services, one, events, lost_nodes, result.detection)
-        result.wrong += _wrong_log(services, one, result)
+        buried = any(_ended_with_its_container(event, lost) for event in events)
+        result.wrong += _wrong_end(services, one, buried=buried)
+        result.wrong += _wrong_reaps(services, one, events, lost, result.detection)
+        result.wrong += _wrong_log(services, one, result, buried=buried)
     result.wrong += _left_over(services, redis)
     return result
 
 
-def _wrong_end(services: Services, one: Started) -> Iterator[str]:
+def _ended_with_its_container(event: RunEvent, lost: Lost) -> bool:
+    """Whether this is the reap of detached work that was in a container which was ended with all that was in it."""
+    return (
+        event.kind == EventKind.REAPED
+        and event.detail["error_code"] == "adapter_liveness_lost"
+        and event.detail["worker_node"] in lost.containers
+    )
+
+
+def _wrong_end(services: Services, one: Started, *, buried: bool) -> Iterator[str]:
     run = services.runs.get(one.run_id)
     if (run.status, run.error_code) != (one.kind.status, one.kind.error_code):
-        if _never_began(services, one):
+        if _never_began(services, one) or (buried and run.error_code == "adapter_liveness_lost"):
             return
         yield f"{one.kind.name} {one.run_id} ended as {run.status} ({run.error_code}): {run.error_message}"
 
@@ -74,18 +92,20 @@ def _never_began(services: Services, one: Started) -> bool:
 
 
 def _wrong_reaps(
-    services: Services, one: Started, events: list[RunEvent], lost_nodes: set[str], detection: list[float]
+    services: Services, one: Started, events: list[RunEvent], lost: Lost, detection: list[float]
 ) -> Iterator[str]:
     """A reap is right for work that vanished, for the children of a worker that was killed, and for the overdue."""
     for event in events:
         if event.kind != EventKind.REAPED or event.detail["error_code"] == "timed_out":
             continue
         died = one.died_at()
-        if event.detail["last_proof"] == "claim" and event.detail["worker_node"] in lost_nodes:
+        if _ended_with_its_container(event, lost):
+            continue
+        if event.detail["last_proof"] == "claim" and event.detail["worker_node"] in lost.workers:
             continue  # Its worker was killed before it had begun: nothing was started that nobody knows of.
         if one.kind.end == "vanish" and died is not None:
             yield from _found_late(services, one, event, died, detection)
-        elif one.kind.adapter != "process" or event.detail["worker_node"] not in lost_nodes:
+        elif one.kind.adapter != "process" or event.detail["worker_node"] not in lost.workers:
             yield f"{one.kind.name} {one.run_id} was alive and reaped: {event.detail}"
 
 
@@ -113,14 +133,14 @@ def _found_late(
         yield f"{one.kind.name} {one.run_id} was found {found - died:.1f} s after it died ({event.detail})"
 
 
-def _wrong_log(services: Services, one: Started, result: Account) -> Iterator[str]:
+def _wrong_log(services: Services, one: Started, result: Account, *, buried: bool) -> Iterator[str]:
     """A run that ended by itself has printed all of its lines in its last attempt; any other, a beginning of them."""
     run = services.runs.get(one.run_id)
     if run.attempt == 0 or _never_began(services, one):
         return
     printed = b"".join(chunk.data for chunk in services.logs.read(one.run_id, run.attempt, limit=1_000_000))
     result.lines += printed.count(b"\n")
-    if run.status == "succeeded" or run.error_code in ("exit_status", "adapter_liveness_lost"):
+    if not buried and (run.status == "succeeded" or run.error_code in ("exit_status", "adapter_liveness_lost")):
         if printed != one.expected:
             yield f"{one.kind.name} {one.run_id}: {len(printed)} bytes of log, not {len(one.expected)}"
     elif not one.expected.startswith(printed):

@@ -4,7 +4,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from random import Random
 
 import psutil
@@ -13,6 +13,8 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from stores.cache import connect
+from tests.soak import hosts
+from tests.soak.hosts import FarHost
 from tests.soak.work import Source
 from tests.support.fleet import Fleet
 from tests.support.processes import Process
@@ -33,7 +35,7 @@ LONGEST_STALL = 0.5
 class Chaos:
     """A fleet of workers and beats, and what happens to it. Counts what it did."""
 
-    def __init__(self, fleet: Fleet, source: Source, random: Random, window: float) -> None:
+    def __init__(self, fleet: Fleet, source: Source, random: Random, window: float, ending: ExitStack) -> None:
         self._fleet = fleet
         self._source = source
         self._random = random
@@ -45,6 +47,8 @@ class Chaos:
             (queue, threads, fleet.start(queue, threads)) for queue, count, threads in WORKERS for _ in range(count)
         ]
         self.beats = [fleet.start_beat() for _ in range(2)]
+        self.hosts = [FarHost(fleet, number, ending) for number in range(1, 3)] if hosts.can_be_made() else []
+        self.lost_containers: set[str] = set()
         self._actions: list[tuple[int, str, Callable[[], None]]] = [
             (6, "worker killed", self._kill_worker),
             (3, "worker asked to stop", self._stop_worker),
@@ -57,6 +61,24 @@ class Chaos:
             (1, "PostgreSQL read-only", self._make_read_only),
             (2, "worker short of descriptors", self._take_descriptors),
             *([(1, "disk full", self._fill_disk)] if fleet.disk else []),
+            *(self._of_hosts() if self.hosts else []),
+        ]
+
+    def _of_hosts(self) -> list[tuple[int, str, Callable[[], None]]]:
+        def a_while(most: float) -> float:
+            return self._random.uniform(0.1, self._window * most)
+
+        def one() -> FarHost:
+            return self._random.choice(self.hosts)
+
+        return [
+            (1, "container recreated", lambda: self.lost_containers.add(one().recreate())),
+            (1, "host cut off", lambda: one().cut(a_while(LONGEST_STALL))),
+            (1, "host cut off one way", lambda: one().cut(a_while(LONGEST_STALL), fro=False)),
+            (1, "host cut off the other way", lambda: one().cut(a_while(LONGEST_STALL), to=False)),
+            # For longer than the window: it is heard through Redis.
+            (1, "host cut off from PostgreSQL", lambda: one().cut_from_postgres(a_while(1.5))),
+            (1, "host's worker stood still", lambda: one().freeze(a_while(LONGEST_STALL))),
         ]
 
     def act(self) -> str:
@@ -77,6 +99,10 @@ class Chaos:
             if process.popen.poll() is not None:
                 self._note_fallen(process)
                 self.beats[index] = self._fleet.start_beat()
+        for host in self.hosts:
+            if host.worker.popen.poll() is not None:
+                self._note_fallen(host.worker)
+                self.lost_containers.add(host.recreate())
 
     def _note_fallen(self, process: Process) -> None:
         said = process.output.strip().splitlines() or [""]
@@ -144,6 +170,8 @@ class Chaos:
         """Ask all to end, beats first."""
         for process in [*self.beats, *(process for *_, process in self.workers)]:
             process.send(signal.SIGTERM)
+        for host in self.hosts:
+            host.stop()
         for process in [*self.beats, *(process for *_, process in self.workers)]:
             process.stop(timeout=60)
 

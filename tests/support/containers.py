@@ -13,14 +13,14 @@ import pytest
 from tests.support.processes import READY, Process, celery, spawn
 from tests.support.waiting import eventually
 
-_UNSHARE = ("unshare", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc")
+UNSHARE = ("unshare", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc")
 
 
 @cache
 def permitted() -> bool:
     """Whether namespaces may be made here."""
     with suppress(OSError):
-        return subprocess.run([*_UNSHARE, "hostname", "a"], capture_output=True, check=False).returncode == 0
+        return subprocess.run([*UNSHARE, "hostname", "a"], capture_output=True, check=False).returncode == 0
     return False
 
 
@@ -42,7 +42,7 @@ class Containers:
         name = f"{host_name}-{len(self._started)}"
         options = ("-Q", queues, "-P", "threads", "-c", "8", "-n", f"{name}@container", "-l", "INFO")
         worker = celery("-A", "workers", "worker", "--without-gossip", "--without-mingle", *options)
-        command = [*_UNSHARE, "sh", "-c", f'hostname {host_name} && exec "$@"', "sh", *worker]
+        command = [*UNSHARE, "sh", "-c", f'hostname {host_name} && exec "$@"', "sh", *worker]
         environment = {**self._environment, "REPRIEVE_DATA_DIR": str(data), **more}
         process = spawn(name, command, environment, self._folder)
         self._started.append((process, _namespace_of(process)))

@@ -23,15 +23,15 @@ class Way(Enum):
 
 
 class Gateway:
-    """Listens on 127.0.0.1 and passes on to another port, as its `way` says at that moment.
+    """Listens at an address of this machine and passes on to another port, as its `way` says at that moment.
 
     Bytes that come while they are not to be passed on are kept, as a network's retransmission would, until the way is
     open again.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, at: str = "127.0.0.1") -> None:
         self._to = urlsplit(url)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((at, 0))
         self._changed = threading.Condition()
         self._way = Way.OPEN
         self._open: set[socket.socket] = set()
@@ -42,7 +42,8 @@ class Gateway:
     def url(self) -> str:
         """The server's URL, by this way."""
         login = self._to.netloc.rpartition("@")[0]
-        return self._to._replace(netloc=f"{login}@127.0.0.1:{self._listener.getsockname()[1]}").geturl()
+        address, port = self._listener.getsockname()
+        return self._to._replace(netloc=f"{login}@{address}:{port}").geturl()
 
     def turn(self, way: Way) -> None:
         with self._changed:
