@@ -139,7 +139,7 @@ def _one_by_one(services: Services, blocks: Sequence[Block], error: Exception) -
 
     Where we are, its error is raised once the others are stored.
     """
-    if len(blocks) == 1:
+    if len(blocks) < 2:
         if not isinstance(error, _Refused):
             raise error
         _keep_aside(services, blocks[0], str(error))

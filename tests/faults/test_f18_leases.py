@@ -244,6 +244,18 @@ def test_f18_every_session_asks_its_server_to_notice_a_host_that_is_gone_within_
     assert SERVER_UNANSWERED_TIMEOUT_MS < 60_000
 
 
+def test_f18_on_a_link_with_seconds_of_latency_a_connection_can_still_be_made(services: Services) -> None:
+    url = make_url(services.settings.require_database_url())
+    assert url.port
+    with network.slow_link(url.port, 0.9) as port:
+        far = Database(url.set(port=port).render_as_string(hide_password=False))
+        began = time.monotonic()
+        far.now()
+        # So long as to be too long for an impatient client.
+        assert time.monotonic() - began > 6
+        far.dispose()
+
+
 #: What runs on the host that is cut off: it is in the middle of a sweep, and of a transaction.
 CUT_OFF = """
 import sys, time

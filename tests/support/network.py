@@ -6,9 +6,11 @@ Needs root and `ip`; `available` says whether they are there. The traffic stays 
 import os
 import secrets
 import shutil
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -40,6 +42,37 @@ class Host:
         """All passes again."""
         for words in (("neigh", "flush", "dev", self.cable), ("-n", self.name, "neigh", "flush", "dev", "eth0")):
             _ip(*words, "nud", "permanent")
+
+
+@contextmanager
+def slow_link(port: int, seconds: float) -> Iterator[int]:
+    """A port of loopback that leads to another one, where all takes so long on its way, in either direction."""
+    ended = threading.Event()
+
+    def carry(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                ended.wait(seconds)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def accept(listening: socket.socket) -> None:
+        with suppress(OSError), ExitStack() as open_ones:
+            while not ended.is_set():
+                near = open_ones.enter_context(listening.accept()[0])
+                far = open_ones.enter_context(socket.create_connection(("127.0.0.1", port)))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=carry, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        accepting = threading.Thread(target=accept, args=(listening,), daemon=True)
+        accepting.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            ended.set()
+            listening.shutdown(socket.SHUT_RDWR)
+            accepting.join(10)
 
 
 @cache
