@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -13,12 +14,12 @@ from models.reaping import Judgement
 from models.status import ErrorCode, Probe
 from models.work import Work
 from stores.migrate import migrate
-from tests.faults.helpers_abf import reap_event
+from tests.faults.helpers_abf import reap_event, supervised
 from tests.support.fleet import Fleet
 from tests.support.processes import processes_of
 from tests.support.rows import age, kinds, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import bootstrap, enqueue_run, reaper
+from workers import bootstrap, enqueue_run, reaper, supervisor
 from workers.app import app
 from workers.bootstrap import Services
 from workers.explaining import explain
@@ -160,6 +161,20 @@ def test_a18_work_of_a_host_without_workers_is_doubted_for_as_long_as_doubt_may_
     assert judged(services) == {"reap_unanswered": 1}
 
 
+@pytest.mark.parametrize(
+    ("answer", "status"), [(Probe.ENDED, "running"), (Probe.ALIVE, "failed"), (Probe.UNKNOWN, "failed")]
+)
+def test_a18_whoever_reads_how_overdue_work_has_ended_is_given_the_time_to(
+    services: Services, monkeypatch: pytest.MonkeyPatch, answer: Probe, status: str
+) -> None:
+    monkeypatch.setattr(supervisor, "ask_here", lambda _, handles, __: {one.run_id: answer for one in handles})
+    work = replace(running(services), max_runtime_seconds=0.0)
+    with supervised(services, work) as (watcher, context):
+        context.on_dispatch({"name": "job"})
+        watcher.supervise()
+        assert (status_of(services, work.run_id), context.stopping) == (status, status == "failed")
+
+
 # -- a real outage
 
 
@@ -195,9 +210,10 @@ def was_away_for(services: Services, span: timedelta) -> None:
             connection.exec_driver_sql(statement, (span,))
 
 
-def watched_for(services: Services, span: timedelta) -> bool:
+def watched_since(services: Services, moment: datetime, span: timedelta) -> bool:
+    """Whether a watch that began after this moment is so old."""
     watch = services.sweeps.last_watch()
-    return watch is not None and watch.last_sweep_at - watch.since > span
+    return watch is not None and watch.since > moment and watch.last_sweep_at - watch.since > span
 
 
 @pytest.mark.parametrize("max_runtime", [None, 30])
@@ -217,10 +233,11 @@ def test_a18_what_ended_while_all_followers_were_dead_and_the_database_away_has_
     eventually(lambda: not processes_of(run.id))
     fleet.postgres.start()
     was_away_for(wired, 2 * timing.doubt_limit)
+    back = wired.database.now()
     fleet.start("logs,control")
     fleet.start_beat()
     # For longer than it takes to warm up and to hear: what convicts for silence convicts by then.
-    eventually(lambda: watched_for(wired, 2 * timing.window + timing.sweep_interval), timeout=90)
+    eventually(lambda: watched_since(wired, back, 2 * timing.window + timing.sweep_interval), timeout=90)
     assert status_of(wired, run.id) == "running", explain(wired, run.id).text
     fleet.start("runs")
     eventually(lambda: status_of(wired, run.id) == "failed", timeout=60)
