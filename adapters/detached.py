@@ -113,7 +113,11 @@ class DetachedAdapter:
         return Probe.ALIVE if alive else Probe.DEAD
 
     def terminate(self, handle: dict[str, Any]) -> None:
-        _terminate(inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle))
+        launcher = ProcessIdentity.from_handle(handle)
+        if launcher.namespace == host.namespace():
+            host.terminate(launcher)
+        else:
+            _terminate(inside(self._folder, handle["folder"]), launcher)
 
     def kept(self) -> list[Attempt]:
         return [found for path in self._folder.glob("*/*") if (found := _attempt_of(path)) is not None]

@@ -27,7 +27,6 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from models.errors import LeaseLost
-from models.faults import is_unfit
 from models.liveness import NODE_FORGOTTEN_AFTER, RESEND_DOUBLINGS
 from models.nodes import in_words, may_waive
 from models.paging import pages
@@ -194,7 +193,7 @@ def _in_bulk(act: Callable[[Sequence[T]], Iterable[UUID] | None], by_run: Mappin
     try:
         return set(act(list(by_run.values())) or ())
     except DBAPIError as error:
-        if is_unfit(error):
+        if error.connection_invalidated:
             raise
         if len(by_run) == 1:
             logger.exception("The verdict on run %s cannot be carried out; the others are.", *by_run)

@@ -63,7 +63,7 @@ def move(services: Services, judgement: Judgement, seconds: float) -> None:
 
 
 def is_to_be_adopted(services: Services, run_id: UUID) -> bool:
-    return run_id in [found for found, _, _ in services.followers.to_adopt(services.host, ["detached"], 100)]
+    return run_id in [found for found, _, _ in services.followers.to_adopt(services.node, ["detached"], 100)]
 
 
 @pytest.mark.parametrize("watched", [0, 299, DAY])

@@ -249,6 +249,10 @@ def test_a21_a_detached_run_of_a_lost_host_is_judged_and_waits_for_nothing(servi
     with services.database.begin() as connection:
         connection.execute(text("UPDATE reaper_watch SET hearing_since = clock_timestamp() - interval '1 hour'"))
         connection.execute(text("UPDATE reaper_watch SET heard_at = clock_timestamp()"))
+    assert sweep(services, by_hand=True)["judgements"] == {"spare_unknown": 1}
+    with services.database.begin() as connection:
+        moved = "UPDATE sparings SET first_at = clock_timestamp() - :limit - interval '1 s'"
+        connection.execute(text(moved), {"limit": services.timing.doubt_limit})
     assert sweep(services, by_hand=True)["reaped"] == 1
     assert status_of(services, work.run_id) == "failed"
 

@@ -1,5 +1,6 @@
 """C05: a reap ends the work too: the termination is owed in the same transaction, and pinned to its attempt."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -89,10 +90,35 @@ def test_c05_a_number_that_now_belongs_to_another_process_is_not_ended(services:
         services.adapters.get(adapter_type).terminate(_detached_handle(services, earlier))
         assert host.is_alive(process)
         before_boot = replace(process, namespace="another boot")
-        services.adapters.get(adapter_type).terminate(_detached_handle(services, before_boot))
+        with suppress(host.StillAlive):  # Whether it is gone is not the number's to say.
+            services.adapters.get(adapter_type).terminate(_detached_handle(services, before_boot))
         assert host.is_alive(process)
         services.adapters.get(adapter_type).terminate(_detached_handle(services, process))
         assert not host.is_alive(process)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "of_ours", "state"),
+    [
+        ("another-boot/pid:[1]", True, "done"),
+        ("another-boot/pid:[1]", False, "owed"),
+        ("{boot}/pid:[1]", True, "done"),
+        ("{boot}/pid:[1]", None, "owed"),
+    ],
+)
+def test_c05_a_child_of_another_boot_or_pid_namespace_is_gone_only_if_it_was_of_our_own_slot(
+    services: Services, namespace: str, of_ours: bool | None, state: str
+) -> None:
+    node = services.node
+    slot = {True: node.slot, False: "another-slot", None: None}[of_ours]
+    with sleeping_process() as process:
+        work = in_process(services)
+        elsewhere = replace(process, namespace=namespace.format(boot=node.boot))
+        services.runs.persist_run_process_metadata(work.token, node.name, elsewhere, slot)
+        reap(services, work.run_id)
+        bury(services)
+        assert host.is_alive(process)
+    assert _termination(services, work) == state
 
 
 def test_c05_ending_work_that_is_gone_already_is_no_error(services: Services) -> None:

@@ -94,11 +94,15 @@ def test_e03_a_refreshed_row_is_small_whatever_was_asked_for(services: Services)
 def test_e03_suspects_are_read_from_runs_and_attempts_and_give_ids_and_times_alone(services: Services) -> None:
     plan = _plan(services, SUSPECTS, ids=[str(uuid4())])
     relations = {node["Relation Name"] for node in _nodes(plan) if "Relation Name" in node}
-    assert relations == {"runs", "run_attempts", "attempt_logs"}
+    assert relations == {"runs", "run_attempts", "attempt_logs", "sparings"}
     # Of what is stored of the log, the highest number only.
     highest = "COALESCE((upper(l.stored) - 1), '0'::bigint)"
     # A node that passes on what another has worked out shows it in parentheses.
     columns = {column[1:-1] if column == f"({highest})" else column for column in plan["Output"]}
+    # Of what was said of its silence, since when and until when.
+    said = {column for column in columns if "sparings." in column}
+    assert len(said) == 2
+    columns -= said
     assert {column if column == highest else column.partition(".")[2] for column in columns} == {
         highest,
         "id",

@@ -139,7 +139,7 @@ def test_f16_what_cannot_be_built_is_found_once_and_trouble_is_no_verdict(
 
     known = {one.type: one for one in (OddInside, Unbuildable, Unlucky)}
     monkeypatch.setattr(registry, "adapter_classes", lambda: known)
-    adapters = Adapters(services.settings.data_dir, "host")
+    adapters = Adapters(services.settings.data_dir, lambda: "host")
     assert adapters.usable() == ["odd-inside", "unlucky"]
     monkeypatch.setenv("ODD_WORKER_BUILDS", "1")
     assert adapters.usable() == ["odd-inside", "unlucky"]
