@@ -39,7 +39,7 @@ if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         os.chdir("/")
-        os.execvpe("sh", ["sh", "-c", {TICK!r}], sys.argv[1:] and {{}} or dict(os.environ))
+        os.execvpe("sh", ["sh", "-c", {TICK!r}], {{"PATH": os.environ["PATH"]}} if sys.argv[1:] else dict(os.environ))
     os._exit(0)
 os.wait()
 """
