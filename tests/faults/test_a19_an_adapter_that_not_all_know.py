@@ -13,6 +13,7 @@ from models.status import Probe
 from models.work import Token
 from tests.faults.helpers_abf import BROKEN_WORKER, CHATTY, WITHOUT_ADAPTER, enqueueing, lengthen_watch, swept_again
 from tests.faults.helpers_cdeg import direct_shipper
+from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of
 from tests.support.rows import age, kinds, running, status_of, watch_for
 from tests.support.waiting import eventually
@@ -29,7 +30,7 @@ def dispatched(services: Services, adapter: str = "of-tomorrow", **changes: Any)
     """Work of an adapter that this process does not know, followed by a worker that is gone."""
     work, worker_id = running(services, adapter=adapter, **changes), uuid4()
     services.runs.persist_run_handle(work.token, None, {"name": "job"})
-    services.followers.seen(worker_id, "runs@gone", "gone")
+    services.followers.seen(worker_id, "runs@gone", a_node("gone"))
     services.followers.leave(worker_id)
     with services.database.begin() as connection:
         values = {"worker": worker_id, "id": work.run_id}
@@ -39,7 +40,7 @@ def dispatched(services: Services, adapter: str = "of-tomorrow", **changes: Any)
 
 
 def adoptable(services: Services, *adapters: str) -> list[UUID]:
-    return [run_id for run_id, _, _ in services.followers.to_adopt("here", adapters, 100)]
+    return [run_id for run_id, _, _ in services.followers.to_adopt(services.node, adapters, 100)]
 
 
 def test_a19_work_of_a_worker_that_is_gone_is_to_be_adopted_whatever_the_sweep_knows(services: Services) -> None:

@@ -191,7 +191,7 @@ def test_a20_what_is_recorded_as_started_elsewhere_is_left_to_another_worker(
 
     assert troubled(services, work, start)[0] == "released"
     assert (status_of(services, work.run_id), kinds(services, work.run_id)[-1]) == ("running", "dispatched")
-    assert services.followers.to_adopt("any", ["detached"], 10) == [(work.run_id, 1, work.epoch)]
+    assert services.followers.to_adopt(services.node, ["detached"], 10) == [(work.run_id, 1, work.epoch)]
 
 
 @pytest.mark.parametrize(("attempts", "status"), [(2, "queued"), (1, "failed")])
@@ -369,7 +369,7 @@ def test_a20_work_for_which_there_is_no_thread_is_left_to_whoever_has_one(
         patch.setattr(threading.Thread, "start", none)
         with pytest.raises(RuntimeError):
             supervisor.adopt()
-    assert services.followers.to_adopt("any", ["detached"], 10) == [(work.run_id, 1, work.epoch + 1)]
+    assert services.followers.to_adopt(services.node, ["detached"], 10) == [(work.run_id, 1, work.epoch + 1)]
 
 
 @pytest.mark.parametrize(
