@@ -62,5 +62,6 @@ def _once_it_answers(services: Services) -> bool:
         told = last_line(error) if error else ""
         print(f"The API waits for the database (try {state.attempt_number}): {told}", file=sys.stderr, flush=True)
 
-    retrying = Retrying(retry=retry_if_exception(is_unfit), wait=wait_exponential_jitter(0.5, 15), before_sleep=say)
+    wait = wait_exponential_jitter(multiplier=0.5, max=15)
+    retrying = Retrying(retry=retry_if_exception(is_unfit), wait=wait, before_sleep=say)
     return retrying(is_open, services)

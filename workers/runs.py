@@ -56,7 +56,7 @@ def _claim(wired: Services, ours: Crew, run_id: UUID, request: Any) -> Work | No
 
     retrying = Retrying(
         retry=retry_if_exception(is_unfit),
-        wait=wait_exponential_jitter(0.2, 5),
+        wait=wait_exponential_jitter(multiplier=0.2, max=5),
         stop=lambda state: ours.supervisor.is_draining or (state.seconds_since_start or 0) > CLAIM_FOR,
         reraise=True,
     )

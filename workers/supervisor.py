@@ -33,6 +33,7 @@ from adapters.registry import attaching, find_adapter
 from adapters.shipper import LogShipper
 from models.draining import end_of_cut_off, end_of_drained
 from models.errors import RunNotFound, UnknownAdapter
+from models.faults import ends_session
 from models.nodes import Whose, complaints, in_words, whose
 from models.paging import pages
 from models.rows import RunAttempt
@@ -47,13 +48,15 @@ from workers.bootstrap import Services
 from workers.context import RunContext
 from workers.enqueue import cancel_run, send_execute
 from workers.finish import finish
-from workers.following import follow_to_the_end
+from workers.following import follow_to_the_end, take_back
 from workers.identity import ends_container
 from workers.journal import about
 from workers.proof import give_proof
 
 logger = logging.getLogger(__name__)
 
+#: Attempts that are remembered as having been followed here.
+FOLLOWED_LATELY = 100_000
 #: Seconds between two looks for stop signals and overdue runs.
 SUPERVISE_INTERVAL = 1.0
 #: Seconds between two looks for proofs of life that the database was not told of.
@@ -66,8 +69,10 @@ BURY_INTERVAL = 2.0
 BURY_AGAIN = 30.0
 #: Seconds between two looks for work to adopt …
 ADOPT_INTERVAL = 2.0
-#: … and how much of it is taken at once, so that the workers that look share it.
+#: … and how much of it is taken at once, so that the workers that look share it …
 ADOPT_AT_ONCE = 20
+#: … and seconds before what could not be adopted is tried again: it must not hide what can.
+ADOPT_AGAIN = 10.0
 #: Runs that a worker with a new adapter asks for as it starts; the sweep sends the rest.
 AWAITED_AT_ONCE = 1000
 #: How much that is left to others is looked at, and how much of it is remembered, so that this is said once.
@@ -92,6 +97,7 @@ class Supervisor:
         self._services = services
         self._shipper = shipper
         self._followed: dict[Token, RunContext] = {}
+        self._followed_lately: LRUCache[Token, bool] = LRUCache(FOLLOWED_LATELY)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._draining = threading.Event()
@@ -100,10 +106,12 @@ class Supervisor:
         self._proven_at = time.monotonic()
         self._next_vouch = 0.0
         self._next_sign = 0.0
+        self._next_look_at_claims = 0.0
         self._asked_for_awaited = False
         self._in_touch_at = _clock()
         self._adopted: list[threading.Thread] = []
         self._left_to_others: LRUCache[tuple[UUID, int], bool] = LRUCache(LEFT_TO_OTHERS_KEPT)
+        self._not_adopted_lately: TTLCache[UUID, bool] = TTLCache(10_000, ttl=ADOPT_AGAIN)
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
         self._threads: list[threading.Thread] = []
 
@@ -140,6 +148,7 @@ class Supervisor:
         context = RunContext(self._services, self._shipper, work, resumed)
         with self._lock:
             self._followed[work.token] = context
+            self._followed_lately[work.token] = True
         try:
             yield context
         finally:
@@ -151,7 +160,7 @@ class Supervisor:
         contexts = self._contexts()
         if not contexts:
             self._in_touch_at = _clock()
-        always = (self._be_seen, self._heed_revocations)
+        always = (self._be_seen, self._heed_revocations, self._take_back_unfollowed)
         for step in (*always, self._keepalive, self._end_cut_off, self._stop_told, self._end_overdue):
             try:
                 if contexts or step in always:
@@ -169,6 +178,25 @@ class Supervisor:
             self._services.followers.seen(self.worker_id, self._node, self._services.node)
             self._next_sign = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
             self._tell_of_twins()
+
+    def _take_back_unfollowed(self, _: dict[Token, RunContext]) -> None:
+        """Put back into the queue what this worker claimed without being told so: the answer was lost on the way.
+
+        Nobody follows it, so that it would be found by its silence, and end without having begun. A claim that is only
+        slow to be followed loses nothing but time: what it would record is refused. What was followed here, and is not
+        any more, may have done something, whatever its rows say.
+        """
+        if time.monotonic() < self._next_look_at_claims:
+            return
+        timing = self._services.timing
+        claimed = self._services.runs.claimed_for(self.worker_id, timing.worker_gone_after)
+        for token in claimed - self._begun():
+            take_back(self._services, token, f"the answer to the claim of {self._node} was lost")
+        self._next_look_at_claims = time.monotonic() + timing.keepalive_interval.total_seconds()
+
+    def _begun(self) -> set[Token]:
+        with self._lock:
+            return self._followed.keys() | set(self._followed_lately)
 
     def _tell_of_twins(self) -> None:
         """Say so, again and again, where another data folder has our name: it was there first, or came with us."""
@@ -295,12 +323,24 @@ class Supervisor:
             return
         self._ask_for_awaited()
         followers, node, ours = self._services.followers, self._services.node, self._services.adapters.attaching()
-        for run_id, attempt, epoch in followers.to_adopt(node, ours, ADOPT_AT_ONCE):
-            adoption = followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
-            if adoption is not None:
-                self._begin_to_follow(adoption)
+        for run_id, attempt, epoch in followers.to_adopt(node, ours, ADOPT_AT_ONCE, list(self._not_adopted_lately)):
+            with about(run_id, attempt):
+                self._try_to_adopt(run_id, attempt, epoch)
         for run_id, attempt, adapter in followers.left_to_others(self._services.host, ours, LEFT_TO_OTHERS_AT_ONCE):
             self._leave_to_others(run_id, attempt, adapter)
+
+    def _try_to_adopt(self, run_id: UUID, attempt: int, epoch: int) -> None:
+        """Adopt this, if it can be: one that cannot, whose log another transaction holds, say, keeps back no other."""
+        try:
+            adoption = self._services.followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
+        except Exception as error:
+            if ends_session(error):  # The database is away: nothing else could be adopted, either.
+                raise
+            self._not_adopted_lately[run_id] = True
+            logger.exception("Run %s attempt %d could not be adopted; it is tried again.", run_id, attempt)
+            return
+        if adoption is not None:
+            self._begin_to_follow(adoption)
 
     def _leave_to_others(self, run_id: UUID, attempt: int, adapter: str) -> None:
         """Say, once, that this worker cannot adopt work which is to be adopted: another one, or a later one, can."""
