@@ -17,6 +17,7 @@ A failure in any is logged and tried again at the next turn: no follower dies of
 """
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -65,6 +66,8 @@ VOUCH_INTERVAL = 1.0
 OVERDUE_ASK_LIMIT = 2.0
 #: Seconds between two looks for owed terminations.
 BURY_INTERVAL = 2.0
+#: Terminations that are tried at once, and the most of those that failed before in one turn.
+BURY_AT_ONCE = 8
 #: Seconds before a termination that failed is tried again.
 BURY_AGAIN = 30.0
 #: Seconds between two looks for work to adopt …
@@ -113,6 +116,7 @@ class Supervisor:
         self._left_to_others: LRUCache[tuple[UUID, int], bool] = LRUCache(LEFT_TO_OTHERS_KEPT)
         self._not_adopted_lately: TTLCache[UUID, bool] = TTLCache(10_000, ttl=ADOPT_AGAIN)
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
+        self._failed_before: LRUCache[tuple[UUID, int], bool] = LRUCache(10_000)
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -160,11 +164,11 @@ class Supervisor:
         contexts = self._contexts()
         if not contexts:
             self._in_touch_at = _clock()
-        always = (self._be_seen, self._heed_revocations, self._take_back_unfollowed)
-        for step in (*always, self._keepalive, self._end_cut_off, self._stop_told, self._end_overdue):
+        first, last = (self._be_seen, self._heed_revocations), (self._take_back_unfollowed,)
+        followed = (self._keepalive, self._end_cut_off, self._stop_told, self._end_overdue) if contexts else ()
+        for step in (*first, *followed, *last):
             try:
-                if contexts or step in always:
-                    step(contexts)
+                step(contexts)
             except Exception:
                 logger.exception("A step of supervision failed; it is tried again in a moment.")
 
@@ -286,8 +290,12 @@ class Supervisor:
         """One turn over the work that is owed its end."""
         owed = self._services.runs.owed_terminations(self._services.node)
         due = [attempt for attempt in owed if attempt not in self._failed_lately]
+        # What failed before may take long to fail again, and what is owed anew must not wait for all of it.
+        again = [attempt for attempt in due if attempt in self._failed_before]
+        due = [attempt for attempt in due if attempt not in self._failed_before]
+        due += random.sample(again, min(BURY_AT_ONCE, len(again)))
         if due:
-            with ThreadPoolExecutor(max_workers=8, thread_name_prefix="bury") as pool:
+            with ThreadPoolExecutor(max_workers=BURY_AT_ONCE, thread_name_prefix="bury") as pool:
                 list(pool.map(self._try_to_end, due))
 
     def _try_to_end(self, owed: tuple[UUID, int]) -> None:
@@ -296,7 +304,7 @@ class Supervisor:
                 self._end_work(self._services.runs.get_attempt(*owed))
             except Exception as error:
                 logger.exception("Run %s attempt %d: its work could not be ended.", *owed)
-                self._failed_lately[owed] = True
+                self._failed_lately[owed] = self._failed_before[owed] = True
                 said = {"host": self._services.host, "error": f"{type(error).__name__}: {error}"}
                 self._services.runs.tell_once(*owed, EventKind.TERMINATION_FAILED, said)
 

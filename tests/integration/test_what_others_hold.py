@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from models.chunks import blocks_of
 from models.faults import is_row_held
+from models.rows import RunAttempt
 from models.work import Work
 from stores.followers import Adoption
 from tests.faults.helpers_abf import impatient_services, locked
@@ -168,3 +169,32 @@ def test_what_was_followed_or_is_anothers_is_not_taken_back(services: Services) 
     with supervisor.follow(followed):
         supervisor.supervise()
     assert [status_of(services, work.run_id) for work in (followed, ended, anothers)] == ["running"] * 3
+
+
+# -- what is owed
+
+
+def test_terminations_that_fail_again_and_again_are_few_in_each_turn_and_what_is_owed_anew_is_in_it(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, failing = list[UUID](), [running(services).run_id for _ in range(30)]
+
+    def end(_: Supervisor, attempt: RunAttempt) -> None:
+        tried.append(attempt.run_id)
+        if attempt.run_id in failing:
+            raise ConnectionError("the platform is away")
+
+    monkeypatch.setattr(Supervisor, "_end_work", end)
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE run_attempts SET termination = 'owed'"))
+    supervisor = Supervisor(services, direct_shipper(services))
+    supervisor.bury()
+    assert set(tried) == set(failing)
+    supervisor._failed_lately.clear()
+    tried.clear()
+    new = running(services).run_id
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE run_attempts SET termination = 'owed'"))
+    supervisor.bury()
+    assert new in tried
+    assert len(tried) == 1 + 8
