@@ -23,12 +23,15 @@ from models.errors import (
     TokenRefused,
     UnknownAdapter,
 )
-from models.faults import is_unfit
+from models.faults import is_unfit, sqlstate_of
 from stores.migrate import database_trouble
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+#: The SQLSTATE of a database that takes no change.
+READ_ONLY = "25006"
 
 #: Seconds after which a client may ask again what could not be answered now.
 RETRY_AFTER = 5
@@ -136,7 +139,14 @@ def _database(request: Request, error: Exception) -> JSONResponse:
     if told is None:
         return _unforeseen(request, error)
     logger.error("%s (%s)", told, type(getattr(error, "orig", None) or error).__name__)
-    return problem(503, f"{told} Nothing was changed. Ask again in a moment." if is_unfit(error) else told)
+    return problem(503, f"{told} {_what_follows(request, error)}" if is_unfit(error) else told)
+
+
+def _what_follows(request: Request, error: Exception) -> str:
+    """What to do after trouble of the database, which may have come after a change was made, or as it was."""
+    if request.method in ("GET", "HEAD") or sqlstate_of(error) == READ_ONLY:
+        return "Nothing was changed. Ask again in a moment."
+    return "Whether anything was changed is not known: ask again with the same Idempotency-Key, or look first."
 
 
 def _unforeseen(_: Request, error: Exception) -> JSONResponse:

@@ -110,6 +110,11 @@ def sqlstate_of(error: BaseException) -> str | None:
     return None
 
 
+def is_row_held(error: BaseException) -> bool:
+    """Whether another transaction holds what was to be written, for longer than we wait: the rest can be written."""
+    return sqlstate_of(error) == "55P03"
+
+
 def ends_session(error: BaseException) -> bool:
     """Whether the session in which this happened is to be given up; the next one may be on another server."""
     return (sqlstate_of(error) or "").startswith(_LOST_SESSION)

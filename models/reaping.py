@@ -67,10 +67,12 @@ def next_watch(previous: Watch | None, now: datetime, timing: Timing) -> Watch:
 
     While nobody looked, the system that carries proofs of life may have been away as well: silence from that time
     is no evidence (kubernetes/kubernetes #24597: all nodes evicted after the controller's own outage). Nor was there
-    a watch for this window if the last sweep had another one: somebody swept with another time scale.
+    a watch for this window if the last sweep had another one: somebody swept with another time scale. Nor is a watch
+    worth anything whose last sweep is still to come: the database's clock was set back, as by a standby that took over.
     """
-    blind = previous is None or now - previous.last_sweep_at > timing.blind_after or previous.window != timing.window
-    if previous is None or blind:
+    if previous is None or previous.window != timing.window:
+        return Watch(since=now, last_sweep_at=now, window=timing.window)
+    if not timedelta(0) <= now - previous.last_sweep_at <= timing.blind_after:
         return Watch(since=now, last_sweep_at=now, window=timing.window)
     return replace(previous, last_sweep_at=now)
 
@@ -80,9 +82,10 @@ def listen(watch: Watch, heard_at: datetime | None, now: datetime, timing: Timin
 
     Older than what is tolerated, the pipeline lags: output that was printed long ago is still on its way. It then has
     to work for a whole window again before silence counts, as our own looking has (mars-project/mars #470: a backlog
-    older than the window had everything reaped).
+    older than the window had everything reaped). One that would have been sent later than now says nothing: it is of a
+    time before the database's clock was set back.
     """
-    if heard_at is None or now - heard_at > timing.tolerated_lag:
+    if heard_at is None or not timedelta(0) <= now - heard_at <= timing.tolerated_lag:
         return replace(watch, heard_at=heard_at, hearing_since=None)
     return replace(watch, heard_at=heard_at, hearing_since=watch.hearing_since or heard_at)
 
@@ -99,9 +102,10 @@ def is_due(previous: Watch | None, now: datetime, timing: Timing) -> bool:
     """Whether a sweep message is worth a sweep, or is one of a backlog whose work another has just done.
 
     This stands in for the message's expiry, which Celery judges by the worker's clock. A tenth of the interval tells a
-    backlog, worked off at once, from a sweep by hand, after which the next regular one must not be left out.
+    backlog, worked off at once, from a sweep by hand, after which the next regular one must not be left out. A last
+    sweep that is still to come was made before the database's clock was set back: long ago, for all we know.
     """
-    return previous is None or now - previous.last_sweep_at >= timing.sweep_interval / 10
+    return previous is None or not timedelta(0) <= now - previous.last_sweep_at < timing.sweep_interval / 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,16 +40,28 @@ LEAVE = text("UPDATE workers SET seen_at = '-infinity' WHERE id = :id")
 HOSTS = text("SELECT DISTINCT host FROM workers WHERE seen_at > clock_timestamp() - :gone_after")
 
 # orphan: out-of-process work whose worker has not been seen for a while is to be followed by another one, whoever has
-# its adapter. The workers that are gone are few, and are forgotten in the same statement: each is gone once.
+# its adapter; but for what another transaction holds, which must not keep the others waiting.
 ORPHAN = text("""
-WITH gone AS (
-    DELETE FROM workers WHERE seen_at < clock_timestamp() - :gone_after RETURNING id
+WITH orphans AS (
+    SELECT a.run_id, a.attempt FROM workers w JOIN run_attempts a ON a.worker_id = w.id
+    JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
+    WHERE w.seen_at < clock_timestamp() - :gone_after
+      AND a.finished_at IS NULL AND a.handle IS NOT NULL AND a.adoption IS NULL
+      AND r.status = 'running' AND r.out_of_process_liveness
+    FOR NO KEY UPDATE OF a SKIP LOCKED
 )
 UPDATE run_attempts a SET adoption = 'owed', adoption_owed_at = clock_timestamp()
-FROM gone, runs r
-WHERE a.worker_id = gone.id AND a.finished_at IS NULL AND a.handle IS NOT NULL AND a.adoption IS NULL
-  AND r.id = a.run_id AND r.attempt = a.attempt AND r.status = 'running' AND r.out_of_process_liveness
+FROM orphans o WHERE a.run_id = o.run_id AND a.attempt = o.attempt
 RETURNING a.run_id
+""")
+
+# forget: workers that are gone, once nothing of theirs is left to be handed over. They are few.
+FORGET_GONE = text("""
+DELETE FROM workers w
+WHERE w.seen_at < clock_timestamp() - :gone_after AND NOT EXISTS (
+    SELECT FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
+    WHERE a.worker_id = w.id AND a.finished_at IS NULL AND a.handle IS NOT NULL AND a.adoption IS NULL
+      AND r.status = 'running' AND r.out_of_process_liveness)
 """)
 
 # hand over: the same, by a follower that leaves or a sweep that found the work alive and nobody speaking for it.
@@ -64,7 +76,7 @@ RETURNING a.run_id, a.epoch
 TO_ADOPT = text("""
 SELECT a.run_id, a.attempt, a.epoch FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
 WHERE a.adoption = 'owed' AND (a.host IS NULL OR a.host = :host AND (a.slot IS NULL OR a.slot = :slot))
-  AND r.adapter = ANY(:adapters)
+  AND r.adapter = ANY(:adapters) AND a.run_id <> ALL(CAST(:but AS uuid[]))
 ORDER BY a.run_id LIMIT :limit
 """)
 
@@ -188,7 +200,9 @@ class FollowerStore:
     def orphan(self, gone_after: timedelta) -> int:
         """Have the work of workers that are gone adopted; returns how many runs are newly owed that."""
         with self._database.begin() as connection:
-            return len(connection.execute(ORPHAN, {"gone_after": gone_after}).all())
+            orphaned = len(connection.execute(ORPHAN, {"gone_after": gone_after}).all())
+            connection.execute(FORGET_GONE, {"gone_after": gone_after})
+            return orphaned
 
     def hand_over(self, tokens: Iterable[Token]) -> set[Token]:
         """Have the work under these tokens adopted; returns those to which it applied."""
@@ -198,9 +212,12 @@ class FollowerStore:
         with self._database.begin() as connection:
             return {Token(row.run_id, row.epoch) for row in connection.execute(HAND_OVER, values)}
 
-    def to_adopt(self, node: Node, adapters: Sequence[str], limit: int) -> list[tuple[UUID, int, int]]:
-        """Run, attempt and epoch of work that a worker of `node` with these adapters may adopt."""
+    def to_adopt(
+        self, node: Node, adapters: Sequence[str], limit: int, but: Iterable[UUID] = ()
+    ) -> list[tuple[UUID, int, int]]:
+        """Run, attempt and epoch of work that a worker of `node` with these adapters may adopt, but for these runs."""
         values = {"host": node.name, "slot": node.slot, "adapters": list(adapters), "limit": limit}
+        values["but"] = [str(run_id) for run_id in but]
         with self._database.begin() as connection:
             rows = connection.execute(TO_ADOPT, values)
             return [(row.run_id, row.attempt, row.epoch) for row in rows]

@@ -27,14 +27,14 @@ T = TypeVar("T")
 # Each of these has its transaction not wait for the disk, which would be most of its cost: a lease that a crash of the
 # server undoes is lost to its holder like any other, and one that it brings back ends by itself.
 
-# take: a lease that nobody holds, or whose time is over.
+# take: a lease that nobody holds, or whose time is over; or that began later than now, before the clock was set back.
 TAKE = text("""
 INSERT INTO leases AS l (name, holder, token, since, until)
 SELECT :name, :holder, CAST(:token AS uuid), clock_timestamp(), clock_timestamp() + :length
 FROM set_config('synchronous_commit', 'off', true)
 ON CONFLICT (name) DO UPDATE
 SET holder = EXCLUDED.holder, token = EXCLUDED.token, since = EXCLUDED.since, until = EXCLUDED.until
-WHERE l.until < clock_timestamp()
+WHERE l.until < clock_timestamp() OR l.since > clock_timestamp()
 """)
 
 # renew: also a lease whose time is over, as long as nobody else has taken it.

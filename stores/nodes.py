@@ -46,12 +46,16 @@ SELECT host AS name, count(*) AS owed, clock_timestamp() - max(last_seen) AS uns
 FROM owing GROUP BY host, slot HAVING max(last_seen) < clock_timestamp() - :unseen_for ORDER BY host
 """)  # noqa: S608 - our own text
 
-# waive: nobody waits for these terminations any more. They stay to be done, should the host come back.
+# waive: nobody waits for these terminations any more. They stay to be done, should the host come back. One that another
+# transaction holds is passed over.
 WAIVE = text(f"""
-WITH owing AS ({OWING}), waived AS (
-    UPDATE run_attempts a SET termination = 'waived' FROM owing l
-    WHERE l.last_seen < clock_timestamp() - :lost_after
-      AND a.run_id = l.run_id AND a.attempt = l.attempt AND a.termination = 'owed'
+WITH owing AS ({OWING}), lost AS (
+    SELECT a.run_id, a.attempt, l.last_seen
+    FROM run_attempts a JOIN owing l ON a.run_id = l.run_id AND a.attempt = l.attempt
+    WHERE l.last_seen < clock_timestamp() - :lost_after FOR NO KEY UPDATE OF a SKIP LOCKED
+), waived AS (
+    UPDATE run_attempts a SET termination = 'waived' FROM lost l
+    WHERE a.run_id = l.run_id AND a.attempt = l.attempt AND a.termination = 'owed'
     RETURNING a.run_id, a.attempt, a.host, l.last_seen
 )
 INSERT INTO run_events (run_id, attempt, kind, detail)

@@ -75,6 +75,14 @@ WHERE r.status = 'queued' AND r.adapter = ANY(CAST(:adapters AS text[])) AND EXI
 ORDER BY r.id LIMIT :limit
 """)
 
+# unfollowed: what this worker claimed some time ago, and nothing is recorded of since. It follows some of it; of the
+# rest, the answer to its claim was lost on the way.
+UNFOLLOWED = text("""
+SELECT r.id, r.epoch FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
+WHERE a.worker_id = :worker_id AND a.finished_at IS NULL AND a.handle IS NULL AND a.process_pid IS NULL
+  AND r.status = 'running' AND r.epoch = a.epoch AND r.started_at < clock_timestamp() - :claimed_before
+""")
+
 # take back: an attempt that began nothing. Its number is used again, so nothing may be left that bears it: no work that
 # was recorded, and no output. Run before attempt, the order in which an end takes them. The wait doubles with each time
 # that this attempt was taken back.
@@ -216,6 +224,19 @@ WITH ends AS (
     FROM ended d JOIN ends e ON e.run_id = d.id AND e.epoch = d.epoch
 )
 SELECT id, attempt, epoch, status FROM ended
+""")
+
+# free: those of these runs that no other transaction is writing just now, each held with its attempt from here on.
+FREE = text("""
+WITH mine AS (
+    SELECT id, attempt FROM runs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+), opened AS (
+    SELECT a.run_id FROM run_attempts a JOIN mine m ON m.id = a.run_id AND m.attempt = a.attempt
+    FOR NO KEY UPDATE OF a SKIP LOCKED
+)
+SELECT m.id FROM mine m
+WHERE EXISTS (SELECT FROM opened o WHERE o.run_id = m.id)
+   OR NOT EXISTS (SELECT FROM run_attempts a WHERE a.run_id = m.id AND a.attempt = m.attempt)
 """)
 
 # owed: work that must still be ended and that this node can end; nobody need wait for that any more (`waived`). A name
@@ -397,6 +418,12 @@ class RunStore:
         with self._database.begin() as connection:
             return list(connection.execute(AWAITED, {"adapters": list(adapters), "limit": limit}).scalars())
 
+    def claimed_for(self, worker_id: UUID, claimed_before: timedelta) -> set[Token]:
+        """What this worker claimed so long ago or longer, and has recorded nothing of."""
+        values = {"worker_id": worker_id, "claimed_before": claimed_before}
+        with self._database.begin() as connection:
+            return {Token(row.id, row.epoch) for row in connection.execute(UNFOLLOWED, values)}
+
     def take_back(self, token: Token, note: str, wait: float, doublings: int) -> float | None:
         """Put a run back into the queue whose attempt began nothing; in how many seconds it may be claimed.
 
@@ -482,6 +509,11 @@ class RunStore:
         """Apply the ends whose conditions still hold; returns those. Call it through `workers.finish.finish`."""
         rows = connection.execute(FINISH, {"ends": json.dumps([_end_record(end) for end in ends])})
         return [Ended(row.id, row.attempt, row.epoch, Status(row.status)) for row in rows]
+
+    @staticmethod
+    def free(connection: Connection, run_ids: Iterable[UUID]) -> set[UUID]:
+        """Those of these runs that nobody else is writing just now; nobody does until this transaction ends."""
+        return set(connection.execute(FREE, {"ids": [str(run_id) for run_id in run_ids]}).scalars())
 
     def owed_terminations(self, node: Node) -> list[tuple[UUID, int]]:
         """Run and attempt of all work that must still be ended and that `node` can end.

@@ -61,8 +61,11 @@ ON CONFLICT (id) DO UPDATE
 SET watching_since = :since, last_sweep_at = :last_sweep_at, window_length = :window, hearing_since = :hearing_since
 """)
 
-# echo: a canary came back; one that comes late, or again, tells nothing new.
-ECHO = text("UPDATE reaper_watch SET heard_at = :sent_at WHERE heard_at IS NULL OR heard_at < :sent_at")
+# echo: a canary came back; one that comes late, or again, tells nothing new, unless the clock was set back meanwhile.
+ECHO = text("""
+UPDATE reaper_watch SET heard_at = :sent_at
+WHERE heard_at IS NULL OR heard_at < :sent_at OR heard_at > clock_timestamp()
+""")
 
 FLEET = text("SELECT count(*) FROM runs WHERE status = 'running'")
 

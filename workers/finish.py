@@ -9,6 +9,8 @@ looked for every few seconds.
 import logging
 from collections.abc import Sequence
 
+from sqlalchemy import Connection
+
 from models.work import End, Token
 from stores.runs import Ended
 from workers.bootstrap import Services
@@ -17,14 +19,28 @@ from workers.journal import about
 logger = logging.getLogger(__name__)
 
 
-def finish(services: Services, ends: Sequence[End]) -> list[Ended]:
-    """End runs; returns those to which their end applied. The first final state wins: a late result changes nothing."""
+def finish(services: Services, ends: Sequence[End], *, pass_over_held: bool = False) -> list[Ended]:
+    """End runs; returns those to which their end applied. The first final state wins: a late result changes nothing.
+
+    `pass_over_held` is for many at once that can be ended later as well: a run that another transaction is writing just
+    now, or that one which has stalled holds, keeps none of the others from its end.
+    """
     if not ends:
         return []
     with services.database.begin() as connection:
+        if pass_over_held:
+            ends = _without_held(services, connection, ends)
         ended = services.runs.finish(connection, ends)
     _announce(services, ended)
     return ended
+
+
+def _without_held(services: Services, connection: Connection, ends: Sequence[End]) -> list[End]:
+    free = services.runs.free(connection, [end.token.run_id for end in ends])
+    for end in ends:
+        if end.token.run_id not in free:
+            logger.warning("Run %s is not ended yet: another transaction holds it.", end.token.run_id)
+    return [end for end in ends if end.token.run_id in free]
 
 
 def _announce(services: Services, ended: Sequence[Ended]) -> None:

@@ -26,7 +26,7 @@ from models.errors import Released, UnknownAdapter
 from models.faults import Fault, fault_of, is_unfit
 from models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
 from models.results import last_line, raised, understood
-from models.work import End, Outcome, Work, storable
+from models.work import End, Outcome, Token, Work, storable
 from workers import metrics, tracing
 from workers.bootstrap import Services
 from workers.closing import send_close
@@ -172,7 +172,7 @@ def _leave(services: Services, shipper: LogShipper, context: RunContext) -> str:
     _flush(shipper, LEAVE_TIMEOUT)
     try:
         if not _hand_over(services, work) and not context.last_seq:
-            _take_back(services, work, f"its worker was to leave it before it had begun ({services.host})")
+            take_back(services, work.token, f"its worker was to leave it before it had begun ({services.host})")
     except Exception as error:
         logger.error("Run %s could not be handed over (%s); the sweep will.", work.run_id, type(error).__name__)
     return "released"
@@ -205,7 +205,7 @@ def _let_go(services: Services, context: RunContext, why: str) -> str:
     work = context.work
     if work.adapter in attaching() and _hand_over(services, work):
         return "released"
-    if not context.last_seq and _take_back(services, work, f"{services.host} could not begin it ({why})"):
+    if not context.last_seq and take_back(services, work.token, f"{services.host} could not begin it ({why})"):
         return "returned"
     if context.is_underway and context.lives_elsewhere:
         # Nobody else could follow it; it may be alive, and its silence is the reaper's to judge.
@@ -223,16 +223,16 @@ def _hand_over(services: Services, work: Work) -> bool:
     return True
 
 
-def _take_back(services: Services, work: Work, why: str) -> bool:
+def take_back(services: Services, token: Token, why: str) -> bool:
     """Put an attempt that began nothing back into the queue; False where it may have begun something."""
     note = storable(f"Back in the queue: {why}. The attempt does not count.")
     wait = TAKEN_BACK_FOR * random.uniform(1, 2)  # noqa: S311 - so that many do not come back at once
-    seconds = services.runs.take_back(work.token, note, wait, TAKEN_BACK_DOUBLINGS)
+    seconds = services.runs.take_back(token, note, wait, TAKEN_BACK_DOUBLINGS)
     if seconds is None:
         return False
-    services.throttle.forget([work.run_id])
-    send_execute(work.run_id, after=seconds + MARGIN)
-    logger.warning("Run %s: %s", work.run_id, note)
+    services.throttle.forget([token.run_id])
+    send_execute(token.run_id, after=seconds + MARGIN)
+    logger.warning("Run %s: %s", token.run_id, note)
     return True
 
 

@@ -19,8 +19,9 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 
 from models.chunks import Block, decode_message, describe, encode_message
 from models.errors import InvalidBlock
-from models.faults import Fault, fault_of, is_unfit
+from models.faults import Fault, fault_of, is_row_held, is_unfit
 from models.status import Proof
+from stores.logs import LogKey
 from workers import metrics
 from workers.app import app
 from workers.bootstrap import Services, services
@@ -76,7 +77,7 @@ def _take_in(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
     try:
         report = _store(services, good)
     except Exception as error:
-        if is_unfit(error):
+        if is_unfit(error) and not (is_row_held(error) and len(good) > 1):
             raise
         report = _one_by_one(services, good, error)
     for block, reason in bad:
@@ -137,23 +138,25 @@ def _append(services: Services, connection: Connection, blocks: Sequence[Block])
 def _one_by_one(services: Services, blocks: Sequence[Block], error: Exception) -> dict[str, int]:
     """Find the block that made the store fail, and store the others: it is kept aside where its content is at fault.
 
-    Where we are, its error is raised once the others are stored.
+    Where we are, its error is raised once the others are stored; and where another transaction holds its log.
     """
     if len(blocks) < 2:
         if not isinstance(error, _Refused):
             raise error
         _keep_aside(services, blocks[0], str(error))
         return {"chunks": _count(blocks), "new": 0, "refreshed": 0, "refused": 1}
-    reports, failed = [], None
+    reports, failed = [], dict[LogKey, Exception]()
     for block in blocks:
+        if block.key in failed and is_row_held(failed[block.key]):
+            continue  # Each would be waited for as long.
         try:
             reports.append(_take_in(services, [block]))
         except Exception as failure:
-            if is_unfit(failure):
+            if is_unfit(failure) and not is_row_held(failure):
                 raise
-            failed = failure
-    if failed is not None:
-        raise failed
+            failed[block.key] = failure
+    if failed:
+        raise next(iter(failed.values()))
     return {name: sum(report[name] for report in reports) for name in reports[0]}
 
 

@@ -47,6 +47,7 @@ from models.reaping import (
     should_ask,
 )
 from models.status import Proof
+from models.work import Token
 from stores.leases import Lease
 from workers import metrics, tracing
 from workers.app import app
@@ -169,7 +170,7 @@ def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], 
     """End those of these runs that were convicted, and count them."""
     convictions = [conviction(verdict, evidence, now, services.timing) for verdict, evidence in judged]
     ends = {end.token.run_id: end for end in convictions if end is not None}
-    ended = _in_bulk(lambda some: [run.run_id for run in finish(services, some)], ends)
+    ended = _in_bulk(lambda some: [run.run_id for run in finish(services, some, pass_over_held=True)], ends)
     for verdict, _ in judged:
         if verdict.suspect.run_id in ended:
             metrics.REAPS.labels(verdict.suspect.adapter, str(verdict.judgement.error_code)).inc()
@@ -188,7 +189,7 @@ def _trace(services: Services, reaped: Sequence[Verdict]) -> None:
 def _in_bulk(act: Callable[[Sequence[T]], Iterable[UUID] | None], by_run: Mapping[UUID, T]) -> set[UUID]:
     """Do this for all runs in one statement; if one of them makes it fail, one by one, so that it fails alone.
 
-    Returns what `act` returned, all together.
+    That another transaction holds a row of it is such a failure. Returns what `act` returned, all together.
     """
     try:
         return set(act(list(by_run.values())) or ())
@@ -210,7 +211,12 @@ def _spare(services: Services, spared: Sequence[tuple[Verdict, dict[str, Any]]])
     give_proof(
         services, [one.suspect.token for one, _ in suspects if one.judgement is Judgement.SPARE_ALIVE], Proof.PROBE
     )
-    services.followers.hand_over([one.suspect.token for one, _ in suspects if one.judgement.wants_follower])
+    unfollowed = [one.suspect.token for one, _ in suspects if one.judgement.wants_follower]
+    _in_bulk(lambda some: _run_ids(services.followers.hand_over(some)), {one.run_id: one for one in unfollowed})
+
+
+def _run_ids(tokens: Iterable[Token]) -> set[UUID]:
+    return {token.run_id for token in tokens}
 
 
 def _orphan(services: Services) -> int:

@@ -17,6 +17,7 @@ A failure in any is logged and tried again at the next turn: no follower dies of
 """
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -33,6 +34,7 @@ from adapters.registry import attaching, find_adapter
 from adapters.shipper import LogShipper
 from models.draining import end_of_cut_off, end_of_drained
 from models.errors import RunNotFound, UnknownAdapter
+from models.faults import ends_session
 from models.nodes import Whose, complaints, in_words, whose
 from models.paging import pages
 from models.rows import RunAttempt
@@ -47,13 +49,15 @@ from workers.bootstrap import Services
 from workers.context import RunContext
 from workers.enqueue import cancel_run, send_execute
 from workers.finish import finish
-from workers.following import follow_to_the_end
+from workers.following import follow_to_the_end, take_back
 from workers.identity import ends_container
 from workers.journal import about
 from workers.proof import give_proof
 
 logger = logging.getLogger(__name__)
 
+#: Attempts that are remembered as having been followed here.
+FOLLOWED_LATELY = 100_000
 #: Seconds between two looks for stop signals and overdue runs.
 SUPERVISE_INTERVAL = 1.0
 #: Seconds between two looks for proofs of life that the database was not told of.
@@ -62,12 +66,16 @@ VOUCH_INTERVAL = 1.0
 OVERDUE_ASK_LIMIT = 2.0
 #: Seconds between two looks for owed terminations.
 BURY_INTERVAL = 2.0
+#: Terminations that are tried at once, and the most of those that failed before in one turn.
+BURY_AT_ONCE = 8
 #: Seconds before a termination that failed is tried again.
 BURY_AGAIN = 30.0
 #: Seconds between two looks for work to adopt …
 ADOPT_INTERVAL = 2.0
-#: … and how much of it is taken at once, so that the workers that look share it.
+#: … and how much of it is taken at once, so that the workers that look share it …
 ADOPT_AT_ONCE = 20
+#: … and seconds before what could not be adopted is tried again: it must not hide what can.
+ADOPT_AGAIN = 10.0
 #: Runs that a worker with a new adapter asks for as it starts; the sweep sends the rest.
 AWAITED_AT_ONCE = 1000
 #: How much that is left to others is looked at, and how much of it is remembered, so that this is said once.
@@ -92,6 +100,7 @@ class Supervisor:
         self._services = services
         self._shipper = shipper
         self._followed: dict[Token, RunContext] = {}
+        self._followed_lately: LRUCache[Token, bool] = LRUCache(FOLLOWED_LATELY)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._draining = threading.Event()
@@ -100,11 +109,14 @@ class Supervisor:
         self._proven_at = time.monotonic()
         self._next_vouch = 0.0
         self._next_sign = 0.0
+        self._next_look_at_claims = 0.0
         self._asked_for_awaited = False
         self._in_touch_at = _clock()
         self._adopted: list[threading.Thread] = []
         self._left_to_others: LRUCache[tuple[UUID, int], bool] = LRUCache(LEFT_TO_OTHERS_KEPT)
+        self._not_adopted_lately: TTLCache[UUID, bool] = TTLCache(10_000, ttl=ADOPT_AGAIN)
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
+        self._failed_before: LRUCache[tuple[UUID, int], bool] = LRUCache(10_000)
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -140,6 +152,7 @@ class Supervisor:
         context = RunContext(self._services, self._shipper, work, resumed)
         with self._lock:
             self._followed[work.token] = context
+            self._followed_lately[work.token] = True
         try:
             yield context
         finally:
@@ -151,11 +164,11 @@ class Supervisor:
         contexts = self._contexts()
         if not contexts:
             self._in_touch_at = _clock()
-        always = (self._be_seen, self._heed_revocations)
-        for step in (*always, self._keepalive, self._end_cut_off, self._stop_told, self._end_overdue):
+        first, last = (self._be_seen, self._heed_revocations), (self._take_back_unfollowed,)
+        followed = (self._keepalive, self._end_cut_off, self._stop_told, self._end_overdue) if contexts else ()
+        for step in (*first, *followed, *last):
             try:
-                if contexts or step in always:
-                    step(contexts)
+                step(contexts)
             except Exception:
                 logger.exception("A step of supervision failed; it is tried again in a moment.")
 
@@ -169,6 +182,25 @@ class Supervisor:
             self._services.followers.seen(self.worker_id, self._node, self._services.node)
             self._next_sign = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
             self._tell_of_twins()
+
+    def _take_back_unfollowed(self, _: dict[Token, RunContext]) -> None:
+        """Put back into the queue what this worker claimed without being told so: the answer was lost on the way.
+
+        Nobody follows it, so that it would be found by its silence, and end without having begun. A claim that is only
+        slow to be followed loses nothing but time: what it would record is refused. What was followed here, and is not
+        any more, may have done something, whatever its rows say.
+        """
+        if time.monotonic() < self._next_look_at_claims:
+            return
+        timing = self._services.timing
+        claimed = self._services.runs.claimed_for(self.worker_id, timing.worker_gone_after)
+        for token in claimed - self._begun():
+            take_back(self._services, token, f"the answer to the claim of {self._node} was lost")
+        self._next_look_at_claims = time.monotonic() + timing.keepalive_interval.total_seconds()
+
+    def _begun(self) -> set[Token]:
+        with self._lock:
+            return self._followed.keys() | set(self._followed_lately)
 
     def _tell_of_twins(self) -> None:
         """Say so, again and again, where another data folder has our name: it was there first, or came with us."""
@@ -258,8 +290,12 @@ class Supervisor:
         """One turn over the work that is owed its end."""
         owed = self._services.runs.owed_terminations(self._services.node)
         due = [attempt for attempt in owed if attempt not in self._failed_lately]
+        # What failed before may take long to fail again, and what is owed anew must not wait for all of it.
+        again = [attempt for attempt in due if attempt in self._failed_before]
+        due = [attempt for attempt in due if attempt not in self._failed_before]
+        due += random.sample(again, min(BURY_AT_ONCE, len(again)))
         if due:
-            with ThreadPoolExecutor(max_workers=8, thread_name_prefix="bury") as pool:
+            with ThreadPoolExecutor(max_workers=BURY_AT_ONCE, thread_name_prefix="bury") as pool:
                 list(pool.map(self._try_to_end, due))
 
     def _try_to_end(self, owed: tuple[UUID, int]) -> None:
@@ -268,7 +304,7 @@ class Supervisor:
                 self._end_work(self._services.runs.get_attempt(*owed))
             except Exception as error:
                 logger.exception("Run %s attempt %d: its work could not be ended.", *owed)
-                self._failed_lately[owed] = True
+                self._failed_lately[owed] = self._failed_before[owed] = True
                 said = {"host": self._services.host, "error": f"{type(error).__name__}: {error}"}
                 self._services.runs.tell_once(*owed, EventKind.TERMINATION_FAILED, said)
 
@@ -295,12 +331,24 @@ class Supervisor:
             return
         self._ask_for_awaited()
         followers, node, ours = self._services.followers, self._services.node, self._services.adapters.attaching()
-        for run_id, attempt, epoch in followers.to_adopt(node, ours, ADOPT_AT_ONCE):
-            adoption = followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
-            if adoption is not None:
-                self._begin_to_follow(adoption)
+        for run_id, attempt, epoch in followers.to_adopt(node, ours, ADOPT_AT_ONCE, list(self._not_adopted_lately)):
+            with about(run_id, attempt):
+                self._try_to_adopt(run_id, attempt, epoch)
         for run_id, attempt, adapter in followers.left_to_others(self._services.host, ours, LEFT_TO_OTHERS_AT_ONCE):
             self._leave_to_others(run_id, attempt, adapter)
+
+    def _try_to_adopt(self, run_id: UUID, attempt: int, epoch: int) -> None:
+        """Adopt this, if it can be: one that cannot, whose log another transaction holds, say, keeps back no other."""
+        try:
+            adoption = self._services.followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
+        except Exception as error:
+            if ends_session(error):  # The database is away: nothing else could be adopted, either.
+                raise
+            self._not_adopted_lately[run_id] = True
+            logger.exception("Run %s attempt %d could not be adopted; it is tried again.", run_id, attempt)
+            return
+        if adoption is not None:
+            self._begin_to_follow(adoption)
 
     def _leave_to_others(self, run_id: UUID, attempt: int, adapter: str) -> None:
         """Say, once, that this worker cannot adopt work which is to be adopted: another one, or a later one, can."""

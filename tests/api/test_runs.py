@@ -131,6 +131,22 @@ def test_a_database_that_does_not_answer_is_told_with_when_to_come_again(
     monkeypatch.setattr(services.runs, "list", fail)
     answer = client.get("/v1/runs")
     assert (answer.status_code, answer.headers["retry-after"], "secret" in answer.text) == (503, "5", False)
+    assert "Nothing was changed." in answer.json()["detail"]
+
+
+def test_trouble_that_comes_after_a_run_was_written_is_not_told_as_if_there_were_none(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: UUID) -> None:
+        raise OperationalError("COMMIT", {}, OSError("server closed the connection unexpectedly"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services.runs, "get", fail)
+        answer = client.post("/v1/runs", json={"adapter": "process", "config": {"command": ["true"]}})
+    assert answer.status_code == 503
+    assert "Nothing was changed" not in answer.json()["detail"]
+    assert "Idempotency-Key" in answer.json()["detail"]
+    assert len(services.runs.list()) == 1
 
 
 def test_a_run_is_cancelled_once_and_stays_so(client: TestClient) -> None:

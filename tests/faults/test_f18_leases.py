@@ -202,7 +202,7 @@ def ended(services: Services) -> Work:
 
 def test_f18_a_closing_whose_process_is_frozen_holds_its_log_for_its_lease_and_no_longer(services: Services) -> None:
     work = ended(services)
-    other = Leases(services.database, "elsewhere")
+    other = Leases(services.database, lambda: "elsewhere")
     with other.hold(f"close {work.run_id} 1", CLOSE_LEASE) as theirs:
         assert theirs
         let_it_pass(services, CLOSE_LEASE.total_seconds() - 2)
@@ -215,7 +215,7 @@ def test_f18_a_closing_whose_process_is_frozen_holds_its_log_for_its_lease_and_n
 
 def test_f18_a_long_closing_renews_as_it_goes_and_stops_where_another_has_its_log(services: Services) -> None:
     work = ended(services)
-    other = Leases(services.database, "elsewhere")
+    other = Leases(services.database, lambda: "elsewhere")
     with services.leases.hold("this", timedelta(milliseconds=4)) as ours:
         assert ours
         going = ours.while_going_through(services.logs.hot(work.run_id, 1))

@@ -92,6 +92,11 @@ def test_a_sweep_more_than_that_after_the_last_starts_a_new_watch() -> None:
     assert next_watch(watch(last_sweep=TIMING.blind_after + A_MOMENT), NOW, TIMING) == new_watch()
 
 
+def test_a_sweep_that_comes_before_the_last_one_starts_a_new_watch() -> None:
+    """The database's clock was set back: what was seen by the old one says nothing."""
+    assert next_watch(watch(last_sweep=-A_MOMENT), NOW, TIMING) == new_watch()
+
+
 def test_a_sweep_after_one_with_another_time_scale_starts_a_new_watch() -> None:
     assert next_watch(watch(timing=Timing.scaled(30)), NOW, TIMING) == new_watch()
 
@@ -99,6 +104,8 @@ def test_a_sweep_after_one_with_another_time_scale_starts_a_new_watch() -> None:
 @pytest.mark.parametrize(
     ("gap", "due"),
     [
+        (-timedelta(hours=1), True),
+        (-A_MOMENT, True),
         (timedelta(0), False),
         (TIMING.sweep_interval / 10 - A_MOMENT, False),
         (TIMING.sweep_interval / 10, True),
@@ -124,6 +131,11 @@ def test_a_canary_up_to_two_minutes_old_goes_on_with_what_was_heard(lag: timedel
 
 def test_a_canary_older_than_two_minutes_means_that_nothing_is_heard() -> None:
     heard = listen(watch(), NOW - TIMING.tolerated_lag - A_MOMENT, NOW, TIMING)
+    assert (heard.hearing_since, heard.heard_for(NOW)) == (None, timedelta(0))
+
+
+def test_a_canary_that_is_still_to_be_sent_means_that_nothing_is_heard() -> None:
+    heard = listen(watch(), NOW + A_MOMENT, NOW, TIMING)
     assert (heard.hearing_since, heard.heard_for(NOW)) == (None, timedelta(0))
 
 

@@ -1,0 +1,200 @@
+"""A row that another transaction holds, for minutes or for ever (one that was prepared, say), keeps back its run alone.
+
+And a transaction that was committed though nobody was told so.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg2
+import pytest
+from sqlalchemy import text
+
+from models.chunks import blocks_of
+from models.faults import is_row_held
+from models.rows import RunAttempt
+from models.work import Work
+from stores.followers import Adoption
+from tests.faults.helpers_abf import impatient_services, locked
+from tests.faults.helpers_cdeg import direct_shipper
+from tests.support.nodes import a_node
+from tests.support.rows import age, chunk, in_process, ingest, kinds, new_run, running, status_of, watch_for
+from workers import logs
+from workers import runs as executing
+from workers.bootstrap import Services
+from workers.reaper import sweep
+from workers.supervisor import Supervisor
+
+
+@contextmanager
+def held(services: Services, table: str, run_id: UUID) -> Iterator[None]:
+    """While this lasts, a transaction that has stalled holds the rows of this run in a table."""
+    with services.database.engine.connect() as connection:
+        connection.execute(text(f"SELECT FROM {table} WHERE run_id = :id FOR UPDATE"), {"id": run_id})
+        yield
+        connection.rollback()
+
+
+def dispatched(services: Services) -> list[Work]:
+    works = [running(services) for _ in range(3)]
+    for work in works:
+        services.runs.persist_run_handle(work.token, None, {"name": "job"})
+        ingest(services, [chunk(work, 1)])
+    return works
+
+
+def owed_adoption(services: Services) -> list[UUID]:
+    return [run_id for run_id, _, _ in services.followers.to_adopt(services.node, ["detached"], 100)]
+
+
+# -- sweeps
+
+
+def test_a_dead_run_that_is_held_keeps_no_other_from_being_reaped(services: Services) -> None:
+    watch_for(services, 3600)
+    dead = [in_process(services) for _ in range(3)]
+    for one in dead:
+        age(services, one.run_id, 600)
+    with impatient_services(services) as impatient:
+        with locked(services, dead[0].run_id), held(services, "run_attempts", dead[1].run_id):
+            assert sweep(impatient, by_hand=True)["reaped"] == 1
+        assert [status_of(services, one.run_id) for one in dead] == ["running", "running", "failed"]
+        assert sweep(impatient, by_hand=True)["reaped"] == 2
+    assert kinds(services, dead[0].run_id).count("reaped") == 1
+
+
+def test_work_whose_attempt_is_held_is_orphaned_by_the_next_sweep_and_the_others_by_this_one(
+    services: Services,
+) -> None:
+    watch_for(services, 3600)
+    worker_id, works = uuid4(), dispatched(services)
+    services.followers.seen(worker_id, "runs@here", a_node("here"))
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE run_attempts SET worker_id = :worker"), {"worker": worker_id})
+        connection.execute(text("UPDATE workers SET seen_at = clock_timestamp() - interval '100 s'"))
+    with impatient_services(services) as impatient:
+        with held(services, "run_attempts", works[0].run_id):
+            assert sweep(impatient, by_hand=True)["orphaned"] == 2
+        assert sweep(impatient, by_hand=True)["orphaned"] == 1
+    assert owed_adoption(services) == [work.run_id for work in works]
+    with services.database.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM workers")).scalar() == 0
+
+
+# -- workers
+
+
+def test_work_whose_log_is_held_is_adopted_later_and_hides_nothing_that_can_be_adopted(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.supervisor.ADOPT_AT_ONCE", 1)
+    works, begun = dispatched(services), list[UUID]()
+
+    def begin(_: Supervisor, adoption: Adoption) -> None:
+        begun.append(adoption.work.run_id)
+
+    monkeypatch.setattr(Supervisor, "_begin_to_follow", begin)
+    services.followers.hand_over([work.token for work in works])
+    with impatient_services(services) as impatient:
+        supervisor = Supervisor(impatient, direct_shipper(impatient))
+        with held(services, "attempt_logs", works[0].run_id):
+            for _ in range(3):
+                supervisor.adopt()
+        assert begun == [work.run_id for work in works[1:]]
+        Supervisor(impatient, direct_shipper(impatient)).adopt()
+    assert begun[-1] == works[0].run_id
+
+
+def test_a_log_that_is_held_keeps_no_output_of_others_that_came_with_it_from_being_stored(services: Services) -> None:
+    works = dispatched(services)
+    message = [block for work in works for seq in (2, 3) for block in blocks_of([chunk(work, seq)])]
+    with impatient_services(services) as impatient:
+        with held(services, "attempt_logs", works[0].run_id), pytest.raises(Exception) as raised:
+            logs.ingest(impatient, message)
+        assert is_row_held(raised.value)
+        assert [services.logs.last_seq(work.run_id, 1) for work in works] == [1, 3, 3]
+        logs.ingest(impatient, message)
+    assert [services.logs.last_seq(work.run_id, 1) for work in works] == [3, 3, 3]
+
+
+# -- committed, and not told so
+
+
+def claimed_without_being_told(services: Services, monkeypatch: pytest.MonkeyPatch, supervisor: Supervisor) -> UUID:
+    """A run whose claim by this worker was committed; then the connection was lost on which it would have said so."""
+    run_id, claim, lost = new_run(services).id, services.runs.claim, iter([True])
+
+    def claim_and_lose(*arguments: Any) -> Work | None:
+        work = claim(*arguments)
+        if next(lost, False):
+            raise psycopg2.OperationalError("server closed the connection unexpectedly")
+        return work
+
+    monkeypatch.setattr(services.runs, "claim", claim_and_lose)
+    request: Any = SimpleNamespace(hostname="runs@here", headers={})
+    crew: Any = SimpleNamespace(supervisor=supervisor)
+    assert executing._claim(services, crew, run_id, request) is None
+    assert status_of(services, run_id) == "running"
+    return run_id
+
+
+@pytest.mark.parametrize(("ago", "status"), [(58, "running"), (61, "queued")])
+def test_a_run_whose_claim_nobody_was_told_of_goes_back_to_the_queue_and_does_not_count(
+    services: Services, monkeypatch: pytest.MonkeyPatch, ago: float, status: str
+) -> None:
+    supervisor = Supervisor(services, direct_shipper(services))
+    run_id = claimed_without_being_told(services, monkeypatch, supervisor)
+    age(services, run_id, ago, "started_at")
+    supervisor.supervise()
+    run = services.runs.get(run_id)
+    assert (run.status, run.attempt) == (status, 1 if status == "running" else 0)
+
+
+def test_what_was_followed_or_is_anothers_is_not_taken_back(services: Services) -> None:
+    supervisor = Supervisor(services, direct_shipper(services))
+    followed, ended, anothers = (
+        services.runs.claim(new_run(services).id, "runs@here", worker_id)
+        for worker_id in (supervisor.worker_id, supervisor.worker_id, uuid4())
+    )
+    assert followed
+    assert ended
+    assert anothers
+    with supervisor.follow(ended):
+        pass
+    for work in (followed, ended, anothers):
+        age(services, work.run_id, 3600, "started_at")
+    with supervisor.follow(followed):
+        supervisor.supervise()
+    assert [status_of(services, work.run_id) for work in (followed, ended, anothers)] == ["running"] * 3
+
+
+# -- what is owed
+
+
+def test_terminations_that_fail_again_and_again_are_few_in_each_turn_and_what_is_owed_anew_is_in_it(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, failing = list[UUID](), [running(services).run_id for _ in range(30)]
+
+    def end(_: Supervisor, attempt: RunAttempt) -> None:
+        tried.append(attempt.run_id)
+        if attempt.run_id in failing:
+            raise ConnectionError("the platform is away")
+
+    monkeypatch.setattr(Supervisor, "_end_work", end)
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE run_attempts SET termination = 'owed'"))
+    supervisor = Supervisor(services, direct_shipper(services))
+    supervisor.bury()
+    assert set(tried) == set(failing)
+    supervisor._failed_lately.clear()
+    tried.clear()
+    new = running(services).run_id
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE run_attempts SET termination = 'owed'"))
+    supervisor.bury()
+    assert new in tried
+    assert len(tried) == 1 + 8
