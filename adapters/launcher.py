@@ -54,8 +54,8 @@ LEFT_GRACE = 2.0
 KILL_GRACE = 5.0
 #: Bytes that are reserved for the record of the exit.
 RESERVED = 512
-#: What a disk says that has no room, or not just now.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+#: What a disk says that takes nothing just now.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 RUNNING = "running.lock"
 EXIT = "exit.json"
 UNSTARTED = "unstarted"
@@ -156,10 +156,12 @@ def prctl(option: int, value: int) -> None:
         pass
 
 
-def become(command: list[str], cwd: str, cgroup: str, problem_fd: int) -> None:
-    """In a process of its own: become the command. Tells why not, and ends."""
+def become(command: list[str], cwd: str, cgroup: str, launcher: int, problem_fd: int) -> None:
+    """In a process of its own, whose parent is the launcher: become the command. Tells why not, and ends."""
     os.setsid()
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != launcher:  # It was killed before that was said.
+        os._exit(127)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these; a command expects them to act.
         signal.signal(number, signal.SIG_DFL)
     if cgroup:
@@ -204,10 +206,11 @@ def leave(cgroup: str) -> None:
 def start(command: list[str], cwd: str, cgroup: str, output: Output) -> tuple[int, bytes]:
     """The command's process, and why it could not be started: empty when it was. Raises `OSError` without a process."""
     reading, writing = os.pipe()
+    launcher = os.getpid()
     child = os.fork()
     if child == 0:
         output.give()
-        become(command, cwd, cgroup, writing)
+        become(command, cwd, cgroup, launcher, writing)
     os.close(writing)
     output.keep()
     problem = b""
@@ -246,7 +249,11 @@ class Watch:
         """Those of these descriptors that can be read, as soon as any can, or a child has ended, or time is up."""
         import select
 
-        ready = select.select([self.wakes, *others], [], [], seconds)[0]
+        # Not `select`, which takes no descriptor above 1023: a worker of many runs hands on higher ones.
+        poll = select.poll()
+        for fd in (self.wakes, *others):
+            poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]
         if self.wakes in ready:
             ready.remove(self.wakes)
             while _has_more(self.wakes):
@@ -286,7 +293,8 @@ def descendants() -> Iterator[Any]:
 
 
 def nothing_is_left() -> bool:
-    return next(descendants(), None) is None
+    """Looked at twice: what the system lists of children may be short while they come and go."""
+    return next(descendants(), None) is None and next(descendants(), None) is None
 
 
 def end_the_rest(grace: float) -> None:

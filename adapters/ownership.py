@@ -127,7 +127,8 @@ def _wait_for_none(find: Find, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while True:
         began = time.monotonic()
-        if next(iter(find()), None) is None:
+        # Twice: what the system lists of children may be short while they come and go.
+        if next(iter(find()), None) is None and next(iter(find()), None) is None:
             return True
         looked = time.monotonic()
         if looked >= deadline:
@@ -203,9 +204,16 @@ def _stat(pid: int) -> tuple[int, float] | None:
         return None
     # After the name, which may hold anything: state, parent, …, and the start as the 22nd of all.
     fields = stat.rpartition(b")")[2].split()
-    if len(fields) < 20 or fields[0] in b"ZXx":
+    if len(fields) < 20 or (fields[0] in b"ZXx" and not _has_threads(pid)):
         return None
     return int(fields[1]), float(int(fields[19]))
+
+
+def _has_threads(pid: int) -> bool:
+    """Whether other threads of a process go on whose first one has ended: it then looks like a zombie."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    return False
 
 
 def _read(path: str) -> bytes | None:

@@ -77,7 +77,9 @@ class ReportingContext:
         self.reporter: Reporter | None = None
         self._stopping = threading.Event()
         self._process: ProcessIdentity | None = None
-        self._outputs = {"stdout": sys.stdout.fileno(), "stderr": sys.stderr.fileno()}
+        # One that was closed (`>&-`) is none.
+        given = {"stdout": sys.stdout, "stderr": sys.stderr}
+        self._outputs = {stream: file.fileno() for stream, file in given.items() if file is not None}
 
     def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:  # noqa: ARG002
         data = chunk.encode() if isinstance(chunk, str) else chunk
@@ -122,7 +124,7 @@ class ReportingContext:
 
 @contextmanager
 def _heeding_signals(context: ReportingContext) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the command, which is then reported; a second one gives the report up."""
+    """Ctrl-C, SIGTERM and a terminal that goes end the command, which is then reported; a second one gives that up."""
 
     heard: list[int] = []
 
@@ -133,7 +135,10 @@ def _heeding_signals(context: ReportingContext) -> Iterator[None]:
             raise SystemExit(SIGNAL_BASE + number)
         context.stop()
 
-    before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # As `nohup` has it.
+        heeded.append(signal.SIGHUP)
+    before = {number: signal.signal(number, heed) for number in heeded}
     try:
         yield
     finally:

@@ -1,11 +1,13 @@
 """B11, B12, C09, C10: an attempt owns all that descends from its command, wherever that moved, and nothing else."""
 
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -259,6 +261,48 @@ def test_b12_a_run_inside_a_run_is_its_own(adapter: Adapter) -> None:
         run.context.stop()
         run.outcome()
         assert len(left()) == 1
+
+
+#: Ends its first thread, and ticks in another: the system then lists the process as a zombie.
+HEADLESS = """
+import ctypes, os, sys, threading, time
+
+def tick():
+    while True:
+        with open(sys.argv[1], "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(0.05)
+
+threading.Thread(target=tick).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="a system call by its number")
+def test_b12_a_process_whose_first_thread_has_ended_is_ended_too(adapter: Adapter, tmp_path: Path) -> None:
+    (tmp_path / "headless.py").write_text(HEADLESS)
+    ticks = tmp_path / "ticks"
+    script = (
+        f"setsid {sys.executable} {tmp_path}/headless.py {ticks} & until [ -s {ticks} ]; do sleep 0.05; done; exit 0"
+    )
+    outcome, _ = execute(adapter, shell(script))
+    assert outcome.error_code is None
+    pid = int(ticks.read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_b12_a_worker_with_more_than_a_thousand_descriptors_starts_its_commands(adapter: Adapter) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2000:
+        pytest.skip("this process may not open so many files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1100):
+            opened.enter_context(Path(os.devnull).open("rb"))
+        outcome, context = execute(adapter, shell("sleep 0.3; echo said"))
+    assert (outcome.error_code, context.output()) == (None, b"said\n")
 
 
 # -- with a cgroup of its own

@@ -14,7 +14,7 @@ import pytest
 
 from adapters import registry
 from adapters.remote import RemoteAdapter
-from cli.exec import TOKEN_VARIABLE
+from cli.exec import TOKEN_VARIABLE, ReportingContext
 from models.work import Work
 from tests.faults.helpers_cdeg import reap
 from tests.support.processes import Process, processes_of
@@ -250,7 +250,7 @@ def test_a_run_that_has_ended_has_its_command_ended(
     assert stored(services, work) == done.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_command_and_that_is_reported(
     services: Services, start: Start, number: signal.Signals
 ) -> None:
@@ -261,6 +261,12 @@ def test_a_signal_ends_the_command_and_that_is_reported(
     assert done.wait() == 128 + signal.SIGTERM, done.stderr
     assert processes_of(work.run_id) == []
     assert (status_of(services, work.run_id), outcome(services, work)["signal"]) == ("failed", signal.SIGTERM)
+
+
+def test_standard_output_that_is_closed_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    context = ReportingContext(Work(UUID(int=1), 1, 0, "process", {}, {}))
+    context.on_log("stdout", b"a line\n")
 
 
 def test_a_second_signal_gives_up_a_report_that_nobody_takes(

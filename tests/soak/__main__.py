@@ -50,7 +50,7 @@ def main() -> int:
         chaos.pick_up()
         chaos.stop_everything()
         with connect(fleet.redis.url) as redis:
-            lost = Lost(chaos.lost_nodes | chaos.lost_containers, chaos.lost_containers)
+            lost = Lost(chaos.lost_nodes | chaos.lost_containers, chaos.lost_containers, chaos.mended)
             result = account(services, source.started, lost, redis)
         result.wrong += chaos.fallen
         result.wrong += [f"two copies at once of {one}" for one in source.twice()]

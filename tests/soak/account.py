@@ -49,6 +49,8 @@ class Lost:
 
     workers: set[str]
     containers: set[str]
+    mended: dict[str, float]
+    """When each worker that was cut off from the database could be asked again, in seconds since the epoch."""
 
 
 def account(services: Services, runs: list[Started], lost: Lost, redis: Redis) -> Account:
@@ -59,21 +61,17 @@ def account(services: Services, runs: list[Started], lost: Lost, redis: Redis) -
         result.ends[f"{one.kind.name}: {services.runs.get(one.run_id).status}"] += 1
         result.adoptions += sum(event.kind == EventKind.ATTACHED for event in events)
         result.retries += sum(event.kind == EventKind.CLAIMED for event in events) - 1
-        buried = any(_ended_with_its_container(event, lost) for event in events)
+        buried = any(_was_in_a_lost_container(event, lost) for event in events)
         result.wrong += _wrong_end(services, one, buried=buried)
-        result.wrong += _wrong_reaps(services, one, events, lost, result.detection)
+        result.wrong += _wrong_reaps(services, one, events, lost, result.detection, buried=buried)
         result.wrong += _wrong_log(services, one, result, buried=buried)
     result.wrong += _left_over(services, redis)
     return result
 
 
-def _ended_with_its_container(event: RunEvent, lost: Lost) -> bool:
-    """Whether this is the reap of detached work that was in a container which was ended with all that was in it."""
-    return (
-        event.kind == EventKind.REAPED
-        and event.detail["error_code"] == "adapter_liveness_lost"
-        and event.detail["worker_node"] in lost.containers
-    )
+def _was_in_a_lost_container(event: RunEvent, lost: Lost) -> bool:
+    """Whether the work was begun in, or followed from, a container that was ended with all that was in it."""
+    return event.kind in (EventKind.CLAIMED, EventKind.ATTACHED) and event.detail.get("worker_node") in lost.containers
 
 
 def _wrong_end(services: Services, one: Started, *, buried: bool) -> Iterator[str]:
@@ -92,27 +90,28 @@ def _never_began(services: Services, one: Started) -> bool:
 
 
 def _wrong_reaps(
-    services: Services, one: Started, events: list[RunEvent], lost: Lost, detection: list[float]
+    services: Services, one: Started, events: list[RunEvent], lost: Lost, detection: list[float], *, buried: bool
 ) -> Iterator[str]:
     """A reap is right for work that vanished, for the children of a worker that was killed, and for the overdue."""
     for event in events:
         if event.kind != EventKind.REAPED or event.detail["error_code"] == "timed_out":
             continue
         died = one.died_at()
-        if _ended_with_its_container(event, lost):
+        if buried and event.detail["error_code"] == "adapter_liveness_lost":
             continue
         if event.detail["last_proof"] == "claim" and event.detail["worker_node"] in lost.workers:
             continue  # Its worker was killed before it had begun: nothing was started that nobody knows of.
         if one.kind.end == "vanish" and died is not None:
-            yield from _found_late(services, one, event, died, detection)
+            yield from _found_late(
+                services, one, event, max(died, lost.mended.get(event.detail["worker_node"], 0.0)), died
+            )
+            detection.append(event.at.timestamp() - died)
         elif one.kind.adapter != "process" or event.detail["worker_node"] not in lost.workers:
             yield f"{one.kind.name} {one.run_id} was alive and reaped: {event.detail}"
 
 
-def _found_late(
-    services: Services, one: Started, event: RunEvent, died: float, detection: list[float]
-) -> Iterator[str]:
-    """In time: within a window and a sweep of its death, or of when the reaper began to see and hear.
+def _found_late(services: Services, one: Started, event: RunEvent, askable: float, died: float) -> Iterator[str]:
+    """In time: within a window and a sweep of its death, of when its host could be asked, or the reaper saw and heard.
 
     What it printed before, and a worker that stood still held back, counts as its last sign when it is stored.
     """
@@ -124,9 +123,8 @@ def _found_late(
     limit = window + services.timing.sweep_interval.total_seconds() + SLACK
     found, counted_from = (
         event.at.timestamp(),
-        max(watching, hearing, died, min(last_sign, died + window * LONGEST_STALL)),
+        max(watching, hearing, askable, min(last_sign, died + window * LONGEST_STALL)),
     )
-    detection.append(found - died)
     if found < died:
         yield f"{one.kind.name} {one.run_id} was reaped {died - found:.1f} s before it died"
     elif found - counted_from > limit and not event.detail["brake"]["on"]:

@@ -49,6 +49,7 @@ class Chaos:
         self.beats = [fleet.start_beat() for _ in range(2)]
         self.hosts = [FarHost(fleet, number, ending) for number in range(1, 3)] if hosts.can_be_made() else []
         self.lost_containers: set[str] = set()
+        self.mended: dict[str, float] = {}
         self._actions: list[tuple[int, str, Callable[[], None]]] = [
             (6, "worker killed", self._kill_worker),
             (3, "worker asked to stop", self._stop_worker),
@@ -77,9 +78,13 @@ class Chaos:
             (1, "host cut off one way", lambda: one().cut(a_while(LONGEST_STALL), fro=False)),
             (1, "host cut off the other way", lambda: one().cut(a_while(LONGEST_STALL), to=False)),
             # For longer than the window: it is heard through Redis.
-            (1, "host cut off from PostgreSQL", lambda: one().cut_from_postgres(a_while(1.5))),
+            (1, "host cut off from PostgreSQL", lambda: self._cut_from_postgres(one(), a_while(1.5))),
             (1, "host's worker stood still", lambda: one().freeze(a_while(LONGEST_STALL))),
         ]
+
+    def _cut_from_postgres(self, host: FarHost, seconds: float) -> None:
+        host.cut_from_postgres(seconds)
+        self.mended[host.node] = time.time()
 
     def act(self) -> str:
         """One thing at random; returns its name."""
