@@ -229,8 +229,15 @@ class Supervisor:
         ended = self._ended_by_themselves(overdue) if overdue else set()
         for context in overdue.values():
             if context.run_id not in ended:
-                finish(self._services, [_timed_out(context)])
-                context.stop()
+                self._end_one_overdue(context)
+
+    def _end_one_overdue(self, context: RunContext) -> None:
+        try:
+            finish(self._services, [_timed_out(context)])
+        except Exception:
+            logger.exception("Run %s is overdue, and could not be ended; it is tried again.", context.run_id)
+            return
+        context.stop()
 
     def _ended_by_themselves(self, tokens: Iterable[Token]) -> set[UUID]:
         """The runs among these whose work has ended, perhaps long ago and in time, and is being read only now."""

@@ -221,6 +221,14 @@ def test_b07_an_overdue_run_that_cannot_be_ended_does_not_cost_the_others_their_
     assert status_of(services, overdue.run_id) == "running"
 
 
+def test_b07_an_overdue_run_that_cannot_be_ended_does_not_keep_other_overdue_ones_alive(services: Services) -> None:
+    stuck, other = (running(services, max_runtime=timedelta(microseconds=1)) for _ in range(2))
+    with poisoned(services, stuck.run_id), supervised(services, stuck) as (supervisor, _), supervisor.follow(other):
+        one_turn(supervisor)
+        assert status_of(services, other.run_id) == "failed"
+    assert status_of(services, stuck.run_id) == "running"
+
+
 # -- B09
 
 
