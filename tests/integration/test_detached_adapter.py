@@ -423,6 +423,7 @@ def test_output_that_could_not_be_masked_is_not_read_on_and_says_so(
     monkeypatch.setenv("TOKEN", "hunter2-hunter2")
     run = shell("echo it is $TOKEN", secrets={"TOKEN": "env:TOKEN"})
     _, first = execute(adapter, run)
+    eventually(lambda: not host.is_alive(ProcessIdentity.from_handle(first.handle)))
     monkeypatch.delenv("TOKEN")
     second = attach(adapter, run, first.handle, None)
     eventually(lambda: second.context.notes)
