@@ -10,14 +10,16 @@ a time at the beginning of a line only, and `sinceTime` compared with the time o
 """
 
 import json
+import os
 import re
+import signal
 import socket
 import struct
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -126,7 +128,7 @@ class FakeCluster:
             self.closing = True
             self.changed.notify_all()
         for process in self._processes:
-            process.kill()
+            _end(process)
         if not self.is_away:
             self._close()
         assert not self.complaints
@@ -399,6 +401,7 @@ class FakeCluster:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={"PATH": "/usr/bin:/bin"} | env,
+            start_new_session=True,
         )
         pod["_process"] = len(self._processes)
         self._processes.append(process)
@@ -415,7 +418,14 @@ class FakeCluster:
 
     def _end_process(self, pod: Json) -> None:
         if "_process" in pod:
-            self._processes[pod["_process"]].kill()
+            _end(self._processes[pod["_process"]])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a container with all that is in it, unless it was collected, when its number may be another's."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 class _Server(ThreadingHTTPServer):
