@@ -46,15 +46,19 @@ class SeqRanges:
     @classmethod
     def from_multirange(cls, text: str | None) -> Self:
         """From PostgreSQL's canonical form, `{[1,5),[7,9)}`; NULL is the empty set."""
-        return cls(tuple((int(first), int(end) - 1) for first, end in _BOUNDS.findall(text or "")))
+        return cls(tuple([(int(first), int(end) - 1) for first, end in _BOUNDS.findall(text or "")]))
 
     def as_multirange(self) -> str:
         return "{" + ",".join(f"[{first},{last}]" for first, last in self.ranges) + "}"
 
     def __or__(self, other: "SeqRanges") -> "SeqRanges":
+        if not (self and other):
+            return self or other
         return SeqRanges.of((*self.ranges, *other.ranges))
 
     def __sub__(self, other: "SeqRanges") -> "SeqRanges":
+        if not (self and other):
+            return self
         left: list[Range] = []
         holes = iter(other.ranges)
         hole = next(holes, None)

@@ -6,7 +6,7 @@ brings out of order or does not bring (Redis away), is read from the store inste
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
@@ -39,7 +39,8 @@ class Gap:
     attempt: int
     first: int
     last: int
-    late: bool = False
+    #: As of when it was read: the same gap may be late now, and missing later.
+    late: bool = field(default=False, compare=False)
 
 
 class LogFollower:
