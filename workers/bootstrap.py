@@ -18,6 +18,7 @@ from stores.leases import Leases
 from stores.logs import PostgresLogStore
 from stores.nodes import NodeStore
 from stores.runs import RunStore
+from stores.spooled import SpooledStore
 from stores.sweeps import SweepStore
 from stores.throttle import Throttle
 from stores.tokens import TokenStore
@@ -39,6 +40,7 @@ class Services:
     logs: PostgresLogStore
     archives: LogArchives
     closings: Closings
+    spooled: SpooledStore
     tokens: TokenStore
     fleet: FleetStore
     throttle: Throttle
@@ -86,6 +88,7 @@ def build(settings: Settings) -> Services:
         logs=logs,
         archives=archives,
         closings=Closings(database, archives),
+        spooled=SpooledStore(database),
         tokens=TokenStore(database),
         fleet=FleetStore(database),
         throttle=Throttle(redis, timing.refresh_seconds),
