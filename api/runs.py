@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -85,7 +85,7 @@ class ChunkRecord(BaseModel):
 
     @classmethod
     def of(cls, chunk: Chunk) -> "ChunkRecord":
-        at = datetime.fromtimestamp(chunk.at / 1000, UTC)
+        at = chunk.time
         try:
             return cls(seq=chunk.seq, at=at, stream=chunk.stream, text=chunk.data.decode())
         except UnicodeDecodeError:
