@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from adapters.remote import RemoteAdapter
-from models.chunks import MAX_CHUNK_BYTES, MAX_TIME, MIN_TIME, Chunk, blocks_of, check_stream
+from models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Chunk, blocks_of, check_stream
 from models.errors import InvalidChunk, InvalidRequest, TokenRefused
 from models.sequences import MAX_SEQ
 from models.status import Proof, Status
@@ -176,7 +176,7 @@ def _checked_chunk(name: str, chunk: object, now: int) -> tuple[str, bytes, int]
     return (
         _checked_stream(f"{name}.stream", chunk["stream"]),
         _checked_data(f"{name}.data", chunk["data"]),
-        now if at is None else _whole(f"{name}.at", at, MIN_TIME, MAX_TIME),
+        now if at is None else _whole(f"{name}.at", at, 0, MAX_TIME),
     )
 
 
