@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.orm import Session
 
@@ -53,11 +53,11 @@ class Database:
     error that says so, and with it all others of its server: whoever tries again does so on another connection.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+    def __init__(self, url: str | URL, *, pool_size: int = 5, max_overflow: int = 10) -> None:
         self.engine: Engine = create_engine(
             url,
             pool_size=pool_size,
-            max_overflow=10,
+            max_overflow=max_overflow,
             pool_pre_ping=True,
             # An error that is logged quotes no parameters: they may be a run's output, or its environment.
             hide_parameters=True,
@@ -70,6 +70,10 @@ class Database:
             },
         )
         event.listen(self.engine, "handle_error", _drop_what_is_lost)
+
+    def beside(self, connections: int) -> "Database":
+        """The same database over so many connections of its own."""
+        return Database(self.engine.url, pool_size=connections, max_overflow=0)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:

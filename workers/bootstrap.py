@@ -1,7 +1,7 @@
 """The one place where things are wired together. Nothing is built, opened or connected when a module is imported."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapters.registry import Adapters
 from models.liveness import Timing
@@ -98,6 +98,28 @@ def build(settings: Settings) -> Services:
         adapters=Adapters(settings.data_dir / "adapters", identity.name),
         nodes=NodeStore(database),
         identity=identity,
+    )
+
+
+def beside(services: Services, connections: int) -> Services:
+    """The same services over so many connections to the database that nothing else can take."""
+    database = services.database.beside(connections)
+    archives = LogArchives(database, services.settings.archive_url)
+    logs = PostgresLogStore(database, archives)
+    leases = Leases(database, services.identity.name)
+    return replace(
+        services,
+        database=database,
+        leases=leases,
+        runs=RunStore(database),
+        sweeps=SweepStore(database, leases, services.timing.sweep_lease),
+        followers=FollowerStore(database, logs),
+        logs=logs,
+        archives=archives,
+        closings=Closings(database, archives),
+        tokens=TokenStore(database),
+        fleet=FleetStore(database),
+        nodes=NodeStore(database),
     )
 
 
