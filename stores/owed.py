@@ -35,17 +35,28 @@ DELETE FROM setbacks s USING unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[
 WHERE s.duty = :duty AND s.run_id = k.run_id AND s.attempt = k.attempt
 """)
 
-OF_RUN = text("""
-SELECT duty, run_id, attempt, tries, reason, since, next_try_at FROM setbacks
-WHERE run_id = :run_id ORDER BY attempt, duty
-""")
+# Of what is not owed any more, a setback says nothing: somebody else did it, or the run has ended.
+_OWED_STILL = """EXISTS (
+    SELECT FROM run_attempts a LEFT JOIN log_archives v USING (run_id, attempt)
+    WHERE a.run_id = s.run_id AND a.attempt = s.attempt AND CASE s.duty
+        WHEN 'closing' THEN a.log_closed_at IS NULL
+        WHEN 'removal' THEN v.run_id IS NOT NULL AND v.removed_at IS NULL
+        WHEN 'termination' THEN a.termination IN ('owed', 'waived')
+        ELSE a.adoption = 'owed' END)"""
+
+TIDY = text(f"DELETE FROM setbacks s WHERE NOT {_OWED_STILL}")  # noqa: S608 - our own text
+
+OF_RUN = text(f"""
+SELECT duty, run_id, attempt, tries, reason, since, next_try_at FROM setbacks s
+WHERE run_id = :run_id AND {_OWED_STILL} ORDER BY attempt, duty
+""")  # noqa: S608 - our own text
 
 # backlogs: by duty, how much fails; the reason is that of the item that was tried last.
-BACKLOGS = text("""
+BACKLOGS = text(f"""
 SELECT duty, count(*) AS items, clock_timestamp() - min(since) AS oldest,
        (array_agg(reason ORDER BY next_try_at DESC))[1] AS reason
-FROM setbacks GROUP BY duty ORDER BY duty
-""")
+FROM setbacks s WHERE {_OWED_STILL} GROUP BY duty ORDER BY duty
+""")  # noqa: S608 - our own text
 
 
 class Setbacks:
@@ -76,6 +87,11 @@ class Setbacks:
         if values["ids"]:
             with self._database.begin() as connection:
                 connection.execute(DONE, values | {"duty": duty.value})
+
+    def tidy(self) -> int:
+        """Delete what is said of work that is not owed any more; returns how many."""
+        with self._database.begin() as connection:
+            return connection.execute(TIDY).rowcount
 
     def of_run(self, run_id: UUID) -> list[Failing]:
         """What fails of the work that is owed to a run."""
