@@ -309,7 +309,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 #: What can be looked at only where there is a database: one that is away is told once.
-OF_DATABASE = frozenset({migrations, timeouts, hot_updates, archiving, reaper, hosts, clocks, http_api})
+OF_DATABASE = frozenset({migrations, timeouts, hot_updates, standbys, archiving, reaper, hosts, clocks, http_api})
 
 
 def findings(wired: Services) -> Iterator[Finding]:
