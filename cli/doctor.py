@@ -29,6 +29,7 @@ from stores.migrate import current_revision, head_revision, is_current
 from stores.objects import folder_of
 from workers.app import QUEUES, app
 from workers.bootstrap import Services, services
+from workers.broker import to_ask
 from workers.files import files_for
 from workers.settings import host_and_port
 
@@ -191,13 +192,14 @@ def _redis(client: Redis) -> Found:
 
 
 def broker(_: Services) -> Found:
-    with app.connection_for_read() as connection:
+    with to_ask(app) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0)
         return True, f"The broker answers ({connection.transport_cls})."
 
 
 def queues(_: Services) -> Found:
-    answers = app.control.inspect(timeout=ANSWER_TIME).active_queues() or {}
+    with to_ask(app) as connection:
+        answers = app.control.inspect(timeout=ANSWER_TIME, connection=connection).active_queues() or {}
     consumed = {queue["name"] for of_worker in answers.values() for queue in of_worker}
     missing = [queue for queue in QUEUES if queue not in consumed]
     if missing:

@@ -10,6 +10,8 @@ again after the visibility timeout.
 from typing import Any
 
 import redis
+from celery import Celery
+from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 
@@ -41,6 +43,17 @@ def address(url: str) -> tuple[str, dict[str, Any]]:
         "master_name": named.master,
         "sentinel_kwargs": patience | named.sentinel_login,
     }
+
+
+def to_ask(app: Celery) -> Connection:
+    """A connection for somebody who asks the broker something, and waits for the answer no longer than for any other.
+
+    A worker has no such limit on RabbitMQ, where it waits for messages for as long as there are none.
+    """
+    connection: Connection = app.connection_for_read()
+    if connection.transport_cls in ("amqp", "amqps", "pyamqp"):
+        connection.transport_options = {**connection.transport_options, "read_timeout": SOCKET_TIMEOUT}
+    return connection
 
 
 class _LastingChannel:
