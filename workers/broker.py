@@ -52,7 +52,7 @@ def to_ask(app: Celery) -> Connection:
     """
     connection: Connection = app.connection_for_read()
     if connection.transport_cls in ("amqp", "amqps", "pyamqp"):
-        connection.transport_options = {**connection.transport_options, "read_timeout": SOCKET_TIMEOUT}
+        connection.transport_options = {**(connection.transport_options or {}), "read_timeout": SOCKET_TIMEOUT}
     return connection
 
 
