@@ -36,11 +36,13 @@ DRAIN_SECONDS = 4
 FLOWER_PORT = 5555
 API_PORT = 8000
 
+# supervisord runs in the data folder and names its files from there: what the folder is called is nothing to a language
+# in which %, ; and a space mean something.
 SUPERVISOR_SECTION = """\
 [supervisord]
 nodaemon=true
-logfile={folder}/supervisord.log
-pidfile={folder}/supervisord.pid
+logfile=supervisord.log
+pidfile=supervisord.pid
 silent={silent}
 {user}
 """
@@ -48,14 +50,13 @@ silent={silent}
 PROGRAM_SECTION = """
 [program:{name}]
 command={command}
-directory={folder}
 autorestart=true
 startsecs=2
 startretries=1000000
 stopwaitsecs={stop_seconds}
 killasgroup=true
 redirect_stderr=true
-stdout_logfile={logs}/{name}.log
+stdout_logfile=logs/{name}.log
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=3
 """
@@ -160,7 +161,8 @@ class Stack:
         configuration = self._folder / "supervisord.conf"
         configuration.write_text(self._configuration())
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)],
+            [sys.executable, "-m", "supervisor.supervisord", "-c", configuration.name],
+            cwd=self._folder,
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -169,18 +171,10 @@ class Stack:
 
     def _configuration(self) -> str:
         user = "user=root" if os.geteuid() == 0 else ""
-        folder = _escaped(str(self._folder))
-        sections = [SUPERVISOR_SECTION.format(folder=folder, silent=str(self._quiet).lower(), user=user)]
+        sections = [SUPERVISOR_SECTION.format(silent=str(self._quiet).lower(), user=user)]
         for name, command in self._roles.items():
-            sections.append(
-                PROGRAM_SECTION.format(
-                    name=name,
-                    command=_escaped(shlex.join(command)),
-                    folder=folder,
-                    logs=_escaped(str(self.logs)),
-                    stop_seconds=STOP_SECONDS,
-                )
-            )
+            escaped = _escaped(shlex.join(command))
+            sections.append(PROGRAM_SECTION.format(name=name, command=escaped, stop_seconds=STOP_SECONDS))
         return "".join(sections)
 
     def _environment(self) -> dict[str, str]:
