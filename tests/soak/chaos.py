@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from random import Random
 
 import psutil
@@ -17,6 +18,7 @@ from tests.soak import hosts
 from tests.soak.hosts import FarHost
 from tests.soak.work import Source
 from tests.support.fleet import Fleet
+from tests.support.object_store import Mood, ObjectStore
 from tests.support.processes import Process
 
 #: Queue, workers of it, threads of each.
@@ -35,9 +37,12 @@ LONGEST_STALL = 0.5
 class Chaos:
     """A fleet of workers and beats, and what happens to it. Counts what it did."""
 
-    def __init__(self, fleet: Fleet, source: Source, random: Random, window: float, ending: ExitStack) -> None:
+    def __init__(
+        self, fleet: Fleet, source: Source, store: ObjectStore, random: Random, window: float, ending: ExitStack
+    ) -> None:
         self._fleet = fleet
         self._source = source
+        self._store = store
         self._random = random
         self._window = window
         self.done: Counter[str] = Counter()
@@ -61,6 +66,11 @@ class Chaos:
             (1, "log queue flooded", lambda: source.flood(20_000)),
             (1, "PostgreSQL read-only", self._make_read_only),
             (2, "worker short of descriptors", self._take_descriptors),
+            *(
+                (1, f"archive {mood.value}", partial(self._turn_archive, mood))
+                for mood in Mood
+                if mood is not Mood.WELL
+            ),
             *([(1, "disk full", self._fill_disk)] if fleet.disk else []),
             *(self._of_hosts() if self.hosts else []),
         ]
@@ -152,6 +162,11 @@ class Chaos:
                 time.sleep(self._random.uniform(0.5, self._window / 6))
         except DBAPIError:
             return  # It is away just now.
+
+    def _turn_archive(self, mood: Mood) -> None:
+        self._store.turn(mood)
+        time.sleep(self._random.uniform(0.5, self._window * LONGEST_STALL))
+        self._store.turn(Mood.WELL)
 
     def _take_descriptors(self) -> None:
         """Leave a worker of runs a few descriptors more than it has, for less than a window."""
