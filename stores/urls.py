@@ -51,7 +51,7 @@ class Url:
                 _unquoted(password) or None,
                 tuple(_hosts(where)),
                 _unquoted(path.removeprefix("/")),
-                tuple(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")),
+                tuple(parse_qsl(query, keep_blank_values=True, errors="strict")),
             )
         except ValueError as error:
             raise ValueError(str(error) if str(error) == WRONG_PORT else UNREADABLE) from None

@@ -14,6 +14,8 @@ from typing import Any
 import redis
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from stores import sentinel, tls
 from stores.cache import checked
@@ -67,10 +69,12 @@ def _of_redis(read: Url) -> dict[str, Any]:
     }
     if read.scheme in sentinel.SCHEMES:
         named = SentinelAddress.parse(str(read))
+        # redis-py would ask each Sentinel that is away ten times more, at growing gaps.
+        once = patience | {"retry": Retry(NoBackoff(), 0)}
         return {
             "broker_url": named.for_celery,
             "broker_transport_options": options
-            | {"master_name": named.master, "sentinel_kwargs": patience | named.sentinel_login},
+            | {"master_name": named.master, "sentinel_kwargs": once | named.sentinel_login},
             "broker_use_ssl": named.tls.for_redis if named.tls else False,
         }
     if read.scheme == "redis+socket":
