@@ -8,6 +8,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 
 from api.access import is_loopback, is_open
 from api.app import create_app
+from cli.listening import refuse_taken
 from models.errors import SettingsError
 from models.faults import is_unfit
 from models.results import last_line
@@ -25,6 +26,7 @@ def serve(services: Services) -> None:
     Raises `SettingsError` rather than be open to a network.
     """
     address = services.settings.api_address
+    refuse_taken("REPRIEVE_API_ADDRESS", address)
     host, port = host_and_port(address)
     if _once_it_answers(services):
         if not is_loopback(host):

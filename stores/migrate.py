@@ -8,6 +8,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.schema import CreateSchema
 
 from models.faults import is_unfit, sqlstate_of, unfit_database
 from stores.database import Database
@@ -22,10 +23,18 @@ def migrate(database: Database) -> str:
         # A migration may take long, and may have to wait for another that does.
         connection.execute(text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        _make_schema(connection, database.schema)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         return current_revision(connection) or "none"
+
+
+def _make_schema(connection: Connection, name: str | None) -> None:
+    """The schema that the URL names, unless it is there: to make one takes a right on the database."""
+    there = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :name)")
+    if name is not None and not connection.execute(there, {"name": name}).scalar():
+        connection.execute(CreateSchema(name))
 
 
 def current_revision(connection: Connection) -> str | None:
