@@ -15,7 +15,7 @@ from api.problems import answers
 from api.ranges import ByteRange, parse_range
 from models.chunks import STREAM_NAME, Chunk
 from models.records import EventRecord, ExplanationRecord, RunRecord
-from models.sequences import SeqRanges
+from models.sequences import MAX_SEQ, SeqRanges
 from models.status import Status
 from stores.following import Gap, LogFollower
 from workers import tracing
@@ -101,7 +101,8 @@ class LogPage(BaseModel):
     last_seq: int | None = Field(description="The number of the attempt's last chunk; null while nobody named it.")
     ended: bool = Field(description="Whether the attempt has ended.")
     quarantined: list[tuple[int, int]] = Field(
-        description="First and last number of what comes after `after` and could not be stored: do not wait for it."
+        description="First and last number of what comes after `after` and could not be stored: do not wait for it. "
+        "The first 1000."
     )
 
 
@@ -209,7 +210,7 @@ def log(
         next_after=chunks[-1].seq if chunks else after,
         last_seq=of_attempt.last_seq if of_attempt else None,
         ended=of_attempt is not None and of_attempt.finished_at is not None,
-        quarantined=list(_aside(wired, run_id, number) - SeqRanges.of([(1, after)])) if of_attempt else [],
+        quarantined=list(_aside(wired, run_id, number).within(after + 1, MAX_SEQ))[:LARGEST_PAGE] if of_attempt else [],
     )
 
 
@@ -249,12 +250,13 @@ def output(
     run = wired.runs.get(run_id)
     if attempt > run.attempt:
         raise HTTPException(404, f"Run {run_id} has no attempt {attempt} (yet): it has had {run.attempt}.")
-    size, missing = 0, SeqRanges()
+    size, gaps = 0, []
     for item in _items_of(wired, run_id, attempt, stream):
         if isinstance(item, Gap):
-            missing |= SeqRanges.of([(item.first, item.last)])
+            gaps.append((item.first, item.last))
         else:
             size += len(item.data)
+    missing = SeqRanges.of(gaps)
     part = parse_range(wanted, size)
     if part is None:
         raise HTTPException(416, f"The stream has {size} bytes.", {"Content-Range": f"bytes */{size}"})

@@ -26,7 +26,8 @@ def write(items: Iterable[Chunk | Gap], *, stream: str | None = None, raw: bool 
     for item in items:
         if isinstance(item, Gap):
             whole = False
-            told = f"attempt {item.attempt}: chunks {item.first} to {item.last} are missing"
+            what = "late, and on their way" if item.late else "missing"
+            told = f"attempt {item.attempt}: chunks {item.first} to {item.last} are {what}"
             print(f"reprieve: {told}", file=sys.stderr, flush=True)
         elif stream is None or item.stream == stream:
             output = sys.stderr.buffer if item.stream == "stderr" and not raw else sys.stdout.buffer

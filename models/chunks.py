@@ -117,8 +117,7 @@ class Block:
         """The parts of it that are in `wanted`: itself, if that is all of it."""
         if wanted.covers(self.first_seq, self.last_seq):
             return [self]
-        outside = SeqRanges.of([(self.first_seq, self.last_seq)]) - wanted
-        parts = SeqRanges.of([(self.first_seq, self.last_seq)]) - outside
+        parts = wanted.within(self.first_seq, self.last_seq)
         if not parts:
             return []
         chunks = self.chunks()

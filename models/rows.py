@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, INT8MULTIRANGE, INT
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from models.access import Scope
+from models.owed import Duty
 from models.process import ProcessIdentity
 from models.status import ErrorCode, EventKind, Proof, Status
 
@@ -274,6 +275,39 @@ class LogQuarantine(Row):
     reason: Mapped[str]
     payload: Mapped[bytes]
     received_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Spooled(Row):
+    """What the spool of a living worker holds of a log, and the store does not have: these numbers, and what follows.
+
+    A `holder` is a process that ships spools. It says so while it holds anything for more than a moment, and is
+    believed for a while (`models.closing.HOLDER_BELIEVED_FOR`).
+    """
+
+    __tablename__ = "spooled"
+    __table_args__ = (Index("spooled_by", "holder"),)
+
+    run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    holder: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    from_seq: Mapped[int] = mapped_column(BigInteger)
+    to_seq: Mapped[int] = mapped_column(BigInteger)
+    seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Setback(Row):
+    """Owed work that failed: since when, how often, why the last time, and when it is tried next (`models.owed`)."""
+
+    __tablename__ = "setbacks"
+    __table_args__ = (CheckConstraint(_one_of("duty", Duty), name="setbacks_duty_known"),)
+
+    duty: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    tries: Mapped[int]
+    reason: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    next_try_at: Mapped[datetime]
 
 
 class ReaperWatch(Row):

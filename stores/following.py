@@ -6,16 +6,17 @@ brings out of order or does not bring (Redis away), is read from the store inste
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from uuid import UUID
 
 from redis.exceptions import RedisError
 from sqlalchemy import text
 
-from models.chunks import Chunk, contiguous
-from models.closing import TAIL_WAIT
+from models.chunks import Chunk
+from models.closing import HOLDER_BELIEVED_FOR, is_awaited, late_of
 from models.errors import RunNotFound
-from models.sequences import SeqRanges
+from models.sequences import Range, SeqRanges
 from models.status import Status
 from stores.cache import LONGEST_BLOCK
 from stores.database import Database
@@ -30,11 +31,16 @@ PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Output that was handed over but is not in the store, or is in quarantine: its first and last sequence number."""
+    """Output that was handed over but is not in the store, or is in quarantine: its first and last sequence number.
+
+    What is `late` is known to be on its way: who reads again later will find it.
+    """
 
     attempt: int
     first: int
     last: int
+    #: As of when it was read: the same gap may be late now, and missing later.
+    late: bool = field(default=False, compare=False)
 
 
 class LogFollower:
@@ -50,14 +56,13 @@ class LogFollower:
         """What the store has of an attempt now, with the gaps in it; one that has ended may lack its last chunks."""
         last_seq = after_seq
         while page := self._logs.read(self._run_id, attempt, last_seq, PAGE):
+            place = self._place(attempt)
             for chunk in page:
-                if chunk.seq > last_seq + 1:
-                    yield Gap(attempt, last_seq + 1, chunk.seq - 1)
+                yield from place.gaps(attempt, last_seq + 1, chunk.seq - 1)
                 yield chunk
                 last_seq = chunk.seq
-        named = self._place(attempt).end
-        if named > last_seq:
-            yield Gap(attempt, last_seq + 1, named)
+        place = self._place(attempt)
+        yield from place.gaps(attempt, last_seq + 1, place.end)
 
     def follow(self, first_attempt: int = 1, after_seq: int = 0) -> Iterator[Chunk | Gap]:
         """Everything from a place on, as it comes, until the run has ended."""
@@ -86,13 +91,9 @@ class LogFollower:
                 if not self._wait_for_attempt(attempt):
                     return
                 continue
-            for chunk in self._without_gap(attempt, seq):
-                yield chunk
-                seq = chunk.seq
-            if passed := known.passed_over(seq):
-                yield Gap(attempt, seq + 1, passed)
-                seq = passed
-                continue
+            for item in self._readable(known, attempt, seq):
+                yield item
+                seq = item.last if isinstance(item, Gap) else item.seq
             if known.is_read(seq):
                 yield from self.stored(attempt, seq)
                 return
@@ -101,10 +102,21 @@ class LogFollower:
                 yield chunk
                 seq = chunk.seq
 
-    def _without_gap(self, attempt: int, seq: int) -> Iterator[Chunk]:
-        while page := contiguous(seq, self._logs.read(self._run_id, attempt, seq, PAGE)):
-            yield from page
-            seq = page[-1].seq
+    def _readable(self, known: "Place", attempt: int, seq: int) -> Iterator[Chunk | Gap]:
+        """What follows this number without a gap that may yet be filled: what is in quarantine never is."""
+        while page := self._logs.read(self._run_id, attempt, seq, PAGE):
+            for chunk in page:
+                if chunk.seq > seq + 1:
+                    passed = known.passed_over(seq)
+                    if passed is None or passed + 1 < chunk.seq:
+                        break
+                    yield Gap(attempt, seq + 1, chunk.seq - 1)
+                yield chunk
+                seq = chunk.seq
+            if seq < page[-1].seq:
+                break
+        if passed := known.passed_over(seq):
+            yield Gap(attempt, seq + 1, passed)
 
     def _events(self, place: str) -> tuple[list[LiveEvent], str]:
         try:
@@ -140,7 +152,10 @@ PLACES = text("""
 SELECT r.id, r.status, r.attempt AS current, a.attempt, a.last_seq, coalesce(upper(l.stored) - 1, 0) AS head,
        CAST((SELECT range_agg(int8range(q.first_seq, q.last_seq, '[]')) FROM log_quarantine q
              WHERE q.run_id = r.id AND q.attempt = a.attempt) - coalesce(l.stored, '{}') AS text) AS aside,
-       extract(epoch FROM clock_timestamp() - a.finished_at)::float AS ended_for
+       clock_timestamp() - a.finished_at AS ended_for,
+       (SELECT CAST(int8range(min(h.from_seq), max(h.to_seq), '[]') AS text) FROM spooled h
+        WHERE h.run_id = r.id AND h.attempt = a.attempt AND h.seen_at > clock_timestamp() - :believed_for
+        HAVING count(*) > 0) AS held
 FROM runs r
 LEFT JOIN run_attempts a ON a.run_id = r.id
 LEFT JOIN attempt_logs l ON l.run_id = r.id AND l.attempt = a.attempt
@@ -150,34 +165,47 @@ WHERE r.id = ANY(CAST(:ids AS uuid[]))
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far the log of an attempt is: the highest number stored, the last there is to be, seconds since its end.
+    """How far the log of an attempt is: the highest number stored, the last there is to be, the time since its end.
 
-    What is `aside` is in quarantine. It will never be stored, so no reader waits for it; each is told.
+    What is `aside` is in quarantine. It will never be stored, so no reader waits for it; each is told. What the spools
+    of living workers hold (`held`: these numbers, and what follows) is on its way, and is waited for.
     """
 
     head: int
     last_seq: int | None
-    ended_for: float | None
+    ended_for: timedelta | None
     aside: SeqRanges
+    held: Range | None = None
 
     @property
     def end(self) -> int:
         """The highest number that was ever heard of, beyond what is stored; 0 for none."""
-        return max(self.last_seq or 0, self.aside.last)
+        held = self.held[1] if self.held and self.ended_for is not None else 0
+        return max(self.last_seq or 0, self.aside.last, held)
+
+    def gaps(self, attempt: int, first: int, last: int) -> Iterator[Gap]:
+        """The numbers from `first` to `last`, none of which is stored, as gaps: what is late apart from the rest."""
+        gap = SeqRanges.of([(first, last)])
+        late = late_of(gap - self.aside, self.held, awaited=is_awaited(self.ended_for))
+        parts = [Gap(attempt, *part) for part in gap - late] + [Gap(attempt, *part, late=True) for part in late]
+        yield from sorted(parts, key=lambda part: part.first)
 
     def passed_over(self, seq: int) -> int | None:
         """The last of the numbers right after this one that are in quarantine; None where the next is not."""
-        return next((last for first, last in self.aside if first <= seq + 1 <= last), None)
+        return self.aside.reach(seq + 1)
 
     def is_read(self, seq: int) -> bool:
         """Whether one who has read up to `seq` need wait for nothing more."""
         if self.ended_for is None:
             return False
-        if self.ended_for > TAIL_WAIT.total_seconds():
+        if self.last_seq is not None and seq >= self.last_seq:
             return True
-        if self.last_seq is None:
-            return self.ended_for > UNKNOWN_TAIL_WAIT and seq >= max(self.head, self.aside.last)
-        return seq >= self.last_seq
+        if self.held is not None:
+            return False
+        if not is_awaited(self.ended_for):
+            return True
+        waited = self.ended_for.total_seconds() > UNKNOWN_TAIL_WAIT
+        return self.last_seq is None and waited and seq >= max(self.head, self.aside.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +221,15 @@ def places(database: Database, run_ids: Iterable[UUID]) -> dict[UUID, Places]:
     """How far the logs of these runs are, in one statement for all of them."""
     found: dict[UUID, Places] = {}
     with database.begin() as connection:
-        for row in connection.execute(PLACES, {"ids": [str(run_id) for run_id in run_ids]}):
+        wanted = {"ids": [str(run_id) for run_id in run_ids], "believed_for": HOLDER_BELIEVED_FOR}
+        for row in connection.execute(PLACES, wanted):
             of_run = found.setdefault(row.id, Places(Status(row.status), row.current, {}))
             if row.attempt is not None:
                 of_run.of[row.attempt] = Place(
-                    row.head, row.last_seq, row.ended_for, SeqRanges.from_multirange(row.aside)
+                    row.head,
+                    row.last_seq,
+                    row.ended_for,
+                    SeqRanges.from_multirange(row.aside),
+                    next(iter(SeqRanges.from_multirange(row.held)), None),
                 )
     return found

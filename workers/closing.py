@@ -13,7 +13,7 @@ from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
-from models.closing import Closing, next_step
+from models.closing import Closing
 from stores.closings import EndedLog
 from stores.leases import Lease
 from stores.partitions import keep_partitions
@@ -85,16 +85,9 @@ def _close(services: Services, lease: Lease, run_id: UUID, attempt: int) -> Clos
 
 
 def _look(services: Services, run_id: UUID, attempt: int) -> tuple[Closing, EndedLog]:
-    """How far a log is, and the step that is next: what is kept aside is not waited for."""
+    """How far a log is, and the step that is next."""
     log = services.closings.find(run_id, attempt)
-    step = next_step(
-        ended_for=log.ended_for,
-        last_seq=log.last_seq,
-        stored=log.stored | log.aside,
-        archived=log.archived,
-        closed=log.closed,
-    )
-    return step, log
+    return log.next_step, log
 
 
 def _archive(services: Services, lease: Lease, run_id: UUID, attempt: int, log: EndedLog) -> None:
@@ -147,5 +140,5 @@ def expire_logs(services: Services) -> int:
     expired = services.archives.expired(timedelta(days=days), EXPIRE_AT_ONCE)
     for run_id, attempt in expired:
         services.archives.remove(run_id, attempt)
-        services.closings.drop_late(run_id, attempt)
+        services.closings.drop_added(run_id, attempt)
     return len(expired)

@@ -108,9 +108,11 @@ def _log_sentences(log: LogState) -> list[str]:
         where = f"is closed: {archive.size} bytes in {archive.key}"
     lines = [f"{of_attempt} {where}; {log.stored.count} chunks."]
     if log.missing and (archive is not None or log.ended):
-        lines.append(f"{of_attempt} lacks the chunks {log.missing}.")
-    if log.late:
-        lines.append(f"{of_attempt}: the chunks {log.late} came after it was closed.")
+        lines.append(f"{of_attempt} lacks the chunks {log.missing}: nobody has them.")
+    if log.late and (archive is not None or log.ended):
+        lines.append(f"{of_attempt} lacks the chunks {log.late} as yet: they are late, and on their way.")
+    if log.added:
+        lines.append(f"{of_attempt}: the chunks {log.added} came after it was closed.")
     lines += [
         f"{of_attempt}: the chunks {first}-{last} could not be stored and are in quarantine: {reason}."
         for first, last, reason in log.quarantined
