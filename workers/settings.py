@@ -19,6 +19,7 @@ from models.access import Scope
 from models.errors import SettingsError, TimingRefused
 from models.liveness import Timing
 from models.nodes import LONGEST_NAME, as_name, is_name
+from stores.objects import check_address
 from stores.sentinel import SCHEME as SENTINEL_SCHEME
 from stores.sentinel import SentinelAddress
 
@@ -147,6 +148,13 @@ class Settings(BaseSettings):
     def _names_a_master(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and value.get_secret_value().startswith(SENTINEL_SCHEME):
             SentinelAddress.parse(value.get_secret_value())
+        return value
+
+    @field_validator("log_archive_url")
+    @classmethod
+    def _is_an_object_store(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_address(value)
         return value
 
     @field_validator("api_tokens", mode="before")
