@@ -11,7 +11,7 @@ from adapters.protocol import Attaching, Probing
 from adapters.registry import adapter_classes
 from api.access import MayRead, Wired
 from api.problems import answers
-from models.health import ailments
+from models.health import ailments, refused
 from models.records import HealthRecord
 from stores.migrate import NOT_CURRENT, is_current
 from workers.bootstrap import Services
@@ -63,14 +63,14 @@ class Adapters(BaseModel):
 
 class Ready(BaseModel):
     ready: bool
-    reasons: list[str] = Field(description="What is wrong, a sentence each.")
+    reasons: list[str] = Field(description="What is wrong, a sentence each; what does not keep it from its work, too.")
 
 
 @router.get("/v1/fleet", dependencies=[MayRead], responses=answers(401, 403, 503))
 def fleet(wired: Wired) -> Fleet:
     """The fleet at a glance."""
     pulse = wired.sweeps.pulse()
-    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
+    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing) + refused(wired.archives.refusals())
     return Fleet(
         active=[
             ActiveRuns(
@@ -125,9 +125,13 @@ def live() -> dict[str, bool]:
 
 @router.get("/health/ready", responses={503: {"model": Ready, "description": "Something is wrong."}})
 def ready(wired: Wired) -> Response:
-    """Whether the system does what it is for; 503 with the reasons when it does not."""
+    """Whether the system does what it is for; 503 with the reasons when it does not.
+
+    An archive that refuses is told, and no reason to be sent no reports: until it takes them, logs are in the database.
+    """
     reasons = _reasons(wired)
-    return JSONResponse(Ready(ready=not reasons, reasons=reasons).model_dump(), 503 if reasons else 200)
+    told = reasons if reasons == [NOT_CURRENT] else reasons + refused(wired.archives.refusals())
+    return JSONResponse(Ready(ready=not reasons, reasons=told).model_dump(), 503 if reasons else 200)
 
 
 def _reasons(wired: Services) -> list[str]:

@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points, version
 from json import dumps
-from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from kombu.exceptions import KombuError
 from redis import Redis
@@ -25,10 +22,11 @@ from cli.render import terminal
 from cli.roles import CONCURRENCY
 from models.errors import ReprieveError
 from models.faults import is_unfit
-from models.health import READ_ONLY, ailments
+from models.health import READ_ONLY, ailments, refused
 from stores.cache import connect
 from stores.database import SERVER_OPTIONS
 from stores.migrate import current_revision, head_revision, is_current
+from stores.objects import folder_of
 from workers.app import QUEUES, app
 from workers.bootstrap import Services, services
 from workers.files import files_for
@@ -39,8 +37,8 @@ LEAST_POSTGRES = 15
 LEAST_REDIS = (6, 2)
 #: Seconds by which clocks may differ before a person reading times is misled. None of them decides anything.
 CLOCK_TOLERANCE = 5.0
-#: Updates of runs from which on their share of HOT updates says something, and what it should be.
-HOT_COUNTED = 1000
+#: Refreshes that are tried, each on a page of its own, and the share of HOT updates that there should be of them.
+REFRESHES_TRIED = 100
 LEAST_HOT = 0.9
 #: Bytes that should be free beside a full spool.
 LEAST_FREE = 1024**3
@@ -98,16 +96,51 @@ def timeouts(wired: Services) -> Found:
     return True, "The server ends statements of ours that hang, and sessions of hosts that are gone."
 
 
+# refresh some: as the refresh does, of runs on different pages, since a page has room for so many. None is waited for.
+REFRESH_SOME = text("""
+UPDATE runs SET updated_at = clock_timestamp(), last_proof = 'probe' WHERE id IN (
+    SELECT id FROM runs WHERE id IN (
+        SELECT DISTINCT ON ((CAST(CAST(ctid AS text) AS point))[0]) id FROM runs WHERE status = 'running' LIMIT :limit)
+    FOR NO KEY UPDATE SKIP LOCKED)
+""")
+
+# updated here: what this session has done that the server has not counted yet.
+UPDATED_HERE = text("""
+SELECT coalesce(sum(n_tup_upd), 0), coalesce(sum(n_tup_hot_upd), 0)
+FROM pg_stat_xact_user_tables WHERE relid = CAST('runs' AS regclass)
+""")
+
+
 def hot_updates(wired: Services) -> Found:
-    query = "SELECT coalesce(sum(n_tup_upd), 0), coalesce(sum(n_tup_hot_upd), 0) FROM pg_stat_user_tables"
+    """Refresh some runs, look how, and undo it: what the server counts has changes of status in it, which are none."""
     with wired.database.begin() as connection:
-        updates, hot = connection.execute(text(f"{query} WHERE relname = 'runs'")).one()
-    if updates < HOT_COUNTED:
-        return True, f"{updates} updates of runs so far: too few to judge their share of HOT updates."
-    told = f"{hot / updates:.1%} of {updates:,} updates of runs were HOT"
+        before = connection.execute(UPDATED_HERE).one()
+        connection.execute(REFRESH_SOME, {"limit": REFRESHES_TRIED})
+        updates, hot = (
+            after - so_far for after, so_far in zip(connection.execute(UPDATED_HERE).one(), before, strict=True)
+        )
+        connection.rollback()
+    if not updates:
+        return True, "No run is running whose refresh could be tried."
+    told = f"{hot} of {updates} refreshes that were tried, and undone, were HOT"
     if hot / updates < LEAST_HOT:
-        return False, f"{told}: is there an index on a column that changes, or is autovacuum held up?"
+        return False, f"{told}: is there an index on updated_at or last_proof, or is autovacuum held up?"
     return True, f"{told}."
+
+
+def archive(wired: Services) -> Found:
+    """Whether the archive takes, gives and removes an object, for this user on this machine."""
+    folder = folder_of(wired.settings.archive_url)
+    if folder is not None and not folder.exists():
+        return True, f"The folder {folder} of the log archive is not there yet: the first log that is closed makes it."
+    wired.archives.objects.probe()
+    return True, f"An object was written, read, listed and removed in {wired.settings.archive_url}."
+
+
+def archiving(wired: Services) -> Found:
+    """Whether the workers are refused what they ask of the archive, wherever they are."""
+    reasons = refused(wired.archives.refusals())
+    return (False, " ".join(reasons)) if reasons else (True, "The workers are refused nothing by the log archive.")
 
 
 def redis(wired: Services) -> Found:
@@ -176,11 +209,11 @@ def clocks(wired: Services) -> Found:
 def space(wired: Services) -> Found:
     settings = wired.settings
     folders = {"the spool": (settings.spool_dir, settings.spool_bytes + LEAST_FREE)}
-    if settings.archive_url.startswith("file:"):
-        folders["the archive"] = (Path(url2pathname(urlsplit(settings.archive_url).path)), LEAST_FREE)
+    if (folder := folder_of(settings.archive_url)) is not None:
+        folders["the archive"] = (folder, LEAST_FREE)
     told = []
-    for name, (folder, wanted) in folders.items():
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+    for name, (wanted_in, wanted) in folders.items():
+        there = next(path for path in (wanted_in, *wanted_in.parents) if path.exists())
         free = shutil.disk_usage(there).free
         if free < wanted:
             return False, f"{name.capitalize()} has {_gib(free)} left in {there}; {_gib(wanted)} should be free."
@@ -233,6 +266,8 @@ CHECKS: tuple[Check, ...] = (
     migrations,
     timeouts,
     hot_updates,
+    archive,
+    archiving,
     redis,
     broker,
     queues,
@@ -248,22 +283,45 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+#: What can be looked at only where there is a database: one that is away is told once.
+OF_DATABASE = frozenset({migrations, timeouts, hot_updates, archiving, reaper, hosts, clocks, http_api})
+
+
 def findings(wired: Services) -> Iterator[Finding]:
     """What each check found, as soon as it has."""
+    away = False
     for check in CHECKS:
+        if away and check in OF_DATABASE:
+            continue
         name = check.__name__.replace("_", " ")
         try:
             well, told = check(wired)
         except Exception as error:
             if not (is_unfit(error) or isinstance(error, EXPECTED)):
                 raise
-            well, told = False, f"It could not be looked at: {_first_line(error)}"
+            away = away or check is database
+            well, told = (
+                False,
+                _of_database(error) if check is database else f"It could not be looked at: {_cause(error)}",
+            )
         yield Finding(name, well, told)
 
 
-def _first_line(error: Exception) -> str:
+def _of_database(error: Exception) -> str:
+    """What a database that cannot be reached says, with what to do."""
+    said = _cause(error)
+    missing = "does not exist" in said and "database" in said
+    what_to_do = (
+        "Make it (createdb), or have REPRIEVE_DATABASE_URL name another one; then `reprieve migrate`."
+        if missing
+        else "Is it running, and does REPRIEVE_DATABASE_URL say where, and as whom?"
+    )
+    return f"The database cannot be used: {said}. {what_to_do} What is in it was not looked at."
+
+
+def _cause(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
-    return next(iter(str(cause).strip().splitlines()), type(error).__name__)
+    return next(iter(str(cause).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 def examine(*, as_json: bool) -> int:

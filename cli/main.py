@@ -21,7 +21,7 @@ from cli.roles import ROLES, start
 from cli.stack import Stack, cannot_be_written, flower_port, wait_for_end
 from models.access import Scope
 from models.errors import InvalidRequest, ReprieveError, SettingsError
-from models.health import ailments
+from models.health import ailments, refused
 from models.records import HealthRecord, RunRecord
 from models.rows import Run
 from models.status import Status
@@ -322,7 +322,7 @@ def health(as_json: AsJson = False) -> None:
     """Say whether the reaper sees and hears; exit status 1 with the reasons if it does not."""
     wired = fleet_services()
     pulse = wired.sweeps.pulse()
-    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
+    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing) + refused(wired.archives.refusals())
     account = wired.sweeps.account()
     if as_json:
         print(HealthRecord.of(pulse, reasons, account).model_dump_json())

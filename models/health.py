@@ -1,7 +1,8 @@
 """Whether the reaper itself is alive: a pure judgement on its own signs of life."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from models.liveness import Timing
@@ -34,6 +35,37 @@ class Pulse:
         if self.holder is None or self.held_for is None:
             return None
         return f"A sweep of {self.holder} is under way since {self.held_for.total_seconds():.0f} s."
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the log archive refuses at present: `write` or `remove`, since when without a success, and the last words.
+
+    `refusal` is a sentence.
+    """
+
+    operation: str
+    since: datetime
+    at: datetime
+    times: int
+    refusal: str
+
+    @property
+    def sentence(self) -> str:
+        """The refusal, with what follows from it."""
+        follows = {
+            "write": "Until it does, the logs of ended runs stay in the database.",
+            "remove": "Until it does, logs that are older than the retention stay.",
+        }
+        return (
+            f"{self.refusal.rstrip()} So it has been since {self.since:%Y-%m-%d %H:%M:%S} UTC, {self.times} times, "
+            f"the last at {self.at:%H:%M:%S}. {follows.get(self.operation, '')}"
+        ).rstrip()
+
+
+def refused(refusals: Iterable[Refusal]) -> list[str]:
+    """What the archive refuses, a sentence each."""
+    return [one.sentence for one in refusals]
 
 
 def ailments(pulse: Pulse | None, timing: Timing) -> list[str]:

@@ -246,7 +246,8 @@ class LogSegment(Row):
 class LogArchive(Row):
     """A closed log: where its one object is, and what is in it. `object_key` is NULL for a log without a chunk.
 
-    `frames` is the index of the object: first number, offset and size in bytes of each zstd frame.
+    `frames` is the index of the object: first number, offset and size in bytes of each zstd frame. What is `lost` could
+    not be read when it was last tried.
     """
 
     __tablename__ = "log_archives"
@@ -259,8 +260,21 @@ class LogArchive(Row):
     frames: Mapped[list[list[int]]] = mapped_column(JSONB)
     held: Mapped[str] = mapped_column(INT8MULTIRANGE)
     gaps: Mapped[str] = mapped_column(INT8MULTIRANGE)
+    lost: Mapped[str | None] = mapped_column(INT8MULTIRANGE)
     written_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     removed_at: Mapped[datetime | None]
+
+
+class ArchiveRefusal(Row):
+    """What the log archive refuses at present, a row for each kind (`write`, `remove`), and its last refusal."""
+
+    __tablename__ = "archive_refusals"
+
+    operation: Mapped[str] = mapped_column(primary_key=True)
+    since: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    times: Mapped[int] = mapped_column(BigInteger, server_default="1")
+    refusal: Mapped[str]
 
 
 class LogQuarantine(Row):
@@ -313,7 +327,8 @@ class Setback(Row):
 class ReaperWatch(Row):
     """The reaper's own memory, one row: since when it has been watching and hearing without a gap, its last sweep.
 
-    `heard_at` is the time at which the newest canary was sent that came back through the log queue.
+    `heard_at` is the time at which the newest canary was sent that came back through the log queue. Since
+    `reports_since`, an HTTP API has been taking reports of remote work without a gap, and last at `reports_at`.
     """
 
     __tablename__ = "reaper_watch"
@@ -327,6 +342,8 @@ class ReaperWatch(Row):
     heard_at: Mapped[datetime | None]
     last_completed_at: Mapped[datetime | None]
     last_report: Mapped[dict[str, Any] | None]
+    reports_since: Mapped[datetime | None]
+    reports_at: Mapped[datetime | None]
 
 
 class Lease(Row):

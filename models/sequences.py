@@ -76,6 +76,9 @@ class SeqRanges:
                 left.append((first, last))
         return SeqRanges(tuple(left))
 
+    def __and__(self, other: "SeqRanges") -> "SeqRanges":
+        return self - (self - other)
+
     def __contains__(self, seq: int) -> bool:
         return self.covers(seq, seq)
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from models.closing import Closing
+from models.errors import LogUnavailable
 from stores.closings import EndedLog
 from stores.leases import Lease
 from stores.partitions import keep_partitions
@@ -42,7 +43,10 @@ CLOSE_LEASE = timedelta(minutes=5)
 
 @app.task(name="logs.close", acks_late=True, acks_on_failure_or_timeout=True)  # type: ignore[untyped-decorator]
 def close_task(run_id: str, attempt: int) -> dict[str, str]:
-    return {"run": run_id, "log": close_log(services(), UUID(run_id), attempt).value}
+    try:
+        return {"run": run_id, "log": close_log(services(), UUID(run_id), attempt).value}
+    except LogUnavailable:  # The archive has said so, once; the log is owed its closing still.
+        return {"run": run_id, "log": "refused"}
 
 
 @app.task(name="logs.close_owed")  # type: ignore[untyped-decorator]
@@ -124,6 +128,8 @@ def close_owed(services: Services) -> dict[str, int]:
         with about(run_id, attempt):
             try:
                 steps[close_log(services, run_id, attempt).value] += 1
+            except LogUnavailable:
+                steps["refused"] += 1
             except Exception:
                 logger.exception(
                     "The log of run %s attempt %d could not be closed; it is tried again.", run_id, attempt
@@ -137,8 +143,13 @@ def expire_logs(services: Services) -> int:
     days = services.settings.log_retention_days
     if days is None:
         return 0
+    removed = 0
     expired = services.archives.expired(timedelta(days=days), EXPIRE_AT_ONCE)
     for run_id, attempt in expired:
-        services.archives.remove(run_id, attempt)
+        try:
+            services.archives.remove(run_id, attempt)
+        except LogUnavailable:  # The archive has said so, once.
+            continue
         services.closings.drop_added(run_id, attempt)
-    return len(expired)
+        removed += 1
+    return removed

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from models.health import Refusal
 from models.liveness import HOST_LOST_AFTER
 from models.nodes import in_words
 from models.reaping import Judgement
@@ -55,6 +56,7 @@ class Explanation:
     events: Sequence[RunEvent]
     sparings: Sequence[Sparing]
     logs: Sequence[LogState]
+    refusals: Sequence[Refusal]
     now: datetime
 
     @property
@@ -72,7 +74,8 @@ class Explanation:
         lines += _owed_sentences(run)
         lines += _waiting_sentences(run, self.events)
         lines += _adoption_sentences(run, self.now)
-        return lines + [sentence for log in self.logs for sentence in _log_sentences(log)]
+        lines += [sentence for log in self.logs for sentence in _log_sentences(log)]
+        return lines + _refusal_sentences(self.logs, self.refusals)
 
     @property
     def text(self) -> str:
@@ -95,7 +98,7 @@ def explain(services: Services, run_id: UUID) -> Explanation:
     run = services.runs.get(run_id)
     events, sparings = services.runs.events(run_id), services.sweeps.sparings(run_id)
     logs = [services.closings.state(run_id, number) for number in range(1, run.attempt + 1)]
-    return Explanation(run, events, sparings, logs, services.database.now())
+    return Explanation(run, events, sparings, logs, services.archives.refusals(), services.database.now())
 
 
 def _log_sentences(log: LogState) -> list[str]:
@@ -118,6 +121,13 @@ def _log_sentences(log: LogState) -> list[str]:
         for first, last, reason in log.quarantined
     ]
     return lines
+
+
+def _refusal_sentences(logs: Sequence[LogState], refusals: Sequence[Refusal]) -> list[str]:
+    """Why a log that is owed its closing is still open, as far as that is the archive's fault."""
+    owed = [str(log.attempt) for log in logs if log.ended and log.archive is None]
+    waiting = f"The log of attempt {' and '.join(owed)} waits for the archive."
+    return [f"{waiting} {one.sentence}" for one in refusals if one.operation == "write" and owed]
 
 
 def _status_sentence(run: Run, now: datetime) -> str:

@@ -25,6 +25,7 @@ from models.errors import SettingsError, TimingRefused
 from models.liveness import Timing
 from models.nodes import LONGEST_NAME, as_name, is_name
 from stores import cache, database
+from stores.objects import check_address
 from stores.urls import Url
 from workers import broker
 
@@ -218,6 +219,13 @@ class Settings(BaseSettings):
     def _has_a_port(cls, value: str | None) -> str | None:
         if value is not None and not 0 < host_and_port(value)[1] < 65536:
             raise ValueError("has a port that is none: give one from 1 to 65535")
+        return value
+
+    @field_validator("log_archive_url")
+    @classmethod
+    def _is_an_object_store(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_address(value)
         return value
 
     @field_validator("api_tokens", mode="before")

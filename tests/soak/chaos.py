@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from random import Random
 
 import psutil
@@ -18,7 +17,7 @@ from tests.soak import hosts
 from tests.soak.hosts import FarHost
 from tests.soak.work import Source
 from tests.support.fleet import Fleet
-from tests.support.object_store import Mood, ObjectStore
+from tests.support.object_store import DENIED, METHODS, ObjectStore
 from tests.support.processes import Process
 
 #: Queue, workers of it, threads of each.
@@ -66,11 +65,9 @@ class Chaos:
             (1, "log queue flooded", lambda: source.flood(20_000)),
             (1, "PostgreSQL read-only", self._make_read_only),
             (2, "worker short of descriptors", self._take_descriptors),
-            *(
-                (1, f"archive {mood.value}", partial(self._turn_archive, mood))
-                for mood in Mood
-                if mood is not Mood.WELL
-            ),
+            (1, "archive refuses", lambda: self._for_a_while("refused", dict.fromkeys(METHODS, DENIED), {})),
+            (1, "archive hangs", lambda: self._for_a_while("hanging", METHODS, frozenset())),
+            (1, "archive forgets", lambda: self._for_a_while("forgets", True, False)),
             *([(1, "disk full", self._fill_disk)] if fleet.disk else []),
             *(self._of_hosts() if self.hosts else []),
         ]
@@ -163,10 +160,11 @@ class Chaos:
         except DBAPIError:
             return  # It is away just now.
 
-    def _turn_archive(self, mood: Mood) -> None:
-        self._store.turn(mood)
+    def _for_a_while(self, what: str, ill: object, well: object) -> None:
+        """Have the object store be ill, in this way of it, for less than a window."""
+        setattr(self._store, what, ill)
         time.sleep(self._random.uniform(0.5, self._window * LONGEST_STALL))
-        self._store.turn(Mood.WELL)
+        setattr(self._store, what, well)
 
     def _take_descriptors(self) -> None:
         """Leave a worker of runs a few descriptors more than it has, for less than a window."""

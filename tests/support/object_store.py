@@ -1,155 +1,137 @@
-"""An object store with an S3 API (moto's) that refuses, hangs or forgets when it is told to."""
+"""A small S3 for one test, which can refuse, hang and forget: what a real one does on a bad day."""
 
-import http.client
-import subprocess
-import sys
+import re
 import threading
-from contextlib import suppress
-from enum import Enum
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
-from stores.embedded.address import choose_port
-from tests.support.waiting import answers, eventually
-
-BUCKET = "logs"
-
-
-class Mood(Enum):
-    """What it does with what it is asked for."""
-
-    WELL = "well"
-    REFUSING = "refusing"
-    """Everything is answered with 403."""
-    HANGING = "hanging"
-    """Nothing is answered until the mood changes."""
-    FORGETTING = "forgetting"
-    """What is written is said to be there, and is not."""
+#: How a bucket answers that is not there, and one that does not let in.
+MISSING = (404, "NoSuchBucket")
+DENIED = (403, "AccessDenied")
+METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 
 class ObjectStore:
-    """A context manager. `environment` leads a process there, `url` is the archive's address in it."""
+    """One bucket, `logs`. `refused` and `hanging` say by HTTP method what becomes of requests from now on.
 
-    url = f"s3://{BUCKET}/of/reprieve"
+    While it `forgets`, it says of what is written that it is there, and it is not.
+    """
 
     def __init__(self) -> None:
-        self._port = choose_port()
-        self._changed = threading.Condition()
-        self._mood = Mood.WELL
-        self._front = _Front(self)
-        self._serving = threading.Thread(target=self._front.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self._front.server_port}"
+        self.objects: dict[str, bytes] = {}
+        self.refused: dict[str, tuple[int, str]] = {}
+        self.hanging: Set[str] = set()
+        self.forgets = False
+        self.seen: list[str] = []
+        self.waiting = 0
+        self.closing = threading.Event()
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
 
     @property
     def environment(self) -> dict[str, str]:
+        """What a process needs to use it as `s3://logs/…`."""
         return {
-            "AWS_ENDPOINT_URL": self.address,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.http.server_address[1]}",
             "AWS_ALLOW_HTTP": "true",
             "AWS_ACCESS_KEY_ID": "any",
             "AWS_SECRET_ACCESS_KEY": "any",
             "AWS_REGION": "us-east-1",
         }
 
-    def __enter__(self) -> Self:
-        command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)]
-        self._store = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            self._serving.start()
-            eventually(lambda: answers(f"http://127.0.0.1:{self._port}"))
-            assert self.ask("PUT", f"/{BUCKET}", {}, b"")[0] == 200
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+    def refuse(self, *methods: str, how: tuple[int, str] = DENIED) -> None:
+        """Answer these methods so from now on."""
+        self.refused = dict.fromkeys(methods, how)
 
-    def __exit__(self, *_: object) -> None:
-        self.turn(Mood.WELL)
-        self._front.shutdown()
-        self._front.server_close()
-        self._store.kill()
-        self._store.wait()
-
-    def turn(self, mood: Mood) -> None:
-        with self._changed:
-            self._mood = mood
-            self._changed.notify_all()
-
-    def mood(self) -> Mood:
-        """What it is like, once it does not hang."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._mood is not Mood.HANGING)
-            return self._mood
-
-    def ask(
-        self, method: str, path: str, headers: dict[str, str], body: bytes
-    ) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Of the store itself, whatever its mood."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        try:
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.getheaders(), answer.read()
-        finally:
-            connection.close()
-
-
-class _Front(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, store: ObjectStore) -> None:
-        self.store = store
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has waited long enough and went away."""
+    def _handler(self) -> type["_Handler"]:
+        return type("Handler", (_Handler,), {"store": self})
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Front
+    store: ObjectStore
 
-    def log_message(self, *_: object) -> None:
-        """Nothing is to be printed."""
-
-    def do_GET(self) -> None:
-        self._handle()
-
-    def do_HEAD(self) -> None:
-        self._handle()
-
-    def do_PUT(self) -> None:
-        self._handle()
-
-    def do_POST(self) -> None:
-        self._handle()
-
-    def do_DELETE(self) -> None:
-        self._handle()
-
-    def _handle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        mood = self.server.store.mood()
-        if mood is Mood.REFUSING:
-            self._answer(403, [("Content-Type", "application/xml")], b"<Error><Code>AccessDenied</Code></Error>")
-        elif mood is Mood.FORGETTING and self.command == "PUT":
-            self._answer(200, [("ETag", '"0"')], b"")
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        what = "DELETE" if self.command == "POST" else self.command
+        self.store.seen.append(what)
+        if what in self.store.hanging:
+            self.store.waiting += 1
+            self.store.closing.wait()
+            self.close_connection = True
+        elif what in self.store.refused:
+            status, code = self.store.refused[what]
+            self.answer(status, f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode())
         else:
-            self._answer(*self.server.store.ask(self.command, self.path, dict(self.headers.items()), body))
+            parts = urlsplit(self.path)
+            self.act(unquote(parts.path).removeprefix("/logs").strip("/"), parse_qs(parts.query), body)
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        with suppress(ConnectionError):
-            self.send_response_only(status)
-            sized = self.command == "HEAD" and any(name.lower() == "content-length" for name, _ in headers)
-            for name, value in headers:
-                if name.lower() not in ("connection", "transfer-encoding") and (
-                    sized or name.lower() != "content-length"
-                ):
-                    self.send_header(name, value)
-            if not sized:
-                self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
+    do_PUT = do_GET = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815 - names of http.server's
+
+    def act(self, key: str, query: dict[str, list[str]], body: bytes) -> None:
+        objects = self.store.objects
+        if "list-type" in query:
+            self.answer(200, self.listing(query.get("prefix", [""])[0]))
+        elif self.command == "PUT":
+            if not self.store.forgets:
+                objects[key] = body
+            self.answer(200, b"", ETag='"1"')
+        elif self.command == "POST":
+            for name in re.findall(r"<Key>(.*?)</Key>", body.decode()):
+                objects.pop(name, None)
+            self.answer(200, b"<DeleteResult><Deleted><Key>any</Key></Deleted></DeleteResult>")
+        elif key not in objects:
+            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        else:
+            self.give(objects[key])
+
+    def give(self, data: bytes) -> None:
+        headers = {"ETag": '"1"', "Last-Modified": "Wed, 25 Nov 2026 12:00:00 GMT"}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if wanted is None:
+            self.answer(200, data, **headers)
+            return
+        first, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
+        if first >= len(data):
+            self.answer(416, b"<Error><Code>InvalidRange</Code></Error>")
+            return
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+        self.answer(206, data[first : last + 1], **headers)
+
+    def listing(self, prefix: str) -> bytes:
+        found = "".join(
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size><ETag>1</ETag>"
+            "<LastModified>2026-11-25T12:00:00.000Z</LastModified></Contents>"
+            for key, data in self.store.objects.items()
+            if key.startswith(prefix)
+        )
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>".encode()
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
             self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        """Tests say what they saw themselves."""
+
+
+@contextmanager
+def object_store() -> Iterator[ObjectStore]:
+    """An empty one, for as long as the block lasts; whoever hangs in it then is let go."""
+    store = ObjectStore()
+    thread = threading.Thread(target=store.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    store.http.daemon_threads = True
+    thread.start()
+    try:
+        yield store
+    finally:
+        store.closing.set()
+        store.http.shutdown()
+        store.http.server_close()
+        thread.join()
