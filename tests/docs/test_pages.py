@@ -110,11 +110,12 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     process: Process = spawn("up", ["reprieve", "up"], environment, folder)
     try:
         process.wait_for("The page", timeout=90)
-        told = dict(re.findall(r"^(PostgreSQL|Redis|The page)\s+(\S+)", process.output, re.M))
-        eventually(lambda: answers(f"{told['The page']}/health/ready"), timeout=60)
+        told = dict(re.findall(r"^(PostgreSQL|Redis|The page)\s+([^\s?]+)", process.output, re.M))
+        api = told["The page"].rstrip("/")
+        eventually(lambda: answers(f"{api}/health/ready"), timeout=60)
         urls = {"REPRIEVE_DATABASE_URL": told["PostgreSQL"], "REPRIEVE_REDIS_URL": told["Redis"]}
         supervisor = int((folder / "data" / "supervisord.pid").read_text())
-        yield Up(environment | urls, told["The page"], supervisor)
+        yield Up(environment | urls, api, supervisor)
     finally:
         process.stop(timeout=60)
 
