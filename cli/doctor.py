@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from adapters.registry import ENTRY_POINT_GROUP, adapter_classes
-from api.access import is_loopback, is_open
+from api.peers import is_loopback
 from cli.render import terminal
 from cli.roles import CONCURRENCY
 from models.errors import ReprieveError
@@ -27,6 +27,7 @@ from stores.cache import connect
 from stores.database import SERVER_OPTIONS
 from stores.migrate import current_revision, head_revision, is_current
 from stores.objects import folder_of
+from stores.tokens import own_token
 from workers.app import QUEUES, app
 from workers.bootstrap import Services, services
 from workers.files import files_for
@@ -246,15 +247,17 @@ def flower(wired: Services) -> Found:
 
 
 def http_api(wired: Services) -> Found:
-    address = wired.settings.api_address
-    if not is_open(wired):
+    settings, address = wired.settings, wired.settings.api_address
+    local = is_loopback(host_and_port(address)[0])
+    if settings.api_open:
+        if not local:
+            return False, f"The HTTP API would not start at {address}: REPRIEVE_API_OPEN is for loopback only."
+        return True, f"The HTTP API ({address}) asks for no token of this user, as REPRIEVE_API_OPEN says."
+    if settings.api_tokens or own_token(settings.data_dir) or wired.tokens.any_for_api():
         return True, f"The HTTP API ({address}) asks for a token."
-    if not is_loopback(host_and_port(address)[0]):
-        return (
-            False,
-            f"The HTTP API would not start at {address}: there is no token. `reprieve token create` makes one.",
-        )
-    return True, f"The HTTP API ({address}) asks for no token, and is for this machine only."
+    if local:
+        return True, f"The HTTP API ({address}) makes a token when it starts: there is none."
+    return False, f"The HTTP API would not start at {address}: there is no token. `reprieve token create` makes one."
 
 
 def versions(_: Services) -> Found:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 
 from adapters.spool import SPOOL_BYTES
 from cli import output, render
+from cli.door import page_address, token_of_up
 from cli.exec import run_reported
 from cli.roles import ROLES, start
 from cli.stack import Stack, cannot_be_written, flower_port, wait_for_end
@@ -30,6 +31,7 @@ from stores.embedded import EmbeddedServerError
 from stores.embedded.address import write_private
 from stores.migrate import database_trouble
 from stores.migrate import migrate as migrate_database
+from stores.tokens import own_token
 from stores.urls import Url
 from workers.bootstrap import Services, fleet_services, resolve_settings, services
 from workers.enqueue import cancel_run, enqueue_run
@@ -58,22 +60,23 @@ def up() -> None:
     settings = load_settings()
     secret = settings.flower_password
     password = secret.get_secret_value() if secret else secrets.token_urlsafe(12)
+    token = token_of_up(settings)  # Before the API starts, which looks for it once.
     with Stack(settings, flower_password=password) as stack:
         # Terminals are recorded, and looked at: what is secret is in a file that its owner alone can read.
         kept = None if secret else settings.data_dir / "flower-password"
         if kept is not None:
             write_private(kept, f"{password}\n")
-        _print_addresses(settings, stack, kept)
+        _print_addresses(settings, stack, kept, token)
         wait_for_end(stack)
         print("Ending everything …", flush=True)
 
 
-def _print_addresses(settings: Settings, stack: Stack, password: Path | None) -> None:
+def _print_addresses(settings: Settings, stack: Stack, password: Path | None, token: str | None) -> None:
     print(f"PostgreSQL  {Url.parse(stack.database_url or '').shown}")
     print(f"Redis       {Url.parse(stack.redis_url or '').shown}")
     known = f"the password is in {password}" if password else "the password is REPRIEVE_FLOWER_PASSWORD"
     print(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve; {known}")
-    print(f"The page    http://{stack.api_address}  and the HTTP API, described at /openapi.json")
+    print(f"The page    {page_address(stack.api_address, token)}  and the HTTP API, described at /openapi.json")
     print(f"Data        {settings.data_dir}  (logs of the processes in {stack.logs})")
     print("Try it      reprieve run --follow -- echo hello")
     print("Ctrl-C ends everything.", flush=True)
@@ -249,6 +252,16 @@ def token_list() -> None:
         print(f"{one.name}  {one.scope}  {one.created_at:%Y-%m-%d %H:%M} UTC")
 
 
+@tokens.command("show")
+def token_show() -> None:
+    """Print the token of this data folder, which `reprieve up` (or `api`, where there was none) has made."""
+    settings = load_settings()
+    token = own_token(settings.data_dir)
+    if token is None:
+        raise InvalidRequest(f"There is no token in {settings.data_dir}; `reprieve up` makes one.")
+    print(token)
+
+
 @tokens.command("revoke")
 def token_revoke(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Have a token of the HTTP API be refused from now on."""
@@ -271,7 +284,7 @@ def start_role(
 
 @app.command()
 def api() -> None:
-    """Serve the HTTP API at REPRIEVE_API_ADDRESS, on loopback by default. Without any token, on loopback only."""
+    """Serve the HTTP API at REPRIEVE_API_ADDRESS, on loopback by default. Where there is no token, one is made."""
     from cli.serve import serve
 
     serve(services())

@@ -235,6 +235,10 @@ class Stack:
             "REPRIEVE_DRAIN_SECONDS": str(min(self._settings.drain_seconds, DRAIN_SECONDS)),
             "REPRIEVE_FLOWER_PASSWORD": self._flower_password,
             "REPRIEVE_API_ADDRESS": self.api_address,
+            "REPRIEVE_API_OPEN": str(self._settings.api_open),
+            "REPRIEVE_API_TOKENS": ",".join(
+                f"{scope}={token.get_secret_value()}" for scope, token in self._settings.api_tokens
+            ),
             "FLOWER_PORT": str(self.flower_port),
             **self._extra,
         }

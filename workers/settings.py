@@ -133,7 +133,11 @@ class Settings(BaseSettings):
     api_address: str = Field(
         default="127.0.0.1:8000",
         pattern=ADDRESS,
-        description="HOST:PORT of the HTTP API; anything but loopback needs a token.",
+        description="HOST:PORT of the HTTP API.",
+    )
+    api_open: bool = Field(
+        default=False,
+        description="Whether requests of the API's own user on this machine need no token; for loopback only.",
     )
     api_tokens: Annotated[tuple[ApiTokenSetting, ...], NoDecode] = Field(
         default=(),

@@ -10,23 +10,22 @@ from fastapi.testclient import TestClient
 
 from api.app import create_app
 from stores.embedded.address import choose_port
+from tests.support.http import LOCAL, calling, opened
 from workers.bootstrap import Services
-
-LOCAL = "http://127.0.0.1"
 
 
 @pytest.fixture
 def client(services: Services) -> Iterator[TestClient]:
-    """Answers as to a caller on this machine; what goes wrong is an answer, as it is for a client."""
-    with TestClient(create_app(services), base_url=LOCAL, raise_server_exceptions=False) as made:
+    """A caller that may do everything; what goes wrong is an answer, as it is for a client."""
+    with calling(services, raising=False) as made:
         yield made
 
 
 class Served:
-    """The API on a socket, which can be ended and started again at the same address."""
+    """The API on a socket, open to this user, which can be ended and started again at the same address."""
 
     def __init__(self, services: Services) -> None:
-        self._services = services
+        self._services = opened(services)
         self.port = choose_port()
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
