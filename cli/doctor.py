@@ -26,13 +26,15 @@ from cli.roles import CONCURRENCY
 from models.errors import ReprieveError
 from models.faults import is_unfit
 from models.health import READ_ONLY, ailments
+from stores import tls
 from stores.cache import connect
 from stores.database import SERVER_OPTIONS
 from stores.migrate import current_revision, head_revision, is_current
+from stores.urls import Url
 from workers.app import QUEUES, app
 from workers.bootstrap import Services, services
 from workers.files import files_for
-from workers.settings import host_and_port
+from workers.settings import host_and_port, unknown_names
 
 #: The oldest PostgreSQL and Redis that are known to do.
 LEAST_POSTGRES = 15
@@ -72,6 +74,30 @@ def database(wired: Services) -> Found:
     if wired.database.is_read_only():
         return False, READ_ONLY
     return True, f"PostgreSQL {number} answers in {(time.monotonic() - began) * 1000:.0f} ms."
+
+
+def settings(_: Services) -> Found:
+    if unknown := unknown_names():
+        return False, f"Nothing reads {', '.join(unknown)}: is it misspelt, or meant for another version?"
+    return True, "Every variable with our prefix is a setting."
+
+
+def encryption(wired: Services) -> Found:
+    url = Url.parse(wired.settings.require_database_url())
+    query = text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    with wired.database.begin() as connection:
+        over_tls = bool(connection.execute(query).scalar())
+    mode = url.asked.get("sslmode")
+    if url.is_local:
+        return True, "The database is reached within this machine."
+    if mode is not None and mode not in tls.VERIFYING:
+        return True, f"The database's certificate is not verified, as its URL says (sslmode={mode})."
+    if not over_tls:
+        return False, (
+            "The database has no TLS: whoever is in between can read and change all. Say ?sslmode=verify-full in its "
+            "URL, or ?sslmode=disable where nobody is."
+        )
+    return True, "The connection to the database is encrypted, and its certificate verified."
 
 
 def migrations(wired: Services) -> Found:
@@ -229,7 +255,9 @@ def versions(_: Services) -> Found:
 
 
 CHECKS: tuple[Check, ...] = (
+    settings,
     database,
+    encryption,
     migrations,
     timeouts,
     hot_updates,
