@@ -32,7 +32,7 @@ from stores.database import SERVER_OPTIONS
 from stores.migrate import current_revision, head_revision, is_current
 from stores.urls import Url
 from workers.app import QUEUES, app
-from workers.bootstrap import Services, services
+from workers.bootstrap import Services, fleet_services, services
 from workers.files import files_for
 from workers.settings import host_and_port, unknown_names
 
@@ -87,11 +87,11 @@ def encryption(wired: Services) -> Found:
     query = text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
     with wired.database.begin() as connection:
         over_tls = bool(connection.execute(query).scalar())
-    mode = url.asked.get("sslmode")
-    if url.is_local:
+    mode = tls.postgres_mode(url)
+    if tls.is_local_postgres(url):
         return True, "The database is reached within this machine."
     if mode is not None and mode not in tls.VERIFYING:
-        return True, f"The database's certificate is not verified, as its URL says (sslmode={mode})."
+        return True, f"The database's certificate is not verified, as somebody chose (sslmode={mode})."
     if not over_tls:
         return False, (
             "The database has no TLS: whoever is in between can read and change all. Say ?sslmode=verify-full in its "
@@ -289,6 +289,14 @@ def findings(wired: Services) -> Iterator[Finding]:
         yield Finding(name, well, told)
 
 
+def _wired() -> Services:
+    """At the time of the fleet, where its database says what that is."""
+    try:
+        return fleet_services()
+    except EXPECTED:
+        return services()
+
+
 def _first_line(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
     return next(iter(str(cause).strip().splitlines()), type(error).__name__)
@@ -298,7 +306,7 @@ def examine(*, as_json: bool) -> int:
     """Print what is found; 1 if something is wrong."""
     found = []
     console = terminal()
-    for finding in findings(services()):
+    for finding in findings(_wired()):
         found.append(finding)
         if not as_json:
             mark = "[green]ok[/]  " if finding.well else "[red]BAD[/] "
