@@ -279,6 +279,11 @@ def start_role(
     """Start one process of a deployment, as a container or a systemd unit does. `reprieve up` starts all of them."""
     if role not in ROLES:
         raise InvalidRequest(f"There is no role {role!r}; there are {', '.join(ROLES)}.")
+    # Here, where what is wrong with a setting is a sentence; of Celery, it would be a traceback.
+    settings = resolve_settings()
+    if role != "flower":
+        settings.require_database_url()
+        settings.require_redis_url()
     start(role, more or [])
 
 

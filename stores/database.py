@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -61,6 +62,7 @@ CLIENT_OPTIONS: dict[str, Any] = {
 }
 #: What is said elsewhere in a URL than in its query.
 _ELSEWHERE = ("user", "password", "dbname", "port")
+_OURS = (*CLIENT_OPTIONS, "client_encoding")
 
 
 class Database:
@@ -76,7 +78,7 @@ class Database:
         #: The schema that all tables are in, where the URL names one.
         self.schema, arguments = connect_arguments(read)
         self.engine: Engine = create_engine(
-            str(read.without(("options", "search_path"))),
+            str(replace(read.without(("options", "search_path")), hosts=() if "host" in arguments else read.hosts)),
             pool_size=pool_size,
             max_overflow=10,
             pool_pre_ping=True,
@@ -153,10 +155,8 @@ def connect_arguments(url: Url) -> tuple[str | None, dict[str, Any]]:
     """
     asked = url.asked
     for name in asked:
-        if name in CLIENT_OPTIONS or name in _ELSEWHERE:
-            where = (
-                "is Reprieve's own to set" if name in CLIENT_OPTIONS else "is said elsewhere in a URL, or by a setting"
-            )
+        if name in _OURS or name in _ELSEWHERE:
+            where = "is Reprieve's own to set" if name in _OURS else "is said elsewhere in a URL, or by a setting"
             raise ValueError(f"has {name} in its query, which {where}; leave it out")
     url.without(("options", "search_path")).refuse_unknown([name for name in asked if _libpq_knows(name)])
     wanted = _server_options(asked.get("options", ""))
@@ -170,7 +170,16 @@ def connect_arguments(url: Url) -> tuple[str | None, dict[str, Any]]:
         wanted["search_path"] = '"' + schema.replace('"', '""') + '"'
     options = " ".join(f"-c {name}={_escaped(str(value))}" for name, value in (wanted | SERVER_OPTIONS).items())
     name = asked.get("application_name", "reprieve")
-    return schema, {"application_name": name, "options": options, **CLIENT_OPTIONS, **tls.for_postgres(url)}
+    own = {"application_name": name, "options": options, **CLIENT_OPTIONS}
+    return schema, own | _several_hosts(url) | tls.for_postgres(url)
+
+
+def _several_hosts(url: Url) -> dict[str, str]:
+    """Several hosts, or a socket's folder, which SQLAlchemy takes for a name, as libpq has them."""
+    if len(url.hosts) < 2 and not any(host.startswith(("/", "@")) for host, _ in url.hosts):
+        return {}
+    ports = ",".join(str(port or "") for _, port in url.hosts)
+    return {"host": ",".join(host for host, _ in url.hosts)} | ({"port": ports} if ports.strip(",") else {})
 
 
 def _libpq_knows(name: str) -> bool:

@@ -4,6 +4,7 @@ Left to themselves the clients differ: redis-py verifies a plain `rediss://`, ko
 address, and py-amqp's default has changed. So each is told everything, by these two functions.
 """
 
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def _refuse_missing(name: str, file: str | None) -> None:
 
 # -- PostgreSQL, whose client has words of its own
 
+MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 #: By libpq, these verify the certificate; `verify-full` the host's name too.
 VERIFYING = ("verify-ca", "verify-full")
 
@@ -96,14 +98,28 @@ def for_postgres(url: Url) -> dict[str, str]:
     for name in ("sslrootcert", "sslcert", "sslkey"):
         if asked.get(name) != "system":
             _refuse_missing(name, asked.get(name))
-    mode = asked.get("sslmode") or ("verify-full" if "sslrootcert" in asked or not url.is_local else "")
-    told = {} if "sslmode" in asked or not mode else {"sslmode": mode}
-    return told if mode not in VERIFYING or "sslrootcert" in asked else told | {"sslrootcert": _authorities()}
+    if asked.get("sslmode", MODES[0]) not in MODES:
+        raise ValueError(f"has an sslmode that is none of {', '.join(MODES)}")
+    given, authority = postgres_mode(url), asked.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
+    mode = given or ("verify-full" if authority or not is_local_postgres(url) else None)
+    told = {"sslmode": mode} if mode and not given else {}
+    return told if mode not in VERIFYING or authority else told | {"sslrootcert": _authorities()}
+
+
+def postgres_mode(url: Url) -> str | None:
+    """The `sslmode` that somebody has asked for, in the URL or where libpq looks."""
+    return url.asked.get("sslmode") or os.environ.get("PGSSLMODE")
+
+
+def is_local_postgres(url: Url) -> bool:
+    """Whether the database is on this machine, as far as its address says; libpq may be told of another elsewhere."""
+    elsewhere = "service" in url.asked or (not url.hosts and {"PGHOST", "PGHOSTADDR", "PGSERVICE"} & os.environ.keys())
+    return url.is_local and not elsewhere
 
 
 def may_be_plain(url: Url) -> bool:
     """Whether a PostgreSQL that has no TLS will do: nobody asked for it. Then whoever is in between can read all."""
-    return "sslmode" not in url.asked and "sslrootcert" not in url.asked
+    return not postgres_mode(url) and "sslrootcert" not in url.asked and "PGSSLROOTCERT" not in os.environ
 
 
 def _authorities() -> str:

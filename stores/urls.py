@@ -99,7 +99,7 @@ class Url:
         return all(is_local(host) for host in hosts)
 
 
-WRONG_PORT = "has a port above 65535"
+WRONG_PORT = "has a port that is none; they go from 1 to 65535"
 
 
 def is_local(host: str) -> bool:
@@ -117,7 +117,7 @@ def _hosts(where: str) -> Iterable[tuple[str, int | None]]:
         form = _HOST.fullmatch(one)
         if form is None or not one:
             raise ValueError(UNREADABLE)
-        if form[2] and int(form[2]) > 65535:
+        if form[2] and not 0 < int(form[2]) < 65536:
             raise ValueError(WRONG_PORT)
         yield _unquoted(form[1].strip("[]")), int(form[2]) if form[2] else None
 

@@ -47,6 +47,8 @@ def configuration(url: str) -> dict[str, Any]:
         return _of_redis(read)
     told: dict[str, Any] = {"broker_url": url, "broker_transport_options": {}, "broker_use_ssl": False}
     if read.scheme not in _RABBIT:
+        if read.scheme.partition("+")[0] not in TRANSPORT_ALIASES:
+            raise ValueError("is of no broker that Celery knows; amqp:// is a RabbitMQ")
         return told
     secure = Tls.of(read)
     read.refuse_unknown(tls.NAMES if secure else ())

@@ -47,6 +47,7 @@ _FILE = "_file"
 #: The servers, each with the scheme of a URL that is made of its host, and how the database in it is called there.
 SERVERS = {"database": "postgresql", "redis": "redis", "broker": "amqp"}
 PARTS = ("host", "port", "name", "user", "password")
+_A_HOST = re.compile(r"[\w.-]+|\[?[0-9a-fA-F:]*:[0-9a-fA-F:.]*\]?")
 
 #: HOST:PORT; an IPv6 address in brackets.
 ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):\d{1,5}$"
@@ -116,11 +117,15 @@ class Settings(BaseSettings):
         description="Where closed logs go, s3://bucket/prefix for example; a folder of data_dir by default.",
     )
     log_retention_days: float | None = Field(
-        default=None, gt=0, description="Days after which the log of a finished run is removed; never by default."
+        default=None,
+        gt=0,
+        le=36_500,
+        description="Days after which the log of a finished run is removed; never by default.",
     )
     drain_seconds: float = Field(
         default=600,
         ge=0,
+        le=30 * 86_400,
         description="Seconds that a worker which is asked to stop waits for in-process runs, before it ends them, and "
         "for detached ones that end with its container.",
     )
@@ -318,6 +323,8 @@ def load_settings(**instead: Any) -> Settings:
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:
     name = f"{PREFIX}{str(location[0]).upper()}: " if location else ""
+    if ADDRESS in message:
+        return f"{name}must be HOST:PORT; an IPv6 address in brackets"
     return name + message.removeprefix("Value error, ")
 
 
@@ -378,7 +385,8 @@ def unknown_names() -> list[str]:
 
 def _secret_files() -> list[str]:
     """The fields that hold one secret, each with `_file` behind it."""
-    return [name + _FILE for name, field in Settings.model_fields.items() if field.annotation == SecretStr | None]
+    fields = Settings.model_fields.items()
+    return [name + _FILE for name, field in fields if field.annotation == SecretStr | None or name == "api_tokens"]
 
 
 def _with_secrets_from_files(given: dict[str, str]) -> dict[str, str]:
@@ -420,14 +428,15 @@ def _completed(server: str, url: str | None, parts: Mapping[str, str | None]) ->
     try:
         read = Url.parse(url) if url else Url(SERVERS[server])
         return str(_with_parts(read, parts))
-    except _BothSay as both:
-        raise ValueError(f"{setting}URL and {names[str(both)]} both say it; leave one out") from None
+    except _WrongPart as wrong:
+        part, told = wrong.args
+        raise ValueError(f"{names[part]}: {told}") from None
     except ValueError as error:
-        raise ValueError(f"{setting}URL: {error}" if url else f"{names['port']}: {error}") from None
+        raise ValueError(f"{setting}URL: {error}") from None
 
 
-class _BothSay(Exception):
-    """Raised when a URL says what is set beside it; names the part."""
+class _WrongPart(Exception):
+    """Raised when a part cannot be one, or is said by the URL too; names it, and says what would do."""
 
 
 def _with_parts(url: Url, parts: Mapping[str, str | None]) -> Url:
@@ -435,11 +444,14 @@ def _with_parts(url: Url, parts: Mapping[str, str | None]) -> Url:
     said |= {"user": url.user, "password": url.password}
     for part in PARTS:
         if parts[part] and said[part]:
-            raise _BothSay(part)
+            raise _WrongPart(part, "is said by the URL as well; leave one out")
+    host = parts["host"]
+    if host and not _A_HOST.fullmatch(host) and not (url.scheme == SERVERS["database"] and host.startswith("/")):
+        raise _WrongPart("host", "must be the name or the address of one host; its port is a setting of its own")
     if parts["port"] and not (parts["port"].isdecimal() and 0 < int(parts["port"]) < 65536):
-        raise ValueError("must be a port, from 1 to 65535")
+        raise _WrongPart("port", "must be a port, from 1 to 65535")
     port = int(parts["port"]) if parts["port"] else None
-    hosts = url.hosts or (((parts["host"].strip("[]"), port),) if parts["host"] else ())
+    hosts = url.hosts or (((host.strip("[]"), port),) if host else ())
     if port and url.hosts:
         hosts = tuple((host, port) for host, _ in url.hosts)
     return Url(

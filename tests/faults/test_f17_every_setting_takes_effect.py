@@ -167,6 +167,34 @@ def test_f17_an_output_that_takes_nothing_is_no_traceback(
     assert told in done.stderr
 
 
+@pytest.mark.parametrize("role", ["worker-logs", "beat"])
+def test_f17_a_role_that_is_started_refuses_its_settings_by_a_sentence(
+    reprieve: Callable[..., subprocess.CompletedProcess[str]], role: str
+) -> None:
+    assert is_one_sentence(reprieve("start", role, REPRIEVE_TIME_SCALE="7"), "REPRIEVE_TIME_SCALE")
+    assert is_one_sentence(reprieve("start", role, REPRIEVE_REDIS_HOST="h"), "REPRIEVE_DATABASE_URL is not set")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("REPRIEVE_LOG_RETENTION_DAYS", "1e300", "less than or equal to 36500"),
+        ("REPRIEVE_DRAIN_SECONDS", "inf", "less than or equal to"),
+        ("REPRIEVE_API_ADDRESS", "localhost", "must be HOST:PORT"),
+        ("REPRIEVE_DATABASE_HOST", "h:5433", "one host; its port is a setting of its own"),
+        ("REPRIEVE_REDIS_HOST", "a,b", "one host"),
+    ],
+)
+def test_f17_a_value_that_could_not_take_effect_is_refused(
+    monkeypatch: pytest.MonkeyPatch, setting: str, value: str, told: str
+) -> None:
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.setenv(f"REPRIEVE_{name}", "")
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(SettingsError, match=f"{setting}: .*{told}"):
+        load_settings()
+
+
 # -- addresses
 
 
@@ -221,6 +249,9 @@ def test_f17_a_port_that_is_none_is_refused(address: str) -> None:
         ("database_url", "postgresql://h/d?poolsize=3", "poolsize in its query, which nothing heeds"),
         ("database_url", "postgresql://h/d?ssl_cert_reqs=none", "ssl_cert_reqs in its query, which nothing heeds"),
         ("database_url", "postgresql://h/d?connect_timeout=1", "connect_timeout .* is Reprieve's own to set"),
+        ("database_url", "postgresql://h/d?client_encoding=latin1", "client_encoding .* is Reprieve's own to set"),
+        ("database_url", "postgresql://h/d?sslmode=verify", "sslmode that is none of disable, allow, prefer"),
+        ("broker_url", "rabbitmq://h//", "no broker that Celery knows"),
         ("database_url", "postgresql://h/d?password=x", "password .* is said elsewhere"),
         ("database_url", "postgresql://h/d?options=-cstatement_timeout%3D0", "sets statement_timeout by its options"),
         ("database_url", "postgresql://h/d?options=what", "not of the form -c name=value"),
@@ -237,7 +268,7 @@ def test_f17_a_port_that_is_none_is_refused(address: str) -> None:
         ("redis_url", "sentinel://h/0?master=m&db=1", "its query may say master"),
         ("broker_url", "redis://h/x", "no number"),
         ("broker_url", "amqp://h//?heartbeats=1", "heartbeats in its query"),
-        ("broker_url", "amqp://h:99999//", "port above 65535"),
+        ("broker_url", "amqp://h:99999//", "has a port that is none"),
     ],
 )
 def test_f17_what_a_url_asks_for_and_nothing_heeds_is_refused_with_what_would_do(
