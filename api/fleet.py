@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from adapters.protocol import Attaching, Probing
 from adapters.registry import adapter_classes
 from api.access import MayRead, Wired
+from api.desks import HealthDesk
 from api.problems import answers
 from models.health import ailments, refused
 from models.records import HealthRecord
@@ -118,23 +119,24 @@ def adapters() -> Adapters:
 
 
 @router.get("/health/live")
-def live() -> dict[str, bool]:
-    """Whether this process answers."""
+async def live() -> dict[str, bool]:
+    """Whether this process answers. It takes no thread."""
     return {"live": True}
 
 
 @router.get("/health/ready", responses={503: {"model": Ready, "description": "Something is wrong."}})
-def ready(wired: Wired) -> Response:
+async def ready(desk: HealthDesk) -> Response:
     """Whether the system does what it is for; 503 with the reasons when it does not.
 
     An archive that refuses is told, and no reason to be sent no reports: until it takes them, logs are in the database.
     """
-    reasons = _reasons(wired)
-    told = reasons if reasons == [NOT_CURRENT] else reasons + refused(wired.archives.refusals())
+    reasons, told = await desk.serve(_reasons)
     return JSONResponse(Ready(ready=not reasons, reasons=told).model_dump(), 503 if reasons else 200)
 
 
-def _reasons(wired: Services) -> list[str]:
+def _reasons(wired: Services) -> tuple[list[str], list[str]]:
+    """What keeps the system from what it is for; and that with what does not."""
     if not is_current(wired.database):
-        return [NOT_CURRENT]
-    return ailments(wired.sweeps.pulse(), wired.timing)
+        return [NOT_CURRENT], [NOT_CURRENT]
+    reasons = ailments(wired.sweeps.pulse(), wired.timing)
+    return reasons, reasons + refused(wired.archives.refusals())

@@ -26,8 +26,7 @@ def write(items: Iterable[Chunk | Gap], *, stream: str | None = None, raw: bool 
     for item in items:
         if isinstance(item, Gap):
             whole = False
-            what = "late, and on their way" if item.late else "missing"
-            told = f"attempt {item.attempt}: chunks {item.first} to {item.last} are {what}"
+            told = f"attempt {item.attempt}: chunks {item.first} to {item.last} {item.why.told}"
             print(f"reprieve: {told}", file=sys.stderr, flush=True)
         elif stream is None or item.stream == stream:
             output = sys.stderr.buffer if item.stream == "stderr" and not raw else sys.stdout.buffer

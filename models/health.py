@@ -19,7 +19,8 @@ class Pulse:
     """The reaper's own signs of life: the age of its last completed sweep and of the newest canary that came back.
 
     `holder` is the process that makes a sweep just now, and for how long it has been at it: or that was never heard of
-    again while it did. None between two sweeps. `read_only`: the database takes no writes.
+    again while it did. None between two sweeps. `read_only`: the database takes no writes. `deaf_for`: how long ago
+    an API said that it takes reports, where there is running work that reports to one.
     """
 
     age: timedelta | None
@@ -28,6 +29,7 @@ class Pulse:
     holder: str | None = None
     held_for: timedelta | None = None
     read_only: bool = False
+    deaf_for: timedelta | None = None
 
     @property
     def under_way(self) -> str | None:
@@ -89,6 +91,11 @@ def ailments(pulse: Pulse | None, timing: Timing) -> list[str]:
         reasons.append(
             f"Canaries do not come back through the log queue ({told}): output is late, and silence convicts nobody. "
             "Is a worker of the queue logs running, and does it keep up?"
+        )
+    if pulse.deaf_for is not None and pulse.deaf_for > timing.tolerated_lag + timing.sweep_interval:
+        reasons.append(
+            f"No HTTP API has taken reports for {pulse.deaf_for.total_seconds():.0f} s: the silence of work that "
+            "reports over it convicts nobody. Is an API running, and does it answer?"
         )
     return reasons
 

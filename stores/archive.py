@@ -64,7 +64,7 @@ ORDER BY a.written_at LIMIT :limit
 """)
 
 MARK_REMOVED = text("""
-UPDATE log_archives SET removed_at = clock_timestamp(), object_key = NULL, frames = '[]'
+UPDATE log_archives SET removed_at = clock_timestamp(), object_key = NULL, frames = '[]', lost = NULL
 WHERE run_id = :run_id AND attempt = :attempt
 """)
 

@@ -62,6 +62,12 @@ SELECT first_seq, last_seq, reason FROM log_quarantine
 WHERE run_id = :run_id AND attempt = :attempt ORDER BY first_seq LIMIT 100
 """)
 
+# hot: the numbers whose segments are there.
+HOT = text("""
+SELECT CAST(range_agg(int8range(first_seq, last_seq, '[]')) AS text) FROM log_segments
+WHERE run_id = :run_id AND attempt = :attempt
+""")
+
 DROP_ADDED = text("DELETE FROM log_segments WHERE run_id = :run_id AND attempt = :attempt")
 
 DROP_QUARANTINE = text("DELETE FROM log_quarantine WHERE run_id = :run_id AND attempt = :attempt")
@@ -110,6 +116,7 @@ class LogState:
 
     attempt: int
     log: EndedLog
+    hot: SeqRanges
     archive: Archived | None
     quarantined: list[tuple[int, int, str]]
 
@@ -134,6 +141,13 @@ class LogState:
         return self._gaps - self.late
 
     @cached_property
+    def lost(self) -> SeqRanges:
+        """Chunks that were stored and cannot be read any more: no segment has them, and no archive that can be read."""
+        if self.archive is None:
+            return self.stored - self.hot
+        return (self.stored - self.hot - self.archive.held) | (self.archive.lost - self.hot)
+
+    @cached_property
     def added(self) -> SeqRanges:
         """Chunks that came after the archive was written. They are kept, and read with the others."""
         return self.stored - self.archive.held if self.archive else SeqRanges()
@@ -145,14 +159,15 @@ class LogState:
     @property
     def record(self) -> LogRecord:
         """The same as data."""
-        archive, missing, late, added = self.archive, self.missing, self.late, self.added
+        archive, missing, late, lost, added = self.archive, self.missing, self.late, self.lost, self.added
         return LogRecord(
             attempt=self.attempt,
             chunks=self.stored.count,
             missing=list(missing)[:LISTED_RANGES],
             late=list(late)[:LISTED_RANGES],
+            lost=list(lost)[:LISTED_RANGES],
             added=list(added)[:LISTED_RANGES],
-            unlisted=sum(max(0, len(ranges) - LISTED_RANGES) for ranges in (missing, late, added)),
+            unlisted=sum(max(0, len(ranges) - LISTED_RANGES) for ranges in (missing, late, lost, added)),
             quarantined=[QuarantineRecord(first=first, last=last, reason=why) for first, last, why in self.quarantined],
             archive=None
             if archive is None
@@ -187,10 +202,12 @@ class Closings:
     def state(self, run_id: UUID, attempt: int) -> LogState:
         """Everything there is to say of an attempt's log; raises `RunNotFound`."""
         log = self.find(run_id, attempt)
+        # Hot before archived, as they are read: a log that is closed in between is seen in both.
         with self._database.begin() as connection:
+            hot = SeqRanges.from_multirange(connection.execute(HOT, {"run_id": run_id, "attempt": attempt}).scalar())
             rows = connection.execute(QUARANTINED, {"run_id": run_id, "attempt": attempt}).all()
         quarantined = [(row.first_seq, row.last_seq, row.reason) for row in rows]
-        return LogState(attempt, log, self._archives.find(run_id, attempt), quarantined)
+        return LogState(attempt, log, hot, self._archives.find(run_id, attempt), quarantined)
 
     def owed(self, limit: int) -> list[tuple[UUID, int]]:
         """Run and attempt of the logs that are still to be closed, the longest owed first."""

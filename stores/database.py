@@ -72,15 +72,16 @@ class Database:
     error that says so, and with it all others of its server: whoever tries again does so on another connection.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+    def __init__(self, url: str, *, pool_size: int = 5, max_overflow: int = 10) -> None:
         """Raises ValueError, with what would do, for a URL that says what cannot be heeded."""
+        self._url = url
         read = Url.parse(url)
         #: The schema that all tables are in, where the URL names one.
         self.schema, arguments = connect_arguments(read)
         self.engine: Engine = create_engine(
             str(replace(read.without(("options", "search_path")), hosts=() if "host" in arguments else read.hosts)),
             pool_size=pool_size,
-            max_overflow=10,
+            max_overflow=max_overflow,
             pool_pre_ping=True,
             # An error that is logged quotes no parameters: they may be a run's output, or its environment.
             hide_parameters=True,
@@ -103,6 +104,10 @@ class Database:
                 f"The database URL asks for the schema {self.schema}, and sessions have the search_path {there}: does "
                 "a pooler drop it? ALTER ROLE … SET search_path sets it where no pooler can."
             )
+
+    def beside(self, connections: int) -> "Database":
+        """The same database over so many connections of its own."""
+        return Database(self._url, pool_size=connections, max_overflow=0)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:

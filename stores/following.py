@@ -16,6 +16,7 @@ from sqlalchemy import text
 from models.chunks import Chunk
 from models.closing import HOLDER_BELIEVED_FOR, is_awaited, late_of
 from models.errors import RunNotFound
+from models.gaps import Why, sort_out
 from models.sequences import Range, SeqRanges
 from models.status import Status
 from stores.cache import LONGEST_BLOCK
@@ -31,16 +32,17 @@ PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Output that was handed over but is not in the store, or is in quarantine: its first and last sequence number.
-
-    What is `late` is known to be on its way: who reads again later will find it.
-    """
+    """Output that was handed over and cannot be read: its first and last sequence number, and why."""
 
     attempt: int
     first: int
     last: int
     #: As of when it was read: the same gap may be late now, and missing later.
-    late: bool = field(default=False, compare=False)
+    why: Why = field(default=Why.MISSING, compare=False)
+
+    @property
+    def late(self) -> bool:
+        return self.why is Why.LATE
 
 
 class LogFollower:
@@ -52,17 +54,26 @@ class LogFollower:
         self._live = live
         self._run_id = run_id
 
-    def stored(self, attempt: int, after_seq: int = 0) -> Iterator[Chunk | Gap]:
-        """What the store has of an attempt now, with the gaps in it; one that has ended may lack its last chunks."""
-        last_seq = after_seq
-        while page := self._logs.read(self._run_id, attempt, last_seq, PAGE):
-            place = self._place(attempt)
+    def stored(self, attempt: int, after_seq: int = 0, at_once: int = PAGE) -> Iterator[Chunk | Gap]:
+        """What the store has of an attempt now, with the gaps in it; one that has ended may lack its last chunks.
+
+        Who takes only so many chunks says so by `at_once`.
+        """
+        # How far the log is, is asked before it is read: what was stored by then and is not found is lost.
+        place, last_seq = self._place(attempt), after_seq
+        while page := self._logs.read(self._run_id, attempt, last_seq, at_once):
             for chunk in page:
-                yield from place.gaps(attempt, last_seq + 1, chunk.seq - 1)
+                yield from self._gaps(place, attempt, last_seq + 1, chunk.seq - 1)
                 yield chunk
                 last_seq = chunk.seq
-        place = self._place(attempt)
-        yield from place.gaps(attempt, last_seq + 1, place.end)
+            place = self._place(attempt)
+        yield from self._gaps(place, attempt, last_seq + 1, place.end)
+
+    def _gaps(self, place: "Place", attempt: int, first: int, last: int) -> Iterator[Gap]:
+        gaps = list(place.gaps(attempt, first, last))
+        if any(gap.why is Why.LOST for gap in gaps):  # Or removed, or given to another writer, in the meantime.
+            gaps = list(self._place(attempt).gaps(attempt, first, last))
+        yield from gaps
 
     def follow(self, first_attempt: int = 1, after_seq: int = 0) -> Iterator[Chunk | Gap]:
         """Everything from a place on, as it comes, until the run has ended."""
@@ -155,12 +166,17 @@ SELECT r.id, r.status, r.attempt AS current, a.attempt, a.last_seq, coalesce(upp
        clock_timestamp() - a.finished_at AS ended_for,
        (SELECT CAST(int8range(min(h.from_seq), max(h.to_seq), '[]') AS text) FROM spooled h
         WHERE h.run_id = r.id AND h.attempt = a.attempt AND h.seen_at > clock_timestamp() - :believed_for
-        HAVING count(*) > 0) AS held
+        HAVING count(*) > 0) AS held,
+       CAST(l.stored AS text) AS stored, CAST(v.held AS text) AS archived, v.removed_at IS NOT NULL AS is_removed
 FROM runs r
 LEFT JOIN run_attempts a ON a.run_id = r.id
 LEFT JOIN attempt_logs l ON l.run_id = r.id AND l.attempt = a.attempt
+LEFT JOIN log_archives v ON v.run_id = r.id AND v.attempt = a.attempt
 WHERE r.id = ANY(CAST(:ids AS uuid[]))
 """)
+
+
+NOTHING = SeqRanges()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +185,7 @@ class Place:
 
     What is `aside` is in quarantine. It will never be stored, so no reader waits for it; each is told. What the spools
     of living workers hold (`held`: these numbers, and what follows) is on its way, and is waited for.
+    `archived` is None while the log is open.
     """
 
     head: int
@@ -176,18 +193,35 @@ class Place:
     ended_for: timedelta | None
     aside: SeqRanges
     held: Range | None = None
+    stored: SeqRanges = NOTHING
+    archived: SeqRanges | None = None
+    is_removed: bool = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self.archived is not None
 
     @property
     def end(self) -> int:
-        """The highest number that was ever heard of, beyond what is stored; 0 for none."""
+        """The highest number that was ever heard of; 0 for none."""
         held = self.held[1] if self.held and self.ended_for is not None else 0
-        return max(self.last_seq or 0, self.aside.last, held)
+        archived = self.archived.last if self.archived else 0
+        return max(self.last_seq or 0, self.aside.last, held, self.head, archived)
 
     def gaps(self, attempt: int, first: int, last: int) -> Iterator[Gap]:
-        """The numbers from `first` to `last`, none of which is stored, as gaps: what is late apart from the rest."""
+        """The numbers from `first` to `last`, none of which could be read, as gaps, in order."""
         gap = SeqRanges.of([(first, last)])
-        late = late_of(gap - self.aside, self.held, awaited=is_awaited(self.ended_for))
-        parts = [Gap(attempt, *part) for part in gap - late] + [Gap(attempt, *part, late=True) for part in late]
+        if not gap:
+            return
+        awaited = not self.is_closed and is_awaited(self.ended_for)
+        reasons = sort_out(
+            gap,
+            stored=self.stored.within(first, last),
+            archived=(self.archived or NOTHING).within(first, last),
+            is_removed=self.is_removed,
+            late=late_of(gap - self.aside.within(first, last), self.held, awaited=awaited),
+        )
+        parts = [Gap(attempt, *part, why) for why, ranges in reasons.items() for part in ranges]
         yield from sorted(parts, key=lambda part: part.first)
 
     def passed_over(self, seq: int) -> int | None:
@@ -202,7 +236,7 @@ class Place:
             return True
         if self.held is not None:
             return False
-        if not is_awaited(self.ended_for):
+        if self.is_closed or not is_awaited(self.ended_for):
             return True
         waited = self.ended_for.total_seconds() > UNKNOWN_TAIL_WAIT
         return self.last_seq is None and waited and seq >= max(self.head, self.aside.last)
@@ -231,5 +265,8 @@ def places(database: Database, run_ids: Iterable[UUID]) -> dict[UUID, Places]:
                     row.ended_for,
                     SeqRanges.from_multirange(row.aside),
                     next(iter(SeqRanges.from_multirange(row.held)), None),
+                    SeqRanges.from_multirange(row.stored),
+                    None if row.archived is None else SeqRanges.from_multirange(row.archived),
+                    row.is_removed,
                 )
     return found

@@ -1,7 +1,7 @@
 """The one place where things are wired together. Nothing is built, opened or connected when a module is imported."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapters.registry import Adapters
 from models.liveness import WINDOW, Timing
@@ -18,6 +18,7 @@ from stores.leases import Leases
 from stores.logs import PostgresLogStore
 from stores.nodes import NodeStore
 from stores.runs import RunStore
+from stores.spooled import SpooledStore
 from stores.sweeps import SweepStore
 from stores.throttle import Throttle
 from stores.tokens import TokenStore
@@ -39,6 +40,7 @@ class Services:
     logs: PostgresLogStore
     archives: LogArchives
     closings: Closings
+    spooled: SpooledStore
     tokens: TokenStore
     fleet: FleetStore
     throttle: Throttle
@@ -92,6 +94,7 @@ def build(settings: Settings) -> Services:
         logs=logs,
         archives=archives,
         closings=Closings(database, archives),
+        spooled=SpooledStore(database),
         tokens=TokenStore(database),
         fleet=FleetStore(database),
         throttle=Throttle(redis, timing.refresh_seconds),
@@ -101,6 +104,28 @@ def build(settings: Settings) -> Services:
         adapters=Adapters(settings.data_dir / "adapters", identity.name),
         nodes=NodeStore(database),
         identity=identity,
+    )
+
+
+def beside(services: Services, connections: int) -> Services:
+    """The same services over so many connections to the database that nothing else can take."""
+    database = services.database.beside(connections)
+    archives = LogArchives(database, services.settings.archive_url)
+    logs = PostgresLogStore(database, archives)
+    leases = Leases(database, services.identity.name)
+    return replace(
+        services,
+        database=database,
+        leases=leases,
+        runs=RunStore(database),
+        sweeps=SweepStore(database, leases, services.timing.sweep_lease),
+        followers=FollowerStore(database, logs),
+        logs=logs,
+        archives=archives,
+        closings=Closings(database, archives),
+        tokens=TokenStore(database),
+        fleet=FleetStore(database),
+        nodes=NodeStore(database),
     )
 
 

@@ -35,6 +35,7 @@ SPARED: dict[str, str] = {
     Judgement.SPARE_UNKNOWN: "its platform could not say whether it lives",
     Judgement.SPARE_WARMING_UP: "the reaper had not been watching for a whole window",
     Judgement.SPARE_LAGGING: "the log pipeline lagged, or had not worked for a whole window again",
+    Judgement.SPARE_DEAF: "the HTTP API that it reports to was stuck or away, or not back for a whole window",
     Judgement.SPARE_BRAKED: "too many were convicted at once, and others had been silent for longer",
 }
 
@@ -114,6 +115,8 @@ def _log_sentences(log: LogState) -> list[str]:
         lines.append(f"{of_attempt} lacks the chunks {log.missing}: nobody has them.")
     if log.late and (archive is not None or log.ended):
         lines.append(f"{of_attempt} lacks the chunks {log.late} as yet: they are late, and on their way.")
+    if log.lost:
+        lines.append(f"{of_attempt}: the chunks {log.lost} are lost: they were stored, and cannot be read any more.")
     if log.added:
         lines.append(f"{of_attempt}: the chunks {log.added} came after it was closed.")
     lines += [
