@@ -71,7 +71,8 @@ class Ready(BaseModel):
 def fleet(wired: Wired) -> Fleet:
     """The fleet at a glance."""
     pulse = wired.sweeps.pulse()
-    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing) + refused(wired.archives.refusals())
+    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
+    reasons += refused(wired.archives.refusals()) + wired.setbacks.complaints()
     return Fleet(
         active=[
             ActiveRuns(
@@ -139,4 +140,4 @@ def _reasons(wired: Services) -> tuple[list[str], list[str]]:
     if not is_current(wired.database):
         return [NOT_CURRENT], [NOT_CURRENT]
     reasons = ailments(wired.sweeps.pulse(), wired.timing)
-    return reasons, reasons + refused(wired.archives.refusals())
+    return reasons, reasons + refused(wired.archives.refusals()) + wired.setbacks.complaints()

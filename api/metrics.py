@@ -18,6 +18,7 @@ from api.access import MayRead, Wired
 from api.problems import answers
 from models.faults import is_unfit
 from models.health import ailments
+from models.owed import Duty
 from stores.archive import REMOVE, WRITE
 from workers.app import QUEUES
 from workers.app import app as celery
@@ -69,6 +70,13 @@ class Facts(Collector):
         for what, count in self._services.fleet.owed().items():
             owed.add_metric([what], count)
         yield owed
+        failing = GaugeMetricFamily(
+            "reprieve_owed_failing", "What of it failed when it was last tried; `explain` says why.", labels=["what"]
+        )
+        backlogs = {one.duty: one.items for one in self._services.setbacks.backlogs()}
+        for duty in Duty:
+            failing.add_metric([duty.value], backlogs.get(duty, 0))
+        yield failing
 
     def _archive(self) -> Iterator[Metric]:
         told = (

@@ -3,7 +3,7 @@
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -89,7 +89,7 @@ class ChunkRecord(BaseModel):
 
     @classmethod
     def of(cls, chunk: Chunk) -> "ChunkRecord":
-        at = datetime.fromtimestamp(chunk.at / 1000, UTC)
+        at = chunk.time
         try:
             return cls(seq=chunk.seq, at=at, stream=chunk.stream, text=chunk.data.decode())
         except UnicodeDecodeError:

@@ -155,6 +155,30 @@ def hot_updates(wired: Services) -> Found:
     return True, f"{told}."
 
 
+def standbys(wired: Services) -> Found:
+    # A plain user sees how many there are, though nothing else of them.
+    query = text(
+        "SELECT (SELECT count(*) FROM pg_stat_replication) AS standbys, "
+        "current_setting('synchronous_standby_names') AS names, current_setting('synchronous_commit') AS waits_for"
+    )
+    with wired.database.begin() as connection:
+        row = connection.execute(query).one()
+    return commits_are_safe(row.standbys, row.names, row.waits_for)
+
+
+def commits_are_safe(standbys: int, names: str, waits_for: str) -> Found:
+    """Whether a commit outlives a fail-over: `names` and `waits_for` are PostgreSQL's settings for synchronous ones."""
+    if not standbys:
+        return True, "No standby follows the database, as far as it says: none can take over without the last commits."
+    if not names.strip() or waits_for in ("off", "local"):
+        return False, (
+            f"Commits wait for none of {standbys} standbys, so one that takes over may lack the last of them. Workers "
+            "send again what they still hold of their output; ends, claims and new runs may be lost. Set "
+            "synchronous_standby_names, or accept it (docs/promises.md)."
+        )
+    return True, f"Commits wait for a standby (synchronous_standby_names = {names}, of {standbys} that follow)."
+
+
 def archive(wired: Services) -> Found:
     """Whether the archive takes, gives and removes an object, for this user on this machine."""
     folder = folder_of(wired.settings.archive_url)
@@ -297,6 +321,7 @@ CHECKS: tuple[Check, ...] = (
     migrations,
     timeouts,
     hot_updates,
+    standbys,
     archive,
     archiving,
     redis,

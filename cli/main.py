@@ -340,7 +340,8 @@ def health(as_json: AsJson = False) -> None:
     """Say whether the reaper sees and hears; exit status 1 with the reasons if it does not."""
     wired = fleet_services()
     pulse = wired.sweeps.pulse()
-    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing) + refused(wired.archives.refusals())
+    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
+    reasons += refused(wired.archives.refusals()) + wired.setbacks.complaints()
     account = wired.sweeps.account()
     if as_json:
         print(HealthRecord.of(pulse, reasons, account).model_dump_json())

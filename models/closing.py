@@ -6,14 +6,14 @@ it as one stream (`zstdcat log.ndjson.zst | jq`); a reader that wants a part beg
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
 import msgspec
 import zstandard
 
-from models.chunks import Chunk
+from models.chunks import Chunk, milliseconds
 from models.sequences import MAX_SEQ, Range, SeqRanges
 
 #: How long the last chunk of an ended attempt is waited for. In real time: no time scale makes a machine faster.
@@ -142,7 +142,7 @@ def frames(chunks: Iterable[Chunk]) -> Iterator[Frame]:
 
 
 def _line(chunk: Chunk) -> bytes:
-    at = datetime.fromtimestamp(chunk.at / 1000, UTC).isoformat(timespec="milliseconds")
+    at = chunk.time.isoformat(timespec="milliseconds")
     try:
         line = _Line(chunk.seq, at, chunk.stream, text=chunk.data.decode(), cursor=chunk.cursor)
     except UnicodeDecodeError:
@@ -161,5 +161,5 @@ def chunks_of(run_id: UUID, attempt: int, frame: bytes) -> list[Chunk]:
 
 def _chunk(run_id: UUID, attempt: int, line: _Line) -> Chunk:
     data = line.base64 if line.text is None else line.text.encode()
-    at = round(datetime.fromisoformat(line.at).timestamp() * 1000)
+    at = milliseconds(datetime.fromisoformat(line.at))
     return Chunk(run_id, attempt, 0, line.seq, line.stream, data or b"", line.cursor, at)

@@ -35,6 +35,11 @@ class Duty(StrEnum):
     """Its work is to be followed by another worker."""
 
     @property
+    def failure(self) -> str:
+        """What is said in a worker's own log of one that failed."""
+        return _FAILURES[self]
+
+    @property
     def first_pause(self) -> timedelta:
         """How long an item waits after its first setback; twice as long after each further one …"""
         return _PAUSES[self][0]
@@ -55,15 +60,22 @@ _PAUSES = {
     Duty.ADOPTION: (timedelta(seconds=10), timedelta(minutes=1)),
 }
 
+_FAILURES = {
+    Duty.CLOSING: "its log could not be closed; that is tried again",
+    Duty.REMOVAL: "its log has expired, and could not be removed; that is tried again",
+    Duty.TERMINATION: "its work could not be ended",
+    Duty.ADOPTION: "it could not be adopted; that is tried again",
+}
+
 _SENTENCES = {
-    Duty.CLOSING: "The log of attempt {attempt} could not be archived",
+    Duty.CLOSING: "The log of attempt {attempt} could not be closed",
     Duty.REMOVAL: "The log of attempt {attempt} has expired, and could not be removed",
     Duty.TERMINATION: "The work of attempt {attempt} could not be ended",
     Duty.ADOPTION: "No worker could take over the work of attempt {attempt}",
 }
 
 _PLURALS = {
-    Duty.CLOSING: "logs that could not be archived",
+    Duty.CLOSING: "logs that could not be closed",
     Duty.REMOVAL: "expired logs that could not be removed",
     Duty.TERMINATION: "attempts whose work could not be ended",
     Duty.ADOPTION: "attempts whose work no worker could take over",

@@ -55,12 +55,13 @@ WHERE CAST(:held AS int8multirange) = coalesce(
 ON CONFLICT DO NOTHING RETURNING run_id
 """)
 
-# expired: archives of runs that have ended, older than so long.
+# expired: archives of runs that have ended, older than so long; what could not be removed comes last.
 EXPIRED = text("""
 SELECT a.run_id, a.attempt FROM log_archives a JOIN runs r ON r.id = a.run_id
+LEFT JOIN setbacks s ON s.duty = 'removal' AND s.run_id = a.run_id AND s.attempt = a.attempt
 WHERE a.removed_at IS NULL AND r.finished_at IS NOT NULL
   AND greatest(a.written_at, r.finished_at) < clock_timestamp() - :age
-ORDER BY a.written_at LIMIT :limit
+ORDER BY s.next_try_at NULLS FIRST, a.written_at LIMIT :limit
 """)
 
 MARK_REMOVED = text("""

@@ -40,10 +40,14 @@ JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attemp
 LEFT JOIN attempt_logs l USING (run_id, attempt)
 """)
 
+# owed: what failed comes after all that never did; what a living worker holds the rest of is not to be closed yet.
 OWED = text("""
-SELECT run_id, attempt FROM run_attempts
-WHERE finished_at IS NOT NULL AND log_closed_at IS NULL AND finished_at < clock_timestamp() - :settled
-ORDER BY finished_at LIMIT :limit
+SELECT a.run_id, a.attempt FROM run_attempts a
+LEFT JOIN setbacks s ON s.duty = 'closing' AND s.run_id = a.run_id AND s.attempt = a.attempt
+WHERE a.finished_at IS NOT NULL AND a.log_closed_at IS NULL AND a.finished_at < clock_timestamp() - :settled
+  AND NOT EXISTS (SELECT FROM spooled h WHERE h.run_id = a.run_id AND h.attempt = a.attempt
+                  AND h.seen_at > clock_timestamp() - :believed_for)
+ORDER BY s.next_try_at NULLS FIRST, a.finished_at LIMIT :limit
 """)
 
 # drop: segments whose every chunk is in the archive. One that came afterwards is not, and stays.
@@ -210,9 +214,10 @@ class Closings:
         return LogState(attempt, log, hot, self._archives.find(run_id, attempt), quarantined)
 
     def owed(self, limit: int) -> list[tuple[UUID, int]]:
-        """Run and attempt of the logs that are still to be closed, the longest owed first."""
+        """Run and attempt of the logs that are to be closed, the longest owed first, what failed last."""
         with self._database.begin() as connection:
-            rows = connection.execute(OWED, {"settled": SETTLED, "limit": limit})
+            values = {"settled": SETTLED, "limit": limit, "believed_for": HOLDER_BELIEVED_FOR}
+            rows = connection.execute(OWED, values)
             return [(row.run_id, row.attempt) for row in rows]
 
     def forgettable(self, attempts: Iterable[LogKey]) -> list[LogKey]:

@@ -17,6 +17,7 @@ from stores.hints import LiveEvents, StopSignals, Vouches
 from stores.leases import Leases
 from stores.logs import PostgresLogStore
 from stores.nodes import NodeStore
+from stores.owed import Setbacks
 from stores.runs import RunStore
 from stores.spooled import SpooledStore
 from stores.sweeps import SweepStore
@@ -41,6 +42,7 @@ class Services:
     archives: LogArchives
     closings: Closings
     spooled: SpooledStore
+    setbacks: Setbacks
     tokens: TokenStore
     fleet: FleetStore
     throttle: Throttle
@@ -95,6 +97,7 @@ def build(settings: Settings) -> Services:
         archives=archives,
         closings=Closings(database, archives),
         spooled=SpooledStore(database),
+        setbacks=Setbacks(database),
         tokens=TokenStore(database),
         fleet=FleetStore(database),
         throttle=Throttle(redis, timing.refresh_seconds),
@@ -126,6 +129,7 @@ def beside(services: Services, connections: int) -> Services:
         tokens=TokenStore(database),
         fleet=FleetStore(database),
         nodes=NodeStore(database),
+        setbacks=Setbacks(database),
     )
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from models.health import Refusal
 from models.liveness import HOST_LOST_AFTER
 from models.nodes import in_words
+from models.owed import Failing
 from models.reaping import Judgement
 from models.records import EventRecord, ExplanationRecord, RunRecord, SparingRecord
 from models.rows import Run, RunAttempt, RunEvent, Sparing
@@ -58,6 +59,7 @@ class Explanation:
     sparings: Sequence[Sparing]
     logs: Sequence[LogState]
     refusals: Sequence[Refusal]
+    failing: Sequence[Failing]
     now: datetime
 
     @property
@@ -76,6 +78,7 @@ class Explanation:
         lines += _waiting_sentences(run, self.events)
         lines += _adoption_sentences(run, self.now)
         lines += [sentence for log in self.logs for sentence in _log_sentences(log)]
+        lines += [failing.sentence(self.now) for failing in self.failing]
         return lines + _refusal_sentences(self.logs, self.refusals)
 
     @property
@@ -99,7 +102,8 @@ def explain(services: Services, run_id: UUID) -> Explanation:
     run = services.runs.get(run_id)
     events, sparings = services.runs.events(run_id), services.sweeps.sparings(run_id)
     logs = [services.closings.state(run_id, number) for number in range(1, run.attempt + 1)]
-    return Explanation(run, events, sparings, logs, services.archives.refusals(), services.database.now())
+    refusals, failing = services.archives.refusals(), services.setbacks.of_run(run_id)
+    return Explanation(run, events, sparings, logs, refusals, failing, services.database.now())
 
 
 def _log_sentences(log: LogState) -> list[str]:
