@@ -160,7 +160,7 @@ class Stack:
         configuration = self._folder / "supervisord.conf"
         configuration.write_text(self._configuration())
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)],
+            [sys.executable, "-P", "-m", "cli.supervise", "-c", str(configuration)],
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
