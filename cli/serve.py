@@ -1,6 +1,7 @@
 """`reprieve api`: the HTTP API in a process of its own."""
 
 import logging
+import socket
 import sys
 from dataclasses import replace
 
@@ -9,15 +10,18 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
 from api.app import create_app
+from api.connections import run
 from api.peers import is_loopback
 from cli.door import page_address
 from models.access import Scope
+from models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
 from models.errors import SettingsError
 from models.faults import is_unfit
 from models.results import last_line
 from stores.tokens import OWN_TOKEN, make_own_token, own_token
 from workers import journal, tracing
 from workers.bootstrap import Services
+from workers.files import raise_files
 from workers.settings import host_and_port
 
 #: Seconds that open streams get to end when the process is asked to; their readers come back to where they were.
@@ -30,20 +34,34 @@ def serve(services: Services) -> None:
     Raises `SettingsError` rather than be open to a network, or closed to everybody.
     """
     services = with_own_token(services)
-    host, port = host_and_port(services.settings.api_address)
+    listening = _listen(services.settings.api_address)
     handler = logging.StreamHandler()
     handler.setFormatter(journal.formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     tracing.set_up()
-    uvicorn.run(
-        create_app(services),
-        host=host,
-        port=port,
+    most = most_connections(raise_files(WANTED + FILES_OF_THE_API))
+    app = create_app(services)
+    app.state.hub.most = min(app.state.hub.most, most_readers(most))
+    config = uvicorn.Config(
+        app,
         timeout_graceful_shutdown=GRACE,
         server_header=False,
         access_log=False,
         log_config=None,
+        ws="none",
     )
+    run(config, listening, most)
+
+
+def _listen(address: str) -> socket.socket:
+    """A socket at that address. Raises `SettingsError` where there can be none."""
+    host, port = host_and_port(address)
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise SettingsError(
+            f"REPRIEVE_API_ADDRESS is {address}, where nothing can listen ({error.strerror}); set another."
+        ) from None
 
 
 def with_own_token(services: Services) -> Services:
