@@ -11,13 +11,15 @@ from workers.settings import host_and_port
 
 def refuse_taken(setting: str, address: str) -> None:
     """Raises `SettingsError`, with what would do, where nobody can listen at `address`, HOST:PORT, just now."""
+    listen(setting, address).close()
+
+
+def listen(setting: str, address: str) -> socket.socket:
+    """A socket that listens at `address`, HOST:PORT. Raises `SettingsError`, with what would do, where none can."""
     host, port = host_and_port(address)
     try:
-        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-            probe.listen(1)
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(place, family=family)
     except (OSError, UnicodeError) as error:
         raise SettingsError(f"{setting} is {address}, {_why(error)}") from None
 

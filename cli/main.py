@@ -38,6 +38,7 @@ from workers.enqueue import cancel_run, enqueue_run
 from workers.explaining import explain as explain_run
 from workers.reaper import sweep as sweep_once
 from workers.reporting import new_token
+from workers.secrecy import conceal
 from workers.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
 @app.command()
 def up() -> None:
     """Run everything on this machine: PostgreSQL, Redis, workers, beat, Flower and the API. Ctrl-C ends it all."""
+    conceal()
     settings = load_settings()
     secret = settings.flower_password
     password = secret.get_secret_value() if secret else secrets.token_urlsafe(12)
@@ -292,6 +294,7 @@ def api() -> None:
     """Serve the HTTP API at REPRIEVE_API_ADDRESS, on loopback by default. Where there is no token, one is made."""
     from cli.serve import serve
 
+    conceal()
     serve(services())
 
 
@@ -373,7 +376,7 @@ def migrate() -> None:
 def flower() -> None:
     """Start Flower on loopback behind a password, unless FLOWER_ADDRESS and REPRIEVE_FLOWER_PASSWORD say otherwise."""
     secret = resolve_settings().flower_password
-    if secret is None and "FLOWER_BASIC_AUTH" not in os.environ:
+    if secret is None and not os.environ.get("FLOWER_BASIC_AUTH"):
         raise SettingsError("REPRIEVE_FLOWER_PASSWORD is not set; without a password Flower is open to everyone.")
     if secret is not None:
         os.environ["FLOWER_BASIC_AUTH"] = f"reprieve:{secret.get_secret_value()}"
@@ -381,7 +384,11 @@ def flower() -> None:
     flower_port()
     # To look at. Its buttons cancel runs (a task's id is its run's), and shut workers down as well.
     os.environ.setdefault("FLOWER_READ_ONLY", "True")
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "workers", "flower"])
+    conceal()
+    from celery.__main__ import main as celery
+
+    sys.argv = ["celery", "-A", "workers", "flower"]
+    celery()
 
 
 @app.command()

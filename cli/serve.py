@@ -9,16 +9,19 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
 from api.app import create_app
+from api.connections import run
 from api.peers import is_loopback
 from cli.door import page_address
-from cli.listening import refuse_taken
+from cli.listening import listen
 from models.access import Scope
+from models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
 from models.errors import SettingsError
 from models.faults import is_unfit
 from models.results import last_line
 from stores.tokens import OWN_TOKEN, make_own_token, own_token
 from workers import journal, tracing
 from workers.bootstrap import Services
+from workers.files import raise_files
 from workers.settings import host_and_port
 
 #: Seconds that open streams get to end when the process is asked to; their readers come back to where they were.
@@ -31,21 +34,23 @@ def serve(services: Services) -> None:
     Raises `SettingsError` rather than be open to a network, or closed to everybody.
     """
     services = with_own_token(services)
-    refuse_taken("REPRIEVE_API_ADDRESS", services.settings.api_address)
-    host, port = host_and_port(services.settings.api_address)
+    listening = listen("REPRIEVE_API_ADDRESS", services.settings.api_address)
     handler = logging.StreamHandler()
     handler.setFormatter(journal.formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     tracing.set_up()
-    uvicorn.run(
-        create_app(services),
-        host=host,
-        port=port,
+    most = most_connections(raise_files(WANTED + FILES_OF_THE_API))
+    app = create_app(services)
+    app.state.hub.most = min(app.state.hub.most, most_readers(most))
+    config = uvicorn.Config(
+        app,
         timeout_graceful_shutdown=GRACE,
         server_header=False,
         access_log=False,
         log_config=None,
+        ws="none",
     )
+    run(config, listening, most)
 
 
 def with_own_token(services: Services) -> Services:

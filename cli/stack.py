@@ -193,7 +193,7 @@ class Stack:
         configuration = self._folder / "supervisord.conf"
         configuration.write_text(self._configuration())
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "-c", configuration.name],
+            [sys.executable, "-P", "-m", "cli.supervise", "-c", configuration.name],
             cwd=self._folder,
             env=self._environment(),
             stdin=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from beat_schedule import beat_schedule
 from workers import broker, journal, pulse
 from workers.bootstrap import settings as current_settings
 from workers.discretion import be_discreet
+from workers.secrecy import conceal
 
 QUEUES = ("runs", "logs", "control", "archive")
 
@@ -81,11 +82,19 @@ class DiscreetTask(Task):  # type: ignore[misc]
     Request = DiscreetRequest
 
 
+def _keep_secrets(sender: Any = None, **_: Any) -> None:
+    """Of our own processes; a worker of another application that has imported this is not ours to change."""
+    if getattr(sender, "app", None) is app:
+        conceal()
+
+
 broker.install()
 app = Celery("reprieve", task_cls=DiscreetTask)
 # A promise, so that importing this reads no settings; one that fails (settings not there yet) is asked again.
 app.config_from_object(PromiseProxy(configuration))
 worker_init.connect(be_discreet)
+worker_init.connect(_keep_secrets)
+beat_init.connect(_keep_secrets)
 heartbeat_sent.connect(pulse.pulse)
 beat_init.connect(pulse.be_due)
 after_setup_logger.connect(journal.keep)

@@ -9,6 +9,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from api.connections import limited
 from stores.embedded.address import choose_port
 from tests.support.http import LOCAL, calling, opened
 from workers.bootstrap import Services
@@ -37,6 +38,7 @@ class Served:
     def start(self) -> None:
         self.app = create_app(self._services)
         config = uvicorn.Config(self.app, port=self.port, log_config=None, timeout_graceful_shutdown=1, ws="none")
+        config.http = limited(1000)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -44,6 +46,12 @@ class Served:
         while not self._server.started:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+    @property
+    def connections(self) -> set[object]:
+        """Those that are open."""
+        assert self._server is not None
+        return set(self._server.server_state.connections)
 
     def stop(self) -> None:
         if self._server is not None and self._thread is not None:

@@ -252,6 +252,17 @@ def status_without_password(url: str) -> int | None:
         return None  # Flower is still starting.
 
 
+def test_g10_a_run_of_up_finds_no_secret_in_any_process_of_the_stack(stack: tuple[Terminal, Process]) -> None:
+    terminal, up = stack
+    words = {word for found in re.findall(r"token=(\S+)|password (\S+)", up.output) for word in found if word}
+    addresses = json.loads((terminal.data_dir / "addresses.json").read_text())
+    words |= {url.split("@")[0].rsplit(":", 1)[1] for url in addresses.values()}
+    look = "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2> /dev/null | tr '\\0' '\\n'"
+    said = terminal("run", "--follow", "--", "sh", "-c", look).stdout
+    assert "REPRIEVE_DATA_DIR=" + str(terminal.data_dir) in said
+    assert [word for word in words if word in said] == []
+
+
 def test_a_second_up_on_the_same_folder_is_refused(terminal: Terminal) -> None:
     done = terminal("up")
     assert done.returncode == 2
