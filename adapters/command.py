@@ -21,7 +21,7 @@ from adapters.launcher import open_terminal
 from adapters.masking import Masker
 from adapters.ownership import MARKER
 from adapters.protocol import Context
-from adapters.secrets import OWN_PREFIXES, SecretUnavailable, checked_source, patterns_of_all, resolve
+from adapters.secrets import SecretUnavailable, checked_source, is_withheld, patterns_of_all, resolve
 from models.faults import is_unfit
 from models.process import ProcessIdentity
 from models.text import is_plain_text
@@ -268,5 +268,5 @@ def resolved_secrets(config: CommandConfig) -> dict[str, str]:
 
 def _environment(run: Work, config: CommandConfig, secrets: Mapping[str, str], marker: str) -> dict[str, str]:
     """What the command inherits. The marker stands last: no config drops it by mistake."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIXES)}
+    inherited = {name: value for name, value in os.environ.items() if not is_withheld(name)}
     return {**inherited, **run.environment, **config.env, **secrets, MARKER: marker}

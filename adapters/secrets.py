@@ -11,12 +11,34 @@ from adapters.masking import MIN_CHARACTERS, patterns_of
 
 #: What a worker's environment holds of ours (addresses with passwords) is not a command's to know.
 OWN_PREFIXES = ("REPRIEVE_", "FLOWER_", "CELERY_")
+#: What else a process of ours uses to reach its servers and its archive. A command gets it only if its run names it.
+OWN_NAMES = frozenset(
+    {
+        "PGPASSWORD",
+        "PGPASSFILE",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "GOOGLE_SERVICE_ACCOUNT_KEY",
+        "AZURE_STORAGE_ACCOUNT_KEY",
+        "AZURE_STORAGE_SAS_KEY",
+        "AZURE_STORAGE_TOKEN",
+        "AZURE_STORAGE_CLIENT_SECRET",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    }
+)
 #: Bytes that a secret's file may have; the system takes no variable of more than 128 KiB.
 MAX_FILE_BYTES = 64 * 1024
 
 
 class SecretUnavailable(Exception):
     """Raised when a worker does not have a secret, or not one that can be masked; the text says which, and why."""
+
+
+def is_withheld(variable: str) -> bool:
+    """Whether a variable of a worker's environment is its own, and no command inherits it."""
+    return variable.startswith(OWN_PREFIXES) or variable in OWN_NAMES
 
 
 def checked_source(source: str) -> str:

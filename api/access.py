@@ -1,7 +1,6 @@
-"""Who asks, and whether they may: bearer tokens, and nobody at all where none was ever made."""
+"""Who asks, and whether they may: by a token, always; without one where somebody chose so, on this machine only."""
 
 import hmac
-import ipaddress
 from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -9,14 +8,12 @@ from urllib.parse import urlsplit
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.peers import caller, is_loopback
 from models.access import Scope
 from stores.tokens import hash_of
 from workers.bootstrap import Services
 
 BEARER = HTTPBearer(auto_error=False, description="A token of `reprieve token create`, or of REPRIEVE_API_TOKENS.")
-
-#: The cookie of those who gave their token to the page.
-COOKIE = "reprieve_token"
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
@@ -30,21 +27,14 @@ async def services_of(request: Request) -> Services:
 Wired = Annotated[Services, Depends(services_of)]
 
 
-def is_open(services: Services) -> bool:
-    """Whether there is no token at all: then the API is for this machine only, and everyone on it may do everything."""
-    return not services.settings.api_tokens and not services.tokens.any_for_api()
-
-
 def allow(needed: Scope) -> Callable[..., None]:
     """A dependency that lets only those pass who have a scope."""
 
     def check(request: Request, wired: Wired, credentials: Credentials) -> None:
         token = credentials.credentials if credentials else _token_of_page(request)
         if token is None:
-            if is_open(wired):
-                _only_from_here(request)
-                return
-            raise HTTPException(401, "A token is needed: send `Authorization: Bearer TOKEN`.")
+            _without_a_token(request, wired)
+            return
         scope = scope_of(wired, token)
         if scope is None:
             raise HTTPException(401, "The token is not known here; `reprieve token create` makes one.")
@@ -54,37 +44,47 @@ def allow(needed: Scope) -> Callable[..., None]:
     return check
 
 
+def cookie_name(request: Request) -> str:
+    """The cookie of those who gave their token to the page: browsers tell hosts apart by it, but not ports."""
+    return f"reprieve_token_{request.url.port or request.url.scheme}"
+
+
 def _token_of_page(request: Request) -> str | None:
     """The token of somebody who uses the page: in a cookie that no script can read and no other site can send.
 
-    What changes something must come from a page of ours, by its `Origin`.
+    It counts for what our own page asks, as the browser says (`Sec-Fetch-Site`); what changes something must say so by
+    its `Origin`, too. A page at another port of this host is of the same site, and another origin.
     """
-    token = request.cookies.get(COOKIE)
-    if token is None or request.method in ("GET", "HEAD") or _is_from_here(request):
+    token = request.cookies.get(cookie_name(request))
+    if token is None:
+        return None
+    changes_nothing = request.method in ("GET", "HEAD")
+    if _may_be_of_our_page(request) and (changes_nothing or _is_from_here(request)):
         return token
     raise HTTPException(403, "This came from a page of another site.")
+
+
+def _may_be_of_our_page(request: Request) -> bool:
+    return request.headers.get("sec-fetch-site", "none") in ("none", "same-origin")
 
 
 def _is_from_here(request: Request) -> bool:
     return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host")
 
 
-def _only_from_here(request: Request) -> None:
-    """What needs no token must be meant: a page from elsewhere, open in a browser of this machine, may not ask for it.
+def _without_a_token(request: Request, wired: Services) -> None:
+    """Raises, unless somebody has chosen that this API is open, and this comes from who it is open to.
 
-    Such a page gives itself away by its `Origin`, or, where it has its own name point here, by `Host`.
+    A page from elsewhere, open in a browser of this machine, gives itself away by `Origin` or `Sec-Fetch-Site` or,
+    where it has its own name point here, by `Host`. That a header does not do so convinces nobody of anything else.
     """
-    named, from_a_page = request.url.hostname or "", "origin" in request.headers
-    if not is_loopback(named) or (from_a_page and not _is_from_here(request)):
-        raise HTTPException(403, "There is no token, so this is only for requests from this machine to its loopback.")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address is this machine's own."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    if not wired.settings.api_open:
+        raise HTTPException(401, "A token is needed: send `Authorization: Bearer TOKEN`.")
+    if (why := caller(request).why_a_token()) is not None:
+        raise HTTPException(401, f"This request needs a token, since {why}: send `Authorization: Bearer TOKEN`.")
+    of_another_page = "origin" in request.headers and not _is_from_here(request)
+    if of_another_page or not _may_be_of_our_page(request) or not is_loopback(request.url.hostname or ""):
+        raise HTTPException(403, "This came from a page of another site; without a token, only our own may ask.")
 
 
 def scope_of(services: Services, token: str) -> Scope | None:

@@ -89,6 +89,7 @@ class Hub:
         self.store = anyio.CapacityLimiter(STORE_THREADS)
         self.closed = anyio.CapacityLimiter(STORE_THREADS)
         self._turns = anyio.CapacityLimiter(TURNS)
+        self.most = MOST_READERS
 
     @property
     def readers(self) -> int:
@@ -281,8 +282,9 @@ async def live(
     if last_event_id:
         attempt, after = _place_of(last_event_id)
     await to_thread.run_sync(wired.runs.get, run_id, limiter=hub.store)
-    if hub.readers >= MOST_READERS:
-        raise HTTPException(503, f"{MOST_READERS} streams are open here; come again later.", {"Retry-After": "5"})
+    most = min(hub.most, MOST_READERS)
+    if hub.readers >= most:
+        raise HTTPException(503, f"{most} streams are open here; come again later.", {"Retry-After": "5"})
     reader = Reader(wired, hub, run_id, attempt, after)
     return EventSourceResponse(
         _events(reader),

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Body, HTTPException, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 
-from api.access import COOKIE, Wired, scope_of
+from api.access import Wired, cookie_name, scope_of
 from api.problems import answers
 
 router = APIRouter()
@@ -22,8 +22,14 @@ POLICY = (
 
 
 @router.get("/", include_in_schema=False)
-def index() -> FileResponse:
-    return _file("index.html")
+def index(request: Request, wired: Wired, token: str | None = None) -> Response:
+    """The page. A token in its address, as `reprieve up` prints it, becomes the cookie and leaves the address."""
+    if token is None:
+        return _file("index.html")
+    answer = RedirectResponse("/", 303, {"Cache-Control": "no-store"})
+    if scope_of(wired, token) is not None:
+        _keep(answer, request, token)
+    return answer
 
 
 @router.get("/page/{name}", include_in_schema=False)
@@ -45,19 +51,24 @@ def begin(request: Request, wired: Wired, token: Annotated[str, Body(embed=True)
     if scope_of(wired, token) is None:
         raise HTTPException(401, "The token is not known here; `reprieve token create` makes one.")
     answer = Response(status_code=204)
-    answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    _keep(answer, request, token)
     return answer
+
+
+def _keep(answer: Response, request: Request, token: str) -> None:
+    secure = request.url.scheme == "https"
+    answer.set_cookie(cookie_name(request), token, httponly=True, samesite="strict", secure=secure)
 
 
 @router.get("/session", include_in_schema=False)
 def session(request: Request) -> dict[str, bool]:
     """Whether this browser keeps a token."""
-    return {"kept": COOKIE in request.cookies}
+    return {"kept": cookie_name(request) in request.cookies}
 
 
 @router.delete("/session", status_code=204, include_in_schema=False)
-def end() -> Response:
+def end(request: Request) -> Response:
     """Forget the token."""
     answer = Response(status_code=204)
-    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    answer.delete_cookie(cookie_name(request), httponly=True, samesite="strict")
     return answer

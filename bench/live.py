@@ -35,7 +35,7 @@ def api() -> Iterator[tuple[int, psutil.Process]]:
     """The API in a process of its own: its port, and the process."""
     port = choose_port()
     command = [str(Path(sys.executable).parent / "reprieve"), "api"]
-    environment = os.environ | {"REPRIEVE_API_ADDRESS": f"127.0.0.1:{port}"}
+    environment = os.environ | {"REPRIEVE_API_ADDRESS": f"127.0.0.1:{port}", "REPRIEVE_API_OPEN": "true"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         try:
             while True:

@@ -22,6 +22,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from cli.door import page_address, token_of_up
 from cli.render import terminal
 from cli.roles import ROLES
 from cli.stack import Stack
@@ -36,7 +37,7 @@ from workers.app import app
 from workers.bootstrap import Services
 from workers.enqueue import enqueue_run
 from workers.explaining import explain
-from workers.settings import Settings
+from workers.settings import PARTS, SERVERS, load_settings
 
 #: All timings divided by this: a window of 10 seconds.
 DEMO_SCALE = 30
@@ -268,14 +269,17 @@ def run_demo(*, real_time: bool) -> int:
 
 
 def _tell_on_a_stack(folder: Path, scale: int, console: Console) -> bool:
-    settings = Settings(data_dir=folder, database_url=None, redis_url=None, broker_url=None, time_scale=scale)
+    no_servers = {f"{server}_{part}": None for server in SERVERS for part in ("url", *PARTS)}
+    settings = load_settings(data_dir=folder, time_scale=scale, **no_servers)
+    token = token_of_up(settings)
     with Stack(settings, flower_password="demo", quiet=True) as stack:  # noqa: S106 - for a minute, on loopback
         services = bootstrap.build(stack.settings)
         bootstrap.use(services)
-        console.print(f"The page: http://{stack.api_address} shows the same while it happens.\n")
+        page = page_address(stack.api_address, token)
+        console.print(f"The page: {page} shows the same while it happens.\n", soft_wrap=True)
         try:
             came_out = Demo(services, console).tell()
-            _let_look(console, stack)
+            _let_look(console, page)
             return came_out
         except ReprieveError as error:
             console.print(f"[red]{error}[/]")
@@ -286,11 +290,11 @@ def _tell_on_a_stack(folder: Path, scale: int, console: Console) -> bool:
             bootstrap.use(None)
 
 
-def _let_look(console: Console, stack: Stack) -> None:
+def _let_look(console: Console, page: str) -> None:
     """Leave the page open to somebody who sits there; to a program, there is nothing to wait for."""
     if not (sys.stdin.isatty() and console.is_terminal):
         return
-    console.print(f"\n[bold]The page is still open: http://{stack.api_address}[/]  Press Enter to end it all.")
+    console.print(f"\n[bold]The page is still open: {page}[/]  Press Enter to end it all.", soft_wrap=True)
     with suppress(KeyboardInterrupt):
         sys.stdin.readline()
 

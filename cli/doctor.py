@@ -17,21 +17,24 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from adapters.registry import ENTRY_POINT_GROUP, adapter_classes
-from api.access import is_loopback, is_open
+from api.peers import is_loopback
 from cli.render import terminal
 from cli.roles import CONCURRENCY
 from models.errors import ReprieveError
 from models.faults import is_unfit
 from models.health import READ_ONLY, ailments, refused
+from stores import tls
 from stores.cache import connect
 from stores.database import SERVER_OPTIONS
 from stores.migrate import current_revision, head_revision, is_current
 from stores.objects import folder_of
+from stores.tokens import own_token
+from stores.urls import Url
 from workers.app import QUEUES, app
-from workers.bootstrap import Services, services
+from workers.bootstrap import Services, fleet_services, services
 from workers.broker import to_ask
 from workers.files import files_for
-from workers.settings import host_and_port
+from workers.settings import host_and_port, unknown_names
 
 #: The oldest PostgreSQL and Redis that are known to do.
 LEAST_POSTGRES = 15
@@ -71,6 +74,30 @@ def database(wired: Services) -> Found:
     if wired.database.is_read_only():
         return False, READ_ONLY
     return True, f"PostgreSQL {number} answers in {(time.monotonic() - began) * 1000:.0f} ms."
+
+
+def settings(_: Services) -> Found:
+    if unknown := unknown_names():
+        return False, f"Nothing reads {', '.join(unknown)}: is it misspelt, or meant for another version?"
+    return True, "Every variable with our prefix is a setting."
+
+
+def encryption(wired: Services) -> Found:
+    url = Url.parse(wired.settings.require_database_url())
+    query = text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    with wired.database.begin() as connection:
+        over_tls = bool(connection.execute(query).scalar())
+    mode = tls.postgres_mode(url)
+    if tls.is_local_postgres(url):
+        return True, "The database is reached within this machine."
+    if mode is not None and mode not in tls.VERIFYING:
+        return True, f"The database's certificate is not verified, as somebody chose (sslmode={mode})."
+    if not over_tls:
+        return False, (
+            "The database has no TLS: whoever is in between can read and change all. Say ?sslmode=verify-full in its "
+            "URL, or ?sslmode=disable where nobody is."
+        )
+    return True, "The connection to the database is encrypted, and its certificate verified."
 
 
 def migrations(wired: Services) -> Found:
@@ -272,15 +299,17 @@ def flower(wired: Services) -> Found:
 
 
 def http_api(wired: Services) -> Found:
-    address = wired.settings.api_address
-    if not is_open(wired):
+    settings, address = wired.settings, wired.settings.api_address
+    local = is_loopback(host_and_port(address)[0])
+    if settings.api_open:
+        if not local:
+            return False, f"The HTTP API would not start at {address}: REPRIEVE_API_OPEN is for loopback only."
+        return True, f"The HTTP API ({address}) asks for no token of this user, as REPRIEVE_API_OPEN says."
+    if settings.api_tokens or own_token(settings.data_dir) or wired.tokens.any_for_api():
         return True, f"The HTTP API ({address}) asks for a token."
-    if not is_loopback(host_and_port(address)[0]):
-        return (
-            False,
-            f"The HTTP API would not start at {address}: there is no token. `reprieve token create` makes one.",
-        )
-    return True, f"The HTTP API ({address}) asks for no token, and is for this machine only."
+    if local:
+        return True, f"The HTTP API ({address}) makes a token when it starts: there is none."
+    return False, f"The HTTP API would not start at {address}: there is no token. `reprieve token create` makes one."
 
 
 def versions(_: Services) -> Found:
@@ -288,7 +317,9 @@ def versions(_: Services) -> Found:
 
 
 CHECKS: tuple[Check, ...] = (
+    settings,
     database,
+    encryption,
     migrations,
     timeouts,
     hot_updates,
@@ -346,6 +377,14 @@ def _of_database(error: Exception) -> str:
     return f"The database cannot be used: {said}. {what_to_do} What is in it was not looked at."
 
 
+def _wired() -> Services:
+    """At the time of the fleet, where its database says what that is."""
+    try:
+        return fleet_services()
+    except EXPECTED:
+        return services()
+
+
 def _cause(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
     return next(iter(str(cause).strip().splitlines()), type(error).__name__).rstrip(".")
@@ -355,7 +394,7 @@ def examine(*, as_json: bool) -> int:
     """Print what is found; 1 if something is wrong."""
     found = []
     console = terminal()
-    for finding in findings(services()):
+    for finding in findings(_wired()):
         found.append(finding)
         if not as_json:
             mark = "[green]ok[/]  " if finding.well else "[red]BAD[/] "

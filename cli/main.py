@@ -1,21 +1,25 @@
 """The `reprieve` command. Each command is a few lines over the rooms; errors are a sentence and exit status 2."""
 
+import errno
 import json
 import os
 import secrets
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 
 from adapters.spool import SPOOL_BYTES
 from cli import output, render
+from cli.door import page_address, token_of_up
 from cli.exec import run_reported
 from cli.roles import ROLES, start
-from cli.stack import Stack, wait_for_end
+from cli.stack import Stack, cannot_be_written, flower_port, wait_for_end
 from models.access import Scope
 from models.errors import InvalidRequest, ReprieveError, SettingsError
 from models.health import ailments, refused
@@ -24,13 +28,17 @@ from models.rows import Run
 from models.status import Status
 from simulation.plan import Plan, parse_faults, parse_guards
 from stores.embedded import EmbeddedServerError
+from stores.embedded.address import write_private
 from stores.migrate import database_trouble
 from stores.migrate import migrate as migrate_database
-from workers.bootstrap import Services, resolve_settings, services
+from stores.tokens import own_token
+from stores.urls import Url
+from workers.bootstrap import Services, fleet_services, resolve_settings, services
 from workers.enqueue import cancel_run, enqueue_run
 from workers.explaining import explain as explain_run
 from workers.reaper import sweep as sweep_once
 from workers.reporting import new_token
+from workers.secrecy import conceal
 from workers.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -50,20 +58,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
 @app.command()
 def up() -> None:
     """Run everything on this machine: PostgreSQL, Redis, workers, beat, Flower and the API. Ctrl-C ends it all."""
+    conceal()
     settings = load_settings()
     secret = settings.flower_password
     password = secret.get_secret_value() if secret else secrets.token_urlsafe(12)
+    token = token_of_up(settings)  # Before the API starts, which looks for it once.
     with Stack(settings, flower_password=password) as stack:
-        _print_addresses(settings, stack, password)
+        # Terminals are recorded, and looked at: what is secret is in a file that its owner alone can read.
+        kept = None if secret else settings.data_dir / "flower-password"
+        if kept is not None:
+            write_private(kept, f"{password}\n")
+        _print_addresses(settings, stack, kept, token)
         wait_for_end(stack)
         print("Ending everything …", flush=True)
 
 
-def _print_addresses(settings: Settings, stack: Stack, password: str) -> None:
-    print(f"PostgreSQL  {stack.database_url}")
-    print(f"Redis       {stack.redis_url}")
-    print(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve, password {password}")
-    print(f"The page    http://{stack.api_address}  and the HTTP API, described at /openapi.json")
+def _print_addresses(settings: Settings, stack: Stack, password: Path | None, token: str | None) -> None:
+    print(f"PostgreSQL  {Url.parse(stack.database_url or '').shown}")
+    print(f"Redis       {Url.parse(stack.redis_url or '').shown}")
+    known = f"the password is in {password}" if password else "the password is REPRIEVE_FLOWER_PASSWORD"
+    print(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve; {known}")
+    print(f"The page    {page_address(stack.api_address, token)}  and the HTTP API, described at /openapi.json")
     print(f"Data        {settings.data_dir}  (logs of the processes in {stack.logs})")
     print("Try it      reprieve run --follow -- echo hello")
     print("Ctrl-C ends everything.", flush=True)
@@ -239,6 +254,16 @@ def token_list() -> None:
         print(f"{one.name}  {one.scope}  {one.created_at:%Y-%m-%d %H:%M} UTC")
 
 
+@tokens.command("show")
+def token_show() -> None:
+    """Print the token of this data folder, which `reprieve up` (or `api`, where there was none) has made."""
+    settings = load_settings()
+    token = own_token(settings.data_dir)
+    if token is None:
+        raise InvalidRequest(f"There is no token in {settings.data_dir}; `reprieve up` makes one.")
+    print(token)
+
+
 @tokens.command("revoke")
 def token_revoke(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Have a token of the HTTP API be refused from now on."""
@@ -256,14 +281,20 @@ def start_role(
     """Start one process of a deployment, as a container or a systemd unit does. `reprieve up` starts all of them."""
     if role not in ROLES:
         raise InvalidRequest(f"There is no role {role!r}; there are {', '.join(ROLES)}.")
+    # Here, where what is wrong with a setting is a sentence; of Celery, it would be a traceback.
+    settings = resolve_settings()
+    if role != "flower":
+        settings.require_database_url()
+        settings.require_redis_url()
     start(role, more or [])
 
 
 @app.command()
 def api() -> None:
-    """Serve the HTTP API at REPRIEVE_API_ADDRESS, on loopback by default. Without any token, on loopback only."""
+    """Serve the HTTP API at REPRIEVE_API_ADDRESS, on loopback by default. Where there is no token, one is made."""
     from cli.serve import serve
 
+    conceal()
     serve(services())
 
 
@@ -296,7 +327,7 @@ def cancel(run_id: RunId) -> None:
 @app.command()
 def explain(run_id: RunId, as_json: AsJson = False) -> None:
     """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
-    wired = services()
+    wired = fleet_services()
     told = explain_run(wired, wired.runs.resolve(run_id))
     print(told.record.model_dump_json() if as_json else told.text)
 
@@ -304,13 +335,13 @@ def explain(run_id: RunId, as_json: AsJson = False) -> None:
 @app.command()
 def sweep() -> None:
     """Have the reaper look now, instead of at its next turn."""
-    print(json.dumps(sweep_once(services(), by_hand=True)))
+    print(json.dumps(sweep_once(fleet_services(), by_hand=True)))
 
 
 @app.command()
 def health(as_json: AsJson = False) -> None:
     """Say whether the reaper sees and hears; exit status 1 with the reasons if it does not."""
-    wired = services()
+    wired = fleet_services()
     pulse = wired.sweeps.pulse()
     reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
     reasons += refused(wired.archives.refusals()) + wired.setbacks.complaints()
@@ -345,14 +376,19 @@ def migrate() -> None:
 def flower() -> None:
     """Start Flower on loopback behind a password, unless FLOWER_ADDRESS and REPRIEVE_FLOWER_PASSWORD say otherwise."""
     secret = resolve_settings().flower_password
-    if secret is None and "FLOWER_BASIC_AUTH" not in os.environ:
+    if secret is None and not os.environ.get("FLOWER_BASIC_AUTH"):
         raise SettingsError("REPRIEVE_FLOWER_PASSWORD is not set; without a password Flower is open to everyone.")
     if secret is not None:
         os.environ["FLOWER_BASIC_AUTH"] = f"reprieve:{secret.get_secret_value()}"
     os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
+    flower_port()
     # To look at. Its buttons cancel runs (a task's id is its run's), and shut workers down as well.
     os.environ.setdefault("FLOWER_READ_ONLY", "True")
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "workers", "flower"])
+    conceal()
+    from celery.__main__ import main as celery
+
+    sys.argv = ["celery", "-A", "workers", "flower"]
+    celery()
 
 
 @app.command()
@@ -393,18 +429,59 @@ def simulate(
 
 def main() -> None:
     """The entry point: what goes wrong in a foreseeable way is a sentence, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal of another character set shows what it can. One that was closed (`>&-`) is None.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except (ReprieveError, EmbeddedServerError) as error:
-        sys.exit(_complain(str(error)))
-    except (DBAPIError, PoolExhausted) as error:
-        told = database_trouble(error)
+        try:
+            app()
+        finally:
+            # Now, where it can still be told; at exit, Python could only complain.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up_output()
+        sys.exit(141)
+    except Exception as error:
+        told = _told(error)
         if told is None:
             raise
-        sys.exit(_complain(f"{told} ({str(getattr(error, 'orig', error)).strip().splitlines()[0]})"))
-    except BrokenPipeError:
+        sys.exit(_complain(told))
+
+
+def _told(error: Exception) -> str | None:
+    """What to say of an error, in a sentence; None for a mistake of ours, whose traceback is wanted."""
+    if isinstance(error, ReprieveError | EmbeddedServerError):
+        return str(error)
+    if isinstance(error, DBAPIError | PoolExhausted):
+        told = database_trouble(error)
+        return told and f"{told} ({str(getattr(error, 'orig', error)).strip().splitlines()[0]})"
+    if isinstance(error, RedisError):
+        return f"Redis does not do as it is asked ({error}): is REPRIEVE_REDIS_URL right?"
+    return (_output_trouble(error) or _data_trouble(error)) if isinstance(error, OSError) else None
+
+
+def _output_trouble(error: OSError) -> str | None:
+    """What to say where standard output takes nothing more: its disk is full, for example."""
+    if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG):
+        return None
+    _give_up_output()
+    return f"The output cannot be written ({os.strerror(error.errno)})."
+
+
+def _give_up_output() -> None:
+    """What is left of it would be tried again at exit."""
+    if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+
+
+def _data_trouble(error: OSError) -> str | None:
+    """What to say where the data folder is of no use: it cannot be written, or is a file."""
+    folder = load_settings().data_dir
+    named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    of_the_folder = any(name == folder or folder in name.parents or name in folder.parents for name in named)
+    return str(cannot_be_written(folder, error)) if of_the_folder else None
 
 
 def _complain(sentence: str) -> int:

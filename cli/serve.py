@@ -2,17 +2,26 @@
 
 import logging
 import sys
+from dataclasses import replace
 
 import uvicorn
+from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
-from api.access import is_loopback, is_open
 from api.app import create_app
+from api.connections import run
+from api.peers import is_loopback
+from cli.door import page_address
+from cli.listening import listen
+from models.access import Scope
+from models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
 from models.errors import SettingsError
 from models.faults import is_unfit
 from models.results import last_line
+from stores.tokens import OWN_TOKEN, make_own_token, own_token
 from workers import journal, tracing
 from workers.bootstrap import Services
+from workers.files import raise_files
 from workers.settings import host_and_port
 
 #: Seconds that open streams get to end when the process is asked to; their readers come back to where they were.
@@ -22,46 +31,72 @@ GRACE = 3
 def serve(services: Services) -> None:
     """Until it is asked to end. A database that is away is waited for, since the tokens are in it.
 
-    Raises `SettingsError` rather than be open to a network.
+    Raises `SettingsError` rather than be open to a network, or closed to everybody.
     """
-    address = services.settings.api_address
-    host, port = host_and_port(address)
-    if _once_it_answers(services):
-        if not is_loopback(host):
-            raise SettingsError(
-                f"REPRIEVE_API_ADDRESS is {address}, and there is no token: everyone who reaches it could start "
-                "commands on the workers. Make one (`reprieve token create NAME --scope admin`), or set "
-                "REPRIEVE_API_TOKENS; without, the API is for loopback only."
-            )
-        print(
-            f"There is no token: whoever is on this machine may do everything at http://{address}. "
-            "`reprieve token create NAME --scope admin` ends that.",
-            file=sys.stderr,
-            flush=True,
-        )
+    services = with_own_token(services)
+    listening = listen("REPRIEVE_API_ADDRESS", services.settings.api_address)
     handler = logging.StreamHandler()
     handler.setFormatter(journal.formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     tracing.set_up()
-    uvicorn.run(
-        create_app(services),
-        host=host,
-        port=port,
+    most = most_connections(raise_files(WANTED + FILES_OF_THE_API))
+    app = create_app(services)
+    app.state.hub.most = min(app.state.hub.most, most_readers(most))
+    config = uvicorn.Config(
+        app,
         timeout_graceful_shutdown=GRACE,
         server_header=False,
         access_log=False,
         log_config=None,
+        ws="none",
     )
+    run(config, listening, most)
+
+
+def with_own_token(services: Services) -> Services:
+    """The same services, to which the token of the data folder is known, if there is one.
+
+    It is made where there is no other, for a machine of its own. Raises `SettingsError` for what is to be open, or has
+    no token, and is not on loopback.
+    """
+    settings = services.settings
+    local = is_loopback(host_and_port(settings.api_address)[0])
+    if settings.api_open:
+        if not local:
+            raise SettingsError(
+                f"REPRIEVE_API_OPEN is set, and REPRIEVE_API_ADDRESS is {settings.api_address}: whoever reaches it "
+                "could start commands on the workers. Open is for loopback only; make a token instead "
+                "(`reprieve token create NAME --scope admin`)."
+            )
+        _say(f"REPRIEVE_API_OPEN is set: this user needs no token at http://{settings.api_address}.")
+    token = own_token(settings.data_dir)
+    if token is None and not settings.api_open and not _once_it_answers(services):
+        if not local:
+            raise SettingsError(
+                f"REPRIEVE_API_ADDRESS is {settings.api_address}, and there is no token, so nobody could come in. Make "
+                "one (`reprieve token create NAME --scope admin`), or set REPRIEVE_API_TOKENS."
+            )
+        token = make_own_token(settings.data_dir)
+        told = page_address(settings.api_address, token) if sys.stderr.isatty() else "`reprieve token show` prints it"
+        _say(f"There was no token; one was made, in {settings.data_dir / OWN_TOKEN}: {told}")
+    if token is None:
+        return services
+    known = (*settings.api_tokens, (Scope.ADMIN, SecretStr(token)))
+    return replace(services, settings=settings.model_copy(update={"api_tokens": known}))
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _once_it_answers(services: Services) -> bool:
-    """Whether whoever comes may do everything; asked for as long as it takes the database to say so."""
+    """Whether there is a token, in the settings or the database; asked for as long as that takes to say so."""
 
     def say(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         told = last_line(error) if error else ""
-        print(f"The API waits for the database (try {state.attempt_number}): {told}", file=sys.stderr, flush=True)
+        _say(f"The API waits for the database (try {state.attempt_number}): {told}")
 
     wait = wait_exponential_jitter(multiplier=0.5, max=15)
     retrying = Retrying(retry=retry_if_exception(is_unfit), wait=wait, before_sleep=say)
-    return retrying(is_open, services)
+    return bool(services.settings.api_tokens) or retrying(services.tokens.any_for_api)

@@ -1,5 +1,7 @@
-"""Who may do what over HTTP: three scopes, each of which includes those before it."""
+"""Who may do what over HTTP: three scopes, each of which includes those before it, and who needs no token at all."""
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -16,3 +18,41 @@ class Scope(StrEnum):
 
 
 _ORDER = list(Scope)
+
+#: Headers by which a proxy says that a request is somebody else's, and how the names of others of their kind begin.
+PROXY_HEADERS = frozenset(
+    {"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"}
+)
+PROXY_PREFIXES = ("x-forwarded", "x-original-", "x-envoy-", "fly-", "cf-")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What is known of whoever sends a request without a token."""
+
+    from_loopback: bool
+    """Whether the connection comes from this machine by its loopback."""
+    is_our_user: bool | None
+    """Whether the process at its other end is of our own user; None where the system does not say."""
+    http_version: str
+    headers: Collection[str]
+    """The names of the request's headers, in small letters."""
+
+    def why_a_token(self) -> str | None:
+        """Why this caller needs a token even where the API is open; None for whom it is open to.
+
+        A proxy on this machine connects from loopback as our own requests do, and is known by its headers, by HTTP/1.0
+        (a bare `proxy_pass` of nginx says no more than that), or by its user. One of our own user that speaks HTTP/1.1
+        and adds nothing is not told from the user.
+        """
+        if not self.from_loopback:
+            return "it comes from another machine"
+        if self.is_our_user is False:
+            return "it comes from another user of this machine"
+        if self.http_version == "1.0" or any(map(_is_of_a_proxy, self.headers)):
+            return "it came through a proxy"
+        return None
+
+
+def _is_of_a_proxy(header: str) -> bool:
+    return header in PROXY_HEADERS or header.startswith(PROXY_PREFIXES)

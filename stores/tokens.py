@@ -1,21 +1,31 @@
-"""Tokens, of which only the hash is kept: of runs whose work reports from outside, and of users of the HTTP API."""
+"""Tokens, of which only the hash is kept: of runs whose work reports from outside, and of users of the HTTP API.
+
+One more is a data folder's own, in a file that only its owner may read: `reprieve up` makes it, and the commands of
+that user find it there.
+"""
 
 import hmac
+import os
 import secrets
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
+from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import select, text
 
 from models.access import Scope
-from models.errors import InvalidRequest, RunNotFound
+from models.errors import InvalidRequest, RunNotFound, SettingsError
 from models.rows import ApiToken
 from models.text import is_plain_text
 from stores.database import Database
 
 #: Random bytes of a token.
 TOKEN_BYTES = 32
+#: Where a data folder's own is.
+OWN_TOKEN = "api_token"  # noqa: S105 - the name of a file
 
 # issue: one token for each run; a new one replaces the old.
 ISSUE = text("""
@@ -93,6 +103,37 @@ class TokenStore:
         with self._database.begin() as connection:
             found: str | None = connection.execute(SCOPE, {"hash": hash_of(token)}).scalar()
         return Scope(found) if found else None
+
+
+def own_token(data_dir: Path) -> str | None:
+    """The token of a data folder; None while there is none. Raises `SettingsError` for a file that cannot be it."""
+    file = data_dir / OWN_TOKEN
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The token in {file} cannot be read ({getattr(error, 'strerror', 'no text')}).") from None
+    if len(token) < TOKEN_BYTES:
+        raise SettingsError(f"{file} holds no token; remove it, and another is made.")
+    return token
+
+
+def make_own_token(data_dir: Path) -> str:
+    """The token of a data folder, made if there is none: by whoever is first. Raises `SettingsError`."""
+    if (found := own_token(data_dir)) is not None:
+        return found
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Whole and private (0600) before it has its name.
+        with tempfile.NamedTemporaryFile("w", dir=data_dir, prefix=f".{OWN_TOKEN}-") as fresh:
+            fresh.write(secrets.token_urlsafe(TOKEN_BYTES) + "\n")
+            fresh.flush()
+            with suppress(FileExistsError):
+                os.link(fresh.name, data_dir / OWN_TOKEN)
+    except OSError as error:
+        raise SettingsError(f"No token can be written to {data_dir} ({error.strerror}).") from None
+    return own_token(data_dir) or make_own_token(data_dir)
 
 
 def hash_of(token: str) -> bytes:

@@ -7,13 +7,14 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.local import PromiseProxy
-from celery.signals import after_setup_logger, after_setup_task_logger, heartbeat_sent, worker_init
+from celery.signals import after_setup_logger, after_setup_task_logger, beat_init, heartbeat_sent, worker_init
 from celery.worker.request import Request
 
 from beat_schedule import beat_schedule
 from workers import broker, journal, pulse
 from workers.bootstrap import settings as current_settings
 from workers.discretion import be_discreet
+from workers.secrecy import conceal
 
 QUEUES = ("runs", "logs", "control", "archive")
 
@@ -21,10 +22,8 @@ QUEUES = ("runs", "logs", "control", "archive")
 def configuration() -> dict[str, Any]:
     """Celery's settings for this process; asked for when the app is first used, not when it is imported."""
     settings = current_settings()
-    broker_url, transport_options = broker.address(settings.require_broker_url())
     return {
-        "broker_url": broker_url,
-        "broker_transport_options": transport_options,
+        **broker.configuration(settings.require_broker_url()),
         "imports": ("workers.runs", "workers.logs", "workers.closing", "workers.reaper", "workers.lifecycle"),
         "task_default_queue": "control",
         "task_routes": {
@@ -83,11 +82,20 @@ class DiscreetTask(Task):  # type: ignore[misc]
     Request = DiscreetRequest
 
 
+def _keep_secrets(sender: Any = None, **_: Any) -> None:
+    """Of our own processes; a worker of another application that has imported this is not ours to change."""
+    if getattr(sender, "app", None) is app:
+        conceal()
+
+
 broker.install()
 app = Celery("reprieve", task_cls=DiscreetTask)
 # A promise, so that importing this reads no settings; one that fails (settings not there yet) is asked again.
 app.config_from_object(PromiseProxy(configuration))
 worker_init.connect(be_discreet)
+worker_init.connect(_keep_secrets)
+beat_init.connect(_keep_secrets)
 heartbeat_sent.connect(pulse.pulse)
+beat_init.connect(pulse.be_due)
 after_setup_logger.connect(journal.keep)
 after_setup_task_logger.connect(journal.keep)

@@ -4,9 +4,9 @@ import threading
 from dataclasses import dataclass, replace
 
 from adapters.registry import Adapters
-from models.liveness import Timing
+from models.liveness import WINDOW, Timing
 from models.nodes import Node
-from stores.addresses import read_addresses
+from stores.addresses import read_addresses, read_time_scale
 from stores.archive import LogArchives
 from stores.cache import connect
 from stores.closings import Closings
@@ -64,10 +64,16 @@ class Services:
 
 
 def resolve_settings() -> Settings:
-    """The settings, with the embedded servers' addresses where none are set and `reprieve up` runs here."""
+    """The settings, with the embedded servers' addresses where none are set and `reprieve up` runs here.
+
+    Whoever talks to the database of that `up` keeps its time, whatever the environment says.
+    """
     settings = load_settings()
     missing = {name: url for name, url in read_addresses(settings.data_dir).items() if not getattr(settings, name)}
-    return settings.model_copy(update=missing)
+    settings = settings.model_copy(update=missing)
+    url = settings.database_url.get_secret_value() if settings.database_url else ""
+    scale = read_time_scale(settings.data_dir, url)
+    return settings.model_copy(update={"time_scale": scale}) if scale else settings
 
 
 def build(settings: Settings) -> Services:
@@ -143,6 +149,20 @@ def services() -> Services:
         if _services is None:
             _services = build(resolve_settings())
         return _services
+
+
+def fleet_services() -> Services:
+    """The services of a command that judges the fleet, or sweeps it: at the time scale of the last sweep, whoever's.
+
+    A sweep at another one would begin a new watch, and a fleet in a hurry look dead to who takes his time.
+    """
+    wired = services()
+    watch = wired.sweeps.last_watch()
+    scale = WINDOW // watch.window if watch else wired.settings.time_scale
+    if scale != wired.settings.time_scale:
+        wired = build(wired.settings.model_copy(update={"time_scale": scale}))
+        use(wired)
+    return wired
 
 
 def use(replacement: Services | None) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import resource
+from contextlib import suppress
 
 from models.capacity import Files
 
@@ -26,6 +27,15 @@ def allow_files(concurrency: int) -> None:
             logger.warning("The limit of open files could not be raised: %s", error)
     if files.shortage is not None:
         logger.warning("%s", files.shortage)
+
+
+def raise_files(wanted: int) -> int:
+    """How many files this process may open, after its soft limit was raised towards so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raised = max(_finite(soft), min(_finite(hard), wanted))
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    return _finite(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _finite(limit: int) -> int:

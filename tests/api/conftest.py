@@ -9,24 +9,24 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from api.connections import limited
 from stores.embedded.address import choose_port
+from tests.support.http import LOCAL, calling, opened
 from workers.bootstrap import Services
-
-LOCAL = "http://127.0.0.1"
 
 
 @pytest.fixture
 def client(services: Services) -> Iterator[TestClient]:
-    """Answers as to a caller on this machine; what goes wrong is an answer, as it is for a client."""
-    with TestClient(create_app(services), base_url=LOCAL, raise_server_exceptions=False) as made:
+    """A caller that may do everything; what goes wrong is an answer, as it is for a client."""
+    with calling(services, raising=False) as made:
         yield made
 
 
 class Served:
-    """The API on a socket, which can be ended and started again at the same address."""
+    """The API on a socket, open to this user, which can be ended and started again at the same address."""
 
     def __init__(self, services: Services) -> None:
-        self._services = services
+        self._services = opened(services)
         self.port = choose_port()
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -38,6 +38,7 @@ class Served:
     def start(self) -> None:
         self.app = create_app(self._services)
         config = uvicorn.Config(self.app, port=self.port, log_config=None, timeout_graceful_shutdown=1, ws="none")
+        config.http = limited(1000)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -45,6 +46,12 @@ class Served:
         while not self._server.started:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+    @property
+    def connections(self) -> set[object]:
+        """Those that are open."""
+        assert self._server is not None
+        return set(self._server.server_state.connections)
 
     def stop(self) -> None:
         if self._server is not None and self._thread is not None:

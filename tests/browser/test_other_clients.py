@@ -80,6 +80,7 @@ def test_an_event_source_and_a_client_in_javascript_follow_a_run_across_restarts
 def test_the_client_in_javascript_says_why_it_is_refused_and_shows_bytes_that_are_no_text(
     services: Services, served: Served
 ) -> None:
+    served.app.state.services = services  # These ask everybody.
     work, token = running(services), services.tokens.create("reader", Scope.READ)
     ingest(services, [chunk(work, 1, b"\xff\xfe\n")])
     finish(services, [End.by_result(work.token, Outcome(), 1)])

@@ -206,7 +206,8 @@ def test_a_paused_log_stands_still_and_goes_on_from_there(services: Services, pa
     expect(page.locator("#lines .row")).to_have_text(["before", "half a line meanwhile", "meanwhile"])
 
 
-def test_where_tokens_are_the_page_asks_for_one_and_no_script_can_read_it(services: Services, page: Page) -> None:
+def test_the_page_asks_for_a_token_and_no_script_can_read_it(services: Services, served: Served, page: Page) -> None:
+    served.app.state.services = services  # These ask everybody.
     reader, runner = services.tokens.create("reader", Scope.READ), services.tokens.create("runner", Scope.RUN)
     run = new_run(services).id
     page.goto("/")

@@ -72,7 +72,8 @@ class Terminal:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Terminal, Process]]:
     """`reprieve up` on a folder of its own, ended as a terminal's Ctrl-C ends it; then nothing of it may be left."""
     folder = tmp_path_factory.mktemp("up")
-    terminal = Terminal(folder / "data")
+    # Its name means something to a shell, to INI files and in addresses (D17).
+    terminal = Terminal(folder / "my data; 100%s #1 $(x) 'é'")
     up = spawn("up", ["reprieve", "up"], terminal.environment, folder)
     try:
         up.wait_for("Ctrl-C ends everything", timeout=90)
@@ -251,6 +252,17 @@ def status_without_password(url: str) -> int | None:
         return None  # Flower is still starting.
 
 
+def test_g10_a_run_of_up_finds_no_secret_in_any_process_of_the_stack(stack: tuple[Terminal, Process]) -> None:
+    terminal, up = stack
+    words = {word for found in re.findall(r"token=(\S+)|password (\S+)", up.output) for word in found if word}
+    addresses = json.loads((terminal.data_dir / "addresses.json").read_text())
+    words |= {url.split("@")[0].rsplit(":", 1)[1] for url in addresses.values()}
+    look = "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2> /dev/null | tr '\\0' '\\n'"
+    said = terminal("run", "--follow", "--", "sh", "-c", look).stdout
+    assert "REPRIEVE_DATA_DIR=" + str(terminal.data_dir) in said
+    assert [word for word in words if word in said] == []
+
+
 def test_a_second_up_on_the_same_folder_is_refused(terminal: Terminal) -> None:
     done = terminal("up")
     assert done.returncode == 2
@@ -329,20 +341,23 @@ def test_the_demo_comes_out_leaves_its_page_open_to_who_sits_there_and_then_leav
 
 
 def test_the_api_of_up_starts_a_run_and_shows_its_output_as_it_comes(stack: tuple[Terminal, Process]) -> None:
-    _, up = stack
-    found = re.search(r"The page\s+(http://\S+)", up.output)
+    terminal, up = stack
+    found = re.search(r"The page\s+(http://\S+)/\?token=(?P<token>\S+)", up.output)
     assert found is not None
     eventually(lambda: answers(f"{found[1]}/health/live"), timeout=60)
     body = json.dumps({"adapter": "process", "config": {"command": ["sh", "-c", "echo hello; exit 3"]}}).encode()
-    request = urllib.request.Request(f"{found[1]}/v1/runs", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        run = json.load(answer)["id"]
-    with urllib.request.urlopen(f"{found[1]}/v1/runs/{run}/log/live", timeout=60) as live:
-        told = live.read().decode()
+
+    def ask(path: str, body: bytes | None = None) -> str:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {found['token']}"}
+        with urllib.request.urlopen(urllib.request.Request(f"{found[1]}{path}", body, headers), timeout=60) as answer:
+            return answer.read().decode()
+
+    assert terminal("token", "show").stdout.strip() == found["token"]
+    run = json.loads(ask("/v1/runs", body))["id"]
+    told = ask(f"/v1/runs/{run}/log/live")
     assert "hello" in told
     assert '"status":"failed"' in told
-    with urllib.request.urlopen(f"{found[1]}/v1/runs/{run}", timeout=30) as answer:
-        assert json.load(answer)["attempts"][0]["outcome"]["exit_status"] == 3
+    assert json.loads(ask(f"/v1/runs/{run}"))["attempts"][0]["outcome"]["exit_status"] == 3
 
 
 def test_the_doctor_of_up_finds_nothing_wrong_but_for_what_only_it_was_told(stack: tuple[Terminal, Process]) -> None:

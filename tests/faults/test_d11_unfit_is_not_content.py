@@ -8,15 +8,14 @@ from typing import Any
 import psycopg2
 import pytest
 from celery.exceptions import Reject
-from fastapi.testclient import TestClient
 from sqlalchemy import event, text
 
-from api.app import create_app
 from models.chunks import Block, blocks_of, encode_message
 from models.closing import Closing
 from models.status import Status
 from models.work import End, Outcome, Work
 from stores.following import Gap, LogFollower
+from tests.support.http import calling
 from tests.support.rows import chunk, ingest, running
 from workers import logs
 from workers.bootstrap import Services
@@ -174,7 +173,7 @@ def test_d11_a_tail_in_quarantine_is_named_also_where_no_end_named_the_last_numb
     set_aside(services, work, 2, 4)
     assert shown(follower(services, work).stored(1)) == [(1,), (2, 4)]
     assert str(services.closings.state(work.run_id, 1).missing) == "2-4"
-    with TestClient(create_app(services), base_url="http://127.0.0.1") as client:
+    with calling(services) as client:
         page = client.get(f"/v1/runs/{work.run_id}/log", params={"after": 1}).json()
         assert (page["chunks"], page["quarantined"]) == ([], [[2, 4]])
         output = client.get(f"/v1/runs/{work.run_id}/attempts/1/output/stdout")
@@ -200,7 +199,7 @@ def test_d11_live_output_over_http_has_an_event_for_it_and_goes_on(services: Ser
     set_aside(services, work, 2, 4)
     ingest(services, [chunk(work, 5)])
     finish(services, [End.by_result(work.token, Outcome.of_exit(0), 5)])
-    with TestClient(create_app(services), base_url="http://127.0.0.1") as client:
+    with calling(services) as client:
         told = client.get(f"/v1/runs/{work.run_id}/log/live").text
     events = [line.removeprefix("event: ") for line in told.splitlines() if line.startswith("event: ")]
     assert events == ["output", "gap", "output", "end"]

@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import InternalError
 from typer.testing import CliRunner
 
-from api.app import create_app
 from cli import doctor
 from cli.main import app, main
 from models.faults import is_unfit
@@ -17,6 +15,7 @@ from models.health import READ_ONLY
 from stores.database import Database
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
+from tests.support.http import calling
 from tests.support.processes import processes_of
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
@@ -65,7 +64,7 @@ def test_f12_a_session_that_cannot_write_is_dropped_with_all_others_of_its_serve
 
 def test_f12_the_api_says_503_and_why_and_afterwards_answers_by_itself(services: Services) -> None:
     wanted = {"adapter": "process", "config": {"command": ["true"]}}
-    with TestClient(create_app(services), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with calling(services, raising=False) as client:
         with read_only(services):
             eventually(lambda: client.get("/v1/runs").status_code == 200)
             answer = client.post("/v1/runs", json=wanted)

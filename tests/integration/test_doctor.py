@@ -155,3 +155,8 @@ def test_an_api_for_a_network_needs_a_token(services: Services) -> None:
     assert bad(doctor.http_api(public), "there is no token")
     services.tokens.create("someone", Scope.READ)
     assert doctor.http_api(public)[0]
+
+
+def test_an_api_that_is_open_is_for_loopback(services: Services) -> None:
+    assert doctor.http_api(changed(services, api_open=True))[0]
+    assert bad(doctor.http_api(changed(services, api_open=True, api_address="0.0.0.0:8000")), "for loopback only")

@@ -8,10 +8,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from fastapi.testclient import TestClient
 
-from api.app import create_app
 from stores.runs import NewRun
+from tests.support.http import calling
 from tests.support.rows import age
 from tests.support.spans import Collector, collector
 from tests.support.waiting import eventually
@@ -105,7 +104,7 @@ def test_work_that_is_followed_on_and_work_that_is_reaped_stay_in_their_trace(
 
 def test_the_api_takes_the_place_of_its_caller_and_without_a_collector_nothing_is_kept(services: Services) -> None:
     assert not tracing.is_on()
-    with TestClient(create_app(services), base_url="http://127.0.0.1") as client:
+    with calling(services) as client:
         asked = {"adapter": "process", "config": {"command": ["true"]}}
         run = client.post("/v1/runs", json=asked, headers={"traceparent": CALLER}).json()["id"]
     assert list(services.runs.trace_parents([run]).values()) == [CALLER]

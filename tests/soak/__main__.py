@@ -20,6 +20,7 @@ from tests.soak.account import Account, Lost, account
 from tests.soak.chaos import Chaos, tolerant
 from tests.soak.work import Source, unfinished
 from tests.support.fleet import Fleet
+from tests.support.object_store import object_store
 from workers import bootstrap
 from workers.bootstrap import Services
 from workers.settings import load_settings
@@ -36,7 +37,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Asked to end, it ends what it started.
     with ExitStack() as ending:
         folder = options.folder or Path(ending.enter_context(_temporary()))
-        fleet = Fleet(folder, ending, time_scale=options.scale, extra={"REPRIEVE_DRAIN_SECONDS": "2"}, disk=DISK)
+        store = ending.enter_context(object_store())
+        extra = {"REPRIEVE_DRAIN_SECONDS": "2", "REPRIEVE_LOG_ARCHIVE_URL": "s3://logs/soak", **store.environment}
+        fleet = Fleet(folder, ending, time_scale=options.scale, extra=extra, disk=DISK)
         ending.enter_context(patch.dict("os.environ", fleet.environment))
         services = bootstrap.build(load_settings())
         bootstrap.use(services)
@@ -44,7 +47,8 @@ def main() -> int:
         migrate(services.database)
         source = Source(Random(options.seed), folder)
         began = time.monotonic()
-        chaos = Chaos(fleet, source, Random(options.seed), services.timing.window.total_seconds(), ending)
+        window = services.timing.window.total_seconds()
+        chaos = Chaos(fleet, source, store, Random(options.seed), window, ending)
         _storm(services, source, chaos, options, console)
         _calm(services, source, chaos, console)
         chaos.pick_up()

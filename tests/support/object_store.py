@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -11,15 +11,20 @@ from xml.sax.saxutils import escape
 #: How a bucket answers that is not there, and one that does not let in.
 MISSING = (404, "NoSuchBucket")
 DENIED = (403, "AccessDenied")
+METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 
 class ObjectStore:
-    """One bucket, `logs`. `refused` and `hanging` say by HTTP method what becomes of requests from now on."""
+    """One bucket, `logs`. `refused` and `hanging` say by HTTP method what becomes of requests from now on.
+
+    While it `forgets`, it says of what is written that it is there, and it is not.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.refused: dict[str, tuple[int, str]] = {}
-        self.hanging: set[str] = set()
+        self.hanging: Set[str] = set()
+        self.forgets = False
         self.seen: list[str] = []
         self.waiting = 0
         self.closing = threading.Event()
@@ -70,7 +75,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "list-type" in query:
             self.answer(200, self.listing(query.get("prefix", [""])[0]))
         elif self.command == "PUT":
-            objects[key] = body
+            if not self.store.forgets:
+                objects[key] = body
             self.answer(200, b"", ETag='"1"')
         elif self.command == "POST":
             for name in re.findall(r"<Key>(.*?)</Key>", body.decode()):

@@ -1,0 +1,59 @@
+"""Who is at the other end of a connection from this machine, as far as its system says."""
+
+import ipaddress
+import os
+import struct
+from pathlib import Path
+
+from starlette.requests import Request
+
+from models.access import Caller
+
+#: Where Linux lists the sockets of this network namespace, each with its owner: of IPv4, of IPv6.
+_LISTS = {4: Path("/proc/self/net/tcp"), 6: Path("/proc/self/net/tcp6")}
+
+_End = tuple[str, int]
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def caller(request: Request) -> Caller:
+    """Whoever sent this request."""
+    client, server = request.scope.get("client"), request.scope.get("server")
+    near = client is not None and is_loopback(client[0])
+    return Caller(
+        from_loopback=near,
+        is_our_user=_is_our_user(client, server) if near and client and server else None,
+        http_version=request.scope.get("http_version", ""),
+        headers=set(request.headers.keys()),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    try:
+        return _plain(ipaddress.ip_address(host)).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_our_user(client: _End, server: _End) -> bool | None:
+    """Whether the socket from there to us is our own user's. One that is not listed is not; None where no list is."""
+    try:
+        near, far = _plain(ipaddress.ip_address(client[0])), _plain(ipaddress.ip_address(server[0]))
+        sockets = _LISTS[near.version].read_text()
+    except (OSError, ValueError):
+        return None
+    wanted = [_listed(near, client[1]), _listed(far, server[1])]
+    found = (fields for line in sockets.splitlines()[1:] if (fields := line.split())[1:3] == wanted)
+    return any(int(fields[7]) == os.geteuid() for fields in found)
+
+
+def _plain(address: _Address) -> _Address:
+    """An IPv4 address as such, where IPv6 has wrapped it."""
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _listed(address: _Address, port: int) -> str:
+    """An end as Linux lists it: groups of four bytes as numbers of this machine, in hexadecimal."""
+    groups = struct.unpack(f"={len(address.packed) // 4}I", address.packed)
+    return "".join(f"{group:08X}" for group in groups) + f":{port:04X}"

@@ -1,0 +1,62 @@
+"""What a process of ours keeps from the runs beside it: its environment, its memory, its descriptors.
+
+A run is a process of its worker's user, mostly. That user's processes may read each other's `/proc/PID/environ` and
+memory, unless a process says otherwise. Ours do, as soon as they have begun:
+
+- what they need of their environment is moved to memory of its own, and wiped from the area that `/proc/PID/environ`
+  shows. Nobody reads it there any more, not even root;
+- they are not *dumpable* (prctl(2)): only root may trace them, read their memory, or take their descriptors, and they
+  leave no core. So a debugger or `py-spy` needs root.
+
+What this cannot keep from a run of the same user: what it may read as a file (`.env`, a data folder), and the
+environment in the moment between the start of a process and this call. Linux; elsewhere nothing is done.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from adapters.launcher import prctl
+from adapters.ownership import MARKER
+from adapters.secrets import is_withheld
+
+PR_SET_DUMPABLE = 4
+#: What stays to be seen: by these, processes are known to belong to a run, or to a data folder.
+_SHOWN = (MARKER, "REPRIEVE_RUN_ID", "REPRIEVE_DATA_DIR")
+#: Where the area is told, in `/proc/self/stat`, counted from the state behind the name (proc_pid_stat(5): 50, 51).
+_ENV_START, _ENV_END = 47, 48
+
+
+def conceal(*_: Any, **__: Any) -> None:
+    """Keep this process's secrets from others of its user. May be repeated."""
+    with suppress(OSError, ValueError, IndexError):
+        _wipe(*_area())
+    prctl(PR_SET_DUMPABLE, 0)
+
+
+def _area() -> tuple[int, int]:
+    """From where to where the system shows memory of this process as its environment."""
+    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+    return int(fields[_ENV_START]), int(fields[_ENV_END])
+
+
+def _wipe(start: int, end: int) -> None:
+    if not 0 < start < end:
+        return
+    for address, name, length in list(_withheld(ctypes.string_at(start, end - start), start)):
+        if name in os.environ:
+            os.environ[name] = os.environ[name]  # The C library's copy moves to new memory.
+        ctypes.memset(address, 0, length)
+
+
+def _withheld(area: bytes, start: int) -> Iterator[tuple[int, str, int]]:
+    """Where each value that is to be wiped begins, of which variable it is, and its length."""
+    place = start
+    for entry in area.split(b"\0"):
+        name, _, value = entry.partition(b"=")
+        if value and is_withheld(os.fsdecode(name)) and os.fsdecode(name) not in _SHOWN:
+            yield place + len(name) + 1, os.fsdecode(name), len(value)
+        place += len(entry) + 1
