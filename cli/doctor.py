@@ -342,7 +342,9 @@ CHECKS: tuple[Check, ...] = (
 
 
 #: What can be looked at only where there is a database: one that is away is told once.
-OF_DATABASE = frozenset({migrations, timeouts, hot_updates, standbys, archiving, reaper, hosts, clocks, http_api})
+OF_DATABASE = frozenset(
+    {encryption, migrations, timeouts, hot_updates, standbys, archiving, reaper, hosts, clocks, http_api}
+)
 
 
 def findings(wired: Services) -> Iterator[Finding]:

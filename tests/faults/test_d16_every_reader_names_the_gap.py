@@ -10,11 +10,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from api.app import create_app
 from cli.main import app
 from models import closing as form
 from models.work import End, Outcome, Work
 from stores import archive as archive_module
+from tests.support.http import calling
 from tests.support.rows import chunk, ingest, running
 from workers.bootstrap import Services
 from workers.closing import close_log, expire_logs
@@ -26,7 +26,7 @@ COUNT = 12
 
 @pytest.fixture
 def client(services: Services) -> Iterator[TestClient]:
-    with TestClient(create_app(services), base_url="http://127.0.0.1", raise_server_exceptions=False) as made:
+    with calling(services, raising=False) as made:
         yield made
 
 
@@ -400,7 +400,7 @@ def test_d16_what_is_lost_while_it_is_sent_ends_the_download_as_cut_off(
 
     monkeypatch.setattr(runs, "_measure", then_lose)
     with (
-        TestClient(create_app(services), base_url="http://127.0.0.1") as strict,
+        calling(services) as strict,
         pytest.raises(RuntimeError, match="response already started"),
     ):
         download(strict, work)
