@@ -23,6 +23,7 @@ from stores.archive import REMOVE, WRITE
 from workers.app import QUEUES
 from workers.app import app as celery
 from workers.bootstrap import Services
+from workers.broker import to_ask
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class Facts(Collector):
 
     def _queues(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("reprieve_queue_messages", "Messages that wait in a queue.", labels=["queue"])
-        with celery.connection_for_read() as connection:
+        with to_ask(celery) as connection:
             channel = connection.default_channel
             for queue in QUEUES:
                 waiting.add_metric([queue], channel.queue_declare(queue, durable=True).message_count)

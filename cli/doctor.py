@@ -32,6 +32,7 @@ from stores.tokens import own_token
 from stores.urls import Url
 from workers.app import QUEUES, app
 from workers.bootstrap import Services, fleet_services, services
+from workers.broker import to_ask
 from workers.files import files_for
 from workers.settings import host_and_port, unknown_names
 
@@ -218,13 +219,14 @@ def _redis(client: Redis) -> Found:
 
 
 def broker(_: Services) -> Found:
-    with app.connection_for_read() as connection:
+    with to_ask(app) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0)
         return True, f"The broker answers ({connection.transport_cls})."
 
 
 def queues(_: Services) -> Found:
-    answers = app.control.inspect(timeout=ANSWER_TIME).active_queues() or {}
+    with to_ask(app) as connection:
+        answers = app.control.inspect(timeout=ANSWER_TIME, connection=connection).active_queues() or {}
     consumed = {queue["name"] for of_worker in answers.values() for queue in of_worker}
     missing = [queue for queue in QUEUES if queue not in consumed]
     if missing:
@@ -340,7 +342,9 @@ CHECKS: tuple[Check, ...] = (
 
 
 #: What can be looked at only where there is a database: one that is away is told once.
-OF_DATABASE = frozenset({migrations, timeouts, hot_updates, archiving, reaper, hosts, clocks, http_api})
+OF_DATABASE = frozenset(
+    {encryption, migrations, timeouts, hot_updates, standbys, archiving, reaper, hosts, clocks, http_api}
+)
 
 
 def findings(wired: Services) -> Iterator[Finding]:

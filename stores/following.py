@@ -6,7 +6,7 @@ brings out of order or does not bring (Redis away), is read from the store inste
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -62,18 +62,13 @@ class LogFollower:
         # How far the log is, is asked before it is read: what was stored by then and is not found is lost.
         place, last_seq = self._place(attempt), after_seq
         while page := self._logs.read(self._run_id, attempt, last_seq, at_once):
+            explain = _Explaining(self, place, attempt)
             for chunk in page:
-                yield from self._gaps(place, attempt, last_seq + 1, chunk.seq - 1)
+                yield from explain.gaps(last_seq + 1, chunk.seq - 1)
                 yield chunk
                 last_seq = chunk.seq
             place = self._place(attempt)
-        yield from self._gaps(place, attempt, last_seq + 1, place.end)
-
-    def _gaps(self, place: "Place", attempt: int, first: int, last: int) -> Iterator[Gap]:
-        gaps = list(place.gaps(attempt, first, last))
-        if any(gap.why is Why.LOST for gap in gaps):  # Or removed, or given to another writer, in the meantime.
-            gaps = list(self._place(attempt).gaps(attempt, first, last))
-        yield from gaps
+        yield from _Explaining(self, place, attempt).gaps(last_seq + 1, place.end)
 
     def follow(self, first_attempt: int = 1, after_seq: int = 0) -> Iterator[Chunk | Gap]:
         """Everything from a place on, as it comes, until the run has ended."""
@@ -149,6 +144,27 @@ class LogFollower:
         return place
 
 
+class _Explaining:
+    """Says why numbers are not found on one page, by how far the log was before it was read.
+
+    What seems to be lost may have been removed since, or given up to another writer: that is looked up, once.
+    """
+
+    def __init__(self, follower: LogFollower, place: "Place", attempt: int) -> None:
+        self._follower = follower
+        self._place = place
+        self._attempt = attempt
+        self._is_checked = False
+
+    def gaps(self, first: int, last: int) -> list[Gap]:
+        gaps = list(self._place.gaps(self._attempt, first, last))
+        if self._is_checked or not any(gap.why is Why.LOST for gap in gaps):
+            return gaps
+        self._is_checked = True
+        self._place = self._place.as_of(self._follower._place(self._attempt))
+        return list(self._place.gaps(self._attempt, first, last))
+
+
 def _chunks_after(events: Sequence[LiveEvent], attempt: int, seq: int) -> Iterator[Chunk]:
     """The chunks that these events bring, as long as they follow each other."""
     for event in events:
@@ -207,6 +223,11 @@ class Place:
         held = self.held[1] if self.held and self.ended_for is not None else 0
         archived = self.archived.last if self.archived else 0
         return max(self.last_seq or 0, self.aside.last, held, self.head, archived)
+
+    def as_of(self, later: "Place") -> "Place":
+        """The same with what was taken away since, and without what has come."""
+        archived = later.archived if later.is_removed else self.archived
+        return replace(self, stored=self.stored & later.stored, archived=archived, is_removed=later.is_removed)
 
     def gaps(self, attempt: int, first: int, last: int) -> Iterator[Gap]:
         """The numbers from `first` to `last`, none of which could be read, as gaps, in order."""

@@ -107,6 +107,10 @@ def folder_of(url: str) -> Path | None:
     return Path(url2pathname(parts.path)) if parts.scheme == "file" and parts.path.startswith("/") else None
 
 
+class _NoAnswer(LogUnavailable):
+    """Raised when nothing was said within the deadline: there is no use in asking once more."""
+
+
 class Objects:
     """One object store. Opens nothing until it is used; each method keeps a deadline and raises `LogUnavailable`."""
 
@@ -173,7 +177,7 @@ class Objects:
 
         try:
             data = self._call(READ_SECONDS, f"does not give {key}", read)
-        except ObjectLost:
+        except (ObjectLost, _NoAnswer):
             raise
         except LogUnavailable:
             # A store says in words of its own that a part lies beyond the end.
@@ -240,6 +244,7 @@ class Objects:
             return self._patience.call(seconds, work)
         except TimeoutError:
             told = f"it has not answered for {seconds:.0f} s. Does this host reach it?"
+            raise _NoAnswer(f"The log archive {self.url} {refused}: {told}") from None
         except FileNotFoundError as error:
             if "NoSuchBucket" not in str(error):
                 raise ObjectLost(f"The log archive {self.url} {refused}: {cause_of(error)}") from None

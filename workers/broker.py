@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 import redis
+from celery import Celery
+from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 from redis.backoff import NoBackoff
@@ -90,6 +92,17 @@ def _of_redis(read: Url) -> dict[str, Any]:
         "broker_transport_options": options,
         "broker_use_ssl": secure.for_redis if secure else False,
     }
+
+
+def to_ask(app: Celery) -> Connection:
+    """A connection for somebody who asks the broker something, and waits for the answer no longer than for any other.
+
+    A worker has no such limit on RabbitMQ, where it waits for messages for as long as there are none.
+    """
+    connection: Connection = app.connection_for_read()
+    if connection.transport_cls in _RABBIT:
+        connection.transport_options = {**(connection.transport_options or {}), "read_timeout": SOCKET_TIMEOUT}
+    return connection
 
 
 class _LastingChannel:

@@ -11,12 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from api.app import create_app
 from cli import doctor
 from cli.main import app
 from models.errors import LogUnavailable, SettingsError
@@ -25,6 +23,7 @@ from stores import objects
 from stores.archive import LogArchives
 from stores.closings import Closings
 from stores.logs import PostgresLogStore
+from tests.support.http import calling
 from tests.support.object_store import MISSING, ObjectStore, object_store
 from tests.support.rows import chunk, in_process, ingest, running
 from workers import bootstrap
@@ -94,7 +93,7 @@ def test_f19_a_refusal_stands_in_explain_health_and_a_metric_until_the_archive_t
     assert "log archive" not in health_of(wired)
     store.refuse("PUT")
     assert close_task.run(str(work.run_id), 1) == {"run": str(work.run_id), "log": "refused"}
-    with TestClient(create_app(wired), base_url="http://127.0.0.1") as client:
+    with calling(wired) as client:
         metrics = client.get("/metrics").text
         told = {
             "explain": explain(wired, work.run_id).text,

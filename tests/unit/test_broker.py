@@ -1,10 +1,11 @@
 """What Celery is told of the broker, by its URL."""
 
 import pytest
+from celery import Celery
 
 from stores.cache import connect
 from stores.sentinel import SentinelAddress
-from workers.broker import VISIBILITY_TIMEOUT, configuration
+from workers.broker import VISIBILITY_TIMEOUT, configuration, to_ask
 
 SENTINEL = "sentinel://:pass%2Fword@one:26379,two/3?master=main&sentinel_password=other"
 
@@ -74,3 +75,9 @@ def test_what_is_left_out_of_an_address_is_the_usual(url: str, expected: Sentine
 def test_an_address_that_cannot_be_one_is_refused_with_the_form_that_would_do(url: str) -> None:
     with pytest.raises(ValueError, match=r"must be sentinel://.*master=NAME"):
         SentinelAddress.parse(url)
+
+
+@pytest.mark.parametrize(("url", "waits"), [("amqp://u:p@host//", 2), ("redis://host/0", None)])
+def test_e14_who_asks_the_broker_waits_no_longer_than_for_any_other(url: str, waits: int | None) -> None:
+    asking = to_ask(Celery(broker=url))
+    assert asking.transport_options.get("read_timeout") == waits
