@@ -1,5 +1,6 @@
 """G16: TLS verifies unless somebody said not to, and so by every client of an address alike."""
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from stores.embedded.address import choose_port
 from tests.conftest import Servers
 from tests.servers.conftest import answers, redis_process
 from tests.support.processes import Process
-from tests.support.tls import Certificate, listening, tls_before
+from tests.support.tls import Certificate, tls_before
 from tests.support.waiting import eventually
 from workers import broker
 from workers.settings import Settings
@@ -133,31 +134,31 @@ def test_g16_a_redis_that_shows_the_certificate_of_another_host_is_refused_by_ea
 def test_g16_a_rabbitmq_over_tls_is_verified_unless_its_address_says_not_to(
     certificates: dict[str, Certificate],
 ) -> None:
-    greeted = threading.Event()
+    def is_greeted(name: str, asked: str) -> bool:
+        """Whether a client goes on behind the handshake, to say what it speaks."""
+        with socket.create_server(("127.0.0.1", 0)) as rabbit:
+            rabbit.settimeout(0.5)
+            with tls_before(rabbit.getsockname()[1], certificates[name]) as port:
+                threading.Thread(target=begin, args=(f"amqps://me:secret@127.0.0.1:{port}//?{asked}",)).start()
+                with suppress(TimeoutError):
+                    client, _ = rabbit.accept()
+                    with client:
+                        return client.recv(4) == b"AMQP"
+        return False
 
-    def serve(client: ssl.SSLSocket) -> None:
-        with client:
-            if client.recv(4) == b"AMQP":
-                greeted.set()
-
-    def is_greeted(port: int, asked: str) -> bool:
-        greeted.clear()
-        told = broker.configuration(f"amqps://me:secret@127.0.0.1:{port}//?{asked}")
+    def begin(url: str) -> None:
+        told = broker.configuration(url)
         with suppress(*REFUSALS), kombu.Connection(told["broker_url"], ssl=told["broker_use_ssl"]) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-        # A client that goes on has sent this much before it hears anything.
-        return greeted.wait(0.5)
 
     def file(name: str) -> str:
         return f"ssl_ca_certs={quote(str(certificates[name].file), safe='')}"
 
-    with listening(certificates[TRUSTED], serve, postgres=False) as port:
-        assert not is_greeted(port, "")
-        assert is_greeted(port, file(TRUSTED))
-        assert is_greeted(port, "ssl_cert_reqs=none")
-    with listening(certificates[OTHER], serve, postgres=False) as port:
-        assert not is_greeted(port, file(OTHER))
-        assert is_greeted(port, f"{file(OTHER)}&ssl_check_hostname=false")
+    assert not is_greeted(TRUSTED, "")
+    assert is_greeted(TRUSTED, file(TRUSTED))
+    assert is_greeted(TRUSTED, "ssl_cert_reqs=none")
+    assert not is_greeted(OTHER, file(OTHER))
+    assert is_greeted(OTHER, f"{file(OTHER)}&ssl_check_hostname=false")
 
 
 # -- PostgreSQL

@@ -1,10 +1,9 @@
 """TLS before a server that has none: a gateway with a certificate of an authority that nobody trusts unasked."""
 
-import socket
-import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -14,9 +13,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-
-#: What a client of PostgreSQL sends first, to ask for TLS; and what the server answers.
-SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 
 @dataclass(frozen=True)
@@ -62,48 +58,11 @@ def _name(text: str) -> x509.GeneralName:
 @contextmanager
 def tls_before(port: int, certificate: Certificate, *, postgres: bool = False) -> Iterator[int]:
     """A port of loopback that speaks TLS and leads to another one, which does not."""
-
-    def carry(near: ssl.SSLSocket) -> None:
-        with near, socket.create_connection(("127.0.0.1", port)) as far:
-            back = threading.Thread(target=_pour, args=(far, near), daemon=True)
-            back.start()
-            _pour(near, far)
-            back.join()
-
-    with listening(certificate, carry, postgres=postgres) as ours:
-        yield ours
-
-
-@contextmanager
-def listening(certificate: Certificate, serve: Callable[[ssl.SSLSocket], None], *, postgres: bool) -> Iterator[int]:
-    """A port of loopback; whoever shakes hands there over TLS is served on a thread of its own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.file, certificate.key)
-
-    def greet(raw: socket.socket) -> None:
-        with suppress(OSError), raw:
-            if postgres and raw.recv(8) == SSL_REQUEST:
-                raw.sendall(b"S")
-            serve(context.wrap_socket(raw, server_side=True))
-
-    def accept(server: socket.socket) -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=greet, args=(server.accept()[0],), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
-        accepting = threading.Thread(target=accept, args=(server,), daemon=True)
-        accepting.start()
+    told = (str(port), certificate.file, certificate.key, "postgres" if postgres else "plain")
+    command = [sys.executable, "-m", "tests.support.tls_gateway", *told]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as gateway:
         try:
-            yield server.getsockname()[1]
+            assert gateway.stdout is not None
+            yield int(gateway.stdout.readline())
         finally:
-            server.shutdown(socket.SHUT_RDWR)
-            accepting.join(10)
-
-
-def _pour(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_RDWR)
+            gateway.kill()
