@@ -20,9 +20,9 @@ from cli.door import page_address, token_of_up
 from cli.exec import run_reported
 from cli.render import say, say_json
 from cli.roles import ROLES, start
-from cli.stack import Stack, cannot_be_written, flower_port, wait_for_end
+from cli.stack import Stack, flower_port, wait_for_end
 from models.access import Scope
-from models.errors import InvalidRequest, ReprieveError, SettingsError
+from models.errors import InvalidRequest, ReprieveError, SettingsError, cannot_be_written
 from models.health import ailments, refused
 from models.records import HealthRecord, RunRecord
 from models.rows import Run

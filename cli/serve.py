@@ -12,7 +12,7 @@ from api.app import create_app
 from api.connections import run
 from api.peers import is_loopback
 from cli.door import page_address
-from cli.listening import listen
+from cli.listening import listen, refuse_taken
 from cli.render import say
 from models.access import Scope
 from models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
@@ -34,6 +34,7 @@ def serve(services: Services) -> None:
 
     Raises `SettingsError` rather than be open to a network, or closed to everybody.
     """
+    refuse_taken("REPRIEVE_API_ADDRESS", services.settings.api_address)
     services = with_own_token(services)
     listening = listen("REPRIEVE_API_ADDRESS", services.settings.api_address)
     handler = logging.StreamHandler()

@@ -19,8 +19,9 @@ from typing import IO, Self
 import psutil
 
 from cli.listening import refuse_taken
+from cli.render import say
 from cli.roles import ROLES
-from models.errors import ReprieveError, SettingsError
+from models.errors import ReprieveError, SettingsError, cannot_be_written
 from stores.addresses import forget_addresses, write_addresses
 from stores.database import Database
 from stores.embedded import EmbeddedPostgres, EmbeddedRedis, EmbeddedServerError
@@ -127,11 +128,11 @@ class Stack:
 
     def _start_again(self, server: EmbeddedPostgres | EmbeddedRedis, url: str) -> None:
         """Have a server be back where all know it to be; whatever keeps it from that may be over at the next look."""
-        print(f"{server.title} has ended; it is started again.", file=sys.stderr, flush=True)
+        say(f"{server.title} has ended; it is started again.", problem=True)
         try:
             server.start()
         except EmbeddedServerError as error:
-            print(f"{server.title} does not start: {error}", file=sys.stderr, flush=True)
+            say(f"{server.title} does not start: {error}", problem=True)
             return
         if server.url != url:
             raise StackError(f"{server.title} is at another port, since a program has taken its own: start all anew.")
@@ -251,13 +252,6 @@ def flower_port() -> int:
         raise SettingsError("FLOWER_PORT is no port; give one from 1 to 65535.")
     refuse_taken("FLOWER_PORT", f"{os.environ.get('FLOWER_ADDRESS') or '127.0.0.1'}:{asked}")
     return int(asked)
-
-
-def cannot_be_written(folder: Path, error: OSError) -> SettingsError:
-    """What to say where the data folder is of no use."""
-    what = "is no folder" if isinstance(error, NotADirectoryError | FileExistsError) else "cannot be written"
-    why = os.strerror(error.errno) if error.errno else type(error).__name__
-    return SettingsError(f"The data folder, {folder}, {what} ({why}): set REPRIEVE_DATA_DIR to one that can.")
 
 
 def wait_for_end(stack: Stack, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -1,5 +1,8 @@
 """The errors that callers may want to catch: a small tree. Each says when it is raised; its text says what would do."""
 
+import os
+from pathlib import Path
+
 
 class ReprieveError(Exception):
     """The root of the tree: catch it to catch whatever Reprieve refuses."""
@@ -11,6 +14,13 @@ class TimingRefused(ReprieveError):
 
 class SettingsError(ReprieveError):
     """Raised when a setting is missing or makes no sense; names the setting."""
+
+
+def cannot_be_written(data_dir: Path, error: OSError) -> SettingsError:
+    """What to say where the data folder is of no use."""
+    what = "is no folder" if isinstance(error, NotADirectoryError | FileExistsError) else "cannot be written"
+    why = os.strerror(error.errno) if error.errno else type(error).__name__
+    return SettingsError(f"The data folder, {data_dir}, {what} ({why}): set REPRIEVE_DATA_DIR to one that can.")
 
 
 class UnknownAdapter(ReprieveError):

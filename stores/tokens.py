@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 
 from models.access import Scope
-from models.errors import InvalidRequest, RunNotFound, SettingsError
+from models.errors import InvalidRequest, RunNotFound, SettingsError, cannot_be_written
 from models.rows import ApiToken
 from models.text import is_plain_text
 from stores.database import Database
@@ -132,7 +132,7 @@ def make_own_token(data_dir: Path) -> str:
             with suppress(FileExistsError):
                 os.link(fresh.name, data_dir / OWN_TOKEN)
     except OSError as error:
-        raise SettingsError(f"No token can be written to {data_dir} ({error.strerror}).") from None
+        raise cannot_be_written(data_dir, error) from None
     return own_token(data_dir) or make_own_token(data_dir)
 
 

@@ -5,9 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from fastapi.testclient import TestClient
 
-from api.app import create_app
 from models import sequences
 from models.chunks import Block, blocks_of
 from models.closing import Closing
@@ -16,6 +14,7 @@ from models.sequences import SHOWN_RANGES, SeqRanges
 from models.work import End, Outcome, Work
 from stores import logs as log_store
 from stores.following import Gap, LogFollower
+from tests.support.http import calling
 from tests.support.rows import chunk, running
 from workers import logs
 from workers.bootstrap import Services
@@ -107,7 +106,7 @@ def test_d12_what_a_reader_is_shown_of_many_gaps_is_bounded_and_says_how_many_mo
     assert f"and {500 - SHOWN_RANGES} more" in sentence
     [log] = told.record.logs
     assert (len(log.missing), log.unlisted) == (LISTED_RANGES, 500 - LISTED_RANGES)
-    with TestClient(create_app(services), base_url="http://127.0.0.1:8000") as client:
+    with calling(services) as client:
         answer = client.get(f"/v1/runs/{work.run_id}/attempts/1/output/stdout")
     assert len(answer.headers["Reprieve-Missing-Chunks"]) < 500
 

@@ -16,7 +16,6 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from adapters.registry import Adapters
-from api.app import create_app
 from cli.main import app
 from models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Block, Chunk, blocks_of, encode, encode_message, pack
 from models.closing import Closing, chunks_of, frames
@@ -25,6 +24,7 @@ from models.sequences import MAX_SEQ
 from models.status import Status
 from models.work import End, Outcome, Work
 from tests.faults.helpers_cdeg import bury, direct_shipper
+from tests.support.http import calling
 from tests.support.remote import remote_with_token
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
@@ -40,7 +40,7 @@ HOSTILE_TIMES = [YEAR_292278994, MAX_TIME + 1, -(2**63), 2**64 - 1, -62_135_596_
 
 @pytest.fixture
 def client(services: Services) -> Iterator[TestClient]:
-    with TestClient(create_app(services), base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as made:
+    with calling(services, raising=False) as made:
         yield made
 
 
