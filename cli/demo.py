@@ -20,17 +20,19 @@ from uuid import UUID
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cli.door import page_address, token_of_up
-from cli.render import terminal
+from cli.render import say, terminal
 from cli.roles import ROLES
 from cli.stack import Stack
 from models.errors import ReprieveError
 from models.liveness import Timing
 from models.rows import Run, RunEvent
 from models.status import EventKind, Status
-from models.text import span
+from models.text import shown, span
 from stores.embedded import EmbeddedPostgres
 from workers import bootstrap
 from workers.app import app
@@ -131,7 +133,7 @@ class Demo:
         worker = self._services.runs.get(story.run_id).attempts[0].worker_node
         pid = next(iter(app.control.inspect([worker], timeout=5.0).stats().values()))["pid"]
         os.kill(pid, signal.SIGKILL)
-        self.say(story.name, f"[red]kill -9[/] of its worker {worker} (pid {pid}); supervisord starts another")
+        self.say(story.name, f"[red]kill -9[/] of its worker {escape(shown(worker))} (pid {pid}); another is started")
         self._until("another worker is ready", lambda: self._answers(worker, pid), seconds=60)
 
     def _chatty(self, seconds: float) -> None:
@@ -215,7 +217,7 @@ class Demo:
     def _why(self, story: Story) -> None:
         self._console.print(f"\nWhy {story.name} was reaped, as `reprieve explain` and the page say it:")
         for sentence in explain(self._services, story.run_id).sentences[1:]:
-            self._console.print(f"  {sentence}", markup=False, highlight=False)
+            self._console.print(f"  {shown(sentence)}", markup=False, highlight=False)
 
     def _is_whole(self, story: Story) -> bool:
         """Whether every line that it printed is in its log, once and in order, where lines are counted."""
@@ -227,6 +229,11 @@ class Demo:
         return printed == [b"line %d" % number for number in range(1, story.lines + 1)]
 
 
+def _name(event: RunEvent) -> str:
+    """The worker of an event, as Rich takes it for nothing but text."""
+    return escape(shown(event.detail.get("worker_node")))
+
+
 def _event_text(event: RunEvent) -> str:
     if event.kind == EventKind.REAPED:
         again = "; queued again" if event.detail["retry"] else ""
@@ -234,9 +241,9 @@ def _event_text(event: RunEvent) -> str:
             f"[red]reaped[/] as {event.detail['error_code']}, silent for {span(event.detail['silent_seconds'])}{again}"
         )
     texts = {
-        EventKind.CLAIMED: f"attempt {event.attempt} is running on {event.detail.get('worker_node')}",
+        EventKind.CLAIMED: f"attempt {event.attempt} is running on {_name(event)}",
         EventKind.SUCCEEDED: "[green]succeeded[/]",
-        EventKind.ATTACHED: f"goes on, followed by {event.detail.get('worker_node')}",
+        EventKind.ATTACHED: f"goes on, followed by {_name(event)}",
         EventKind.TERMINATED: f"the work of attempt {event.attempt} is confirmed gone",
     }
     return texts.get(EventKind(event.kind), event.kind)
@@ -261,7 +268,7 @@ def run_demo(*, real_time: bool) -> int:
         console.print("Interrupted; everything was ended.")
         return 130
     for process in left:
-        console.print(f"[red]Left behind:[/] {process}")
+        console.print(Text(f"Left behind: {shown(process)}", "red"))
     if came_out and not left:
         console.print("[green]All came out as expected, and no process is left.[/]")
         return 0
@@ -281,7 +288,7 @@ def _tell_on_a_stack(folder: Path, scale: int, console: Console) -> bool:
             _let_look(console, page)
             return came_out
         except ReprieveError as error:
-            console.print(f"[red]{error}[/]")
+            console.print(Text(shown(error), "red"))
             _show_logs(stack.logs)
             return False
         finally:
@@ -301,7 +308,7 @@ def _let_look(console: Console, page: str) -> None:
 def _show_logs(logs: Path) -> None:
     """The last of what each process wrote, since the folder is about to go."""
     for log in sorted(logs.glob("*.log")):
-        print(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-15:], sep="\n", file=sys.stderr)
+        say(f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-15:], problem=True)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points, version
-from json import dumps
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -16,16 +15,18 @@ from urllib.request import url2pathname
 from kombu.exceptions import KombuError
 from redis import Redis
 from redis.exceptions import RedisError
+from rich.text import Text
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from adapters.registry import ENTRY_POINT_GROUP, adapter_classes
 from api.peers import is_loopback
-from cli.render import terminal
+from cli.render import say_json, terminal
 from cli.roles import CONCURRENCY
 from models.errors import ReprieveError
 from models.faults import is_unfit
 from models.health import READ_ONLY, ailments
+from models.text import shown
 from stores.cache import connect
 from stores.database import SERVER_OPTIONS
 from stores.migrate import current_revision, head_revision, is_current
@@ -276,9 +277,8 @@ def examine(*, as_json: bool) -> int:
     for finding in findings(services()):
         found.append(finding)
         if not as_json:
-            mark = "[green]ok[/]  " if finding.well else "[red]BAD[/] "
-            console.print(f"{mark} {finding.what:<12} ", end="")
-            console.print(finding.told, markup=False, highlight=False, soft_wrap=True)
+            mark = ("ok  ", "green") if finding.well else ("BAD ", "red")
+            console.print(Text.assemble(mark, f" {finding.what:<12} ", shown(finding.told)), soft_wrap=True)
     if as_json:
-        print(dumps([asdict(finding) for finding in found]))
+        say_json([asdict(finding) for finding in found])
     return 0 if all(finding.well for finding in found) else 1

@@ -21,6 +21,7 @@ from adapters.registry import validate_config
 from adapters.reporter import HttpTransport, Refused, Reporter
 from adapters.spool import FILE_BYTES, Spool
 from cli.output import SIGNAL_BASE
+from cli.render import say
 from models.errors import InvalidRequest, TokenRefused
 from models.process import ProcessIdentity
 from models.work import Outcome, Work
@@ -179,4 +180,4 @@ def _exit_status(outcome: Outcome) -> int:
 
 
 def _tell(sentence: str) -> None:
-    print(f"reprieve: {sentence}", file=sys.stderr, flush=True)
+    say(sentence, problem=True)

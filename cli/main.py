@@ -15,6 +15,7 @@ from adapters.spool import SPOOL_BYTES
 from cli import output, render
 from cli.door import page_address, token_of_up
 from cli.exec import run_reported
+from cli.render import say, say_json
 from cli.roles import ROLES, start
 from cli.stack import Stack, wait_for_end
 from models.access import Scope
@@ -61,17 +62,17 @@ def up() -> None:
     with Stack(settings, flower_password=password) as stack:
         _print_addresses(settings, stack, password, token)
         wait_for_end(stack)
-        print("Ending everything …", flush=True)
+        say("Ending everything …")
 
 
 def _print_addresses(settings: Settings, stack: Stack, password: str, token: str | None) -> None:
-    print(f"PostgreSQL  {stack.database_url}")
-    print(f"Redis       {stack.redis_url}")
-    print(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve, password {password}")
-    print(f"The page    {page_address(stack.api_address, token)}  and the HTTP API, described at /openapi.json")
-    print(f"Data        {settings.data_dir}  (logs of the processes in {stack.logs})")
-    print("Try it      reprieve run --follow -- echo hello")
-    print("Ctrl-C ends everything.", flush=True)
+    say(f"PostgreSQL  {stack.database_url}")
+    say(f"Redis       {stack.redis_url}")
+    say(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve, password {password}")
+    say(f"The page    {page_address(stack.api_address, token)}  and the HTTP API, described at /openapi.json")
+    say(f"Data        {settings.data_dir}  (logs of the processes in {stack.logs})")
+    say("Try it      reprieve run --follow -- echo hello")
+    say("Ctrl-C ends everything.")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -124,9 +125,9 @@ def run(
         idempotency_key=idempotency_key,
     )
     if not follow:
-        print(started.id)
+        say(started.id)
         return
-    print(f"reprieve: run {started.id}", file=sys.stderr, flush=True)
+    say(f"run {started.id}", problem=True)
     raise typer.Exit(_follow_to_the_end(services(), started))
 
 
@@ -134,12 +135,12 @@ def _follow_to_the_end(wired: Services, started: Run) -> int:
     try:
         output.write(output.follower(wired, started).follow())
     except KeyboardInterrupt:
-        print(f"\nreprieve: the run goes on; `reprieve cancel {started.id}` ends it.", file=sys.stderr)
+        say(f"the run goes on; `reprieve cancel {started.id}` ends it.", problem=True)
         return 130
     ended = wired.runs.get(started.id)
     if ended.status != Status.SUCCEEDED:
         code = f" ({ended.error_code})" if ended.error_code else ""
-        print(f"reprieve: {ended.status}{code}. {ended.error_message or ''}".rstrip(), file=sys.stderr)
+        say(f"{ended.status}{code}. {ended.error_message or ''}".rstrip(), problem=True)
     return output.exit_status(ended)
 
 
@@ -184,11 +185,13 @@ def ps(
     wired = services()
     runs = wired.runs.list(statuses=status or [], limit=limit)
     if as_json:
-        print(json.dumps([RunRecord.of(each).model_dump(mode="json") for each in runs]))
+        say_json([RunRecord.of(each).model_dump(mode="json") for each in runs])
     elif runs:
-        render.terminal().print(render.runs_table(runs, wired.database.now()))
+        console = render.terminal()
+        for line in render.runs_table(runs, wired.database.now(), console.width):
+            console.print(line, soft_wrap=True)
     else:
-        print("No runs. Start one with `reprieve run -- COMMAND`.")
+        say("No runs. Start one with `reprieve run -- COMMAND`.")
 
 
 @app.command()
@@ -225,7 +228,7 @@ def logs(
 def token_for_run(run_id: RunId) -> None:
     """Print a new token for a remote run, by which its work reports; it replaces the old one."""
     wired = services()
-    print(new_token(wired, wired.runs.resolve(run_id)))
+    say(new_token(wired, wired.runs.resolve(run_id)))
 
 
 @tokens.command("create")
@@ -234,14 +237,14 @@ def token_create(
     scope: Annotated[Scope, typer.Option(help="read: look; run: also start and cancel; admin: everything.")],
 ) -> None:
     """Print a new token for the HTTP API. It is shown this once."""
-    print(services().tokens.create(name, scope))
+    say(services().tokens.create(name, scope))
 
 
 @tokens.command("list")
 def token_list() -> None:
     """List the tokens of the HTTP API that are in the database, without what they are."""
     for one in services().tokens.all_for_api():
-        print(f"{one.name}  {one.scope}  {one.created_at:%Y-%m-%d %H:%M} UTC")
+        say(f"{one.name}  {one.scope}  {one.created_at:%Y-%m-%d %H:%M} UTC")
 
 
 @tokens.command("show")
@@ -251,7 +254,7 @@ def token_show() -> None:
     token = own_token(settings.data_dir)
     if token is None:
         raise InvalidRequest(f"There is no token in {settings.data_dir}; `reprieve up` makes one.")
-    print(token)
+    say(token)
 
 
 @tokens.command("revoke")
@@ -306,7 +309,7 @@ def cancel(run_id: RunId) -> None:
     before = _find(wired, run_id)
     after = cancel_run(before.id)
     already = "had already ended: " if Status(before.status).is_final else ""
-    print(f"{after.id} {already}{after.status}")
+    say(f"{after.id} {already}{after.status}")
 
 
 @app.command()
@@ -314,13 +317,16 @@ def explain(run_id: RunId, as_json: AsJson = False) -> None:
     """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
     wired = services()
     told = explain_run(wired, wired.runs.resolve(run_id))
-    print(told.record.model_dump_json() if as_json else told.text)
+    if as_json:
+        say_json(told.record.model_dump(mode="json"))
+    else:
+        say(*told.lines)
 
 
 @app.command()
 def sweep() -> None:
     """Have the reaper look now, instead of at its next turn."""
-    print(json.dumps(sweep_once(services(), by_hand=True)))
+    say_json(sweep_once(services(), by_hand=True))
 
 
 @app.command()
@@ -331,13 +337,13 @@ def health(as_json: AsJson = False) -> None:
     reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
     account = wired.sweeps.account()
     if as_json:
-        print(HealthRecord.of(pulse, reasons, account).model_dump_json())
+        say_json(HealthRecord.of(pulse, reasons, account).model_dump(mode="json"))
     else:
-        print("\n".join(reasons or ["Well: sweeps are made, and output comes through."]))
+        say(*(reasons or ["Well: sweeps are made, and output comes through."]))
         if not reasons and pulse and pulse.under_way:
-            print(pulse.under_way)
+            say(pulse.under_way)
         for line in account:
-            print(f"{line.adapter}: {line.reaped} reaped, {line.suspected_false} of them gave signs of life later")
+            say(f"{line.adapter}: {line.reaped} reaped, {line.suspected_false} of them gave signs of life later")
     if reasons:
         raise typer.Exit(1)
 
@@ -353,7 +359,7 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database to the form that this version expects."""
-    print(f"The database is at revision {migrate_database(services().database)}.")
+    say(f"The database is at revision {migrate_database(services().database)}.")
 
 
 @app.command()
@@ -405,7 +411,7 @@ def simulate(
     try:
         status = run_simulate(plan, seeds=seeds, without=guards, picture=picture, as_json=as_json)
     except KeyboardInterrupt:
-        print("\nreprieve: the simulation was stopped.", file=sys.stderr)
+        say("the simulation was stopped.", problem=True)
         raise typer.Exit(130) from None
     raise typer.Exit(status)
 
@@ -427,5 +433,5 @@ def main() -> None:
 
 
 def _complain(sentence: str) -> int:
-    print(f"reprieve: {sentence}", file=sys.stderr)
+    say(f"{sentence}", problem=True)
     return 2

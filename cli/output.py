@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 
+from cli.render import say
 from models.chunks import Chunk
 from models.rows import Run
 from models.status import Status
@@ -27,7 +28,7 @@ def write(items: Iterable[Chunk | Gap], *, stream: str | None = None, raw: bool 
         if isinstance(item, Gap):
             whole = False
             told = f"attempt {item.attempt}: chunks {item.first} to {item.last} are missing"
-            print(f"reprieve: {told}", file=sys.stderr, flush=True)
+            say(told, problem=True)
         elif stream is None or item.stream == stream:
             output = sys.stderr.buffer if item.stream == "stderr" and not raw else sys.stdout.buffer
             output.write(item.data)

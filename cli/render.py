@@ -1,15 +1,18 @@
-"""Runs as a person reads them on a terminal."""
+"""What a person reads on a terminal. Text from elsewhere is data: never markup, and no character of it acts."""
 
+import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from models.rows import Run
 from models.status import Status
-from models.text import span
+from models.text import shown, span
 
 COLOURS = {
     Status.QUEUED: "yellow",
@@ -19,10 +22,29 @@ COLOURS = {
     Status.CANCELLED: "magenta",
 }
 
+#: Columns of a table where there is no terminal.
+WIDTH = 160
+#: Columns that an adapter's name takes at the most, and labels and an error at the least.
+WIDEST_ADAPTER = 16
+NARROWEST = 8
+GAP = "  "
+
+
+def say(*sentences: object, problem: bool = False) -> None:
+    """Print each sentence as one line, whatever is in it; a problem on standard error, as `reprieve: …`."""
+    output = sys.stderr if problem else sys.stdout
+    for sentence in sentences:
+        print(("reprieve: " if problem else "") + shown(sentence), file=output, flush=True)
+
+
+def say_json(value: Any) -> None:
+    """Print data for a program, in ASCII: a terminal that it is looked at on takes none of it for a command."""
+    print(json.dumps(value), flush=True)
+
 
 def terminal() -> Console:
     """Standard output: as wide as the terminal, and wide enough for a table where there is none."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def short_id(run: Run) -> str:
@@ -30,20 +52,52 @@ def short_id(run: Run) -> str:
     return str(run.id).rsplit("-", 1)[-1]
 
 
-def runs_table(runs: Sequence[Run], now: datetime) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("RUN", "ADAPTER", "STATUS", "ATTEMPT", "STARTED", "LAST SIGN", "LABELS", "ERROR"):
-        table.add_column(column, no_wrap=column != "ERROR")
-    for run in runs:
-        status = Status(run.status)
-        table.add_row(
-            short_id(run),
-            run.adapter,
-            f"[{COLOURS[status]}]{status.value}[/]",
-            f"{run.attempt}/{run.max_attempts}",
-            f"{span(now - run.started_at)} ago" if run.started_at else "-",
-            f"{span(now - run.updated_at)} ago" if status is Status.RUNNING else "-",
-            " ".join(f"{name}={value}" for name, value in run.labels.items()) or "-",
-            f"{run.error_code or '-'}{' (gave signs of life later)' if run.came_late else ''}",
-        )
-    return table
+def runs_table(runs: Sequence[Run], now: datetime, width: int) -> list[Text]:
+    """A head, and a line for each run, of so many columns. Labels and errors take what is left, and are cut."""
+    fixed = [["RUN", "ADAPTER", "STATUS", "ATTEMPT", "STARTED", "LAST SIGN"], *(_cells(run, now) for run in runs)]
+    widths = [max(cell_len(cell) for cell in column) for column in zip(*fixed, strict=True)]
+    loose = [("LABELS", "ERROR"), *((_labels(run), _error(run)) for run in runs)]
+    room = max(width - sum(widths) - len(GAP) * (len(widths) + 1), 2 * NARROWEST)
+    labels_need, errors_need = (max(map(cell_len, column)) for column in zip(*loose, strict=True))
+    of_errors = min(errors_need, max(room // 2, room - labels_need))
+    of_labels = min(labels_need, room - of_errors)
+    styles = ["bold", *(COLOURS[Status(run.status)] for run in runs)]
+    lines = []
+    for cells, (labels, error), style in zip(fixed, loose, styles, strict=True):
+        line = Text(style="bold" if cells is fixed[0] else "")
+        for number, (cell, column) in enumerate(zip(cells, widths, strict=True)):
+            line.append_text(_fitted(cell, column, style if number == 2 else "")).append(GAP)
+        line.append_text(_fitted(labels, of_labels)).append(GAP).append_text(_fitted(error, of_errors))
+        line.rstrip()
+        line.truncate(width, overflow="ellipsis")
+        lines.append(line)
+    return lines
+
+
+def _cells(run: Run, now: datetime) -> list[str]:
+    """What is of a known width. No column of it is ever cut but an adapter's name."""
+    adapter = Text(shown(run.adapter))
+    adapter.truncate(WIDEST_ADAPTER, overflow="ellipsis")
+    return [
+        short_id(run),
+        adapter.plain,
+        Status(run.status).value,
+        f"{run.attempt}/{run.max_attempts}",
+        f"{span(now - run.started_at)} ago" if run.started_at else "-",
+        f"{span(now - run.updated_at)} ago" if run.status == Status.RUNNING else "-",
+    ]
+
+
+def _labels(run: Run) -> str:
+    return shown(" ".join(f"{name}={value}" for name, value in run.labels.items())) or "-"
+
+
+def _error(run: Run) -> str:
+    return shown(f"{run.error_code or '-'}{' (gave signs of life later)' if run.came_late else ''}")
+
+
+def _fitted(cell: str, width: int, style: str = "") -> Text:
+    """A cell of exactly so many columns of a terminal, of which a character may take two."""
+    fitted = Text(cell, style)
+    fitted.truncate(width, overflow="ellipsis", pad=True)
+    return fitted

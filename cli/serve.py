@@ -13,6 +13,7 @@ from api.app import create_app
 from api.connections import run
 from api.peers import is_loopback
 from cli.door import page_address
+from cli.render import say
 from models.access import Scope
 from models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
 from models.errors import SettingsError
@@ -97,7 +98,7 @@ def with_own_token(services: Services) -> Services:
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    say(sentence, problem=True)
 
 
 def _once_it_answers(services: Services) -> bool:

@@ -1,6 +1,5 @@
 """`reprieve simulate`: run the simulations, and tell what came of them in a table and in sentences."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cli.render import terminal
+from cli.render import say_json, terminal
 from models.errors import InvalidRequest
 from models.text import span
 from simulation.plan import Guard, Plan
@@ -48,7 +47,7 @@ def run_simulate(
         totals = {guard.value: sum(len(one.without[guard].false_reaps) for one in compared) for guard in without}
         draw(compared[0].base, {"all guards": sum(len(one.base.false_reaps) for one in compared)} | totals, picture)
     if as_json:
-        print(json.dumps(_record(compared)))
+        say_json(_record(compared))
     else:
         _tell(terminal(), compared)
     return 0 if all(one.base.is_good for one in compared) else 1

@@ -1,6 +1,12 @@
-"""What counts as text (what PostgreSQL, JSON and a process's arguments can all hold), and durations in words."""
+"""What counts as text (what PostgreSQL, JSON and arguments can all hold), how it is shown, and durations in words."""
 
+import re
 from datetime import timedelta
+
+#: Characters that Python takes for printable, and that nobody sees: fillers, joiners, selectors, a blank Braille cell.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0e\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def is_plain_text(value: object) -> bool:
@@ -12,6 +18,22 @@ def is_plain_text(value: object) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def shown(text: object) -> str:
+    """Text from elsewhere (a label, a path, an error, a name) as one line that does nothing but stand there.
+
+    Whatever is not seen as itself is escaped as Python does it: control characters (a terminal acts on them), line ends
+    (they forge lines), bidirectional controls (they reorder what stands beside them), spaces that are none, what has no
+    width, half a surrogate pair. What is printable stays, of whatever script.
+    """
+    return "".join(map(_shown, text if isinstance(text, str) else str(text)))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable() and not _UNSEEN.match(character):
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def span(duration: timedelta | float) -> str:

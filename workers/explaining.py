@@ -12,7 +12,7 @@ from models.reaping import Judgement
 from models.records import EventRecord, ExplanationRecord, RunRecord, SparingRecord
 from models.rows import Run, RunAttempt, RunEvent, Sparing
 from models.status import EventKind, Status
-from models.text import span
+from models.text import shown, span
 from stores.closings import LogState
 from workers.bootstrap import Services
 
@@ -75,9 +75,14 @@ class Explanation:
         return lines + [sentence for log in self.logs for sentence in _log_sentences(log)]
 
     @property
+    def lines(self) -> list[str]:
+        """The sentences, and below them what happened, a line each; they hold text of others as it is."""
+        return [*self.sentences, "", *(_event_line(event) for event in self.events)]
+
+    @property
     def text(self) -> str:
-        """The sentences, and below them what happened, a line each."""
-        return "\n".join([*self.sentences, "", *(_event_line(event) for event in self.events)])
+        """The same to be shown."""
+        return "\n".join(map(shown, self.lines))
 
     @property
     def record(self) -> ExplanationRecord:

@@ -9,11 +9,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from typing import Any
 from uuid import UUID
 
 from pythonjsonlogger.json import JsonFormatter
 
+from models.text import shown
 from workers import bootstrap
 
 TEXT = "[%(asctime)s: %(levelname)s] %(message)s"
@@ -52,14 +54,44 @@ class Journal(JsonFormatter):
             log_data["run_id"] = log_data["task_id"]
 
 
+class Lines(logging.Formatter):
+    """For people, as `inner` has it: a record begins a line, and nothing else does; what it quotes does not act.
+
+    A traceback follows indented, so that no line of it can be taken for a record.
+    """
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        plain = copy(record)
+        plain.msg, plain.args, plain.exc_info, plain.exc_text, plain.stack_info = (
+            shown(record.getMessage()),
+            None,
+            None,
+            None,
+            None,
+        )
+        told = [self._inner.format(plain)]
+        if record.exc_info:
+            told += self.formatException(record.exc_info).split("\n")
+        if record.stack_info:
+            told += record.stack_info.split("\n")
+        return "\n    ".join([told[0], *map(shown, told[1:])])
+
+
 def formatter() -> logging.Formatter:
     """How this process writes its lines, by `REPRIEVE_LOG_FORMAT`."""
     settings = bootstrap.settings()
-    return Journal(settings.host_name) if settings.log_format == "json" else logging.Formatter(TEXT)
+    return Journal(settings.host_name) if settings.log_format == "json" else Lines(logging.Formatter(TEXT))
 
 
 def keep(logger: logging.Logger, **_: Any) -> None:
-    """Celery has set up its own format for people; another is put in its place."""
-    if bootstrap.settings().log_format == "json":
-        for handler in logger.handlers:
+    """Celery has set up its own format for people: it is kept to lines, or another is put in its place."""
+    as_json = bootstrap.settings().log_format == "json"
+    for handler in logger.handlers:
+        if as_json:
             handler.setFormatter(formatter())
+        elif handler.formatter is not None and not isinstance(handler.formatter, Lines):
+            handler.setFormatter(Lines(handler.formatter))

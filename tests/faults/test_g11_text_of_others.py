@@ -1,0 +1,209 @@
+"""G11: text of others is data, wherever it is shown: no character of it acts, forges a line, or is taken for markup."""
+
+import ast
+import json
+import logging
+import re
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from rich.cells import cell_len
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from cli import render
+from cli.main import app, main
+from models.access import Scope
+from models.errors import ReprieveError
+from models.status import EventKind, Status
+from models.text import shown
+from models.work import End, Outcome
+from tests.support.rows import running
+from workers import enqueue_run
+from workers.bootstrap import Services
+from workers.finish import finish
+from workers.journal import Lines
+
+ROOT = Path(__file__).parents[2]
+
+#: By name, what a label, a path, an error or a name may hold. None of it may reach a terminal as it is.
+HOSTILE = {
+    "an escape sequence": "\x1b[2J\x1b]0;title\x07\x1b]8;;http://evil.example\x1b\\link",
+    "C1 controls": "a\x9b31mred\x90q\x9c",
+    "line ends of all kinds": "a\nRUN forged\r\nb\rc\vd\fe\x85f\u2028g\u2029h\x1c\x1d\x1e",
+    "bidirectional controls": "\u202egnp.exe\u202c \u2066x\u2069 \u200f\u061c",
+    "what has no width": "a\u200bb\u200c\u200d\u2060\ufeff\u00ad\u034f\U000e0041\u180e",
+    "blanks that are none": "\u3164\u115f\u1160\uffa0\u2800\u00a0\u3000",
+    "backspace and delete": "good\b\b\b\bevil\x7f",
+    "markup": "[red]alarm[/] [/] [link=http://evil.example]x[/link] [bold]:smile: {0} %s %(name)s",
+    "brackets that open nothing": "[/] ]] [[ [/not-open]",
+}
+#: Columns at the least that ten thousand characters, and wide ones, would take.
+LONG = {"long": "x" * 10_000, "wide": "漢字" * 5_000, "combining": "e\u0301" * 5_000}
+
+ACTS = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
+    "\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_g11_what_is_shown_is_one_line_in_which_nothing_acts(name: str) -> None:
+    said = shown(HOSTILE[name])
+    assert not ACTS.search(said)
+    assert said.isprintable()
+    assert len(said.splitlines()) == 1
+
+
+def test_g11_every_character_is_shown_as_itself_or_escaped_and_words_of_any_script_stay() -> None:
+    for number in range(sys.maxunicode + 1):
+        said = shown(chr(number))
+        assert said == chr(number) or said.startswith("\\"), hex(number)
+        assert said.isprintable()
+    for words in ("team=data", "Größe", "日本語", "עברית", "हिन्दी", "🚀", "C:\\path [x]", "e\u0301"):
+        assert shown(words) == words
+    assert shown("\ud800\x1b\n") == "\\ud800\\x1b\\n"
+
+
+def _rows_with(services: Services, evil: str, number: int) -> str:
+    """Rows that hold such text wherever rows take it; the run that has ended."""
+    enqueue_run("process", {"command": ["true", evil], "cwd": f"/{evil}", "env": {"A": evil}}, labels={evil: evil})
+    failed = running(services, labels={"team": evil})
+    services.runs.tell_once(failed.run_id, 1, EventKind.NOTED, {"note": evil, evil: evil})
+    finish(services, [End.by_result(failed.token, Outcome.failed(evil), 3)])
+    services.tokens.create(f"{number}{evil}"[:60], Scope.READ)
+    with services.database.begin() as connection:
+        names = {"evil": evil, "id": failed.run_id}
+        connection.execute(text("UPDATE run_attempts SET worker_node = :evil, host = :evil WHERE run_id = :id"), names)
+    return str(failed.run_id)
+
+
+COMMANDS: list[list[str]] = [
+    ["ps"],
+    ["ps", "--json"],
+    ["explain", "RUN"],
+    ["explain", "--json", "RUN"],
+    ["cancel", "RUN"],
+    ["token", "list"],
+    ["health"],
+    ["health", "--json"],
+    ["logs", "RUN"],
+    ["sweep"],
+]
+
+
+def test_g11_no_command_writes_what_acts_whatever_the_rows_hold(services: Services) -> None:
+    runs = [_rows_with(services, evil, number) for number, evil in enumerate(HOSTILE.values())]
+    for words in COMMANDS:
+        for run in runs if "RUN" in words else [""]:
+            command = [run if word == "RUN" else word for word in words]
+            done = CliRunner().invoke(app, command)
+            assert done.exception is None or isinstance(done.exception, SystemExit), (command, done.exception)
+            assert not ACTS.search(done.output), (command, ACTS.findall(done.output))
+            assert not any(line.startswith("RUN forged") for line in done.output.splitlines())
+    listed = CliRunner().invoke(app, ["ps"]).output.splitlines()
+    assert len(listed) == 1 + 2 * len(HOSTILE)
+    assert all(cell_len(line) <= render.WIDTH for line in listed)
+    assert any("[red]alarm[/]" in line for line in listed)
+
+
+NOW = datetime.now(UTC)
+
+
+@dataclass
+class OfOthers:
+    """A run as far as `ps` looks at it."""
+
+    id: UUID
+    labels: dict[str, str]
+    adapter: str = "process"
+    status: str = Status.RUNNING
+    attempt: int = 1
+    max_attempts: int = 3
+    started_at: datetime = NOW - timedelta(days=3)
+    updated_at: datetime = NOW - timedelta(seconds=12)
+    error_code: str = "adapter_liveness_lost"
+    came_late: bool = True
+
+
+@pytest.mark.parametrize("width", [80, 120, 160])
+@pytest.mark.parametrize("kind", [*LONG, *HOSTILE])
+def test_g11_ps_keeps_run_and_status_legible_beside_labels_of_any_length(kind: str, width: int) -> None:
+    value = (LONG | HOSTILE)[kind]
+    plain = OfOthers(uuid4(), {"team": "data"})
+    named = OfOthers(uuid4(), {value: value, "b": "x"}, adapter=value)
+    runs: list[Any] = [plain, named, plain]
+    head, *lines = render.runs_table(runs, NOW, width)
+    assert [cell_len(line.plain) <= width for line in (head, *lines)] == [True] * 4
+    for run, line in zip(runs, lines, strict=True):
+        assert line.plain.startswith(str(run.id)[-12:] + "  ")
+        assert "  running  1/3  " in line.plain.replace("running  1/3 ", "running  1/3  ")
+        assert line.plain.isprintable()
+    # In columns of the terminal, all stand below each other.
+    places = {cell_len(line.plain[: line.plain.index(" running ")]) for line in lines}
+    assert places == {cell_len(head.plain[: head.plain.index(" STATUS ")])}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_g11_an_error_that_quotes_others_is_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ReprieveError(f"It said: {HOSTILE[name]}")
+
+    monkeypatch.setattr("cli.main.services", fail)
+    monkeypatch.setattr(sys, "argv", ["reprieve", "ps"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capfd.readouterr().err
+    assert ended.value.code == 2
+    assert told.startswith("reprieve: It said: ")
+    assert told.count("\n") == 1
+    assert not ACTS.search(told)
+
+
+@pytest.mark.parametrize("argument", ["[/]", "[red]x", "\x1b[31m", "a\nb"])
+def test_g11_an_argument_that_will_not_do_is_refused_without_a_crash(
+    argument: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["ps", "--limit", argument], ["ps", "--status", argument], [argument], ["ps", f"--{argument}"]):
+        monkeypatch.setattr(sys, "argv", ["reprieve", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        told = capfd.readouterr().err
+        assert "\x1b[31m" not in told
+        assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_g11_a_record_of_a_process_is_one_line_and_its_traceback_is_indented(name: str) -> None:
+    evil = HOSTILE[name]
+    error = ValueError(f"{evil}\n[2026-01-01 00:00:00: ERROR] forged")
+    about = (ValueError, error, None)
+    record = logging.LogRecord("x", logging.ERROR, __file__, 1, "It failed: %s", (evil,), about)
+    first, *rest = Lines(logging.Formatter("[%(levelname)s] %(message)s")).format(record).split("\n")
+    assert first == f"[ERROR] It failed: {shown(evil)}"
+    assert rest
+    assert all(line.startswith("    ") and not ACTS.search(line) for line in rest)
+    assert record.args == (evil,)
+
+
+def test_g11_nothing_of_the_command_line_prints_but_by_the_one_function() -> None:
+    """`demo` and `simulate` draw with Rich what is their own; what they show of others goes through `shown`."""
+    for module in sorted((ROOT / "cli").glob("*.py")):
+        calls = [node.func for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
+        bare = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+        assert not bare or module.name == "render.py", module.name
+
+
+def test_g11_data_for_programs_is_ascii_and_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    render.say_json({"label": HOSTILE["C1 controls"]})
+    said = capsys.readouterr().out
+    assert said.isascii()
+    assert json.loads(said) == {"label": HOSTILE["C1 controls"]}
