@@ -2,7 +2,8 @@
 
 There is no `expires` here. Celery compares it with the clock of the worker that takes the message, so a worker whose
 clock is a minute ahead would throw away every sweep. A sweep that waited in a backlog finds, by the database's clock,
-that another was just made, and does nothing (`models.reaping.is_due`).
+that another was just made, and does nothing (`models.reaping.is_due`). Each entry is due when beat starts, too
+(`workers.pulse.be_due`), so that one that is restarted more often than that still sends all.
 """
 
 from datetime import timedelta
@@ -19,7 +20,7 @@ def beat_schedule(timing: Timing) -> dict[str, dict[str, Any]]:
             "schedule": timing.sweep_interval,
             "options": {"queue": "control"},
         },
-        # Retention needs one turn a day; beat counts from its own start, so an hour makes sure of that.
+        # Retention needs one turn a day; an hour makes up for one that failed.
         "logs.expire": {
             "task": "logs.expire",
             "schedule": timedelta(hours=1),

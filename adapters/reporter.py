@@ -138,6 +138,7 @@ class Reporter:
         self._next_seq: int | None = None
         self._stop_lock = threading.Lock()
         self._stopped = False
+        self._answered = False
         self._all_added = threading.Event()
         self._result: dict[str, Any] = {}
         self._done = threading.Event()
@@ -149,12 +150,21 @@ class Reporter:
         """Whether the server has said that the run has ended."""
         return self._stopped
 
-    def greet(self) -> None:
-        """Ask once where the log goes on, before the work begins. Raises `Refused`; a server that is away may come."""
+    @property
+    def answered(self) -> bool:
+        """Whether the server has ever answered, so that it is there, though it may be away just now."""
+        return self._answered
+
+    def greet(self) -> Away | None:
+        """Ask once where the log goes on, before the work begins; returns why nobody answered, if so: somebody may yet.
+
+        Raises `Refused`.
+        """
         try:
             self._ask()
         except Away as away:
-            logger.warning("reprieve: the server does not answer (%s); output waits on disk.", away)
+            return away
+        return None
 
     def start(self) -> None:
         """Begin to send, and to say that the work is alive."""
@@ -251,7 +261,12 @@ class Reporter:
             raise Away("The run waits for a worker to claim it")
 
     def _post(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = self._transport.post(operation, body)
+        try:
+            answer = self._transport.post(operation, body)
+        except Refused:
+            self._answered = True
+            raise
+        self._answered = True
         if answer.get("stop") is True:
             self._stop()
         return answer

@@ -16,6 +16,7 @@ import fcntl
 import logging
 import mmap
 import os
+import re
 import shutil
 import struct
 import threading
@@ -33,6 +34,7 @@ from prometheus_client import Counter, Gauge
 
 from models.chunks import MAX_CHUNK_BYTES, Block, pack
 from models.faults import is_unfit
+from models.sequences import Range
 
 logger = logging.getLogger(__name__)
 
@@ -189,8 +191,9 @@ class Spool:
             self._room = 0
 
     def open(self, number: int) -> mmap.mmap:
-        """A file's bytes, as they are and as they become."""
-        with self._path(number).open("rb") as file:
+        """A file's bytes, as they are and as they become; of one that was kept, too."""
+        kept = self._kept_path(number)
+        with (kept if kept.exists() else self._path(number)).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def give_back(self, number: int) -> None:
@@ -205,6 +208,29 @@ class Spool:
             self._changed.notify_all()
         BYTES.dec(size)
 
+    def keep(self, number: int) -> None:
+        """Put a file by: the store has all of it, and may yet have to be given it again. It takes no room from others.
+
+        Whoever takes this folder over does not ship it.
+        """
+        self._path(number).rename(self._kept_path(number))
+        with self._changed:
+            self._numbers.remove(number)
+            self._changed.notify_all()
+
+    def forget(self, number: int) -> None:
+        """Delete a file that was kept."""
+        path = self._kept_path(number)
+        with suppress(FileNotFoundError):
+            size = path.stat().st_size
+            path.unlink()
+            BYTES.dec(size)
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether output waits for room just now."""
+        return self._is_full
+
     def close(self) -> None:
         """Let go of the folder; delete it if it is empty, leave it to the next worker if it is not."""
         self.fill_no_more()
@@ -214,6 +240,9 @@ class Spool:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08}.spool"
+
+    def _kept_path(self, number: int) -> Path:
+        return self.folder / f"{number:08}.shipped"
 
 
 def _begun(folder: Path) -> list[Path]:
@@ -271,6 +300,27 @@ class _Pending:
     def block(self) -> Block:
         run_id, attempt, epoch = _KEY.unpack(self.key)
         return Block(UUID(bytes=run_id), attempt, epoch, self.first_seq, self.next_seq - 1, pack(self.chunks))
+
+
+#: A number as MessagePack writes it, and a record up to its number.
+_NUMBER = rb"[\x00-\x7f]|\xcc.|\xcd..|\xce.{4}|\xcf.{8}"
+_HEAD = re.compile(
+    rb"%b(?:%b)\xc4%c(.{%d})(%b)" % (re.escape(_RECORD_BEGINS), _NUMBER, _KEY.size, _KEY.size, _NUMBER), re.DOTALL
+)
+
+
+def logs_in(data: mmap.mmap, place: int, end: int) -> dict[tuple[UUID, int], Range]:
+    """Run, attempt, first and last number of the logs that have records between these places, without reading them."""
+    found: dict[bytes, tuple[bytes, bytes]] = {}
+    for key, number in _HEAD.findall(memoryview(data)[place:end]):
+        found[key] = (found[key][0] if key in found else number, number)
+    logs: dict[tuple[UUID, int], Range] = {}
+    for key, numbers in found.items():
+        run_id, attempt, _ = _KEY.unpack(key)
+        first, last = (int.from_bytes(number[1:] or number, "big") for number in numbers)
+        before = logs.get((UUID(bytes=run_id), attempt), (first, last))
+        logs[UUID(bytes=run_id), attempt] = (min(first, before[0]), max(last, before[1]))
+    return logs
 
 
 def read_blocks(data: mmap.mmap, place: int, end: int, *, max_bytes: int) -> tuple[list[Block], int]:

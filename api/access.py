@@ -18,8 +18,8 @@ BEARER = HTTPBearer(auto_error=False, description="A token of `reprieve token cr
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
 
-def services_of(request: Request) -> Services:
-    """What the app was made with."""
+async def services_of(request: Request) -> Services:
+    """What the app was made with. It takes no thread: reports wait for none."""
     found: Services = request.app.state.services
     return found
 
@@ -102,7 +102,7 @@ MayRun = Depends(allow(Scope.RUN))
 MayAdministrate = Depends(allow(Scope.ADMIN))
 
 
-def bearer(credentials: Credentials) -> str | None:
+async def bearer(credentials: Credentials) -> str | None:
     """The token itself, for those who check it by other means."""
     return credentials.credentials if credentials else None
 

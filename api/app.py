@@ -7,6 +7,8 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import fleet, live, metrics, page, problems, reports, runs
+from api.desks import Desks
+from api.hearing import hearing
 from api.limits import Limits
 from workers.bootstrap import Services
 
@@ -21,8 +23,9 @@ def create_app(wired: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with app.state.hub.running():
+        async with app.state.hub.running(), hearing(app.state.desks.reports):
             yield
+        app.state.desks.close()
 
     app = FastAPI(
         title="Reprieve",
@@ -34,6 +37,7 @@ def create_app(wired: Services) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = wired
+    app.state.desks = Desks(wired)
     app.state.hub = live.Hub(wired)
     for room in (live, runs, reports, fleet, metrics, page):
         app.include_router(room.router)

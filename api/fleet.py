@@ -10,8 +10,9 @@ from pydantic import BaseModel, Field
 from adapters.protocol import Attaching, Probing
 from adapters.registry import adapter_classes
 from api.access import MayRead, Wired
+from api.desks import HealthDesk
 from api.problems import answers
-from models.health import ailments
+from models.health import ailments, refused
 from models.records import HealthRecord
 from stores.migrate import NOT_CURRENT, is_current
 from workers.bootstrap import Services
@@ -63,7 +64,7 @@ class Adapters(BaseModel):
 
 class Ready(BaseModel):
     ready: bool
-    reasons: list[str] = Field(description="What is wrong, a sentence each.")
+    reasons: list[str] = Field(description="What is wrong, a sentence each; what does not keep it from its work, too.")
 
 
 @router.get("/v1/fleet", dependencies=[MayRead], responses=answers(401, 403, 503))
@@ -71,6 +72,7 @@ def fleet(wired: Wired) -> Fleet:
     """The fleet at a glance."""
     pulse = wired.sweeps.pulse()
     reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
+    reasons += refused(wired.archives.refusals()) + wired.setbacks.complaints()
     return Fleet(
         active=[
             ActiveRuns(
@@ -118,19 +120,24 @@ def adapters() -> Adapters:
 
 
 @router.get("/health/live")
-def live() -> dict[str, bool]:
-    """Whether this process answers."""
+async def live() -> dict[str, bool]:
+    """Whether this process answers. It takes no thread."""
     return {"live": True}
 
 
 @router.get("/health/ready", responses={503: {"model": Ready, "description": "Something is wrong."}})
-def ready(wired: Wired) -> Response:
-    """Whether the system does what it is for; 503 with the reasons when it does not."""
-    reasons = _reasons(wired)
-    return JSONResponse(Ready(ready=not reasons, reasons=reasons).model_dump(), 503 if reasons else 200)
+async def ready(desk: HealthDesk) -> Response:
+    """Whether the system does what it is for; 503 with the reasons when it does not.
+
+    An archive that refuses is told, and no reason to be sent no reports: until it takes them, logs are in the database.
+    """
+    reasons, told = await desk.serve(_reasons)
+    return JSONResponse(Ready(ready=not reasons, reasons=told).model_dump(), 503 if reasons else 200)
 
 
-def _reasons(wired: Services) -> list[str]:
+def _reasons(wired: Services) -> tuple[list[str], list[str]]:
+    """What keeps the system from what it is for; and that with what does not."""
     if not is_current(wired.database):
-        return [NOT_CURRENT]
-    return ailments(wired.sweeps.pulse(), wired.timing)
+        return [NOT_CURRENT], [NOT_CURRENT]
+    reasons = ailments(wired.sweeps.pulse(), wired.timing)
+    return reasons, reasons + refused(wired.archives.refusals()) + wired.setbacks.complaints()

@@ -24,7 +24,7 @@ from api.access import MayRead, Wired
 from api.problems import answers
 from api.runs import ChunkRecord
 from models.chunks import Block, Chunk, contiguous
-from models.errors import InvalidRequest
+from models.errors import InvalidRequest, LogUnavailable
 from models.faults import is_unfit
 from stores.following import Gap, Place, Places, places
 from stores.hints import WATCH_LIFE
@@ -45,8 +45,13 @@ PING = 15
 SEND_TIMEOUT = 30.0
 #: Chunks in one event, and read at once.
 PAGE = 200
-#: Threads that read the store for readers.
+#: Threads that read the store for readers; and again as many for logs that are closed: behind an archive that hangs, no
+#: running work waits.
 STORE_THREADS = 8
+#: Threads of the hub itself: one for each of its turns.
+TURNS = 3
+#: Milliseconds after which a reader comes back to a log whose archive did not answer.
+COME_BACK = 5000
 #: The id of a stream's last event: a browser that comes back with it is told not to come again.
 END = "end"
 
@@ -82,6 +87,8 @@ class Hub:
         self._watches: dict[UUID, set[Watch]] = {}
         self._positions: dict[UUID, str] = {}
         self.store = anyio.CapacityLimiter(STORE_THREADS)
+        self.closed = anyio.CapacityLimiter(STORE_THREADS)
+        self._turns = anyio.CapacityLimiter(TURNS)
         self.most = MOST_READERS
 
     @property
@@ -125,7 +132,7 @@ class Hub:
             await asyncio.sleep(0.05)
             return
         after = {run_id: self._positions.get(run_id, "0") for run_id in self._watches}
-        events, positions = await to_thread.run_sync(self._services.live.wait_for_any, after)
+        events, positions = await self._on_thread(self._services.live.wait_for_any, after)
         for run_id, told in events.items():
             blocks = [event.block for event in told if event.block is not None]
             if run_id in self._watches:
@@ -136,7 +143,7 @@ class Hub:
         """Bring how far the logs are; wakes every reader, for time passes too."""
         await asyncio.sleep(LOOK_INTERVAL)
         if self._watches:
-            found = await to_thread.run_sync(places, self._services.database, list(self._watches))
+            found = await self._on_thread(places, self._services.database, list(self._watches))
             for run_id in list(self._watches):
                 for watch in self._watches.get(run_id, ()):
                     watch.places = found.get(run_id)
@@ -145,8 +152,11 @@ class Hub:
     async def _mark(self) -> None:
         """Have events be written for what is read."""
         if self._watches:
-            await to_thread.run_sync(self._services.live.watch, list(self._watches))
+            await self._on_thread(self._services.live.watch, list(self._watches))
         await asyncio.sleep(WATCH_LIFE / 3)
+
+    async def _on_thread(self, call: Any, *arguments: Any) -> Any:
+        return await to_thread.run_sync(call, *arguments, limiter=self._turns)
 
     def _tell(self, run_id: UUID, blocks: list[Block]) -> None:
         for watch in self._watches.get(run_id, ()):
@@ -196,7 +206,7 @@ class Reader:
             if chunks := self._following(block):
                 yield self._pass(chunks)
         while (place := self._place(watch)) is not None and place.head > self.seq:
-            page = await self._in_store(self._services.logs.read, self._run_id, self.attempt, self.seq, PAGE)
+            page = await self._read(place)
             chunks = contiguous(self.seq, page)
             if not chunks:
                 return  # A gap; it may yet be filled.
@@ -220,13 +230,19 @@ class Reader:
 
     async def _rest(self, place: Place) -> AsyncIterator[list[Chunk] | Gap]:
         """What is left of an attempt for which nothing more is waited, with the gaps that stay."""
-        while page := await self._in_store(self._services.logs.read, self._run_id, self.attempt, self.seq, PAGE):
+        while page := await self._read(place):
             for run in _runs_of(page):
-                if run[0].seq > self.seq + 1:
-                    yield Gap(self.attempt, self.seq + 1, run[0].seq - 1)
+                for gap in place.gaps(self.attempt, self.seq + 1, run[0].seq - 1):
+                    yield gap
                 yield self._pass(run)
-        if place.end > self.seq:
-            yield self._pass_over(place.end)
+        for gap in place.gaps(self.attempt, self.seq + 1, place.end):
+            yield gap
+            self.seq = gap.last
+
+    async def _read(self, place: Place) -> list[Chunk]:
+        read, limiter = self._services.logs.read, self._hub.closed if place.is_closed else self._hub.store
+        page: list[Chunk] = await to_thread.run_sync(read, self._run_id, self.attempt, self.seq, PAGE, limiter=limiter)
+        return page
 
     async def _in_store(self, call: Any, *arguments: Any) -> Any:
         return await to_thread.run_sync(call, *arguments, limiter=self._hub.store)
@@ -246,7 +262,7 @@ def _runs_of(page: list[Chunk]) -> Iterator[list[Chunk]]:
     dependencies=[MayRead],
     response_class=EventSourceResponse,
     responses={
-        200: {"description": "Events `output`, `gap` and `end`.", "content": {"text/event-stream": {}}},
+        200: {"description": "Events `output`, `gap`, `unavailable` and `end`.", "content": {"text/event-stream": {}}},
         204: {"description": "There is nothing more: do not come again."},
         **answers(401, 403, 404, 422, 503),
     },
@@ -288,11 +304,19 @@ def _place_of(event_id: str) -> tuple[int, int]:
 
 
 async def _events(reader: Reader) -> AsyncIterator[ServerSentEvent]:
+    try:
+        async for event in _items_as_events(reader):
+            yield event
+    except LogUnavailable as error:  # Without an id: a browser comes back to where it was.
+        yield ServerSentEvent(json.dumps({"detail": str(error)}), event="unavailable", retry=COME_BACK)
+
+
+async def _items_as_events(reader: Reader) -> AsyncIterator[ServerSentEvent]:
     async for item in reader.items():
         if isinstance(item, Places):
             yield _event("end", END, {"status": item.status})
         elif isinstance(item, Gap):
-            gap = {"attempt": item.attempt, "first": item.first, "last": item.last}
+            gap = {"attempt": item.attempt, "first": item.first, "last": item.last, "why": item.why}
             yield _event("gap", f"{item.attempt}:{item.last}", gap)
         else:
             chunks = [ChunkRecord.of(chunk).model_dump(mode="json", exclude_none=True) for chunk in item]

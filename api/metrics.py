@@ -18,9 +18,12 @@ from api.access import MayRead, Wired
 from api.problems import answers
 from models.faults import is_unfit
 from models.health import ailments
+from models.owed import Duty
+from stores.archive import REMOVE, WRITE
 from workers.app import QUEUES
 from workers.app import app as celery
 from workers.bootstrap import Services
+from workers.broker import to_ask
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ class Facts(Collector):
         self._services = services
 
     def collect(self) -> Iterator[Metric]:
-        for source in (self._runs, self._ages, self._owed, self._hosts, self._reaper, self._queues):
+        for source in (self._runs, self._ages, self._owed, self._archive, self._hosts, self._reaper, self._queues):
             try:
                 yield from list(source())
             except Exception as error:
@@ -68,6 +71,24 @@ class Facts(Collector):
         for what, count in self._services.fleet.owed().items():
             owed.add_metric([what], count)
         yield owed
+        failing = GaugeMetricFamily(
+            "reprieve_owed_failing", "What of it failed when it was last tried; `explain` says why.", labels=["what"]
+        )
+        backlogs = {one.duty: one.items for one in self._services.setbacks.backlogs()}
+        for duty in Duty:
+            failing.add_metric([duty.value], backlogs.get(duty, 0))
+        yield failing
+
+    def _archive(self) -> Iterator[Metric]:
+        told = (
+            "Seconds for which the log archive has been refusing this, without a success in between; 0 if it does not."
+        )
+        refusing = GaugeMetricFamily("reprieve_archive_refusing_seconds", told, labels=["operation"])
+        now = self._services.database.now()
+        since = {one.operation: one.since for one in self._services.archives.refusals()}
+        for operation in (WRITE, REMOVE):
+            refusing.add_metric([operation], (now - since.get(operation, now)).total_seconds())
+        yield refusing
 
     def _hosts(self) -> Iterator[Metric]:
         nodes, timing = self._services.nodes, self._services.timing
@@ -91,7 +112,7 @@ class Facts(Collector):
 
     def _queues(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("reprieve_queue_messages", "Messages that wait in a queue.", labels=["queue"])
-        with celery.connection_for_read() as connection:
+        with to_ask(celery) as connection:
             channel = connection.default_channel
             for queue in QUEUES:
                 waiting.add_metric([queue], channel.queue_declare(queue, durable=True).message_count)

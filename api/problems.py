@@ -17,6 +17,8 @@ from starlette.routing import compile_path
 from models.errors import (
     IdempotencyConflict,
     InvalidRequest,
+    LogLost,
+    LogRemoved,
     LogUnavailable,
     ReprieveError,
     RunNotFound,
@@ -43,6 +45,8 @@ STATUSES: Mapping[type[ReprieveError], int] = {
     InvalidRequest: 422,
     UnknownAdapter: 422,
     TokenRefused: 401,
+    LogRemoved: 410,
+    LogLost: 410,
     LogUnavailable: 503,
 }
 
@@ -64,10 +68,14 @@ class Problem(BaseModel):
     errors: list[WrongField] = []
 
 
-def problem(status: int, detail: str, errors: list[WrongField] | None = None) -> JSONResponse:
+#: Two answers with one status, which a program may have to tell apart.
+KINDS: Mapping[type[Exception], str] = {LogRemoved: "log-removed", LogLost: "log-lost"}
+
+
+def problem(status: int, detail: str, errors: list[WrongField] | None = None, kind: str | None = None) -> JSONResponse:
     title = HTTPStatus(status).phrase
     body = Problem(
-        type=f"urn:reprieve:problem:{title.lower().replace(' ', '-')}",
+        type=f"urn:reprieve:problem:{kind or title.lower().replace(' ', '-')}",
         title=title,
         status=status,
         detail=detail,
@@ -101,12 +109,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unforeseen)
 
 
-def _refused(_: Request, error: Exception) -> JSONResponse:
+async def _refused(_: Request, error: Exception) -> JSONResponse:
     status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
-    return problem(status, str(error))
+    return problem(status, str(error), kind=KINDS.get(type(error)))
 
 
-def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what this is registered for
     wrong = [
         WrongField(field=".".join(str(part) for part in one["loc"]), detail=str(one["msg"])) for one in error.errors()
@@ -115,7 +123,7 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
     return problem(422, f"The request cannot be taken: {told}.", wrong)
 
 
-def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - what this is registered for
     headers, detail = dict(error.headers or {}), str(error.detail)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -133,11 +141,11 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(name.upper() for name in methods))
 
 
-def _database(request: Request, error: Exception) -> JSONResponse:
+async def _database(request: Request, error: Exception) -> JSONResponse:
     """503 where asking again may help; what the database refused for another reason is a mistake of ours."""
     told = database_trouble(error)
     if told is None:
-        return _unforeseen(request, error)
+        return await _unforeseen(request, error)
     logger.error("%s (%s)", told, type(getattr(error, "orig", None) or error).__name__)
     return problem(503, f"{told} {_what_follows(request, error)}" if is_unfit(error) else told)
 
@@ -149,6 +157,6 @@ def _what_follows(request: Request, error: Exception) -> str:
     return "Whether anything was changed is not known: ask again with the same Idempotency-Key, or look first."
 
 
-def _unforeseen(_: Request, error: Exception) -> JSONResponse:
+async def _unforeseen(_: Request, error: Exception) -> JSONResponse:
     logger.error("A request failed.", exc_info=error)
     return problem(500, "The request failed for a reason that is in the API's log.")

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
 
 from api.access import GivenToken, MayAdministrate, Wired
+from api.desks import ReportDesk
 from api.problems import answers
 from workers import reporting
 
@@ -33,33 +34,33 @@ class RunTokenMade(BaseModel):
 
 
 @router.post("/output", responses=answers(400, 401, 404, 413, 422, 503))
-def output(
+async def output(
     run_id: UUID,
-    wired: Wired,
+    desk: ReportDesk,
     token: GivenToken,
     first_seq: Annotated[int, Body(examples=[1])],
     chunks: Annotated[list[Any], Body(examples=[CHUNKS])],
 ) -> OutputTaken:
     """Append output. A number that is not the next one is answered with the one that is."""
-    return OutputTaken(**reporting.append(wired, run_id, token, first_seq, chunks))
+    return OutputTaken(**await desk.serve(reporting.append, run_id, token, first_seq, chunks))
 
 
 @router.post("/heartbeat", responses=answers(401, 404, 422, 503))
-def heartbeat(run_id: UUID, wired: Wired, token: GivenToken) -> HeartbeatTaken:
+async def heartbeat(run_id: UUID, desk: ReportDesk, token: GivenToken) -> HeartbeatTaken:
     """The work is alive."""
-    return HeartbeatTaken(**reporting.heartbeat(wired, run_id, token))
+    return HeartbeatTaken(**await desk.serve(reporting.heartbeat, run_id, token))
 
 
 @router.post("/finish", responses=answers(400, 401, 404, 422, 503))
-def finish(
+async def finish(
     run_id: UUID,
-    wired: Wired,
+    desk: ReportDesk,
     token: GivenToken,
     outcome: Annotated[dict[str, Any], Body(examples=[{"exit_status": 0}])],
     last_seq: Annotated[int, Body(examples=[41])],
 ) -> ResultTaken:
     """The work has ended. The first result counts."""
-    return ResultTaken(**reporting.finish(wired, run_id, token, outcome, last_seq))
+    return ResultTaken(**await desk.serve(reporting.finish, run_id, token, outcome, last_seq))
 
 
 @router.post("/token", status_code=201, dependencies=[MayAdministrate], responses=answers(401, 403, 404, 422, 503))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from bench import ingest, latency, on_log, refresh, sweep
+from bench import gaps, ingest, latency, on_log, refresh, sweep
 from bench.fleet import make_fleet
 from bench.measure import Figures, Result, exponent, play
 from bench.stack import Stack
@@ -17,6 +17,9 @@ LINES = {
     "latency by pace": ("chunks a second", "p99_ms"),
     "refresh by fleet": ("running runs", "refreshes_per_second"),
     "sweep by fleet": ("running runs", "seconds"),
+    "ingest by gaps": ("gaps", "ms"),
+    "explain by gaps": ("gaps", "ms"),
+    "closing by gaps": ("gaps", "ms"),
 }
 
 Measure = Callable[[], Figures]
@@ -43,6 +46,13 @@ def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -
             stack.empty()
         for pace in (10, 100) if quick else (10, 100, 1_000, 10_000):
             measure({("latency by pace", pace): partial(latency.measure, stack, pace, 1.0 if quick else 5.0)})
+    for count in (10, 100, 1_000) if quick else (10, 100, 1_000, 10_000):
+        of_a_log = {
+            ("ingest by gaps", count): partial(gaps.ingest, stack, count),
+            ("explain by gaps", count): partial(gaps.explain, stack, count),
+            ("closing by gaps", count): partial(gaps.close, stack, count),
+        }
+        measure(of_a_log)
     for size in (1_000, 10_000) if quick else (10_000, 100_000, 1_000_000):
         make_fleet(stack, size)
         seconds, tokens = 1.0 if quick else 8.0, refresh.tokens_of(stack)
@@ -73,7 +83,7 @@ def plot(result: Result, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, 3, figsize=(14, 7), layout="constrained")
+    figure, panels = pyplot.subplots(3, 3, figsize=(14, 10), layout="constrained")
     for panel, (line, (axis, name)) in zip(panels.flat, LINES.items(), strict=True):
         sizes, values = points(result, line, name)
         panel.loglog(sizes, values, "o-", label=f"~ size^{result.notes[f'exponent of {line}']:.2f}")

@@ -39,7 +39,7 @@ from workers.app import app
 from workers.bootstrap import Services
 from workers.enqueue import enqueue_run
 from workers.explaining import explain
-from workers.settings import Settings
+from workers.settings import PARTS, SERVERS, load_settings
 
 #: All timings divided by this: a window of 10 seconds.
 DEMO_SCALE = 30
@@ -276,7 +276,8 @@ def run_demo(*, real_time: bool) -> int:
 
 
 def _tell_on_a_stack(folder: Path, scale: int, console: Console) -> bool:
-    settings = Settings(data_dir=folder, database_url=None, redis_url=None, broker_url=None, time_scale=scale)
+    no_servers = {f"{server}_{part}": None for server in SERVERS for part in ("url", *PARTS)}
+    settings = load_settings(data_dir=folder, time_scale=scale, **no_servers)
     token = token_of_up(settings)
     with Stack(settings, flower_password="demo", quiet=True) as stack:  # noqa: S106 - for a minute, on loopback
         services = bootstrap.build(stack.settings)

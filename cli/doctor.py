@@ -8,9 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points, version
-from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from kombu.exceptions import KombuError
 from redis import Redis
@@ -25,24 +22,28 @@ from cli.render import say_json, terminal
 from cli.roles import CONCURRENCY
 from models.errors import ReprieveError
 from models.faults import is_unfit
-from models.health import READ_ONLY, ailments
+from models.health import READ_ONLY, ailments, refused
 from models.text import shown
+from stores import tls
 from stores.cache import connect
 from stores.database import SERVER_OPTIONS
 from stores.migrate import current_revision, head_revision, is_current
+from stores.objects import folder_of
 from stores.tokens import own_token
+from stores.urls import Url
 from workers.app import QUEUES, app
-from workers.bootstrap import Services, services
+from workers.bootstrap import Services, fleet_services, services
+from workers.broker import to_ask
 from workers.files import files_for
-from workers.settings import host_and_port
+from workers.settings import host_and_port, unknown_names
 
 #: The oldest PostgreSQL and Redis that are known to do.
 LEAST_POSTGRES = 15
 LEAST_REDIS = (6, 2)
 #: Seconds by which clocks may differ before a person reading times is misled. None of them decides anything.
 CLOCK_TOLERANCE = 5.0
-#: Updates of runs from which on their share of HOT updates says something, and what it should be.
-HOT_COUNTED = 1000
+#: Refreshes that are tried, each on a page of its own, and the share of HOT updates that there should be of them.
+REFRESHES_TRIED = 100
 LEAST_HOT = 0.9
 #: Bytes that should be free beside a full spool.
 LEAST_FREE = 1024**3
@@ -76,6 +77,30 @@ def database(wired: Services) -> Found:
     return True, f"PostgreSQL {number} answers in {(time.monotonic() - began) * 1000:.0f} ms."
 
 
+def settings(_: Services) -> Found:
+    if unknown := unknown_names():
+        return False, f"Nothing reads {', '.join(unknown)}: is it misspelt, or meant for another version?"
+    return True, "Every variable with our prefix is a setting."
+
+
+def encryption(wired: Services) -> Found:
+    url = Url.parse(wired.settings.require_database_url())
+    query = text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    with wired.database.begin() as connection:
+        over_tls = bool(connection.execute(query).scalar())
+    mode = tls.postgres_mode(url)
+    if tls.is_local_postgres(url):
+        return True, "The database is reached within this machine."
+    if mode is not None and mode not in tls.VERIFYING:
+        return True, f"The database's certificate is not verified, as somebody chose (sslmode={mode})."
+    if not over_tls:
+        return False, (
+            "The database has no TLS: whoever is in between can read and change all. Say ?sslmode=verify-full in its "
+            "URL, or ?sslmode=disable where nobody is."
+        )
+    return True, "The connection to the database is encrypted, and its certificate verified."
+
+
 def migrations(wired: Services) -> Found:
     with wired.database.begin() as connection:
         there, expected = current_revision(connection), head_revision()
@@ -100,16 +125,75 @@ def timeouts(wired: Services) -> Found:
     return True, "The server ends statements of ours that hang, and sessions of hosts that are gone."
 
 
+# refresh some: as the refresh does, of runs on different pages, since a page has room for so many. None is waited for.
+REFRESH_SOME = text("""
+UPDATE runs SET updated_at = clock_timestamp(), last_proof = 'probe' WHERE id IN (
+    SELECT id FROM runs WHERE id IN (
+        SELECT DISTINCT ON ((CAST(CAST(ctid AS text) AS point))[0]) id FROM runs WHERE status = 'running' LIMIT :limit)
+    FOR NO KEY UPDATE SKIP LOCKED)
+""")
+
+# updated here: what this session has done that the server has not counted yet.
+UPDATED_HERE = text("""
+SELECT coalesce(sum(n_tup_upd), 0), coalesce(sum(n_tup_hot_upd), 0)
+FROM pg_stat_xact_user_tables WHERE relid = CAST('runs' AS regclass)
+""")
+
+
 def hot_updates(wired: Services) -> Found:
-    query = "SELECT coalesce(sum(n_tup_upd), 0), coalesce(sum(n_tup_hot_upd), 0) FROM pg_stat_user_tables"
+    """Refresh some runs, look how, and undo it: what the server counts has changes of status in it, which are none."""
     with wired.database.begin() as connection:
-        updates, hot = connection.execute(text(f"{query} WHERE relname = 'runs'")).one()
-    if updates < HOT_COUNTED:
-        return True, f"{updates} updates of runs so far: too few to judge their share of HOT updates."
-    told = f"{hot / updates:.1%} of {updates:,} updates of runs were HOT"
+        before = connection.execute(UPDATED_HERE).one()
+        connection.execute(REFRESH_SOME, {"limit": REFRESHES_TRIED})
+        updates, hot = (
+            after - so_far for after, so_far in zip(connection.execute(UPDATED_HERE).one(), before, strict=True)
+        )
+        connection.rollback()
+    if not updates:
+        return True, "No run is running whose refresh could be tried."
+    told = f"{hot} of {updates} refreshes that were tried, and undone, were HOT"
     if hot / updates < LEAST_HOT:
-        return False, f"{told}: is there an index on a column that changes, or is autovacuum held up?"
+        return False, f"{told}: is there an index on updated_at or last_proof, or is autovacuum held up?"
     return True, f"{told}."
+
+
+def standbys(wired: Services) -> Found:
+    # A plain user sees how many there are, though nothing else of them.
+    query = text(
+        "SELECT (SELECT count(*) FROM pg_stat_replication) AS standbys, "
+        "current_setting('synchronous_standby_names') AS names, current_setting('synchronous_commit') AS waits_for"
+    )
+    with wired.database.begin() as connection:
+        row = connection.execute(query).one()
+    return commits_are_safe(row.standbys, row.names, row.waits_for)
+
+
+def commits_are_safe(standbys: int, names: str, waits_for: str) -> Found:
+    """Whether a commit outlives a fail-over: `names` and `waits_for` are PostgreSQL's settings for synchronous ones."""
+    if not standbys:
+        return True, "No standby follows the database, as far as it says: none can take over without the last commits."
+    if not names.strip() or waits_for in ("off", "local"):
+        return False, (
+            f"Commits wait for none of {standbys} standbys, so one that takes over may lack the last of them. Workers "
+            "send again what they still hold of their output; ends, claims and new runs may be lost. Set "
+            "synchronous_standby_names, or accept it (docs/promises.md)."
+        )
+    return True, f"Commits wait for a standby (synchronous_standby_names = {names}, of {standbys} that follow)."
+
+
+def archive(wired: Services) -> Found:
+    """Whether the archive takes, gives and removes an object, for this user on this machine."""
+    folder = folder_of(wired.settings.archive_url)
+    if folder is not None and not folder.exists():
+        return True, f"The folder {folder} of the log archive is not there yet: the first log that is closed makes it."
+    wired.archives.objects.probe()
+    return True, f"An object was written, read, listed and removed in {wired.settings.archive_url}."
+
+
+def archiving(wired: Services) -> Found:
+    """Whether the workers are refused what they ask of the archive, wherever they are."""
+    reasons = refused(wired.archives.refusals())
+    return (False, " ".join(reasons)) if reasons else (True, "The workers are refused nothing by the log archive.")
 
 
 def redis(wired: Services) -> Found:
@@ -136,13 +220,14 @@ def _redis(client: Redis) -> Found:
 
 
 def broker(_: Services) -> Found:
-    with app.connection_for_read() as connection:
+    with to_ask(app) as connection:
         connection.ensure_connection(max_retries=1, interval_start=0)
         return True, f"The broker answers ({connection.transport_cls})."
 
 
 def queues(_: Services) -> Found:
-    answers = app.control.inspect(timeout=ANSWER_TIME).active_queues() or {}
+    with to_ask(app) as connection:
+        answers = app.control.inspect(timeout=ANSWER_TIME, connection=connection).active_queues() or {}
     consumed = {queue["name"] for of_worker in answers.values() for queue in of_worker}
     missing = [queue for queue in QUEUES if queue not in consumed]
     if missing:
@@ -178,11 +263,11 @@ def clocks(wired: Services) -> Found:
 def space(wired: Services) -> Found:
     settings = wired.settings
     folders = {"the spool": (settings.spool_dir, settings.spool_bytes + LEAST_FREE)}
-    if settings.archive_url.startswith("file:"):
-        folders["the archive"] = (Path(url2pathname(urlsplit(settings.archive_url).path)), LEAST_FREE)
+    if (folder := folder_of(settings.archive_url)) is not None:
+        folders["the archive"] = (folder, LEAST_FREE)
     told = []
-    for name, (folder, wanted) in folders.items():
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+    for name, (wanted_in, wanted) in folders.items():
+        there = next(path for path in (wanted_in, *wanted_in.parents) if path.exists())
         free = shutil.disk_usage(there).free
         if free < wanted:
             return False, f"{name.capitalize()} has {_gib(free)} left in {there}; {_gib(wanted)} should be free."
@@ -233,10 +318,15 @@ def versions(_: Services) -> Found:
 
 
 CHECKS: tuple[Check, ...] = (
+    settings,
     database,
+    encryption,
     migrations,
     timeouts,
     hot_updates,
+    standbys,
+    archive,
+    archiving,
     redis,
     broker,
     queues,
@@ -252,29 +342,62 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+#: What can be looked at only where there is a database: one that is away is told once.
+OF_DATABASE = frozenset(
+    {encryption, migrations, timeouts, hot_updates, standbys, archiving, reaper, hosts, clocks, http_api}
+)
+
+
 def findings(wired: Services) -> Iterator[Finding]:
     """What each check found, as soon as it has."""
+    away = False
     for check in CHECKS:
+        if away and check in OF_DATABASE:
+            continue
         name = check.__name__.replace("_", " ")
         try:
             well, told = check(wired)
         except Exception as error:
             if not (is_unfit(error) or isinstance(error, EXPECTED)):
                 raise
-            well, told = False, f"It could not be looked at: {_first_line(error)}"
+            away = away or check is database
+            well, told = (
+                False,
+                _of_database(error) if check is database else f"It could not be looked at: {_cause(error)}",
+            )
         yield Finding(name, well, told)
 
 
-def _first_line(error: Exception) -> str:
+def _of_database(error: Exception) -> str:
+    """What a database that cannot be reached says, with what to do."""
+    said = _cause(error)
+    missing = "does not exist" in said and "database" in said
+    what_to_do = (
+        "Make it (createdb), or have REPRIEVE_DATABASE_URL name another one; then `reprieve migrate`."
+        if missing
+        else "Is it running, and does REPRIEVE_DATABASE_URL say where, and as whom?"
+    )
+    return f"The database cannot be used: {said}. {what_to_do} What is in it was not looked at."
+
+
+def _wired() -> Services:
+    """At the time of the fleet, where its database says what that is."""
+    try:
+        return fleet_services()
+    except EXPECTED:
+        return services()
+
+
+def _cause(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
-    return next(iter(str(cause).strip().splitlines()), type(error).__name__)
+    return next(iter(str(cause).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 def examine(*, as_json: bool) -> int:
     """Print what is found; 1 if something is wrong."""
     found = []
     console = terminal()
-    for finding in findings(services()):
+    for finding in findings(_wired()):
         found.append(finding)
         if not as_json:
             mark = ("ok  ", "green") if finding.well else ("BAD ", "red")

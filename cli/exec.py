@@ -28,6 +28,8 @@ from models.work import Outcome, Work
 
 #: Where the token comes from; never from an argument, which every user of the host can read.
 TOKEN_VARIABLE = "REPRIEVE_RUN_TOKEN"  # noqa: S105 - the name, not a token
+#: Seconds without an answer after which somebody who looks on is told what is waited for.
+SLOW_ANSWER = 2.0
 #: What a shell says of a command that could not be started.
 NOT_STARTED = 127
 
@@ -41,24 +43,34 @@ def run_reported(run: str, server: str, command: Sequence[str], spool: Path | No
     work = Work(run_id, 1, 0, ProcessAdapter.type, validate_config(ProcessAdapter, {"command": list(command)}), {})
     transport = HttpTransport(server, run_id, token)
     with _spool(spool, spool_bytes) as own:
-        return _run(work, transport, own)
+        return _run(work, transport, own, server.rpartition("@")[2])
 
 
-def _run(work: Work, transport: HttpTransport, spool: Spool) -> int:
+def _run(work: Work, transport: HttpTransport, spool: Spool, server: str) -> int:
     context = ReportingContext(work)
     reporter = Reporter(transport, spool, work.run_id, on_stop=context.stop)
     context.reporter = reporter
+    slow = threading.Timer(SLOW_ANSWER, _tell, [f"Waiting for an answer of {server} before the command is started …"])
+    slow.daemon = True
+    slow.start()
     try:
-        reporter.greet()
+        away = reporter.greet()
     except Refused as refused:
         raise TokenRefused(f"Nothing was started, for the server refuses: {refused}.") from None
+    finally:
+        slow.cancel()
     if reporter.stopped:
         raise InvalidRequest(f"Nothing was started: run {work.run_id} has ended.")
-    with _heeding_signals(context):
+    if away is not None:
+        _tell(f"Nobody answers at {server} ({away}): is it right? The command runs, and its output waits here.")
+    with _heeding_signals(context) as ended:
         reporter.start()
         outcome = ProcessAdapter(Path(), "").execute(work, context)
+        ended.set()
         if "exit_status" not in outcome.detail and outcome.error_message:
             _tell(outcome.error_message)
+        if not reporter.answered:
+            _tell(f"The command has ended, and nobody has ever answered at {server}. Ctrl-C gives its report up.")
         problem = reporter.finish(outcome)
     if problem is not None:
         _tell(f"The result could not be reported: {problem}.")
@@ -124,15 +136,19 @@ class ReportingContext:
 
 
 @contextmanager
-def _heeding_signals(context: ReportingContext) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a terminal that goes end the command, which is then reported; a second one gives that up."""
+def _heeding_signals(context: ReportingContext) -> Iterator[threading.Event]:
+    """Ctrl-C, SIGTERM and a terminal that goes end the command, which is then reported; a second one gives that up.
+
+    So does the first once the command has ended, which the event is set to say: there is nothing else left to end.
+    """
 
     heard: list[int] = []
+    ended = threading.Event()
 
     def heed(number: int, _: Any) -> None:
         heard.append(number)
-        if len(heard) > 1:
-            _tell("Told again to end: what was not reported yet is lost to the run.")
+        if len(heard) > 1 or ended.is_set():
+            _tell("Told to end: what was not reported yet is lost to the run.")
             raise SystemExit(SIGNAL_BASE + number)
         context.stop()
 
@@ -141,7 +157,7 @@ def _heeding_signals(context: ReportingContext) -> Iterator[None]:
         heeded.append(signal.SIGHUP)
     before = {number: signal.signal(number, heed) for number in heeded}
     try:
-        yield
+        yield ended
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

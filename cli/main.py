@@ -1,13 +1,16 @@
 """The `reprieve` command. Each command is a few lines over the rooms; errors are a sentence and exit status 2."""
 
+import errno
 import json
 import os
 import secrets
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 
@@ -17,19 +20,21 @@ from cli.door import page_address, token_of_up
 from cli.exec import run_reported
 from cli.render import say, say_json
 from cli.roles import ROLES, start
-from cli.stack import Stack, wait_for_end
+from cli.stack import Stack, cannot_be_written, flower_port, wait_for_end
 from models.access import Scope
 from models.errors import InvalidRequest, ReprieveError, SettingsError
-from models.health import ailments
+from models.health import ailments, refused
 from models.records import HealthRecord, RunRecord
 from models.rows import Run
 from models.status import Status
 from simulation.plan import Plan, parse_faults, parse_guards
 from stores.embedded import EmbeddedServerError
+from stores.embedded.address import write_private
 from stores.migrate import database_trouble
 from stores.migrate import migrate as migrate_database
 from stores.tokens import own_token
-from workers.bootstrap import Services, resolve_settings, services
+from stores.urls import Url
+from workers.bootstrap import Services, fleet_services, resolve_settings, services
 from workers.enqueue import cancel_run, enqueue_run
 from workers.explaining import explain as explain_run
 from workers.reaper import sweep as sweep_once
@@ -60,15 +65,20 @@ def up() -> None:
     password = secret.get_secret_value() if secret else secrets.token_urlsafe(12)
     token = token_of_up(settings)  # Before the API starts, which looks for it once.
     with Stack(settings, flower_password=password) as stack:
-        _print_addresses(settings, stack, password, token)
+        # Terminals are recorded, and looked at: what is secret is in a file that its owner alone can read.
+        kept = None if secret else settings.data_dir / "flower-password"
+        if kept is not None:
+            write_private(kept, f"{password}\n")
+        _print_addresses(settings, stack, kept, token)
         wait_for_end(stack)
         say("Ending everything …")
 
 
-def _print_addresses(settings: Settings, stack: Stack, password: str, token: str | None) -> None:
-    say(f"PostgreSQL  {stack.database_url}")
-    say(f"Redis       {stack.redis_url}")
-    say(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve, password {password}")
+def _print_addresses(settings: Settings, stack: Stack, password: Path | None, token: str | None) -> None:
+    say(f"PostgreSQL  {Url.parse(stack.database_url or '').shown}")
+    say(f"Redis       {Url.parse(stack.redis_url or '').shown}")
+    known = f"the password is in {password}" if password else "the password is REPRIEVE_FLOWER_PASSWORD"
+    say(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve; {known}")
     say(f"The page    {page_address(stack.api_address, token)}  and the HTTP API, described at /openapi.json")
     say(f"Data        {settings.data_dir}  (logs of the processes in {stack.logs})")
     say("Try it      reprieve run --follow -- echo hello")
@@ -274,6 +284,11 @@ def start_role(
     """Start one process of a deployment, as a container or a systemd unit does. `reprieve up` starts all of them."""
     if role not in ROLES:
         raise InvalidRequest(f"There is no role {role!r}; there are {', '.join(ROLES)}.")
+    # Here, where what is wrong with a setting is a sentence; of Celery, it would be a traceback.
+    settings = resolve_settings()
+    if role != "flower":
+        settings.require_database_url()
+        settings.require_redis_url()
     start(role, more or [])
 
 
@@ -315,7 +330,7 @@ def cancel(run_id: RunId) -> None:
 @app.command()
 def explain(run_id: RunId, as_json: AsJson = False) -> None:
     """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
-    wired = services()
+    wired = fleet_services()
     told = explain_run(wired, wired.runs.resolve(run_id))
     if as_json:
         say_json(told.record.model_dump(mode="json"))
@@ -326,15 +341,16 @@ def explain(run_id: RunId, as_json: AsJson = False) -> None:
 @app.command()
 def sweep() -> None:
     """Have the reaper look now, instead of at its next turn."""
-    say_json(sweep_once(services(), by_hand=True))
+    say_json(sweep_once(fleet_services(), by_hand=True))
 
 
 @app.command()
 def health(as_json: AsJson = False) -> None:
     """Say whether the reaper sees and hears; exit status 1 with the reasons if it does not."""
-    wired = services()
+    wired = fleet_services()
     pulse = wired.sweeps.pulse()
     reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
+    reasons += refused(wired.archives.refusals()) + wired.setbacks.complaints()
     account = wired.sweeps.account()
     if as_json:
         say_json(HealthRecord.of(pulse, reasons, account).model_dump(mode="json"))
@@ -371,6 +387,7 @@ def flower() -> None:
     if secret is not None:
         os.environ["FLOWER_BASIC_AUTH"] = f"reprieve:{secret.get_secret_value()}"
     os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
+    flower_port()
     # To look at. Its buttons cancel runs (a task's id is its run's), and shut workers down as well.
     os.environ.setdefault("FLOWER_READ_ONLY", "True")
     conceal()
@@ -418,18 +435,59 @@ def simulate(
 
 def main() -> None:
     """The entry point: what goes wrong in a foreseeable way is a sentence, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal of another character set shows what it can. One that was closed (`>&-`) is None.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except (ReprieveError, EmbeddedServerError) as error:
-        sys.exit(_complain(str(error)))
-    except (DBAPIError, PoolExhausted) as error:
-        told = database_trouble(error)
+        try:
+            app()
+        finally:
+            # Now, where it can still be told; at exit, Python could only complain.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up_output()
+        sys.exit(141)
+    except Exception as error:
+        told = _told(error)
         if told is None:
             raise
-        sys.exit(_complain(f"{told} ({str(getattr(error, 'orig', error)).strip().splitlines()[0]})"))
-    except BrokenPipeError:
+        sys.exit(_complain(told))
+
+
+def _told(error: Exception) -> str | None:
+    """What to say of an error, in a sentence; None for a mistake of ours, whose traceback is wanted."""
+    if isinstance(error, ReprieveError | EmbeddedServerError):
+        return str(error)
+    if isinstance(error, DBAPIError | PoolExhausted):
+        told = database_trouble(error)
+        return told and f"{told} ({str(getattr(error, 'orig', error)).strip().splitlines()[0]})"
+    if isinstance(error, RedisError):
+        return f"Redis does not do as it is asked ({error}): is REPRIEVE_REDIS_URL right?"
+    return (_output_trouble(error) or _data_trouble(error)) if isinstance(error, OSError) else None
+
+
+def _output_trouble(error: OSError) -> str | None:
+    """What to say where standard output takes nothing more: its disk is full, for example."""
+    if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG):
+        return None
+    _give_up_output()
+    return f"The output cannot be written ({os.strerror(error.errno)})."
+
+
+def _give_up_output() -> None:
+    """What is left of it would be tried again at exit."""
+    if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+
+
+def _data_trouble(error: OSError) -> str | None:
+    """What to say where the data folder is of no use: it cannot be written, or is a file."""
+    folder = load_settings().data_dir
+    named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    of_the_folder = any(name == folder or folder in name.parents or name in folder.parents for name in named)
+    return str(cannot_be_written(folder, error)) if of_the_folder else None
 
 
 def _complain(sentence: str) -> int:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from stores.objects import Objects
+from workers.settings import load_settings
+
 _WORKER = ("celery", "-A", "workers", "worker", "--without-gossip", "--without-mingle", "--loglevel=INFO")
 
 #: Runs that a worker has under way at once, unless it is told otherwise.
@@ -25,7 +28,12 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 
 def start(role: str, more: Sequence[str] = ()) -> NoReturn:
-    """Become that role's process, with more arguments behind its own."""
+    """Become that role's process, with more arguments behind its own.
+
+    Whoever is to fill the archive does not start where there can be none: raises `LogUnavailable`.
+    """
+    if role == "worker-archive":
+        Objects(load_settings().archive_url).open()
     program, *arguments = ROLES[role]
     beside = Path(sys.executable).parent / program
     os.execvp(str(beside) if beside.exists() else program, [program, *arguments, *more])

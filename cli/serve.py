@@ -1,7 +1,6 @@
 """`reprieve api`: the HTTP API in a process of its own."""
 
 import logging
-import socket
 import sys
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from api.app import create_app
 from api.connections import run
 from api.peers import is_loopback
 from cli.door import page_address
+from cli.listening import listen
 from cli.render import say
 from models.access import Scope
 from models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
@@ -35,7 +35,7 @@ def serve(services: Services) -> None:
     Raises `SettingsError` rather than be open to a network, or closed to everybody.
     """
     services = with_own_token(services)
-    listening = _listen(services.settings.api_address)
+    listening = listen("REPRIEVE_API_ADDRESS", services.settings.api_address)
     handler = logging.StreamHandler()
     handler.setFormatter(journal.formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -52,17 +52,6 @@ def serve(services: Services) -> None:
         ws="none",
     )
     run(config, listening, most)
-
-
-def _listen(address: str) -> socket.socket:
-    """A socket at that address. Raises `SettingsError` where there can be none."""
-    host, port = host_and_port(address)
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise SettingsError(
-            f"REPRIEVE_API_ADDRESS is {address}, where nothing can listen ({error.strerror}); set another."
-        ) from None
 
 
 def with_own_token(services: Services) -> Services:

@@ -1,7 +1,7 @@
 """Everything on one machine: embedded servers unless addresses are set, and every role as a supervised process.
 
 supervisord keeps the roles running: one that dies is started again. The servers are children of this process, in
-sessions of their own, so that Ctrl-C reaches them last.
+sessions of their own, so that Ctrl-C reaches them last; one that dies is started again here, where it was.
 """
 
 import fcntl
@@ -18,14 +18,16 @@ from typing import IO, Self
 
 import psutil
 
+from cli.listening import refuse_taken
+from cli.render import say
 from cli.roles import ROLES
-from models.errors import ReprieveError
+from models.errors import ReprieveError, SettingsError
 from stores.addresses import forget_addresses, write_addresses
 from stores.database import Database
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from stores.embedded import EmbeddedPostgres, EmbeddedRedis, EmbeddedServerError
 from stores.embedded.address import choose_port, port_is_free
 from stores.migrate import migrate
-from workers.settings import Settings
+from workers.settings import PARTS, SERVERS, Settings
 
 #: Seconds that a role may take to end when asked …
 STOP_SECONDS = 10
@@ -36,11 +38,13 @@ DRAIN_SECONDS = 4
 FLOWER_PORT = 5555
 API_PORT = 8000
 
+# supervisord runs in the data folder and names its files from there: what the folder is called is nothing to a language
+# in which %, ; and a space mean something.
 SUPERVISOR_SECTION = """\
 [supervisord]
 nodaemon=true
-logfile={folder}/supervisord.log
-pidfile={folder}/supervisord.pid
+logfile=supervisord.log
+pidfile=supervisord.pid
 silent={silent}
 {user}
 """
@@ -48,16 +52,16 @@ silent={silent}
 PROGRAM_SECTION = """
 [program:{name}]
 command={command}
-directory={folder}
 autorestart=true
 startsecs=2
 startretries=1000000
 stopwaitsecs={stop_seconds}
 killasgroup=true
 redirect_stderr=true
-stdout_logfile={logs}/{name}.log
+stdout_logfile=logs/{name}.log
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=3
+environment={environment}
 """
 
 
@@ -83,9 +87,10 @@ class Stack:
         self._roles = roles
         self._extra = environment or {}
         self._quiet = quiet
-        self._servers: list[EmbeddedPostgres | EmbeddedRedis] = []
+        self._servers: dict[EmbeddedPostgres | EmbeddedRedis, str] = {}
         self._cleanup = ExitStack()
         self._supervisor: subprocess.Popen[bytes] | None = None
+        self._metrics: dict[str, str] = {}
         self.database_url = settings.database_url.get_secret_value() if settings.database_url else None
         self.redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self.flower_port = 0
@@ -115,15 +120,30 @@ class Stack:
 
     def check(self) -> None:
         """Raises `StackError` when something that everything needs is gone."""
-        for server in self._servers:
+        for server, url in self._servers.items():
             if not server.is_running():
-                raise StackError(f"{type(server).__name__} has ended; see its log in {self._folder}.")
+                self._start_again(server, url)
         if self._supervisor is not None and self._supervisor.poll() is not None:
             raise StackError(f"supervisord has ended; see {self._folder / 'supervisord.log'}.")
 
+    def _start_again(self, server: EmbeddedPostgres | EmbeddedRedis, url: str) -> None:
+        """Have a server be back where all know it to be; whatever keeps it from that may be over at the next look."""
+        say(f"{server.title} has ended; it is started again.", problem=True)
+        try:
+            server.start()
+        except EmbeddedServerError as error:
+            say(f"{server.title} does not start: {error}", problem=True)
+            return
+        if server.url != url:
+            raise StackError(f"{server.title} is at another port, since a program has taken its own: start all anew.")
+
     def _start(self) -> None:
-        self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._cleanup.enter_context(self._alone())
+        try:
+            self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._cleanup.enter_context(self._alone())
+        except OSError as error:
+            raise cannot_be_written(self._folder, error) from None
+        self._choose_addresses()
         if self.database_url is None:
             self.database_url = self._serve(EmbeddedPostgres(self._folder / "postgres"))
         if self.redis_url is None:
@@ -131,12 +151,26 @@ class Stack:
         database = Database(self.database_url)
         migrate(database)
         database.dispose()
-        write_addresses(self._folder, self.database_url, self.redis_url)
+        write_addresses(self._folder, self.database_url, self.redis_url, self._settings.time_scale)
         self._cleanup.callback(forget_addresses, self._folder)
-        self.flower_port = FLOWER_PORT if port_is_free(FLOWER_PORT) else choose_port()
-        if "api_address" not in self._settings.model_fields_set:
-            self.api_address = f"127.0.0.1:{API_PORT if port_is_free(API_PORT) else choose_port()}"
         self._supervise()
+
+    def _choose_addresses(self) -> None:
+        """Where Flower, the API and each worker's metrics are. What was asked for is had, or nothing is started."""
+        if "FLOWER_PORT" in os.environ:
+            self.flower_port = flower_port()
+        else:
+            self.flower_port = FLOWER_PORT if port_is_free(FLOWER_PORT) else choose_port()
+        if "api_address" in self._settings.model_fields_set:
+            refuse_taken("REPRIEVE_API_ADDRESS", self.api_address)
+        else:
+            self.api_address = f"127.0.0.1:{API_PORT if port_is_free(API_PORT) else choose_port()}"
+        if self._settings.metrics_address is not None:
+            host, _, first = self._settings.metrics_address.rpartition(":")
+            workers = [name for name in self._roles if name.startswith("worker-")]
+            self._metrics = {name: f"{host}:{int(first) + place}" for place, name in enumerate(workers)}
+            for address in self._metrics.values():
+                refuse_taken("REPRIEVE_METRICS_ADDRESS (of the first worker; each other has the next port)", address)
 
     def _alone(self) -> IO[str]:
         """A lock that ends with this process: two stacks on one folder would fight over its servers."""
@@ -152,7 +186,7 @@ class Stack:
 
     def _serve(self, server: EmbeddedPostgres | EmbeddedRedis) -> str:
         server.start()
-        self._servers.append(server)
+        self._servers[server] = server.url
         self._cleanup.callback(server.stop)
         return server.url
 
@@ -160,7 +194,8 @@ class Stack:
         configuration = self._folder / "supervisord.conf"
         configuration.write_text(self._configuration())
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cli.supervise", "-c", str(configuration)],
+            [sys.executable, "-P", "-m", "cli.supervise", "-c", configuration.name],
+            cwd=self._folder,
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -169,16 +204,15 @@ class Stack:
 
     def _configuration(self) -> str:
         user = "user=root" if os.geteuid() == 0 else ""
-        folder = _escaped(str(self._folder))
-        sections = [SUPERVISOR_SECTION.format(folder=folder, silent=str(self._quiet).lower(), user=user)]
+        sections = [SUPERVISOR_SECTION.format(silent=str(self._quiet).lower(), user=user)]
         for name, command in self._roles.items():
+            metrics = self._metrics.get(name)
             sections.append(
                 PROGRAM_SECTION.format(
                     name=name,
                     command=_escaped(shlex.join(command)),
-                    folder=folder,
-                    logs=_escaped(str(self.logs)),
                     stop_seconds=STOP_SECONDS,
+                    environment=f'REPRIEVE_METRICS_ADDRESS="{_escaped(metrics)}"' if metrics else "",
                 )
             )
         return "".join(sections)
@@ -186,8 +220,11 @@ class Stack:
     def _environment(self) -> dict[str, str]:
         programs = str(Path(sys.executable).parent)
         broker = self._settings.broker_url
+        # Put into the URLs already; a name that is set to nothing is as good as not set.
+        beside = {f"REPRIEVE_{server}_{part}".upper(): "" for server in SERVERS for part in (*PARTS, "password_file")}
         return {
             **os.environ,
+            **beside,
             "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
             "REPRIEVE_DATABASE_URL": self.database_url or "",
             "REPRIEVE_REDIS_URL": self.redis_url or "",
@@ -206,6 +243,22 @@ class Stack:
             "FLOWER_PORT": str(self.flower_port),
             **self._extra,
         }
+
+
+def flower_port() -> int:
+    """The port that Flower is asked to listen at; raises `SettingsError` where it cannot."""
+    asked = os.environ.get("FLOWER_PORT", str(FLOWER_PORT))
+    if not (asked.isdecimal() and 0 < int(asked) < 65536):
+        raise SettingsError("FLOWER_PORT is no port; give one from 1 to 65535.")
+    refuse_taken("FLOWER_PORT", f"{os.environ.get('FLOWER_ADDRESS') or '127.0.0.1'}:{asked}")
+    return int(asked)
+
+
+def cannot_be_written(folder: Path, error: OSError) -> SettingsError:
+    """What to say where the data folder is of no use."""
+    what = "is no folder" if isinstance(error, NotADirectoryError | FileExistsError) else "cannot be written"
+    why = os.strerror(error.errno) if error.errno else type(error).__name__
+    return SettingsError(f"The data folder, {folder}, {what} ({why}): set REPRIEVE_DATA_DIR to one that can.")
 
 
 def wait_for_end(stack: Stack, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -12,8 +12,9 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -31,6 +32,13 @@ MAX_CURSOR_LENGTH = 256
 
 #: A block that claims to be larger than this when unpacked is refused: no message may fill a worker's memory.
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
+
+#: Chunks that a block may claim to hold: more do not fit into so many bytes.
+MAX_BLOCK_CHUNKS = MAX_BLOCK_BYTES // 4
+
+#: The times that a chunk may have, in milliseconds since 1970: of the years 1 to 9999, which all readers can show.
+MIN_TIME, MAX_TIME = -62_135_596_800_000, 253_402_300_799_999
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: The form of the message. Readers accept every version that any supported release sends.
 MESSAGE_VERSION = 2
@@ -71,6 +79,16 @@ class Chunk:
     def token(self) -> Token:
         return Token(self.run_id, self.epoch)
 
+    @property
+    def time(self) -> datetime:
+        """Its time, to be shown: one that no calendar has (an earlier release took it) as the nearest that there is."""
+        return _EPOCH + timedelta(milliseconds=min(max(self.at, MIN_TIME), MAX_TIME))
+
+
+def milliseconds(time: datetime) -> int:
+    """What a time is as a chunk has it."""
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -110,15 +128,20 @@ class Block:
         ]
 
     def check(self) -> None:
-        """Raises `InvalidBlock` for a block that a reader could not decode."""
-        _unpacked(self)
+        """Raises `InvalidBlock` for a block with anything that a reader could not decode, or not show."""
+        records = _unpacked(self, _strictly)
+        for stream in {record[1] for record in records}:
+            if not _STREAM_NAME.fullmatch(stream):
+                raise InvalidBlock("a chunk of it has a stream that is no name of one")
+        for cursor in {record[3] for record in records}:
+            if cursor is not None and not cursor.isprintable():
+                raise InvalidBlock("a chunk of it has a cursor that is no printable text")
 
     def cut(self, wanted: SeqRanges) -> "list[Block]":
         """The parts of it that are in `wanted`: itself, if that is all of it."""
         if wanted.covers(self.first_seq, self.last_seq):
             return [self]
-        outside = SeqRanges.of([(self.first_seq, self.last_seq)]) - wanted
-        parts = SeqRanges.of([(self.first_seq, self.last_seq)]) - outside
+        parts = wanted.within(self.first_seq, self.last_seq)
         if not parts:
             return []
         chunks = self.chunks()
@@ -139,7 +162,19 @@ class _Codecs(threading.local):
 
 
 _codecs = _Codecs()
-_decoder = msgspec.msgpack.Decoder(list[Record])
+#: What is stored is read as it is: an earlier release may have taken what this one would not.
+_leniently = msgspec.msgpack.Decoder(list[Record])
+#: What `on_log` gives, and nothing else: the door for what other senders send.
+_strictly = msgspec.msgpack.Decoder(
+    list[
+        tuple[
+            Annotated[int, msgspec.Meta(ge=MIN_TIME, le=MAX_TIME)],
+            Annotated[str, msgspec.Meta(max_length=32)],
+            Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNK_BYTES)],
+            Annotated[str, msgspec.Meta(max_length=MAX_CURSOR_LENGTH)] | None,
+        ]
+    ]
+)
 _encoder = msgspec.msgpack.Encoder()
 
 #: A chunk's record, encoded; what `pack` makes blocks of.
@@ -159,9 +194,12 @@ def pack(records: Sequence[bytes]) -> bytes:
     return compressed if len(compressed) < len(packed) else packed
 
 
-def _unpacked(block: Block) -> list[Record]:
+def _unpacked(block: Block, decoder: "msgspec.msgpack.Decoder[list[Record]]" = _leniently) -> list[Record]:
     try:
-        records = _decoder.decode(_decompressed(block.payload))
+        records = decoder.decode(_decompressed(block.payload))
+    except msgspec.ValidationError as error:
+        # It names the place and the bound, and quotes no value.
+        raise InvalidBlock(f"a part of it is not what a chunk may have ({error})") from None
     except (msgspec.MsgspecError, zstandard.ZstdError) as error:
         raise InvalidBlock(f"it cannot be unpacked ({type(error).__name__})") from None
     if len(records) != block.count:
@@ -254,6 +292,8 @@ def _block(run_id: Any, attempt: Any, epoch: Any, first_seq: Any, last_seq: Any,
     if not (numbers and isinstance(run_id, bytes) and isinstance(payload, bytes)):
         raise TypeError
     _check_numbers(attempt, epoch, first_seq, last_seq)
+    if last_seq - first_seq >= MAX_BLOCK_CHUNKS:
+        raise ValueError
     return Block(UUID(bytes=run_id), attempt, epoch, first_seq, last_seq, payload)
 
 

@@ -6,18 +6,22 @@ it as one stream (`zstdcat log.ndjson.zst | jq`); a reader that wants a part beg
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
 import msgspec
 import zstandard
 
-from models.chunks import Chunk
-from models.sequences import SeqRanges
+from models.chunks import Chunk, milliseconds
+from models.sequences import MAX_SEQ, Range, SeqRanges
 
 #: How long the last chunk of an ended attempt is waited for. In real time: no time scale makes a machine faster.
 TAIL_WAIT = timedelta(seconds=60)
+
+#: How long a worker is believed that said what its spool holds. It says so every 15 seconds while that is so; a worker
+#: that is started anew on the same folder needs a while until it does.
+HOLDER_BELIEVED_FOR = timedelta(seconds=120)
 
 #: How long what an adapter kept of an attempt on its host stays, where it was not read to its end.
 KEPT_FOR = timedelta(days=7)
@@ -41,11 +45,18 @@ class Closing(StrEnum):
 
 
 def next_step(
-    *, ended_for: timedelta | None, last_seq: int | None, stored: SeqRanges, archived: bool, closed: bool
+    *,
+    ended_for: timedelta | None,
+    last_seq: int | None,
+    stored: SeqRanges,
+    archived: bool,
+    closed: bool,
+    is_held: bool = False,
 ) -> Closing:
     """The next step for a log whose attempt ended so long ago (None: it has not), naming `last_seq` (None: nobody did).
 
-    An end that names no last number is a reap or a cancel: only time tells that nothing more comes.
+    An end that names no last number is a reap or a cancel: only time tells that nothing more comes. What the spool of a
+    living worker holds (`is_held`) will come, and is waited for however long that takes.
     """
     if closed:
         return Closing.DONE
@@ -53,8 +64,25 @@ def next_step(
         return Closing.WAIT
     if archived:
         return Closing.DROP
-    whole = last_seq is not None and not stored.missing(last_seq)
-    return Closing.ARCHIVE if whole or ended_for >= TAIL_WAIT else Closing.WAIT
+    if last_seq is not None and not stored.missing(last_seq):
+        return Closing.ARCHIVE
+    return Closing.WAIT if is_held or is_awaited(ended_for) else Closing.ARCHIVE
+
+
+def is_awaited(ended_for: timedelta | None) -> bool:
+    """Whether more is waited for in any case of an attempt that ended so long ago (None: it has not)."""
+    return ended_for is None or ended_for < TAIL_WAIT
+
+
+def late_of(gaps: SeqRanges, held: Range | None, *, awaited: bool) -> SeqRanges:
+    """What of the gaps in a log is *late*: known to be on its way. The rest is *missing*: nobody has it.
+
+    `held` is what the spools of living workers say that they hold: these numbers, and whatever follows. While more is
+    `awaited` in any case, all of it is on its way, for all we know.
+    """
+    if awaited:
+        return gaps
+    return gaps.within(held[0], MAX_SEQ) if held else SeqRanges()
 
 
 def may_forget(
@@ -114,7 +142,7 @@ def frames(chunks: Iterable[Chunk]) -> Iterator[Frame]:
 
 
 def _line(chunk: Chunk) -> bytes:
-    at = datetime.fromtimestamp(chunk.at / 1000, UTC).isoformat(timespec="milliseconds")
+    at = chunk.time.isoformat(timespec="milliseconds")
     try:
         line = _Line(chunk.seq, at, chunk.stream, text=chunk.data.decode(), cursor=chunk.cursor)
     except UnicodeDecodeError:
@@ -133,5 +161,5 @@ def chunks_of(run_id: UUID, attempt: int, frame: bytes) -> list[Chunk]:
 
 def _chunk(run_id: UUID, attempt: int, line: _Line) -> Chunk:
     data = line.base64 if line.text is None else line.text.encode()
-    at = round(datetime.fromisoformat(line.at).timestamp() * 1000)
+    at = milliseconds(datetime.fromisoformat(line.at))
     return Chunk(run_id, attempt, 0, line.seq, line.stream, data or b"", line.cursor, at)

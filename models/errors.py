@@ -45,6 +45,18 @@ class LogUnavailable(ReprieveError):
     """Raised when a closed log's archive cannot be read, or is not what was written; names the object."""
 
 
+class ObjectLost(LogUnavailable):
+    """Raised when what a closed log's archive holds is not there, or is not what was written: no second try helps."""
+
+
+class LogRemoved(ReprieveError):
+    """Raised when a log was there and retention has removed it."""
+
+
+class LogLost(ReprieveError):
+    """Raised when a log was there and nothing of it can be read any more, however often it is tried."""
+
+
 class LeaseLost(ReprieveError):
     """Raised when whoever did something alone finds that another does it now: it stood still for too long. It stops."""
 

@@ -42,6 +42,9 @@ class Watch:
 
     `heard_at` is when the newest canary was sent that came back through the log queue. `hearing_since` is None while
     none did for longer than is tolerated.
+
+    Work that reports over the HTTP API is heard by another ear: since `reports_since` an API has been taking reports
+    without a gap, and it said so last at `reports_at`. Both are None where none ever ran.
     """
 
     since: datetime
@@ -49,6 +52,8 @@ class Watch:
     window: timedelta
     hearing_since: datetime | None = None
     heard_at: datetime | None = None
+    reports_since: datetime | None = None
+    reports_at: datetime | None = None
 
     def age(self, now: datetime) -> timedelta:
         return now - self.since
@@ -90,6 +95,17 @@ def listen(watch: Watch, heard_at: datetime | None, now: datetime, timing: Timin
     return replace(watch, heard_at=heard_at, hearing_since=watch.hearing_since or heard_at)
 
 
+def hears_reports(watch: Watch, now: datetime, timing: Timing) -> bool:
+    """Whether silence of work that reports over the HTTP API counts: one has been taking reports for a whole window.
+
+    An API that was stuck, or down, is a gap in our hearing as a lagging log pipeline is. Where none ever ran there is
+    nothing to be deaf with: whoever reports does so by another way.
+    """
+    if watch.reports_at is None or watch.reports_since is None:
+        return True
+    return abs(now - watch.reports_at) <= timing.tolerated_lag and now - watch.reports_since >= timing.window
+
+
 def may_orphan(watch: Watch, now: datetime, timing: Timing) -> bool:
     """Whether a worker that was not seen lately is gone: only one that we would have seen, for we were looking.
 
@@ -114,6 +130,7 @@ class Suspect:
 
     `last_chunk` is the number of the last chunk that is stored of its output, 0 for none. Of this silence: since when
     no question about it was answered (None: the last one was, or none was asked), and when a sweep saw it vouched for.
+    `reports`: its work has a token to report with, over the HTTP API.
     """
 
     run_id: UUID
@@ -130,6 +147,7 @@ class Suspect:
     worker_node: str | None
     unanswered_since: datetime | None = None
     vouched_at: datetime | None = None
+    reports: bool = False
 
     @property
     def token(self) -> Token:
@@ -179,6 +197,8 @@ class Judgement(StrEnum):
     """Silent, but we have not been watching for a whole window ourselves."""
     SPARE_LAGGING = "spare_lagging"
     """Silent, but the log pipeline lags, or has not worked for a whole window again."""
+    SPARE_DEAF = "spare_deaf"
+    """Silent, but it reports over the HTTP API, which was stuck or away, or has not been back for a whole window."""
     SPARE_BRAKED = "spare_braked"
     """Convicted, but too many are at once: the longer silent go first."""
 
@@ -242,6 +262,8 @@ def _judge_silence(suspect: Suspect, watch: Watch, answer: Probe | None, now: da
         return Judgement.REAP_GONE
     if watch.heard_for(now) < timing.window:
         return Judgement.SPARE_LAGGING
+    if suspect.reports and not hears_reports(watch, now, timing):
+        return Judgement.SPARE_DEAF
     return Judgement.REAP_SILENT if answer is None else Judgement.REAP_UNANSWERED
 
 
@@ -323,6 +345,7 @@ def dossier(verdict: Verdict, watch: Watch, limit: Brake, now: datetime, timing:
         "running_seconds": _seconds(now - suspect.started_at),
         "watching_since": watch.since.isoformat(),
         "hearing_since": watch.hearing_since.isoformat() if watch.hearing_since else None,
+        "reports_taken_since": watch.reports_since.isoformat() if suspect.reports and watch.reports_since else None,
         "pipeline_lag_seconds": None if lag is None else _seconds(lag),
         "probe": verdict.answer.value if verdict.answer else None,
         "unanswered_since": doubted_since.isoformat() if doubted_since else None,

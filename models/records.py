@@ -107,13 +107,20 @@ class QuarantineRecord(Record):
     reason: str
 
 
+#: Ranges of each kind that the state of a log lists.
+LISTED_RANGES = 100
+
+
 class LogRecord(Record):
-    """The state of an attempt's log. Ranges are pairs of first and last number."""
+    """The state of an attempt's log. Ranges are pairs of first and last number, the first 100 of each kind."""
 
     attempt: int
     chunks: int = Field(description="How many are stored.")
-    missing: list[tuple[int, int]] = Field(description="What should be there and is not.")
-    late: list[tuple[int, int]] = Field(description="What came after the log was closed; it is read with the rest.")
+    missing: list[tuple[int, int]] = Field(description="What should be there, and nobody has.")
+    late: list[tuple[int, int]] = Field(description="What is known to be on its way: do not count it as lost.")
+    lost: list[tuple[int, int]] = Field(description="What was stored, and cannot be read any more.")
+    added: list[tuple[int, int]] = Field(description="What came after the log was archived; it is read with the rest.")
+    unlisted: int = Field(description="How many further ranges there are.")
     quarantined: list[QuarantineRecord]
     archive: ArchiveRecord | None
 

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, INT8MULTIRANGE, INT
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from models.access import Scope
+from models.owed import Duty
 from models.process import ProcessIdentity
 from models.status import ErrorCode, EventKind, Proof, Status
 
@@ -245,7 +246,8 @@ class LogSegment(Row):
 class LogArchive(Row):
     """A closed log: where its one object is, and what is in it. `object_key` is NULL for a log without a chunk.
 
-    `frames` is the index of the object: first number, offset and size in bytes of each zstd frame.
+    `frames` is the index of the object: first number, offset and size in bytes of each zstd frame. What is `lost` could
+    not be read when it was last tried.
     """
 
     __tablename__ = "log_archives"
@@ -258,8 +260,21 @@ class LogArchive(Row):
     frames: Mapped[list[list[int]]] = mapped_column(JSONB)
     held: Mapped[str] = mapped_column(INT8MULTIRANGE)
     gaps: Mapped[str] = mapped_column(INT8MULTIRANGE)
+    lost: Mapped[str | None] = mapped_column(INT8MULTIRANGE)
     written_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     removed_at: Mapped[datetime | None]
+
+
+class ArchiveRefusal(Row):
+    """What the log archive refuses at present, a row for each kind (`write`, `remove`), and its last refusal."""
+
+    __tablename__ = "archive_refusals"
+
+    operation: Mapped[str] = mapped_column(primary_key=True)
+    since: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    times: Mapped[int] = mapped_column(BigInteger, server_default="1")
+    refusal: Mapped[str]
 
 
 class LogQuarantine(Row):
@@ -276,10 +291,44 @@ class LogQuarantine(Row):
     received_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
+class Spooled(Row):
+    """What the spool of a living worker holds of a log, and the store does not have: these numbers, and what follows.
+
+    A `holder` is a process that ships spools. It says so while it holds anything for more than a moment, and is
+    believed for a while (`models.closing.HOLDER_BELIEVED_FOR`).
+    """
+
+    __tablename__ = "spooled"
+    __table_args__ = (Index("spooled_by", "holder"),)
+
+    run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    holder: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    from_seq: Mapped[int] = mapped_column(BigInteger)
+    to_seq: Mapped[int] = mapped_column(BigInteger)
+    seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Setback(Row):
+    """Owed work that failed: since when, how often, why the last time, and when it is tried next (`models.owed`)."""
+
+    __tablename__ = "setbacks"
+    __table_args__ = (CheckConstraint(_one_of("duty", Duty), name="setbacks_duty_known"),)
+
+    duty: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    tries: Mapped[int]
+    reason: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    next_try_at: Mapped[datetime]
+
+
 class ReaperWatch(Row):
     """The reaper's own memory, one row: since when it has been watching and hearing without a gap, its last sweep.
 
-    `heard_at` is the time at which the newest canary was sent that came back through the log queue.
+    `heard_at` is the time at which the newest canary was sent that came back through the log queue. Since
+    `reports_since`, an HTTP API has been taking reports of remote work without a gap, and last at `reports_at`.
     """
 
     __tablename__ = "reaper_watch"
@@ -293,6 +342,8 @@ class ReaperWatch(Row):
     heard_at: Mapped[datetime | None]
     last_completed_at: Mapped[datetime | None]
     last_report: Mapped[dict[str, Any] | None]
+    reports_since: Mapped[datetime | None]
+    reports_at: Mapped[datetime | None]
 
 
 class Lease(Row):

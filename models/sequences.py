@@ -5,12 +5,20 @@ PostgreSQL keeps the same as an `int8multirange`.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
 #: The largest sequence number; a range that ends with the largest `bigint` has no canonical form in PostgreSQL.
 MAX_SEQ = 2**62
+
+#: Ranges that the set of what is stored of one log may have. More, and each batch of its output would cost what a whole
+#: log costs; no order of delivery makes so many, since a shipper has only so much on its way at once.
+MAX_RANGES = 20_000
+
+#: Ranges that a sentence, a header or a page names; of the others it says how many they are.
+SHOWN_RANGES = 20
 
 #: First and last number, both included.
 Range = tuple[int, int]
@@ -38,21 +46,38 @@ class SeqRanges:
     @classmethod
     def from_multirange(cls, text: str | None) -> Self:
         """From PostgreSQL's canonical form, `{[1,5),[7,9)}`; NULL is the empty set."""
-        return cls(tuple((int(first), int(end) - 1) for first, end in _BOUNDS.findall(text or "")))
+        return cls(tuple([(int(first), int(end) - 1) for first, end in _BOUNDS.findall(text or "")]))
 
     def as_multirange(self) -> str:
         return "{" + ",".join(f"[{first},{last}]" for first, last in self.ranges) + "}"
 
     def __or__(self, other: "SeqRanges") -> "SeqRanges":
+        if not (self and other):
+            return self or other
         return SeqRanges.of((*self.ranges, *other.ranges))
 
     def __sub__(self, other: "SeqRanges") -> "SeqRanges":
-        left = list(self.ranges)
-        for first, last in other.ranges:
-            left = [
-                part for one in left for part in ((one[0], min(one[1], first - 1)), (max(one[0], last + 1), one[1]))
-            ]
-        return SeqRanges.of(left)
+        if not (self and other):
+            return self
+        left: list[Range] = []
+        holes = iter(other.ranges)
+        hole = next(holes, None)
+        for first, last in self.ranges:
+            while hole is not None and hole[1] < first:
+                hole = next(holes, None)
+            while hole is not None and hole[0] <= last:
+                if first < hole[0]:
+                    left.append((first, hole[0] - 1))
+                first = hole[1] + 1
+                if first > last:
+                    break  # It may reach into the next range as well.
+                hole = next(holes, None)
+            if first <= last:
+                left.append((first, last))
+        return SeqRanges(tuple(left))
+
+    def __and__(self, other: "SeqRanges") -> "SeqRanges":
+        return self - (self - other)
 
     def __contains__(self, seq: int) -> bool:
         return self.covers(seq, seq)
@@ -63,12 +88,32 @@ class SeqRanges:
     def __bool__(self) -> bool:
         return bool(self.ranges)
 
+    def __len__(self) -> int:
+        """How many ranges there are."""
+        return len(self.ranges)
+
     def __str__(self) -> str:
-        return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in self.ranges) or "none"
+        """The first `SHOWN_RANGES` of them, and how many more there are."""
+        shown = [str(first) if first == last else f"{first}-{last}" for first, last in self.ranges[:SHOWN_RANGES]]
+        more = len(self.ranges) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "") or "none"
 
     def covers(self, first: int, last: int) -> bool:
         """Whether every number from `first` to `last` is in the set."""
-        return any(start <= first and last <= end for start, end in self.ranges)
+        reach = self.reach(first)
+        return reach is not None and last <= reach
+
+    def reach(self, seq: int) -> int | None:
+        """The last number of the range that `seq` is in; None where it is in none."""
+        place = bisect_right(self.ranges, seq, key=_first) - 1
+        return self.ranges[place][1] if place >= 0 and seq <= self.ranges[place][1] else None
+
+    def within(self, first: int, last: int) -> "SeqRanges":
+        """Those of its numbers that are from `first` to `last`; costs only what it returns."""
+        begin = bisect_left(self.ranges, first, key=_last)
+        end = bisect_right(self.ranges, last, key=_first)
+        parts = self.ranges[begin:end]
+        return SeqRanges(tuple((max(start, first), min(stop, last)) for start, stop in parts))
 
     @property
     def count(self) -> int:
@@ -87,3 +132,11 @@ class SeqRanges:
     def missing(self, last_seq: int | None) -> "SeqRanges":
         """The gaps from number 1 up to `last_seq`, or up to the highest number where nobody named the last."""
         return SeqRanges.of([(1, max(last_seq or 0, self.last))]) - self
+
+
+def _first(one: Range) -> int:
+    return one[0]
+
+
+def _last(one: Range) -> int:
+    return one[1]

@@ -7,38 +7,41 @@ its run's log.
 
 import hashlib
 import json
-import os
+import logging
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
-from pathlib import Path
+from itertools import chain
 from threading import Lock
-from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 from uuid import UUID, uuid4
 
-import obstore
 from cachetools import LRUCache
-from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
+from sqlalchemy.exc import DBAPIError
 
 from models.chunks import Chunk
 from models.closing import chunks_of, frames
-from models.errors import LogUnavailable
-from models.sequences import SeqRanges
+from models.errors import LogUnavailable, ObjectLost
+from models.health import Refusal
+from models.sequences import MAX_SEQ, SeqRanges
 from stores.database import Database
+from stores.objects import Objects
+
+logger = logging.getLogger(__name__)
 
 #: Frames that stay unpacked for the next page of a reader: about a megabyte of lines each.
 FRAMES_KEPT = 8
 #: Bytes that are read back at once to verify an object.
 READ_BACK = 4 * 1024 * 1024
 
+#: What an archive is asked to do for logs, as its refusals are kept.
+WRITE, REMOVE = "write", "remove"
+
 FIND = text("""
-SELECT object_key, size, sha256, frames, CAST(held AS text) AS held, CAST(gaps AS text) AS gaps, written_at, removed_at
+SELECT object_key, size, sha256, frames, CAST(held AS text) AS held, CAST(gaps AS text) AS gaps,
+       CAST(lost AS text) AS lost, written_at, removed_at
 FROM log_archives WHERE run_id = :run_id AND attempt = :attempt
 """)
 
@@ -52,23 +55,51 @@ WHERE CAST(:held AS int8multirange) = coalesce(
 ON CONFLICT DO NOTHING RETURNING run_id
 """)
 
-# expired: archives of runs that have ended, older than so long.
+# expired: archives of runs that have ended, older than so long; what could not be removed comes last.
 EXPIRED = text("""
 SELECT a.run_id, a.attempt FROM log_archives a JOIN runs r ON r.id = a.run_id
+LEFT JOIN setbacks s ON s.duty = 'removal' AND s.run_id = a.run_id AND s.attempt = a.attempt
 WHERE a.removed_at IS NULL AND r.finished_at IS NOT NULL
   AND greatest(a.written_at, r.finished_at) < clock_timestamp() - :age
-ORDER BY a.written_at LIMIT :limit
+ORDER BY s.next_try_at NULLS FIRST, a.written_at LIMIT :limit
 """)
 
 MARK_REMOVED = text("""
-UPDATE log_archives SET removed_at = clock_timestamp(), object_key = NULL, frames = '[]'
+UPDATE log_archives SET removed_at = clock_timestamp(), object_key = NULL, frames = '[]', lost = NULL
 WHERE run_id = :run_id AND attempt = :attempt
 """)
 
 
+# lose: what could not be read of an archive when it was last tried, so that whoever is asked names the same gap.
+LOSE = text("""
+UPDATE log_archives SET lost = coalesce(lost, '{}') + CAST(:numbers AS int8multirange)
+WHERE run_id = :run_id AND attempt = :attempt AND NOT coalesce(lost, '{}') @> CAST(:numbers AS int8multirange)
+""")
+
+# find again: what was lost, and is there after all: somebody has put the object back.
+FIND_AGAIN = text("""
+UPDATE log_archives SET lost = nullif(lost - CAST(:numbers AS int8multirange), '{}')
+WHERE run_id = :run_id AND attempt = :attempt AND lost && CAST(:numbers AS int8multirange)
+""")
+
+# refuse: the last refusal of each kind, and since when there has been nothing else.
+REFUSE = text("""
+INSERT INTO archive_refusals AS r (operation, refusal) VALUES (:operation, :refusal)
+ON CONFLICT (operation) DO UPDATE SET at = clock_timestamp(), times = r.times + 1, refusal = EXCLUDED.refusal
+RETURNING times
+""")
+
+ACCEPT = text("DELETE FROM archive_refusals WHERE operation = :operation RETURNING times")
+
+REFUSALS = text("SELECT operation, since, at, times, refusal FROM archive_refusals ORDER BY operation DESC")
+
+
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A closed log's archive as its row has it. `key` is None for a log without a chunk, or one that was removed."""
+    """A closed log's archive as its row has it. `key` is None for a log without a chunk, or one that was removed.
+
+    Of what it holds, `lost` could not be read when it was last tried: it is not there any more, or damaged.
+    """
 
     key: str | None
     size: int
@@ -76,6 +107,7 @@ class Archived:
     frames: list[list[int]]
     held: SeqRanges
     gaps: SeqRanges
+    lost: SeqRanges
     written_at: datetime
     removed_at: datetime | None
 
@@ -100,19 +132,9 @@ class LogArchives:
 
     def __init__(self, database: Database, url: str) -> None:
         self._database = database
-        self.url = url
+        self.objects = Objects(url)
         self._unpacked: LRUCache[tuple[str, int], list[Chunk]] = LRUCache(FRAMES_KEPT)
         self._lock = Lock()
-
-    @cached_property
-    def _objects(self) -> ObjectStore:
-        try:
-            if self.url.startswith("file:///"):
-                # For nobody else's eyes; obstore would make it readable by everyone.
-                Path(url2pathname(urlsplit(self.url).path)).mkdir(mode=0o700, parents=True, exist_ok=True)
-            return from_url(self.url)
-        except (BaseError, ValueError, OSError) as error:
-            raise LogUnavailable(f"The log archive {self.url} cannot be opened: {_first_line(error)}") from None
 
     def find(self, run_id: UUID, attempt: int) -> Archived | None:
         """The archive of a closed log; None while the log is open."""
@@ -120,8 +142,10 @@ class LogArchives:
             row = connection.execute(FIND, {"run_id": run_id, "attempt": attempt}).one_or_none()
         if row is None:
             return None
-        held, gaps = SeqRanges.from_multirange(row.held), SeqRanges.from_multirange(row.gaps)
-        return Archived(row.object_key, row.size, row.sha256, row.frames, held, gaps, row.written_at, row.removed_at)
+        held, gaps, lost = (SeqRanges.from_multirange(ranges) for ranges in (row.held, row.gaps, row.lost))
+        return Archived(
+            row.object_key, row.size, row.sha256, row.frames, held, gaps, lost, row.written_at, row.removed_at
+        )
 
     # -- written
 
@@ -131,46 +155,26 @@ class LogArchives:
         index: list[list[int]] = []
         held: list[tuple[int, int]] = []
         digest, size = hashlib.sha256(), 0
-        try:
-            with obstore.open_writer(self._objects, key) as writer:
-                for frame in frames(_noting(chunks, held)):
-                    writer.write(frame.data)
+        packed = frames(_noting(chunks, held))
+        first = next(packed, None)
+        if first is None:
+            return Written(None, 0, None, [], SeqRanges())
+        with self._remembering(WRITE):
+            with self.objects.writing(key) as write:
+                for frame in chain((first,), packed):
+                    write(frame.data)
                     index.append([frame.first_seq, size, len(frame.data)])
                     digest.update(frame.data)
                     size += len(frame.data)
-            if not index:
-                self._delete(key)
-                return Written(None, 0, None, [], SeqRanges())
             self._verify(key, size, digest.hexdigest())
-            self._make_durable(key)
-        except (BaseError, OSError) as error:
-            raise LogUnavailable(f"The log archive {self.url} did not take {key}: {_first_line(error)}") from None
         return Written(key, size, digest.hexdigest(), index, SeqRanges.of(held))
 
     def _verify(self, key: str, size: int, sha256: str) -> None:
-        digest, found = hashlib.sha256(), 0
-        for part in obstore.get(self._objects, key).stream(min_chunk_size=READ_BACK):
-            digest.update(part)
-            found += len(part)
-        if (found, digest.hexdigest()) != (size, sha256):
-            raise LogUnavailable(f"{key} was written with {size} bytes and read back with {found}, or others.")
-
-    def _make_durable(self, key: str) -> None:
-        """See that an object outlives a power cut before anything is dropped for its sake.
-
-        Object stores answer once it does. A folder does not: obstore leaves the file in the page cache (object_store
-        #661), and what led to it (the entries of new folders) as well.
-        """
-        if not isinstance(self._objects, LocalStore):
-            return
-        root = Path(str(self._objects.prefix))
-        path = root / key
-        for entry in (path, *path.parents[: len(Path(key).parts)]):
-            descriptor = os.open(entry, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        digest = hashlib.sha256()
+        for offset in range(0, size, READ_BACK):
+            digest.update(self.objects.part(key, offset, min(READ_BACK, size - offset)))
+        if (self.objects.size(key), digest.hexdigest()) != (size, sha256):
+            raise LogUnavailable(f"{key} was read back from the log archive as something else than was written.")
 
     def record(self, run_id: UUID, attempt: int, written: Written, gaps: SeqRanges) -> bool:
         """Make an object the log's archive; False, and the object is gone, when the log has changed since."""
@@ -187,7 +191,7 @@ class LogArchives:
         with self._database.begin() as connection:
             recorded = connection.execute(RECORD, values).one_or_none() is not None
         if not recorded and written.key:
-            self._delete(written.key)
+            self.objects.delete(written.key)
         return recorded
 
     # -- read
@@ -195,29 +199,63 @@ class LogArchives:
     def read(self, run_id: UUID, attempt: int, after_seq: int) -> Iterator[Chunk]:
         """The chunks of a closed log after `after_seq`, in order, a frame at a time; none for a log that is open.
 
-        Raises `LogUnavailable`.
+        What is lost for good is left out, and remembered. Raises `LogUnavailable` where trying again may help.
         """
         archived = self.find(run_id, attempt)
         if archived is None or archived.key is None or archived.held.last <= after_seq:
             return
         firsts = [first for first, _, _ in archived.frames]
         for index in range(max(0, bisect_right(firsts, after_seq + 1) - 1), len(firsts)):
-            for chunk in self._frame(run_id, attempt, archived.key, *archived.frames[index][1:]):
+            numbers = archived.held.within(firsts[index], (*firsts[1:], MAX_SEQ + 1)[index] - 1)
+            try:
+                chunks = self._frame(run_id, attempt, archived.key, *archived.frames[index])
+            except ObjectLost as error:
+                if not self._is_there(archived.key):
+                    self._lose(run_id, attempt, archived.held, error)
+                    return
+                self._lose(run_id, attempt, numbers, error)
+                continue
+            if archived.lost & numbers:
+                self._note(FIND_AGAIN, run_id, attempt, numbers)
+            for chunk in chunks:
                 if chunk.seq > after_seq:
                     yield chunk
 
-    def _frame(self, run_id: UUID, attempt: int, key: str, offset: int, size: int) -> list[Chunk]:
+    def _frame(self, run_id: UUID, attempt: int, key: str, first_seq: int, offset: int, size: int) -> list[Chunk]:
         with self._lock:
             if (key, offset) in self._unpacked:
                 return self._unpacked[key, offset]
+        data = self.objects.part(key, offset, size)
         try:
-            data = bytes(obstore.get_range(self._objects, key, start=offset, length=size))
             chunks = chunks_of(run_id, attempt, data)
-        except (BaseError, OSError, ValueError) as error:
-            raise LogUnavailable(f"{key} in {self.url} cannot be read: {_first_line(error)}") from None
+        except ValueError as error:
+            raise ObjectLost(f"{key} in the log archive is damaged ({error}).") from None
+        if not chunks or chunks[0].seq != first_seq:
+            raise ObjectLost(f"{key} in the log archive holds something else than was written.")
         with self._lock:
             self._unpacked[key, offset] = chunks
         return chunks
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self.objects.size(key)
+        except ObjectLost:
+            return False
+        return True
+
+    def _lose(self, run_id: UUID, attempt: int, numbers: SeqRanges, error: ObjectLost) -> None:
+        if self._note(LOSE, run_id, attempt, numbers):
+            logger.error("Run %s attempt %d: the chunks %s of its log are lost. %s", run_id, attempt, numbers, error)
+
+    def _note(self, statement: TextClause, run_id: UUID, attempt: int, numbers: SeqRanges) -> bool:
+        """Remember what a reader has found; a database that takes no writes costs the reader nothing."""
+        values = {"run_id": run_id, "attempt": attempt, "numbers": numbers.as_multirange()}
+        try:
+            with self._database.begin() as connection:
+                return bool(connection.execute(statement, values).rowcount)
+        except DBAPIError as error:
+            logger.warning("What was found of a log cannot be remembered: %s.", type(error).__name__)
+            return False
 
     # -- removed
 
@@ -227,22 +265,37 @@ class LogArchives:
             return [(row.run_id, row.attempt) for row in connection.execute(EXPIRED, {"age": age, "limit": limit})]
 
     def remove(self, run_id: UUID, attempt: int) -> None:
-        """Remove a log's objects, recorded or not, and say so in its row. Idempotent."""
-        try:
-            for page in obstore.list(self._objects, f"{_folder(run_id)}/"):
-                for found in page:
-                    if found["path"].rsplit("/", 1)[-1].startswith(f"{attempt}-"):
-                        self._delete(found["path"])
-        except (BaseError, OSError) as error:
-            raise LogUnavailable(f"The log archive {self.url} does not answer: {_first_line(error)}") from None
+        """Remove a log's objects, recorded or not, and say so in its row. Idempotent. Raises `LogUnavailable`."""
+        with self._remembering(REMOVE):
+            for found in self.objects.below(_folder(run_id)):
+                if found.rsplit("/", 1)[-1].startswith(f"{attempt}-"):
+                    self.objects.delete(found)
         with self._database.begin() as connection:
             connection.execute(MARK_REMOVED, {"run_id": run_id, "attempt": attempt})
 
-    def _delete(self, key: str) -> None:
+    # -- refused
+
+    @contextmanager
+    def _remembering(self, operation: str) -> Iterator[None]:
+        """Keep the store's last refusal of this, for whoever looks; what is said of it is said once, not once a log."""
         try:
-            obstore.delete(self._objects, key)
-        except FileNotFoundError:
-            return
+            yield
+        except LogUnavailable as error:
+            values = {"operation": operation, "refusal": str(error)}
+            with self._database.begin() as connection:
+                times = connection.execute(REFUSE, values).scalar_one()
+            if times == 1:
+                logger.error("%s It is tried again; this is said once.", error)
+            raise
+        with self._database.begin() as connection:
+            times = connection.execute(ACCEPT, {"operation": operation}).scalar()
+        if times is not None:
+            logger.warning("The log archive takes what it has refused %d times.", times)
+
+    def refusals(self) -> list[Refusal]:
+        """What the store refuses at present, as those whom it was refused have noted."""
+        with self._database.begin() as connection:
+            return [Refusal(**row._mapping) for row in connection.execute(REFUSALS)]
 
 
 def _folder(run_id: UUID) -> str:
@@ -257,7 +310,3 @@ def _noting(chunks: Iterable[Chunk], held: list[tuple[int, int]]) -> Iterator[Ch
         else:
             held.append((chunk.seq, chunk.seq))
         yield chunk
-
-
-def _first_line(error: Exception) -> Any:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

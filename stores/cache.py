@@ -11,7 +11,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from stores.sentinel import SCHEME, SentinelAddress
+from stores.sentinel import SCHEMES, SentinelAddress
+from stores.tls import NAMES, Tls
+from stores.urls import Url
 
 #: Seconds to wait for Redis before doing without it.
 SOCKET_TIMEOUT = 2.0
@@ -20,17 +22,42 @@ LONGEST_BLOCK = 1.0
 
 
 def connect(url: str) -> Redis:
-    """A client that opens nothing until it is used."""
+    """A client that opens nothing until it is used. Raises ValueError, with what would do, for what is no address."""
     patience: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT,
         "socket_connect_timeout": SOCKET_TIMEOUT,
         "retry": Retry(NoBackoff(), 0),
     }
-    if not url.startswith(SCHEME):
-        return Redis.from_url(url, health_check_interval=30, **patience)
+    read = checked(url)
+    if read.scheme not in SCHEMES:
+        secure = Tls.of(read)
+        told = secure.for_redis if secure else {}
+        return Redis.from_url(str(read.without(NAMES)), health_check_interval=30, **patience, **told)
     address = SentinelAddress.parse(url)
     sentinel = Sentinel(address.sentinels, sentinel_kwargs=patience | address.sentinel_login)
     client: Redis = sentinel.master_for(
-        address.master, db=address.db, health_check_interval=30, **patience, **address.login
+        address.master, db=address.db, health_check_interval=30, **patience, **address.login, **address.over_tls
     )
     return client
+
+
+def checked(url: str) -> Url:
+    """A URL of a Redis, read; raises ValueError, with what would do, for anything in it that nobody heeds."""
+    read = Url.parse(url)
+    if read.scheme in SCHEMES:
+        SentinelAddress.parse(url)
+        return read
+    secure = Tls.of(read)
+    if read.scheme == "unix":
+        read.refuse_unknown(("db",))
+        if read.hosts or not read.path:
+            raise ValueError("must name a socket by its whole path: unix:///run/redis.sock")
+        db = read.asked.get("db", "0")
+    else:
+        read.refuse_unknown(NAMES if secure else ())
+        if len(read.hosts) != 1 or not read.hosts[0][0]:
+            raise ValueError(f"must name one host: {read.scheme}://HOST:PORT/0")
+        db = read.path.strip("/") or "0"
+    if not db.isdecimal():
+        raise ValueError("names a database of Redis that is no number; 0 is the usual one")
+    return read

@@ -9,6 +9,7 @@ same row is the acknowledgement that the shippers wait for. A closed log lies in
 reader sees one log, wherever it is.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import islice
@@ -18,7 +19,8 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from models.chunks import Block, Chunk
-from models.sequences import MAX_SEQ, SeqRanges
+from models.errors import InvalidBlock
+from models.sequences import MAX_RANGES, MAX_SEQ, Range, SeqRanges
 from stores.arrays import key_arrays
 from stores.database import Database
 
@@ -27,12 +29,28 @@ LogKey = tuple[UUID, int]
 #: One writer of it: run, attempt, epoch.
 Source = tuple[UUID, int, int]
 
-# heads: what is stored of these logs, each held until the transaction ends; in the order of their keys, so that two
-# messages with the same logs wait for each other instead of deadlocking.
-HEADS = text("""
-SELECT l.run_id, l.attempt, l.epoch, CAST(l.stored AS text) AS stored FROM attempt_logs l
+# hold: these logs, each until the transaction ends; in the order of their keys, so that two messages with the same logs
+# wait for each other instead of deadlocking.
+HOLD = text("""
+SELECT l.run_id, l.attempt, l.epoch FROM attempt_logs l
 JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt) USING (run_id, attempt)
 ORDER BY l.run_id, l.attempt FOR NO KEY UPDATE OF l
+""")
+
+# new: of what comes of each of these logs, what is not stored; and of how many ranges the set of that is. PostgreSQL
+# does the arithmetic: a log with many gaps is a large set, and would cost more to read than to add to.
+NEW = text("""
+SELECT l.run_id, l.attempt, CAST(CAST(k.coming AS int8multirange) - l.stored AS text) AS new,
+       (SELECT count(*) FROM unnest(l.stored + CAST(k.coming AS int8multirange))) AS ranges
+FROM attempt_logs l
+JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:coming AS text[])) AS k (run_id, attempt, coming)
+    USING (run_id, attempt)
+""")
+
+# heads: what is stored of these logs.
+HEADS = text("""
+SELECT l.run_id, l.attempt, CAST(l.stored AS text) AS stored FROM attempt_logs l
+JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt) USING (run_id, attempt)
 """)
 
 # open heads: a row for each of these logs that has none; in the same order.
@@ -43,8 +61,8 @@ ORDER BY k.run_id, k.attempt ON CONFLICT DO NOTHING
 """)
 
 ADVANCE = text("""
-UPDATE attempt_logs l SET stored = CAST(k.stored AS int8multirange)
-FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stored AS text[])) AS k (run_id, attempt, stored)
+UPDATE attempt_logs l SET stored = l.stored + CAST(k.coming AS int8multirange)
+FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:coming AS text[])) AS k (run_id, attempt, coming)
 WHERE l.run_id = k.run_id AND l.attempt = k.attempt
 """)
 
@@ -73,7 +91,8 @@ WHERE :epoch >= coalesce((SELECT epoch FROM attempt_logs WHERE run_id = :run_id 
 ON CONFLICT DO NOTHING
 """)
 
-# read: the segments after a place, so many at the most, and no more than have the chunks that are wanted.
+# read: the segments after a place: no more than have the chunks that are wanted, nor than have so many bytes; one at
+# least.
 READ = text("""
 WITH page AS (
     SELECT first_seq, last_seq, payload FROM log_segments
@@ -83,10 +102,13 @@ WITH page AS (
     ORDER BY first_seq LIMIT :segments
 ), counted AS (
     SELECT *, sum(last_seq - greatest(first_seq, :after + 1) + 1) OVER (
-        ORDER BY first_seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS chunks_before
+        ORDER BY first_seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS chunks_before,
+        sum(octet_length(payload)) OVER (
+        ORDER BY first_seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
     FROM page
 )
-SELECT first_seq, last_seq, payload FROM counted WHERE coalesce(chunks_before, 0) < :chunks ORDER BY first_seq
+SELECT first_seq, last_seq, payload FROM counted
+WHERE coalesce(chunks_before, 0) < :chunks AND coalesce(bytes_before, 0) < :bytes ORDER BY first_seq
 """)
 
 # backwards: the segments that begin up to a place, the last first.
@@ -108,8 +130,10 @@ UPDATE attempt_logs SET epoch = :epoch, stored = CAST(:stored AS int8multirange)
 WHERE run_id = :run_id AND attempt = :attempt
 """)
 
-#: Segments that are read at once; a block bounds how much memory each takes.
+#: Segments that are read at once backwards; a block bounds how much memory each takes.
 SEGMENTS_PER_READ = 16
+#: Segments, and bytes of them, that are read at once forwards: a log in many pieces has many and small ones.
+SEGMENTS_AT_ONCE, BYTES_AT_ONCE = 2_000, 4 * 1024 * 1024
 
 
 class Resumed(NamedTuple):
@@ -122,6 +146,16 @@ class Resumed(NamedTuple):
 EVERYTHING = SeqRanges(((1, MAX_SEQ),))
 
 
+class TooScattered(InvalidBlock):
+    """Raised for blocks with which a log would have more gaps than there may be; nothing was stored."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        super().__init__(
+            f"its log is in {MAX_RANGES} pieces, which is as many as there may be; output that fills a gap is taken"
+        )
+        self.blocks = frozenset(blocks)
+
+
 class LogStore(Protocol):
     """Where chunks are kept, and read by sequence number."""
 
@@ -129,7 +163,8 @@ class LogStore(Protocol):
         """Store what is new, as part of the caller's transaction; returns what was new, cut out of the blocks.
 
         Each `(run, attempt, seq)` is stored once, in whatever blocks and order it comes. Raises `InvalidBlock` where
-        a block has to be cut that cannot be decoded.
+        a block has to be cut that cannot be decoded, and `TooScattered` for blocks with which a log would have more
+        gaps than `MAX_RANGES` allows.
         """
         ...
 
@@ -169,19 +204,32 @@ class Archive(Protocol):
         ...
 
 
-def new_parts(
-    blocks: Sequence[Block], stored: Mapping[LogKey, SeqRanges]
-) -> tuple[list[Block], dict[LogKey, SeqRanges]]:
-    """The parts of these blocks that are not stored, and what is stored of each log once they are."""
-    after = dict(stored)
-    new: list[Block] = []
+def coming(blocks: Iterable[Block]) -> dict[LogKey, SeqRanges]:
+    """The numbers that these blocks bring, by log."""
+    brought = defaultdict[LogKey, list[Range]](list)
     for block in blocks:
-        before = after.get(block.key, SeqRanges())
-        whole = SeqRanges(((block.first_seq, block.last_seq),))
-        if missing := whole - before:
-            new += block.cut(missing)
-            after[block.key] = before | whole
-    return new, after
+        brought[block.key].append((block.first_seq, block.last_seq))
+    return {key: SeqRanges.of(ranges) for key, ranges in brought.items()}
+
+
+def parts_of(blocks: Iterable[Block], wanted: Mapping[LogKey, SeqRanges]) -> list[Block]:
+    """The parts of these blocks that are wanted of each log, each number once, in the order of their numbers.
+
+    Raises `InvalidBlock` where a block has to be cut that cannot be decoded.
+    """
+    parts: list[Block] = []
+    key, reached = None, 0
+    for block in sorted(blocks, key=lambda one: (one.key, one.first_seq)):
+        if block.key != key:
+            key, reached = block.key, 0
+        parts += block.cut(wanted.get(block.key, SeqRanges()).within(max(block.first_seq, reached + 1), block.last_seq))
+        reached = max(reached, block.last_seq)
+    return parts
+
+
+def too_scattered(blocks: Iterable[Block], stored: SeqRanges) -> list[Block]:
+    """Those of a log's blocks that would each leave another gap in it."""
+    return [one for one in blocks if not stored.within(one.first_seq - 1, one.last_seq + 1)]
 
 
 class PostgresLogStore:
@@ -194,22 +242,41 @@ class PostgresLogStore:
     def append(self, connection: Connection, blocks: Sequence[Block]) -> list[Block]:
         if not blocks:
             return []
-        before, epochs = self._hold(connection, {block.key for block in blocks})
-        new, after = new_parts([block for block in blocks if block.epoch >= epochs[block.key]], before)
+        brought = coming(blocks)  # Before anything is held: nearly always, no writer was superseded.
+        epochs = self._hold(connection, {block.key for block in blocks})
+        current = [block for block in blocks if block.epoch >= epochs[block.key]]
+        if len(current) < len(blocks):
+            brought = coming(current)
+        keys = sorted(brought)
+        values = key_arrays(keys) | {"coming": [brought[key].as_multirange() for key in keys]}
+        found = connection.execute(NEW, values).all()
+        if scattered := {(row.run_id, row.attempt) for row in found if row.ranges > MAX_RANGES}:
+            self._refuse_scattered(connection, [block for block in current if block.key in scattered])
+        new = parts_of(current, _ranges(found, "new"))
         if new:
             connection.execute(INSERT_SEGMENTS, _columns(new))
-            grown = sorted(key for key, stored in after.items() if stored != before.get(key))
-            stored = [after[key].as_multirange() for key in grown]
-            connection.execute(ADVANCE, key_arrays(grown) | {"stored": stored})
+            connection.execute(ADVANCE, values)
         return new
 
     @staticmethod
-    def _hold(connection: Connection, keys: set[LogKey]) -> tuple[dict[LogKey, SeqRanges], dict[LogKey, int]]:
-        """What is stored of these logs, and whose epoch may write; nobody else does until this transaction ends."""
+    def _refuse_scattered(connection: Connection, blocks: Sequence[Block]) -> None:
+        """Raise `TooScattered` for those of these blocks that their logs cannot take."""
+        rows = connection.execute(HEADS, key_arrays({block.key for block in blocks})).all()
+        stored = _ranges(rows, "stored")
+        refused = [
+            block
+            for key, held in stored.items()
+            for block in too_scattered([one for one in blocks if one.key == key], held)
+        ]
+        if refused:
+            raise TooScattered(refused)
+
+    @staticmethod
+    def _hold(connection: Connection, keys: set[LogKey]) -> dict[LogKey, int]:
+        """Whose epoch may write each of these logs; nobody else does until this transaction ends."""
         # First all rows are there, then they are held: who holds one never waits for one that another has just made.
         connection.execute(OPEN_HEADS, key_arrays(keys))
-        rows = connection.execute(HEADS, key_arrays(keys)).all()
-        return _ranges(rows), _epochs(rows)
+        return _epochs(connection.execute(HOLD, key_arrays(keys)).all())
 
     def stored(self, sources: Iterable[Source]) -> dict[Source, SeqRanges]:
         wanted = set(sources)
@@ -217,11 +284,12 @@ class PostgresLogStore:
             return {}
         with self._database.begin() as connection:
             rows = connection.execute(STORED, key_arrays(source[:2] for source in wanted)).all()
-        return _by_source(wanted, _ranges(rows), _epochs(rows))
+        return _by_source(wanted, _ranges(rows, "stored"), _epochs(rows))
 
     def resume(self, connection: Connection, run_id: UUID, attempt: int, epoch: int) -> Resumed:
         key = (run_id, attempt)
-        stored, _ = self._hold(connection, {key})
+        self._hold(connection, {key})
+        stored = _ranges(connection.execute(HEADS, key_arrays([key])).all(), "stored")
         place = self._last_place(connection, key, stored[key].whole_to)
         log = {"run_id": run_id, "attempt": attempt}
         cut = next(self._backwards(connection, key, place.after_seq), None)
@@ -270,7 +338,8 @@ class PostgresLogStore:
         while True:
             place = {"run_id": run_id, "attempt": attempt, "after": after_seq}
             with self._database.begin() as connection:
-                rows = connection.execute(READ, place | {"segments": SEGMENTS_PER_READ, "chunks": at_once}).all()
+                limits = {"segments": SEGMENTS_AT_ONCE, "bytes": BYTES_AT_ONCE, "chunks": at_once}
+                rows = connection.execute(READ, place | limits).all()
             if not rows:
                 return
             for row in rows:
@@ -307,11 +376,12 @@ def _columns(blocks: Sequence[Block]) -> dict[str, Any]:
     }
 
 
-def _ranges(rows: Iterable[Any]) -> dict[LogKey, SeqRanges]:
+def _ranges(rows: Iterable[Any], column: str) -> dict[LogKey, SeqRanges]:
+    """What a column of multiranges says of each log, together where there is more than one row."""
     found: dict[LogKey, SeqRanges] = {}
     for row in rows:
-        key = (row.run_id, row.attempt)
-        found[key] = found.get(key, SeqRanges()) | SeqRanges.from_multirange(row.stored)
+        key, ranges = (row.run_id, row.attempt), SeqRanges.from_multirange(getattr(row, column))
+        found[key] = found[key] | ranges if key in found else ranges
     return found
 
 
@@ -356,7 +426,11 @@ class MemoryLogStore:
 
     def append(self, connection: Connection | None, blocks: Sequence[Block]) -> list[Block]:  # noqa: ARG002
         current = [block for block in blocks if block.epoch >= self._epochs.get(block.key, 0)]
-        new, self._stored = new_parts(current, self._stored)
+        nothing = SeqRanges()
+        wanted = {key: numbers - self._stored.get(key, nothing) for key, numbers in coming(current).items()}
+        new = parts_of(current, wanted)
+        for key, numbers in wanted.items():
+            self._stored[key] = self._stored.get(key, nothing) | numbers
         for block in new:
             self._chunks.setdefault(block.key, {}).update((chunk.seq, chunk) for chunk in block.chunks())
         return new

@@ -8,6 +8,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.schema import CreateSchema
 
 from models.faults import is_unfit, sqlstate_of, unfit_database
 from stores.database import Database
@@ -22,10 +23,18 @@ def migrate(database: Database) -> str:
         # A migration may take long, and may have to wait for another that does.
         connection.execute(text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        _make_schema(connection, database.schema)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         return current_revision(connection) or "none"
+
+
+def _make_schema(connection: Connection, name: str | None) -> None:
+    """The schema that the URL names, unless it is there: to make one takes a right on the database."""
+    there = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :name)")
+    if name is not None and not connection.execute(there, {"name": name}).scalar():
+        connection.execute(CreateSchema(name))
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -48,6 +57,8 @@ _NOT_THERE = ("42P01", "42703", "42883")
 
 def database_trouble(error: BaseException) -> str | None:
     """What is the matter with a database that raised this, in a sentence for a person; None for a mistake of ours."""
+    if is_unfit(error) and "certificate" in str(error):
+        return "The database's certificate is not to be trusted: name its authority by sslrootcert=FILE in the URL."
     if is_unfit(error):
         return f"{unfit_database(error)}."
     return NOT_CURRENT if sqlstate_of(error) in _NOT_THERE else None
@@ -72,5 +83,6 @@ def _scripts() -> ScriptDirectory:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    # Alembic reads its options as an INI file does, where a percent sign begins a reference.
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     return config

@@ -31,7 +31,7 @@ WHERE r.status = 'running' AND (r.updated_at < :cutoff OR :now - r.started_at > 
 SUSPECTS = text("""
 SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.out_of_process_liveness,
        r.started_at, r.max_runtime, r.updated_at, r.last_proof, coalesce(upper(l.stored) - 1, 0) AS last_chunk,
-       a.worker_node, s.vouched_at,
+       a.worker_node, s.vouched_at, EXISTS (SELECT FROM run_tokens t WHERE t.run_id = r.id) AS reports,
        CASE WHEN s.unknown_at IS NOT NULL THEN greatest(s.unknown_at, s.answered_at) END AS unanswered_since
 FROM runs r
 LEFT JOIN LATERAL (
@@ -48,7 +48,9 @@ ORDER BY r.id
 """)
 
 LAST_WATCH = text("""
-SELECT watching_since AS since, last_sweep_at, window_length AS window, hearing_since, heard_at FROM reaper_watch
+SELECT watching_since AS since, last_sweep_at, window_length AS window, hearing_since, heard_at,
+       reports_since, reports_at
+FROM reaper_watch
 """)
 
 # watch: `heard_at` is the echo's to write, never the sweep's. Only of a sweep that holds its lease still.
@@ -65,6 +67,15 @@ SET watching_since = :since, last_sweep_at = :last_sweep_at, window_length = :wi
 ECHO = text("""
 UPDATE reaper_watch SET heard_at = :sent_at
 WHERE heard_at IS NULL OR heard_at < :sent_at OR heard_at > clock_timestamp()
+""")
+
+# take reports: an API takes reports, and has not always done so where it, or whichever did last, was away for longer
+# than is tolerated.
+TAKE_REPORTS = text("""
+UPDATE reaper_watch SET reports_at = clock_timestamp(), reports_since = CASE
+    WHEN :after_a_gap OR reports_since IS NULL
+        OR clock_timestamp() - reports_at NOT BETWEEN interval '0' AND :tolerated THEN clock_timestamp()
+    ELSE reports_since END
 """)
 
 FLEET = text("SELECT count(*) FROM runs WHERE status = 'running'")
@@ -89,7 +100,9 @@ GROUP BY r.adapter ORDER BY r.adapter
 # pulse: the holder of a sweep that is under way, or was not heard of again.
 LAST_COMPLETED = text("""
 SELECT clock_timestamp() - w.last_completed_at AS age, clock_timestamp() - w.heard_at AS lag, w.last_report,
-       l.holder, clock_timestamp() - l.since AS held_for
+       l.holder, clock_timestamp() - l.since AS held_for,
+       CASE WHEN EXISTS (SELECT FROM run_tokens t JOIN runs r ON r.id = t.run_id WHERE r.status = 'running')
+            THEN clock_timestamp() - w.reports_at END AS deaf_for
 FROM (SELECT 1) always LEFT JOIN reaper_watch w ON true LEFT JOIN leases l ON l.name = :lease
 """)
 
@@ -141,6 +154,11 @@ class SweepStore:
         """A canary that was sent at this time has come back through the log queue."""
         with self._database.begin() as connection:
             connection.execute(ECHO, {"sent_at": sent_at})
+
+    def take_reports(self, tolerated: timedelta, *, after_a_gap: bool) -> None:
+        """An API takes reports; it has not always done so since it last said it where that is too long ago."""
+        with self._database.begin() as connection:
+            connection.execute(TAKE_REPORTS, {"tolerated": tolerated, "after_a_gap": after_a_gap})
 
     def heard_at(self) -> datetime | None:
         """When the newest canary was sent that has come back."""

@@ -22,10 +22,8 @@ QUEUES = ("runs", "logs", "control", "archive")
 def configuration() -> dict[str, Any]:
     """Celery's settings for this process; asked for when the app is first used, not when it is imported."""
     settings = current_settings()
-    broker_url, transport_options = broker.address(settings.require_broker_url())
     return {
-        "broker_url": broker_url,
-        "broker_transport_options": transport_options,
+        **broker.configuration(settings.require_broker_url()),
         "imports": ("workers.runs", "workers.logs", "workers.closing", "workers.reaper", "workers.lifecycle"),
         "task_default_queue": "control",
         "task_routes": {
@@ -98,5 +96,6 @@ worker_init.connect(be_discreet)
 worker_init.connect(_keep_secrets)
 beat_init.connect(_keep_secrets)
 heartbeat_sent.connect(pulse.pulse)
+beat_init.connect(pulse.be_due)
 after_setup_logger.connect(journal.keep)
 after_setup_task_logger.connect(journal.keep)

@@ -1,12 +1,12 @@
 """The one place where things are wired together. Nothing is built, opened or connected when a module is imported."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapters.registry import Adapters
-from models.liveness import Timing
+from models.liveness import WINDOW, Timing
 from models.nodes import Node
-from stores.addresses import read_addresses
+from stores.addresses import read_addresses, read_time_scale
 from stores.archive import LogArchives
 from stores.cache import connect
 from stores.closings import Closings
@@ -17,7 +17,9 @@ from stores.hints import LiveEvents, StopSignals, Vouches
 from stores.leases import Leases
 from stores.logs import PostgresLogStore
 from stores.nodes import NodeStore
+from stores.owed import Setbacks
 from stores.runs import RunStore
+from stores.spooled import SpooledStore
 from stores.sweeps import SweepStore
 from stores.throttle import Throttle
 from stores.tokens import TokenStore
@@ -39,6 +41,8 @@ class Services:
     logs: PostgresLogStore
     archives: LogArchives
     closings: Closings
+    spooled: SpooledStore
+    setbacks: Setbacks
     tokens: TokenStore
     fleet: FleetStore
     throttle: Throttle
@@ -60,10 +64,16 @@ class Services:
 
 
 def resolve_settings() -> Settings:
-    """The settings, with the embedded servers' addresses where none are set and `reprieve up` runs here."""
+    """The settings, with the embedded servers' addresses where none are set and `reprieve up` runs here.
+
+    Whoever talks to the database of that `up` keeps its time, whatever the environment says.
+    """
     settings = load_settings()
     missing = {name: url for name, url in read_addresses(settings.data_dir).items() if not getattr(settings, name)}
-    return settings.model_copy(update=missing)
+    settings = settings.model_copy(update=missing)
+    url = settings.database_url.get_secret_value() if settings.database_url else ""
+    scale = read_time_scale(settings.data_dir, url)
+    return settings.model_copy(update={"time_scale": scale}) if scale else settings
 
 
 def build(settings: Settings) -> Services:
@@ -86,6 +96,8 @@ def build(settings: Settings) -> Services:
         logs=logs,
         archives=archives,
         closings=Closings(database, archives),
+        spooled=SpooledStore(database),
+        setbacks=Setbacks(database),
         tokens=TokenStore(database),
         fleet=FleetStore(database),
         throttle=Throttle(redis, timing.refresh_seconds),
@@ -95,6 +107,29 @@ def build(settings: Settings) -> Services:
         adapters=Adapters(settings.data_dir / "adapters", identity.name),
         nodes=NodeStore(database),
         identity=identity,
+    )
+
+
+def beside(services: Services, connections: int) -> Services:
+    """The same services over so many connections to the database that nothing else can take."""
+    database = services.database.beside(connections)
+    archives = LogArchives(database, services.settings.archive_url)
+    logs = PostgresLogStore(database, archives)
+    leases = Leases(database, services.identity.name)
+    return replace(
+        services,
+        database=database,
+        leases=leases,
+        runs=RunStore(database),
+        sweeps=SweepStore(database, leases, services.timing.sweep_lease),
+        followers=FollowerStore(database, logs),
+        logs=logs,
+        archives=archives,
+        closings=Closings(database, archives),
+        tokens=TokenStore(database),
+        fleet=FleetStore(database),
+        nodes=NodeStore(database),
+        setbacks=Setbacks(database),
     )
 
 
@@ -114,6 +149,20 @@ def services() -> Services:
         if _services is None:
             _services = build(resolve_settings())
         return _services
+
+
+def fleet_services() -> Services:
+    """The services of a command that judges the fleet, or sweeps it: at the time scale of the last sweep, whoever's.
+
+    A sweep at another one would begin a new watch, and a fleet in a hurry look dead to who takes his time.
+    """
+    wired = services()
+    watch = wired.sweeps.last_watch()
+    scale = WINDOW // watch.window if watch else wired.settings.time_scale
+    if scale != wired.settings.time_scale:
+        wired = build(wired.settings.model_copy(update={"time_scale": scale}))
+        use(wired)
+    return wired
 
 
 def use(replacement: Services | None) -> None:

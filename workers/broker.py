@@ -7,13 +7,23 @@ worker with the children of all its runs. Here it is a lost connection, which ev
 again after the visibility timeout.
 """
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import redis
+from celery import Celery
+from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from stores.sentinel import SCHEME, SentinelAddress
+from stores import sentinel, tls
+from stores.cache import checked
+from stores.sentinel import SentinelAddress
+from stores.tls import Tls
+from stores.urls import Url
 
 #: Seconds to wait for a frozen broker; without it, publishing blocks without end.
 SOCKET_TIMEOUT = 2
@@ -22,25 +32,77 @@ SOCKET_TIMEOUT = 2
 VISIBILITY_TIMEOUT = 120
 
 
-def address(url: str) -> tuple[str, dict[str, Any]]:
-    """The broker's URL as Celery takes it, and the options of its transport."""
-    if not url.startswith((SCHEME, "redis://", "rediss://", "redis+socket://")):
-        return url, {"write_timeout": SOCKET_TIMEOUT} if url.startswith(("amqp", "pyamqp")) else {}
+#: Schemes of Celery's transport for Redis; the last two are one, as redis-py and as kombu call it.
+_REDIS = ("redis", "rediss", *sentinel.SCHEMES, "unix", "redis+socket")
+_RABBIT = ("amqp", "amqps", "pyamqp")
+
+
+def configuration(url: str) -> dict[str, Any]:
+    """What Celery is told of a broker: `broker_url`, `broker_transport_options`, `broker_use_ssl`.
+
+    Raises ValueError, with what would do, for anything in the URL that nobody heeds.
+    """
+    # Celery takes several RabbitMQs, of which it tries one after the other.
+    all_read = [Url.parse(one) for one in re.split(r";(?=\w+://)", url)]
+    read = all_read[0]
+    if read.scheme in _REDIS:
+        return _of_redis(read)
+    told: dict[str, Any] = {"broker_url": url, "broker_transport_options": {}, "broker_use_ssl": False}
+    if read.scheme not in _RABBIT:
+        if read.scheme.partition("+")[0] not in TRANSPORT_ALIASES:
+            raise ValueError("is of no broker that Celery knows; amqp:// is a RabbitMQ")
+        return told
+    secure = Tls.of(read)
+    read.refuse_unknown(tls.NAMES if secure else ())
+    if secure and len(all_read) > 1:
+        raise ValueError("names several brokers over TLS, and each would have to show the name of the first; name one")
+    return {
+        "broker_url": ";".join(str(one.without(tls.NAMES)) for one in all_read),
+        "broker_transport_options": {"write_timeout": SOCKET_TIMEOUT},
+        "broker_use_ssl": secure.for_amqp(read.hosts[0][0]) if secure and read.hosts else False,
+    }
+
+
+def _of_redis(read: Url) -> dict[str, Any]:
+    patience = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
     options: dict[str, Any] = {
         "visibility_timeout": VISIBILITY_TIMEOUT,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
-        "socket_timeout": SOCKET_TIMEOUT,
-        "socket_connect_timeout": SOCKET_TIMEOUT,
+        **patience,
     }
-    if not url.startswith(SCHEME):
-        return url, options
-    named = SentinelAddress.parse(url)
-    patience = {"socket_timeout": SOCKET_TIMEOUT, "socket_connect_timeout": SOCKET_TIMEOUT}
-    return named.for_celery, options | {
-        "master_name": named.master,
-        "sentinel_kwargs": patience | named.sentinel_login,
+    if read.scheme in sentinel.SCHEMES:
+        named = SentinelAddress.parse(str(read))
+        # redis-py would ask each Sentinel that is away ten times more, at growing gaps.
+        once = patience | {"retry": Retry(NoBackoff(), 0)}
+        return {
+            "broker_url": named.for_celery,
+            "broker_transport_options": options
+            | {"master_name": named.master, "sentinel_kwargs": once | named.sentinel_login},
+            "broker_use_ssl": named.tls.for_redis if named.tls else False,
+        }
+    if read.scheme == "redis+socket":
+        return {"broker_url": str(read), "broker_transport_options": options, "broker_use_ssl": False}
+    checked(str(read))
+    secure = Tls.of(read)
+    if read.scheme == "unix":
+        read = replace(read, scheme="redis+socket", query=(("virtual_host", read.asked.get("db", "0")),))
+    return {
+        "broker_url": str(read.without(tls.NAMES)),
+        "broker_transport_options": options,
+        "broker_use_ssl": secure.for_redis if secure else False,
     }
+
+
+def to_ask(app: Celery) -> Connection:
+    """A connection for somebody who asks the broker something, and waits for the answer no longer than for any other.
+
+    A worker has no such limit on RabbitMQ, where it waits for messages for as long as there are none.
+    """
+    connection: Connection = app.connection_for_read()
+    if connection.transport_cls in _RABBIT:
+        connection.transport_options = {**(connection.transport_options or {}), "read_timeout": SOCKET_TIMEOUT}
+    return connection
 
 
 class _LastingChannel:

@@ -8,19 +8,20 @@ NULL): the message after an end makes it happen soon, the sweep sends it again w
 """
 
 import logging
-import time
-from collections import Counter
 from datetime import timedelta
 from uuid import UUID
 
-from models.closing import Closing, next_step
+from models.closing import Closing
+from models.owed import Duty, reason_of
 from stores.closings import EndedLog
 from stores.leases import Lease
+from stores.logs import LogKey
 from stores.partitions import keep_partitions
 from workers.app import app
 from workers.bootstrap import Services, services
 from workers.hints import send_hint
 from workers.journal import about
+from workers.turns import Tally, fulfil, take_turns, tell
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,13 @@ CLOSE_AFTER = 2
 CLOSE_AT_ONCE = 5_000
 #: … and the seconds that it takes at the most: the next sweep sends for another.
 CLOSE_FOR = 50.0
+#: Logs that are closed, or removed, at once: what waits for an object store costs no processor.
+AT_ONCE = 4
+#: Seconds after which one that has not come to its end keeps no other waiting. It may still come to it: a log of
+#: gigabytes takes as long.
+DEADLINE = 20.0
+#: What a removal that was done is counted as.
+REMOVED = "removed"
 #: How long a closing that gives no sign keeps its log to itself. It renews its lease as it goes; the longest step is to
 #: read an object back, some gigabytes of it. Two at once do no harm: the first that records its object has closed it.
 CLOSE_LEASE = timedelta(minutes=5)
@@ -42,7 +50,13 @@ CLOSE_LEASE = timedelta(minutes=5)
 
 @app.task(name="logs.close", acks_late=True, acks_on_failure_or_timeout=True)  # type: ignore[untyped-decorator]
 def close_task(run_id: str, attempt: int) -> dict[str, str]:
-    return {"run": run_id, "log": close_log(services(), UUID(run_id), attempt).value}
+    log = (UUID(run_id), attempt)
+    try:
+        return {"run": run_id, "log": close_log(services(), *log).value}
+    except Exception as error:
+        services().setbacks.begin(Duty.CLOSING, [log])
+        services().setbacks.failed(Duty.CLOSING, log, reason_of(error))
+        return {"run": run_id, "log": tell(Duty.CLOSING, log, error)}
 
 
 @app.task(name="logs.close_owed")  # type: ignore[untyped-decorator]
@@ -53,7 +67,8 @@ def close_owed_task() -> dict[str, int]:
 @app.task(name="logs.expire")  # type: ignore[untyped-decorator]
 def expire_task() -> dict[str, int]:
     wired = services()
-    wired.leases.tidy()
+    for tidy in (wired.leases.tidy, wired.spooled.forget, wired.setbacks.tidy):
+        tidy()
     report = keep_partitions(wired.database) | {"removed": expire_logs(wired)}
     if report["removed"] == EXPIRE_AT_ONCE:
         app.send_task("logs.expire")
@@ -85,16 +100,9 @@ def _close(services: Services, lease: Lease, run_id: UUID, attempt: int) -> Clos
 
 
 def _look(services: Services, run_id: UUID, attempt: int) -> tuple[Closing, EndedLog]:
-    """How far a log is, and the step that is next: what is kept aside is not waited for."""
+    """How far a log is, and the step that is next."""
     log = services.closings.find(run_id, attempt)
-    step = next_step(
-        ended_for=log.ended_for,
-        last_seq=log.last_seq,
-        stored=log.stored | log.aside,
-        archived=log.archived,
-        closed=log.closed,
-    )
-    return step, log
+    return log.next_step, log
 
 
 def _archive(services: Services, lease: Lease, run_id: UUID, attempt: int, log: EndedLog) -> None:
@@ -122,21 +130,31 @@ def send_owed(services: Services) -> int:
 
 
 def close_owed(services: Services) -> dict[str, int]:
-    """Go through the logs that are owed their closing, for less than a sweep's interval; one that fails stops none."""
-    steps: Counter[str] = Counter()
-    ends_at = time.monotonic() + CLOSE_FOR
-    for run_id, attempt in services.closings.owed(CLOSE_AT_ONCE):
-        if time.monotonic() > ends_at:
-            break
-        with about(run_id, attempt):
-            try:
-                steps[close_log(services, run_id, attempt).value] += 1
-            except Exception:
-                logger.exception(
-                    "The log of run %s attempt %d could not be closed; it is tried again.", run_id, attempt
-                )
-                steps["failed"] += 1
-    return dict(steps)
+    """Go through the logs that are owed their closing, for less than a sweep's interval; returns what came of them.
+
+    One that fails stops none, nor does one that hangs.
+    """
+    tally = Tally()
+    take_turns(
+        services.closings.owed(CLOSE_AT_ONCE),
+        lambda log: tally.add(_close_owed(services, log)),
+        at_once=AT_ONCE,
+        deadline=DEADLINE,
+        seconds=CLOSE_FOR,
+        name="close",
+    )
+    return tally.counts
+
+
+def _close_owed(services: Services, log: LogKey) -> str:
+    """Close a log that is owed it. One that only has to wait for its tail was not tried, and has not failed."""
+    try:
+        step, _ = _look(services, *log)
+    except Exception:
+        step = Closing.ARCHIVE  # What is wrong with it, the try will say.
+    if step is Closing.WAIT:
+        return step.value
+    return fulfil(services, Duty.CLOSING, log, lambda: close_log(services, *log).value)
 
 
 def expire_logs(services: Services) -> int:
@@ -144,8 +162,18 @@ def expire_logs(services: Services) -> int:
     days = services.settings.log_retention_days
     if days is None:
         return 0
-    expired = services.archives.expired(timedelta(days=days), EXPIRE_AT_ONCE)
-    for run_id, attempt in expired:
-        services.archives.remove(run_id, attempt)
-        services.closings.drop_late(run_id, attempt)
-    return len(expired)
+    tally = Tally()
+    take_turns(
+        services.archives.expired(timedelta(days=days), EXPIRE_AT_ONCE),
+        lambda log: tally.add(fulfil(services, Duty.REMOVAL, log, lambda: _remove(services, log))),
+        at_once=AT_ONCE,
+        deadline=DEADLINE,
+        name="remove",
+    )
+    return tally.counts.get(REMOVED, 0)
+
+
+def _remove(services: Services, log: LogKey) -> str:
+    services.archives.remove(*log)
+    services.closings.drop_added(*log)
+    return REMOVED

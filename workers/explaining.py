@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from models.health import Refusal
 from models.liveness import HOST_LOST_AFTER
 from models.nodes import in_words
+from models.owed import Failing
 from models.reaping import Judgement
 from models.records import EventRecord, ExplanationRecord, RunRecord, SparingRecord
 from models.rows import Run, RunAttempt, RunEvent, Sparing
@@ -34,6 +36,7 @@ SPARED: dict[str, str] = {
     Judgement.SPARE_UNKNOWN: "its platform could not say whether it lives",
     Judgement.SPARE_WARMING_UP: "the reaper had not been watching for a whole window",
     Judgement.SPARE_LAGGING: "the log pipeline lagged, or had not worked for a whole window again",
+    Judgement.SPARE_DEAF: "the HTTP API that it reports to was stuck or away, or not back for a whole window",
     Judgement.SPARE_BRAKED: "too many were convicted at once, and others had been silent for longer",
 }
 
@@ -55,6 +58,8 @@ class Explanation:
     events: Sequence[RunEvent]
     sparings: Sequence[Sparing]
     logs: Sequence[LogState]
+    refusals: Sequence[Refusal]
+    failing: Sequence[Failing]
     now: datetime
 
     @property
@@ -72,7 +77,9 @@ class Explanation:
         lines += _owed_sentences(run)
         lines += _waiting_sentences(run, self.events)
         lines += _adoption_sentences(run, self.now)
-        return lines + [sentence for log in self.logs for sentence in _log_sentences(log)]
+        lines += [sentence for log in self.logs for sentence in _log_sentences(log)]
+        lines += [failing.sentence(self.now) for failing in self.failing]
+        return lines + _refusal_sentences(self.logs, self.refusals)
 
     @property
     def lines(self) -> list[str]:
@@ -100,7 +107,8 @@ def explain(services: Services, run_id: UUID) -> Explanation:
     run = services.runs.get(run_id)
     events, sparings = services.runs.events(run_id), services.sweeps.sparings(run_id)
     logs = [services.closings.state(run_id, number) for number in range(1, run.attempt + 1)]
-    return Explanation(run, events, sparings, logs, services.database.now())
+    refusals, failing = services.archives.refusals(), services.setbacks.of_run(run_id)
+    return Explanation(run, events, sparings, logs, refusals, failing, services.database.now())
 
 
 def _log_sentences(log: LogState) -> list[str]:
@@ -113,14 +121,25 @@ def _log_sentences(log: LogState) -> list[str]:
         where = f"is closed: {archive.size} bytes in {archive.key}"
     lines = [f"{of_attempt} {where}; {log.stored.count} chunks."]
     if log.missing and (archive is not None or log.ended):
-        lines.append(f"{of_attempt} lacks the chunks {log.missing}.")
-    if log.late:
-        lines.append(f"{of_attempt}: the chunks {log.late} came after it was closed.")
+        lines.append(f"{of_attempt} lacks the chunks {log.missing}: nobody has them.")
+    if log.late and (archive is not None or log.ended):
+        lines.append(f"{of_attempt} lacks the chunks {log.late} as yet: they are late, and on their way.")
+    if log.lost:
+        lines.append(f"{of_attempt}: the chunks {log.lost} are lost: they were stored, and cannot be read any more.")
+    if log.added:
+        lines.append(f"{of_attempt}: the chunks {log.added} came after it was closed.")
     lines += [
         f"{of_attempt}: the chunks {first}-{last} could not be stored and are in quarantine: {reason}."
         for first, last, reason in log.quarantined
     ]
     return lines
+
+
+def _refusal_sentences(logs: Sequence[LogState], refusals: Sequence[Refusal]) -> list[str]:
+    """Why a log that is owed its closing is still open, as far as that is the archive's fault."""
+    owed = [str(log.attempt) for log in logs if log.ended and log.archive is None]
+    waiting = f"The log of attempt {' and '.join(owed)} waits for the archive."
+    return [f"{waiting} {one.sentence}" for one in refusals if one.operation == "write" and owed]
 
 
 def _status_sentence(run: Run, now: datetime) -> str:

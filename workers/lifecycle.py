@@ -44,7 +44,8 @@ def crew(node: str | None = None) -> Crew:
     with _lock:
         if _crew is None:
             wired = services()
-            shipper = LogShipper(wired.settings.spool_dir, publish, wired.logs.stored, limit=wired.settings.spool_bytes)
+            spools, limit = wired.settings.spool_dir, wired.settings.spool_bytes
+            shipper = LogShipper(spools, publish, wired.logs.stored, wired.spooled.hold, limit=limit)
             _crew = Crew(shipper, Supervisor(wired, shipper, node))
             shipper.start()
             _crew.supervisor.start()

@@ -21,7 +21,7 @@ from models.chunks import Block, decode_message, describe, encode_message
 from models.errors import InvalidBlock
 from models.faults import Fault, fault_of, is_row_held, is_unfit
 from models.status import Proof
-from stores.logs import LogKey
+from stores.logs import LogKey, TooScattered
 from workers import metrics
 from workers.app import app
 from workers.bootstrap import Services, services
@@ -79,7 +79,11 @@ def _take_in(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
     except Exception as error:
         if is_unfit(error) and not (is_row_held(error) and len(good) > 1):
             raise
-        report = _one_by_one(services, good, error)
+        if isinstance(error, _Refused) and error.blocks:
+            bad += [(block, str(error)) for block in good if block in error.blocks]
+            report = _take_in(services, [block for block in good if block not in error.blocks])
+        else:
+            report = _one_by_one(services, good, error)
     for block, reason in bad:
         _keep_aside(services, block, reason)
         report["refused"] += 1
@@ -123,12 +127,21 @@ def _store(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
 
 
 class _Refused(Exception):
-    """Raised when the store fails for what is in a block: to try again would change nothing. Quotes none of it."""
+    """Raised when the store fails for what is in a block: to try again would change nothing. Quotes none of it.
+
+    `blocks` are those at fault, where that is known: the others can be stored together.
+    """
+
+    def __init__(self, reason: str, blocks: frozenset[Block] = frozenset()) -> None:
+        super().__init__(reason)
+        self.blocks = blocks
 
 
 def _append(services: Services, connection: Connection, blocks: Sequence[Block]) -> list[Block]:
     try:
         return services.logs.append(connection, blocks)
+    except TooScattered as problem:
+        raise _Refused(str(problem), problem.blocks) from None
     except Exception as error:
         if fault_of(error) is not Fault.CONTENT:
             raise

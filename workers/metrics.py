@@ -48,4 +48,7 @@ def serve(services: Services) -> None:
     try:
         start_http_server(port, host)
     except OSError as error:
-        logger.error("The metrics of this worker cannot be served at %s: %s.", address, error.strerror)
+        told = (
+            "REPRIEVE_METRICS_ADDRESS is %s, where this worker cannot answer: %s. Give each worker of a host its own."
+        )
+        logger.error(told, address, error.strerror or error)

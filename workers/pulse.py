@@ -5,12 +5,16 @@ reason to end a worker: that would end the work of all its runs, over a broker t
 """
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from celery.beat import Scheduler as CeleryScheduler
 
 from workers import bootstrap
+
+#: When an entry was sent last that is to be due now, whatever its schedule.
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +30,18 @@ def pulse(**_: Any) -> None:
             path.touch()
         except OSError as error:
             logger.error("The pulse cannot be written to %s: %s.", path, error.strerror)
+
+
+def be_due(sender: Any, **_: Any) -> None:
+    """Have each entry of ours be due as beat starts, too, whatever scheduler it has; called before its first turn.
+
+    An interval counts from beat's start otherwise: a beat that never lives as long as one would never send anything. To
+    send an entry once more is harmless: of a backlog of sweeps one is made, and what has expired expires once. What
+    somebody else has added to the schedule may not be, and waits for its time.
+    """
+    for name in sender.app.conf.beat_schedule:
+        if entry := sender.scheduler.schedule.get(name):
+            entry.last_run_at = NEVER
 
 
 class Scheduler(CeleryScheduler):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from adapters.remote import RemoteAdapter
-from models.chunks import MAX_CHUNK_BYTES, Chunk, blocks_of, check_stream
+from models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Chunk, blocks_of, check_stream
 from models.errors import InvalidChunk, InvalidRequest, TokenRefused
 from models.sequences import MAX_SEQ
 from models.status import Proof, Status
@@ -31,8 +31,6 @@ from workers.proof import give_proof
 #: Chunks, and bytes of them, that one report may carry.
 MAX_CHUNKS = 1_000
 MAX_REPORT_BYTES = 1024 * 1024
-#: The largest time of a chunk, in milliseconds since 1970: a signed number of 64 bits.
-MAX_TIME = 2**63 - 1
 #: The largest exit status, and signal number, of a command.
 MAX_EXIT_STATUS = 255
 MAX_SIGNAL = 64
@@ -152,8 +150,9 @@ def _whole(field: str, value: object, least: int, most: int) -> int:
 
 def _shown(value: object) -> str:
     """What a sentence may quote of a value of any size."""
-    shown = repr(value) if isinstance(value, int | float | bool | None) else f"of type {type(value).__name__}"
-    return shown if len(shown) <= 40 else "too large"
+    if isinstance(value, int) and value.bit_length() > 128:
+        return "too large"
+    return repr(value) if isinstance(value, int | float | None) else f"of type {type(value).__name__}"
 
 
 def _checked_chunks(chunks: object) -> list[tuple[str, bytes, int]]:

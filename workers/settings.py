@@ -7,26 +7,47 @@ import difflib
 import os
 import re
 import socket
+from collections.abc import Iterable, Mapping
+from io import StringIO
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from adapters.spool import SPOOL_BYTES
 from models.access import Scope
 from models.errors import SettingsError, TimingRefused
 from models.liveness import Timing
 from models.nodes import LONGEST_NAME, as_name, is_name
-from stores.sentinel import SCHEME as SENTINEL_SCHEME
-from stores.sentinel import SentinelAddress
+from stores import cache, database
+from stores.objects import check_address
+from stores.urls import Url
+from workers import broker
 
 PREFIX = "REPRIEVE_"
 
-#: What Kubernetes sets in every container for a service that is called `reprieve-…`.
-_OF_A_SERVICE = re.compile(r"_(SERVICE|PORT)(_|$)")
+#: What Kubernetes sets in every container for a service that is called `reprieve-…`: names, and values of `…_PORT`.
+_OF_A_SERVICE = re.compile(r"_SERVICE(_|$)|_PORT_")
+_OF_ITS_PORT = re.compile(r"(tcp|udp|sctp)://")
 
+#: Where settings may stand beside the environment, which goes before it.
+ENV_FILE = Path(".env")
+
+#: Names with our prefix that are no settings: what work is told of itself, and `reprieve exec` of its run.
+OWN_NAMES = frozenset({"REPRIEVE_RUN_ID", "REPRIEVE_ATTEMPT", "REPRIEVE_RUN_TOKEN"})
+
+#: `REPRIEVE_…_FILE` of a secret names a file that holds it.
+_FILE = "_file"
+
+#: The servers, each with the scheme of a URL that is made of its host, and how the database in it is called there.
+SERVERS = {"database": "postgresql", "redis": "redis", "broker": "amqp"}
+PARTS = ("host", "port", "name", "user", "password")
+_A_HOST = re.compile(r"[\w.-]+|\[?[0-9a-fA-F:]*:[0-9a-fA-F:.]*\]?")
 
 #: HOST:PORT; an IPv6 address in brackets.
 ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):\d{1,5}$"
@@ -44,18 +65,41 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _data_dir() -> Path:
+    """The user's own; raises `SettingsError` where there is none."""
+    folder = user_data_path("reprieve")
+    if not folder.is_absolute():
+        raise SettingsError(f"There is no home folder to keep data in: set {PREFIX}DATA_DIR to a folder.")
+    return folder
+
+
 class Settings(BaseSettings):
     """Where things are. Every field is `REPRIEVE_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     database_url: SecretStr | None = Field(default=None, description="PostgreSQL, as SQLAlchemy writes it.")
+    database_host: str | None = Field(default=None, description="Instead of the URL: PostgreSQL's host,")
+    database_port: str | None = Field(default=None, description="its port, 5432 by default,")
+    database_name: str | None = Field(default=None, description="and the database. Each may complete a URL, too:")
+    database_user: str | None = Field(default=None, description="who signs in there,")
+    database_password: SecretStr | None = Field(
+        default=None, description="and the password, as it is: nothing in it is quoted."
+    )
     redis_url: SecretStr | None = Field(default=None, description="Redis for throttles, hints and live events.")
+    redis_host: str | None = Field(default=None, description="Likewise: the host of that Redis,")
+    redis_port: str | None = Field(default=None, description="its port, 6379 by default,")
+    redis_name: str | None = Field(default=None, description="the number of its database, 0 by default,")
+    redis_user: str | None = Field(default=None, description="who signs in there, if not the default user,")
+    redis_password: SecretStr | None = Field(default=None, description="and the password.")
     broker_url: SecretStr | None = Field(default=None, description="Celery's broker; the Redis above by default.")
+    broker_host: str | None = Field(default=None, description="Likewise: the host of a RabbitMQ,")
+    broker_port: str | None = Field(default=None, description="its port, 5672 by default,")
+    broker_name: str | None = Field(default=None, description="the virtual host, `/` by default,")
+    broker_user: str | None = Field(default=None, description="who signs in there,")
+    broker_password: SecretStr | None = Field(default=None, description="and the password.")
     data_dir: Path = Field(
-        default_factory=lambda: user_data_path("reprieve"),
+        default_factory=_data_dir,
         description="Files of this host: spools, output of detached runs, the archive, and what `reprieve up` runs.",
     )
     node_name: str | None = Field(
@@ -73,11 +117,15 @@ class Settings(BaseSettings):
         description="Where closed logs go, s3://bucket/prefix for example; a folder of data_dir by default.",
     )
     log_retention_days: float | None = Field(
-        default=None, gt=0, description="Days after which the log of a finished run is removed; never by default."
+        default=None,
+        gt=0,
+        le=36_500,
+        description="Days after which the log of a finished run is removed; never by default.",
     )
     drain_seconds: float = Field(
         default=600,
         ge=0,
+        le=30 * 86_400,
         description="Seconds that a worker which is asked to stop waits for in-process runs, before it ends them, and "
         "for detached ones that end with its container.",
     )
@@ -118,7 +166,10 @@ class Settings(BaseSettings):
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError:
+            raise ValueError("begins with ~, and there is no such home folder; give the whole path") from None
 
     @field_validator("node_name")
     @classmethod
@@ -126,6 +177,20 @@ class Settings(BaseSettings):
         if value is not None and not (is_name(value) and len(value) <= LONGEST_NAME - 8):
             raise ValueError("must be a name without spaces, of characters that can be shown")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_url_for_each_server(cls, given: Any) -> Any:
+        """Put what is set beside a URL into it, quoted: from here on there are URLs only."""
+        if not isinstance(given, dict):
+            return given
+        whole = dict(given)
+        for server in SERVERS:
+            parts = {part: _plain(whole.pop(f"{server}_{part}", None)) for part in PARTS}
+            if any(parts.values()):
+                url = _plain(whole.get(f"{server}_url"))
+                whole[f"{server}_url"] = SecretStr(_completed(server, url, parts))
+        return whole
 
     @field_validator("database_url")
     @classmethod
@@ -136,21 +201,40 @@ class Settings(BaseSettings):
         url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", value.get_secret_value())
         if not url.startswith("postgresql+psycopg2://"):
             raise ValueError("must begin with postgresql:// (PostgreSQL by psycopg2 is the only database)")
-        return SecretStr(url)
+        read = Url.parse(url)
+        database.connect_arguments(read)
+        return SecretStr(str(read))
 
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        known = ("redis://", "rediss://", "unix://", SENTINEL_SCHEME)
-        if value is not None and not value.get_secret_value().startswith(known):
+        known = ("redis://", "rediss://", "unix://", "sentinel://", "sentinels://")
+        if value is None:
+            return None
+        if not value.get_secret_value().startswith(known):
             raise ValueError(f"must begin with {', '.join(known[:-1])} or {known[-1]}")
+        cache.checked(value.get_secret_value())
         return value
 
-    @field_validator("redis_url", "broker_url")
+    @field_validator("broker_url")
     @classmethod
-    def _names_a_master(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and value.get_secret_value().startswith(SENTINEL_SCHEME):
-            SentinelAddress.parse(value.get_secret_value())
+    def _is_a_broker(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            broker.configuration(value.get_secret_value())
+        return value
+
+    @field_validator("api_address", "metrics_address")
+    @classmethod
+    def _has_a_port(cls, value: str | None) -> str | None:
+        if value is not None and not 0 < host_and_port(value)[1] < 65536:
+            raise ValueError("has a port that is none: give one from 1 to 65535")
+        return value
+
+    @field_validator("log_archive_url")
+    @classmethod
+    def _is_an_object_store(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_address(value)
         return value
 
     @field_validator("api_tokens", mode="before")
@@ -175,6 +259,16 @@ class Settings(BaseSettings):
         except TimingRefused as refused:
             raise ValueError(str(refused)) from None
         return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Given(settings_cls)
 
     @property
     def archive_url(self) -> str:
@@ -203,29 +297,171 @@ class Settings(BaseSettings):
         return self.broker_url.get_secret_value() if self.broker_url else self.require_redis_url()
 
 
-def load_settings() -> Settings:
-    """The settings of this process; raises `SettingsError` that names the setting and what would do."""
-    _refuse_misspelt(os.environ)
+class _Given(PydanticBaseSettingsSource):
+    """The environment, and before that the file `.env`: what has our prefix and is not empty, by the field's name."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError
+
+    def __call__(self) -> dict[str, Any]:
+        found = _of_a_file(ENV_FILE) | _ours(os.environ)
+        _refuse_misspelt(found)
+        return _with_secrets_from_files({name.removeprefix(PREFIX).lower(): value for name, value in found.items()})
+
+
+def load_settings(**instead: Any) -> Settings:
+    """The settings of this process, these instead of what is given for them.
+
+    Raises `SettingsError` that names the setting and what would do.
+    """
     try:
-        return Settings()
+        return Settings(**instead)
     except ValidationError as error:
-        problems = "; ".join(_problem(details["loc"], details["msg"]) for details in error.errors())
+        problems = "; ".join(_problem(details["loc"], details["msg"]) for details in error.errors(include_input=False))
         raise SettingsError(problems) from None
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:
     name = f"{PREFIX}{str(location[0]).upper()}: " if location else ""
+    if ADDRESS in message:
+        return f"{name}must be HOST:PORT; an IPv6 address in brackets"
     return name + message.removeprefix("Value error, ")
 
 
-def _refuse_misspelt(environment: os._Environ[str]) -> None:
-    """A near miss is a mistake; other names may be anybody's."""
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
-    for name in environment:
-        if not name.startswith(PREFIX) or name in known or _OF_A_SERVICE.search(name):
+def _ours(values: Mapping[str, str | None]) -> dict[str, str]:
+    """Those of our prefix, in capitals, and without what Kubernetes says of a service."""
+    found = {}
+    for name, value in values.items():
+        of_a_service = _OF_A_SERVICE.search(name) or (value and _OF_ITS_PORT.match(value) and name.endswith("_PORT"))
+        if not value or of_a_service or not _is_meant_for_us(name.upper()):
             continue
-        if near := difflib.get_close_matches(name, known, 1, 0.85):
+        if not value.isascii() and _is_not_text(value):
+            raise SettingsError(f"{name} is not UTF-8 text.")
+        found[name.upper()] = value
+    return found
+
+
+def _is_meant_for_us(name: str) -> bool:
+    prefix = name.partition("_")[0]
+    # XREPRIEVE_… is somebody else's; REPREIVE_… is ours, misspelt.
+    misspelt = "REPRIEVE" not in prefix and bool(difflib.get_close_matches(prefix, ["REPRIEVE"], 1, 0.85))
+    return name.startswith(PREFIX) or misspelt
+
+
+def _is_not_text(value: str) -> bool:
+    """Whether it is bytes that are no UTF-8, which Python hands on as lone surrogates."""
+    return any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _of_a_file(file: Path) -> dict[str, str]:
+    """What the file gives, if there is one. A folder of that name is no settings file: some call a virtualenv so."""
+    try:
+        if file.is_dir() or not file.exists():
+            return {}
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file.absolute()} is not UTF-8 text; save it as that, or remove it.") from None
+    except OSError as error:
+        raise SettingsError(f"{file.absolute()} cannot be read ({error.strerror}); it holds settings.") from None
+    for line in parse_stream(StringIO(text)):
+        if PREFIX in line.original.string and (line.error or (line.key and line.value is None)):
+            raise SettingsError(f"{file.absolute()}, line {line.original.line}, is not of the form NAME=VALUE.")
+    return _ours(dotenv_values(stream=StringIO(text)))
+
+
+def _refuse_misspelt(names: Iterable[str]) -> None:
+    """A near miss is a mistake; other names may be anybody's."""
+    known = [PREFIX + name.upper() for name in (*Settings.model_fields, *_secret_files())]
+    for name in names:
+        if name not in known and (near := difflib.get_close_matches(name, known, 1, 0.85)):
             raise SettingsError(f"{name} is no setting; did you mean {near[0]}?")
+
+
+def unknown_names() -> list[str]:
+    """Names with our prefix, in the environment or `.env`, that nothing reads: a later version may."""
+    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *_secret_files())} | OWN_NAMES
+    return sorted((_of_a_file(ENV_FILE) | _ours(os.environ)).keys() - known)
+
+
+def _secret_files() -> list[str]:
+    """The fields that hold one secret, each with `_file` behind it."""
+    fields = Settings.model_fields.items()
+    return [name + _FILE for name, field in fields if field.annotation == SecretStr | None or name == "api_tokens"]
+
+
+def _with_secrets_from_files(given: dict[str, str]) -> dict[str, str]:
+    """With what is in the files that fields name; the newline that an editor puts at the end is no part of it."""
+    whole = dict(given)
+    for name in _secret_files():
+        file = whole.pop(name, None)
+        if file is None:
+            continue
+        setting = (PREFIX + name).upper()
+        field = name.removesuffix(_FILE)
+        if field in given:
+            raise SettingsError(f"{setting} and {(PREFIX + field).upper()} are both set; leave one out.")
+        try:
+            whole[field] = Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError:
+            raise SettingsError(f"{setting} names a file that is not UTF-8 text: {file}.") from None
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "no path"
+            raise SettingsError(f"{setting} names a file that cannot be read ({why}): {file}.") from None
+        if not whole[field]:
+            raise SettingsError(f"{setting} names a file that is empty: {file}.")
+    return whole
+
+
+def _plain(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _completed(server: str, url: str | None, parts: Mapping[str, str | None]) -> str:
+    """The URL with these parts in it, or made of them; raises ValueError where two say the same, or none says where."""
+    setting = f"{PREFIX}{server.upper()}_"
+    names = {part: f"{setting}{part.upper()}" for part in PARTS}
+    if url is None and not parts["host"]:
+        first = next(names[part] for part in PARTS if parts[part])
+        raise ValueError(
+            f"{first} is set, but neither {setting}URL nor {names['host']}, which would say of which server"
+        )
+    try:
+        read = Url.parse(url) if url else Url(SERVERS[server])
+        return str(_with_parts(read, parts))
+    except _WrongPart as wrong:
+        part, told = wrong.args
+        raise ValueError(f"{names[part]}: {told}") from None
+    except ValueError as error:
+        raise ValueError(f"{setting}URL: {error}") from None
+
+
+class _WrongPart(Exception):
+    """Raised when a part cannot be one, or is said by the URL too; names it, and says what would do."""
+
+
+def _with_parts(url: Url, parts: Mapping[str, str | None]) -> Url:
+    said = {"host": url.hosts, "port": url.hosts[0][1] if url.hosts else None, "name": url.path}
+    said |= {"user": url.user, "password": url.password}
+    for part in PARTS:
+        if parts[part] and said[part]:
+            raise _WrongPart(part, "is said by the URL as well; leave one out")
+    host = parts["host"]
+    if host and not _A_HOST.fullmatch(host) and not (url.scheme == SERVERS["database"] and host.startswith("/")):
+        raise _WrongPart("host", "must be the name or the address of one host; its port is a setting of its own")
+    if parts["port"] and not (parts["port"].isdecimal() and 0 < int(parts["port"]) < 65536):
+        raise _WrongPart("port", "must be a port, from 1 to 65535")
+    port = int(parts["port"]) if parts["port"] else None
+    hosts = url.hosts or (((host.strip("[]"), port),) if host else ())
+    if port and url.hosts:
+        hosts = tuple((host, port) for host, _ in url.hosts)
+    return Url(
+        url.scheme,
+        url.user or parts["user"],
+        url.password or parts["password"],
+        hosts,
+        url.path or parts["name"] or "",
+        url.query,
+    )
 
 
 def _require(value: SecretStr | None, name: str, example: str) -> str:

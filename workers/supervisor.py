@@ -21,7 +21,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from uuid import UUID, uuid4
 
@@ -29,17 +28,18 @@ from cachetools import LRUCache, TTLCache
 from celery.worker import state as worker_state
 from sqlalchemy.exc import DBAPIError
 
-from adapters.protocol import Adapter, Attaching
+from adapters.protocol import Adapter, Attaching, Keeping
 from adapters.registry import attaching, find_adapter
 from adapters.shipper import LogShipper
 from models.draining import end_of_cut_off, end_of_drained
 from models.errors import RunNotFound, UnknownAdapter
 from models.faults import ends_session
 from models.nodes import Whose, complaints, in_words, whose
+from models.owed import Duty, reason_of
 from models.paging import pages
 from models.rows import RunAttempt
 from models.status import ErrorCode, EventKind, Probe, Proof
-from models.work import End, Outcome, Token, Work
+from models.work import End, Outcome, Token, Work, storable
 from stores.followers import Adoption
 from stores.logs import Resumed
 from stores.runs import Standing
@@ -53,6 +53,7 @@ from workers.following import follow_to_the_end, take_back
 from workers.identity import ends_container
 from workers.journal import about
 from workers.proof import give_proof
+from workers.turns import take_turns, tell
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ OVERDUE_ASK_LIMIT = 2.0
 BURY_INTERVAL = 2.0
 #: Terminations that are tried at once, and the most of those that failed before in one turn.
 BURY_AT_ONCE = 8
+#: Seconds after which one that has not come to its end keeps no other from its turn.
+BURY_DEADLINE = 30.0
 #: Seconds before a termination that failed is tried again.
 BURY_AGAIN = 30.0
 #: Seconds between two looks for work to adopt …
@@ -116,6 +119,7 @@ class Supervisor:
         self._left_to_others: LRUCache[tuple[UUID, int], bool] = LRUCache(LEFT_TO_OTHERS_KEPT)
         self._not_adopted_lately: TTLCache[UUID, bool] = TTLCache(10_000, ttl=ADOPT_AGAIN)
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
+        self._burying: set[tuple[UUID, int]] = set()
         self._failed_before: LRUCache[tuple[UUID, int], bool] = LRUCache(10_000)
         self._threads: list[threading.Thread] = []
 
@@ -296,24 +300,35 @@ class Supervisor:
     def bury(self) -> None:
         """One turn over the work that is owed its end."""
         owed = self._services.runs.owed_terminations(self._services.node)
-        due = [attempt for attempt in owed if attempt not in self._failed_lately]
+        due = [attempt for attempt in owed if attempt not in self._failed_lately and attempt not in self._burying]
         # What failed before may take long to fail again, and what is owed anew must not wait for all of it.
         again = [attempt for attempt in due if attempt in self._failed_before]
         due = [attempt for attempt in due if attempt not in self._failed_before]
         due += random.sample(again, min(BURY_AT_ONCE, len(again)))
         if due:
-            with ThreadPoolExecutor(max_workers=BURY_AT_ONCE, thread_name_prefix="bury") as pool:
-                list(pool.map(self._try_to_end, due))
+            take_turns(due, self._try_to_end, at_once=BURY_AT_ONCE, deadline=BURY_DEADLINE, name="bury")
 
     def _try_to_end(self, owed: tuple[UUID, int]) -> None:
+        self._burying.add(owed)
         with about(*owed):
             try:
                 self._end_work(self._services.runs.get_attempt(*owed))
             except Exception as error:
-                logger.exception("Run %s attempt %d: its work could not be ended.", *owed)
                 self._failed_lately[owed] = self._failed_before[owed] = True
-                said = {"host": self._services.host, "error": f"{type(error).__name__}: {error}"}
+                self._remember(Duty.TERMINATION, owed, error)
+                said = {"host": self._services.host, "error": storable(f"{type(error).__name__}: {error}")}
                 self._services.runs.tell_once(*owed, EventKind.TERMINATION_FAILED, said)
+            finally:
+                self._burying.discard(owed)
+
+    def _remember(self, duty: Duty, item: tuple[UUID, int], error: Exception) -> None:
+        """Log why this failed, and have whoever asks about its run be told."""
+        tell(duty, item, error)
+        try:
+            self._services.setbacks.begin(duty, [item])
+            self._services.setbacks.failed(duty, item, reason_of(error))
+        except DBAPIError as problem:
+            logger.warning("That this failed could not be written down (%s).", type(problem.orig).__name__)
 
     def _end_work(self, attempt: RunAttempt) -> None:
         """End an attempt's work and say so; a run that waited for it may now be started again."""
@@ -352,7 +367,7 @@ class Supervisor:
             if ends_session(error):  # The database is away: nothing else could be adopted, either.
                 raise
             self._not_adopted_lately[run_id] = True
-            logger.exception("Run %s attempt %d could not be adopted; it is tried again.", run_id, attempt)
+            self._remember(Duty.ADOPTION, (run_id, attempt), error)
             return
         if adoption is not None:
             self._begin_to_follow(adoption)
@@ -409,9 +424,18 @@ class Supervisor:
     def tidy(self) -> None:
         """One turn over what adapters keep on this host, for one run or another."""
         for adapter in self._services.adapters.keeping():
-            for page in pages(adapter.kept(), TIDY_AT_ONCE):
-                for attempt in self._services.closings.forgettable(page):
+            try:
+                self._tidy(adapter)
+            except Exception:
+                logger.exception("What %s keeps here could not be looked through.", type(adapter).__name__)
+
+    def _tidy(self, adapter: Keeping) -> None:
+        for page in pages(adapter.kept(), TIDY_AT_ONCE):
+            for attempt in self._services.closings.forgettable(page):
+                try:
                     adapter.forget(attempt)
+                except Exception:
+                    logger.exception("Run %s attempt %d: what is kept of it here could not be deleted.", *attempt)
 
     # -- the end of this worker
 

@@ -74,7 +74,9 @@ def _pod_spec(run: Work, config: KubernetesConfig) -> Json:
 
 
 def _container(run: Work, config: KubernetesConfig) -> Json:
-    env: list[Json] = [{"name": name, "value": value} for name, value in (run.environment | config.env).items()]
+    env: list[Json] = [
+        {"name": name, "value": as_written(value)} for name, value in (run.environment | config.env).items()
+    ]
     env += [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
         for name, secret in config.secret_env.items()
@@ -85,13 +87,22 @@ def _container(run: Work, config: KubernetesConfig) -> Json:
         if value
     }
     optional = {
-        "command": config.command,
-        "args": config.args,
+        "command": [as_written(word) for word in config.command or ()],
+        "args": [as_written(word) for word in config.args or ()],
         "resources": resources,
         "volumeMounts": config.volume_mounts,
     }
     given = {name: value for name, value in optional.items() if value}
     return {"name": CONTAINER, "image": config.image, "env": env} | given
+
+
+def as_written(text: str) -> str:
+    """This text for a field in which a kubelet expands `$(NAME)` and `$$`, so that it reaches the command unchanged.
+
+    Each dollar sign is doubled, also one that would seem to stay: before a character that is not ASCII, Kubernetes
+    (`Expand` of its package third_party/forked/golang/expansion) breaks that character otherwise.
+    """
+    return text.replace("$", "$$")
 
 
 def merged(base: Any, patch: Any) -> Any:

@@ -271,7 +271,7 @@ function showRun(id) {
 function downloads(run) {
   const streams = run.attempt ? ["stdout", "stderr"] : [];
   const files = [
-    ...streams.map((stream) => [`/v1/runs/${run.id}/attempts/${run.attempt}/output/${stream}`, `${run.id}-${run.attempt}-${stream}.txt`, stream]),
+    ...streams.map((stream) => [`/v1/runs/${run.id}/attempts/${run.attempt}/output/${stream}?told=true`, `${run.id}-${run.attempt}-${stream}.txt`, stream]),
     [`/v1/runs/${run.id}/explain`, `${run.id}.json`, "the history"],
   ];
   return files.flatMap(([href, download, what]) => [made("a", { href, download, textContent: `Download ${what}` }), " "]);
@@ -284,6 +284,14 @@ function happened(event) {
     made("time", { dateTime: event.at, textContent: new Date(event.at).toLocaleTimeString() }),
     `attempt ${event.attempt}: ${event.kind} ${words.map(([name, value]) => `${name} ${value}`).join(", ")}`);
 }
+
+/** Why chunks cannot be read, as models/gaps.py has it. */
+const WHY = {
+  late: "are late, and on their way",
+  missing: "are missing",
+  lost: "are lost: they were stored, and cannot be read any more",
+  removed: "were removed (retention)",
+};
 
 /** The output as it comes. A browser comes back by itself after a cut; where it gives up, we come back for it. */
 function read(id, log, state) {
@@ -305,7 +313,10 @@ function read(id, log, state) {
     source.addEventListener("gap", (event) => {
       const data = JSON.parse(event.data);
       place = event.lastEventId;
-      log.tell(`— chunks ${data.first} to ${data.last} are missing —`);
+      log.tell(`— chunks ${data.first} to ${data.last} ${WHY[data.why] ?? "are missing"} —`);
+    });
+    source.addEventListener("unavailable", (event) => {
+      state.textContent = JSON.parse(event.data).detail;
     });
     source.addEventListener("end", () => {
       source.close();

@@ -128,7 +128,7 @@ def test_a_port_that_is_taken_costs_a_worker_its_metrics_and_nothing_else(
     extra = {"REPRIEVE_METRICS_ADDRESS": f"127.0.0.1:{port}"}
     start_worker("control", name="first", extra=extra)
     second = start_worker("control", name="second", extra=extra)
-    second.wait_for("The metrics of this worker cannot be served")
+    second.wait_for("where this worker cannot answer")
     assert second.popen.poll() is None
 
 

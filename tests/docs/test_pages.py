@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stores.addresses import read_addresses
 from stores.embedded.address import choose_port
 from stores.embedded.home import INSTALLATION, PACKAGE
 from tests.support.processes import Process, spawn
@@ -110,10 +111,11 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     process: Process = spawn("up", ["reprieve", "up"], environment, folder)
     try:
         process.wait_for("The page", timeout=90)
-        told = dict(re.findall(r"^(PostgreSQL|Redis|The page)\s+([^\s?]+)", process.output, re.M))
+        told = dict(re.findall(r"^(The page)\s+([^\s?]+)", process.output, re.M))
         api = told["The page"].rstrip("/")
         eventually(lambda: answers(f"{api}/health/ready"), timeout=60)
-        urls = {"REPRIEVE_DATABASE_URL": told["PostgreSQL"], "REPRIEVE_REDIS_URL": told["Redis"]}
+        known = read_addresses(folder / "data")
+        urls = {f"REPRIEVE_{name.upper()}": url.get_secret_value() for name, url in known.items()}
         supervisor = int((folder / "data" / "supervisord.pid").read_text())
         yield Up(environment | urls, api, supervisor)
     finally:

@@ -21,7 +21,7 @@ from stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from stores.embedded.address import choose_port
 from tests.support.processes import Process, spawn
 from tests.support.waiting import eventually
-from workers.settings import Settings
+from workers.settings import PARTS, SERVERS, Settings
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -155,6 +155,8 @@ class Started:
         self.environment = {key: self._here(str(value)) for key, value in service["environment"].items()} | {
             "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
             "PYTHONWARNINGS": "ignore",
+            # By URL here, and so by nothing else.
+            **{f"REPRIEVE_{server}_{part}".upper(): "" for server in SERVERS for part in PARTS},
             "REPRIEVE_DATABASE_URL": postgres.url,
             "REPRIEVE_REDIS_URL": redis.url,
             "REPRIEVE_DATA_DIR": str(folder),

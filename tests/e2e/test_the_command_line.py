@@ -72,7 +72,8 @@ class Terminal:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Terminal, Process]]:
     """`reprieve up` on a folder of its own, ended as a terminal's Ctrl-C ends it; then nothing of it may be left."""
     folder = tmp_path_factory.mktemp("up")
-    terminal = Terminal(folder / "data")
+    # Its name means something to a shell, to INI files and in addresses (D17).
+    terminal = Terminal(folder / "my data; 100%s #1 $(x) 'é'")
     up = spawn("up", ["reprieve", "up"], terminal.environment, folder)
     try:
         up.wait_for("Ctrl-C ends everything", timeout=90)

@@ -173,6 +173,7 @@ def test_a23_a_quota_that_is_full_for_long_is_told_once_and_waited_for(cluster: 
 
 @pytest.mark.parametrize("attach", [False, True])
 def test_a23_a_namespace_that_is_missing_ends_the_run_with_the_platforms_words(cluster: Scripted, attach: bool) -> None:
+    cluster.fake.visible = None
     run = cluster.work("true", namespace="none")
     handle = pending(cluster, run) | {"namespace": "none"}
     context = cluster.context(run)

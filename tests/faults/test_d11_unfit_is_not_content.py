@@ -203,7 +203,7 @@ def test_d11_live_output_over_http_has_an_event_for_it_and_goes_on(services: Ser
         told = client.get(f"/v1/runs/{work.run_id}/log/live").text
     events = [line.removeprefix("event: ") for line in told.splitlines() if line.startswith("event: ")]
     assert events == ["output", "gap", "output", "end"]
-    assert '{"attempt":1,"first":2,"last":4}' in told
+    assert '{"attempt":1,"first":2,"last":4,"why":"missing"}' in told
 
 
 def test_d11_a_closing_waits_for_nothing_that_is_in_quarantine_and_records_it_as_a_gap(services: Services) -> None:

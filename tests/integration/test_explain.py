@@ -1,6 +1,7 @@
 """What `reprieve explain` and `ps` tell of a suspect: why it was spared, why it was reaped, what came later."""
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -52,9 +53,13 @@ def test_a_reap_is_told_with_its_silence_its_last_chunk_the_pipeline_and_the_pla
     platform(Probe.DEAD)
     assert sweep(services)["reaped"] == 1
     text = " ".join(told("explain", work.run_id).split())
-    assert "Attempt 1 was silent for 5 min 12 s (window 5 min 0 s). Its last proof of life was output, at " in text
+    # The sweep comes a moment after, however long that is on a busy machine.
+    assert re.search(
+        r"Attempt 1 was silent for 5 min [1-5]\d s \(window 5 min 0 s\)\. Its last proof of life was ", text
+    )
+    assert "Its last proof of life was output, at " in text
     assert "its last stored output was chunk 4,107; worker@nowhere followed it." in text
-    assert "the log pipeline was 1." in text
+    assert re.search(r"the log pipeline was [1-9]\.\d s behind", text)
     assert "Its platform said that it was gone. So it was reaped at " in text
     assert "UTC as adapter_liveness_lost, and failed." in text
 
@@ -80,7 +85,7 @@ def test_each_sparing_is_told_with_its_reason_and_how_often_it_came(
         sweep(services, by_hand=True)
     text = " ".join(told("explain", work.run_id).split())
     assert "Attempt 1 was suspect and spared 3 times, last at " in text
-    assert "since its platform could not say whether it lives: it was then silent for 5 min 12 s" in text
+    assert re.search(r"its platform could not say whether it lives: it was then silent for 5 min [1-5]\d s", text)
     (sparing,) = json.loads(told("explain", work.run_id, "--json"))["sparings"]
     assert (sparing["judgement"], sparing["times"], sparing["detail"]["probe"]) == ("spare_unknown", 3, "unknown")
 

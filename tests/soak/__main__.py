@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from unittest.mock import patch
+from urllib.parse import quote, urlsplit
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,8 @@ from tests.soak.account import Account, Lost, account
 from tests.soak.chaos import Chaos, tolerant
 from tests.soak.work import Source, unfinished
 from tests.support.fleet import Fleet
+from tests.support.object_store import object_store
+from tests.support.tls import Certificate, tls_before
 from workers import bootstrap
 from workers.bootstrap import Services
 from workers.settings import load_settings
@@ -36,7 +39,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Asked to end, it ends what it started.
     with ExitStack() as ending:
         folder = options.folder or Path(ending.enter_context(_temporary()))
-        fleet = Fleet(folder, ending, time_scale=options.scale, extra={"REPRIEVE_DRAIN_SECONDS": "2"}, disk=DISK)
+        store = ending.enter_context(object_store())
+        extra = {"REPRIEVE_DRAIN_SECONDS": "2", "REPRIEVE_LOG_ARCHIVE_URL": "s3://logs/soak", **store.environment}
+        fleet = Fleet(folder, ending, time_scale=options.scale, extra=extra, disk=DISK)
+        _behind_tls(fleet, ending)
         ending.enter_context(patch.dict("os.environ", fleet.environment))
         services = bootstrap.build(load_settings())
         bootstrap.use(services)
@@ -44,7 +50,8 @@ def main() -> int:
         migrate(services.database)
         source = Source(Random(options.seed), folder)
         began = time.monotonic()
-        chaos = Chaos(fleet, source, Random(options.seed), services.timing.window.total_seconds(), ending)
+        window = services.timing.window.total_seconds()
+        chaos = Chaos(fleet, source, store, Random(options.seed), window, ending)
         _storm(services, source, chaos, options, console)
         _calm(services, source, chaos, console)
         chaos.pick_up()
@@ -56,6 +63,24 @@ def main() -> int:
         result.wrong += [f"two copies at once of {one}" for one in source.twice()]
         _print(console, result, chaos, len(source.started), time.monotonic() - began)
     return 1 if result.wrong else 0
+
+
+def _behind_tls(fleet: Fleet, ending: ExitStack) -> None:
+    """Have all on this host, the broker's clients too, reach the servers over TLS, and verify whom they reach."""
+    certificate = Certificate.made(fleet.folder, "127.0.0.1")
+    authority = quote(str(certificate.file), safe="")
+    for name, server, asked in (
+        ("REPRIEVE_DATABASE_URL", fleet.postgres, f"sslmode=verify-full&sslrootcert={authority}"),
+        ("REPRIEVE_REDIS_URL", fleet.redis, f"ssl_ca_certs={authority}"),
+    ):
+        plain = urlsplit(server.url)
+        port = ending.enter_context(tls_before(plain.port or 0, certificate, postgres=server is fleet.postgres))
+        secure = plain._replace(
+            scheme=plain.scheme.replace("redis", "rediss"),
+            netloc=f"{plain.netloc.rpartition(':')[0]}:{port}",
+            query=asked,
+        )
+        fleet.environment[name] = secure.geturl()
 
 
 def _options() -> argparse.Namespace:

@@ -17,6 +17,7 @@ from tests.soak import hosts
 from tests.soak.hosts import FarHost
 from tests.soak.work import Source
 from tests.support.fleet import Fleet
+from tests.support.object_store import DENIED, METHODS, ObjectStore
 from tests.support.processes import Process
 
 #: Queue, workers of it, threads of each.
@@ -35,9 +36,12 @@ LONGEST_STALL = 0.5
 class Chaos:
     """A fleet of workers and beats, and what happens to it. Counts what it did."""
 
-    def __init__(self, fleet: Fleet, source: Source, random: Random, window: float, ending: ExitStack) -> None:
+    def __init__(
+        self, fleet: Fleet, source: Source, store: ObjectStore, random: Random, window: float, ending: ExitStack
+    ) -> None:
         self._fleet = fleet
         self._source = source
+        self._store = store
         self._random = random
         self._window = window
         self.done: Counter[str] = Counter()
@@ -61,6 +65,9 @@ class Chaos:
             (1, "log queue flooded", lambda: source.flood(20_000)),
             (1, "PostgreSQL read-only", self._make_read_only),
             (2, "worker short of descriptors", self._take_descriptors),
+            (1, "archive refuses", lambda: self._for_a_while("refused", dict.fromkeys(METHODS, DENIED), {})),
+            (1, "archive hangs", lambda: self._for_a_while("hanging", METHODS, frozenset())),
+            (1, "archive forgets", lambda: self._for_a_while("forgets", True, False)),
             *([(1, "disk full", self._fill_disk)] if fleet.disk else []),
             *(self._of_hosts() if self.hosts else []),
         ]
@@ -152,6 +159,12 @@ class Chaos:
                 time.sleep(self._random.uniform(0.5, self._window / 6))
         except DBAPIError:
             return  # It is away just now.
+
+    def _for_a_while(self, what: str, ill: object, well: object) -> None:
+        """Have the object store be ill, in this way of it, for less than a window."""
+        setattr(self._store, what, ill)
+        time.sleep(self._random.uniform(0.5, self._window * LONGEST_STALL))
+        setattr(self._store, what, well)
 
     def _take_descriptors(self) -> None:
         """Leave a worker of runs a few descriptors more than it has, for less than a window."""

@@ -18,7 +18,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -94,6 +94,8 @@ class FakeCluster:
         self.runs = runs
         self.max_page = max_page
         self.namespaces = {"default", "other"}
+        self.visible: set[str] | None = {"default", "other"}
+        """The namespaces in which our Role is bound; None with a ClusterRole, which sees all."""
         self.creates_pods = True
         self.holds_deletions = False
         self.grace = 0.0
@@ -246,7 +248,8 @@ class FakeCluster:
     def write(self, pod: Json, text: bytes, at: int | None = None) -> None:
         """What its container prints, as the runtime writes it down: lines, and parts of long ones."""
         entries = []
-        for line in text.splitlines(keepends=True):
+        # containerd drops a carriage return before a line end: `readLine` of its package cri/io.
+        for line in text.replace(b"\r\n", b"\n").splitlines(keepends=True):
             entries += [line[start : start + PART_SIZE] for start in range(0, len(line), PART_SIZE)]
         with self.changed:
             log = self.logs[pod["metadata"]["uid"]]
@@ -394,9 +397,11 @@ class FakeCluster:
         if container["image"] == NO_SUCH_IMAGE:
             self.wait(pod, "ImagePullBackOff", f'Back-off pulling image "{NO_SUCH_IMAGE}"')
             return
-        env = {one["name"]: one["value"] for one in container["env"]}
+        env: dict[str, str] = {}
+        for one in container["env"]:
+            env[one["name"]] = expanded(one["value"], env)
         process = subprocess.Popen(
-            [*container.get("command", []), *container.get("args", [])],
+            [expanded(one, env) for one in (*container.get("command", []), *container.get("args", []))],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -419,6 +424,28 @@ class FakeCluster:
     def _end_process(self, pod: Json) -> None:
         if "_process" in pod:
             _end(self._processes[pod["_process"]])
+
+
+def expanded(text: str, env: Mapping[str, str]) -> str:
+    """What a kubelet makes of a command, an argument or the value of a variable.
+
+    Byte by byte, as `Expand` of its package third_party/forked/golang/expansion does it: `$$` is a `$`, `$(NAME)` the
+    variable if there is one, and a `$` before anything else stays, but takes the *byte* after it for a character.
+    """
+    given, result, at = text.encode(), bytearray(), 0
+    while at < len(given):
+        following = given[at + 1 : at + 2]
+        if given[at : at + 1] != b"$" or not following:
+            result += given[at : at + 1]
+            at += 1
+        elif following == b"(" and (end := given.find(b")", at)) > 0:
+            name = given[at + 2 : end].decode()
+            result += env.get(name, f"$({name})").encode()
+            at = end + 1
+        else:
+            result += b"$" if following == b"$" else b"$" + following.decode("latin-1").encode()
+            at += 2
+    return result.decode(errors="replace")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -487,6 +514,7 @@ class _Handler(BaseHTTPRequestHandler):
         match = _ROUTE.fullmatch(path)
         if match is None or (match["kind"] == "jobs") != (match["group"] == "apis/batch/v1"):
             raise _Problem(404, "NotFound", "the server could not find the requested resource")
+        self._check_rights(method, match)
         if match["log"]:
             self._log(self._find(match), query, fault)
             return
@@ -495,6 +523,21 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = self._answer(method, match, query, body)
             data = json.dumps(answer).encode()
         self._send_json(status, data, fault)
+
+    def _check_rights(self, method: str, match: re.Match[str]) -> None:
+        """Who may see nothing of a namespace is not told whether there is one."""
+        if self.cluster.visible is None or match["namespace"] in self.cluster.visible:
+            return
+        verb = {"POST": "create", "DELETE": "delete"}.get(method, "get" if match["name"] else "list")
+        about = f'{match["kind"]} "{match["name"]}"' if match["name"] else match["kind"]
+        group = "batch" if match["kind"] == "jobs" else ""
+        raise _Problem(
+            403,
+            "Forbidden",
+            f'{about} is forbidden: User "system:serviceaccount:default:worker" cannot {verb} resource '
+            f'"{match["kind"]}" in API group "{group}" in the namespace "{match["namespace"]}"',
+            match["name"],
+        )
 
     def _answer(self, method: str, match: re.Match[str], query: dict[str, str], body: Json) -> tuple[int, Json]:
         if match["eviction"]:

@@ -51,8 +51,8 @@ def age(services: Services, run_id: uuid.UUID, seconds: float, column: str = "up
         connection.execute(statement, {"age": timedelta(seconds=seconds), "id": run_id})
 
 
-def watch_for(services: Services, seconds: float) -> None:
-    """Have the reaper been watching and hearing for so long, its last sweep a moment ago."""
+def watch_for(services: Services, seconds: float, *, window: timedelta | None = None) -> None:
+    """Have the reaper been watching and hearing for so long, its last sweep a moment ago, with this window."""
     statement = text(
         "INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length, hearing_since, heard_at) "
         "VALUES (1, clock_timestamp() - :age, clock_timestamp() - interval '20 s', :window, clock_timestamp() - :age, "
@@ -62,7 +62,7 @@ def watch_for(services: Services, seconds: float) -> None:
         "hearing_since = EXCLUDED.hearing_since, heard_at = EXCLUDED.heard_at"
     )
     with services.database.begin() as connection:
-        connection.execute(statement, {"age": timedelta(seconds=seconds), "window": services.timing.window})
+        connection.execute(statement, {"age": timedelta(seconds=seconds), "window": window or services.timing.window})
 
 
 def happened(services: Services, run_id: uuid.UUID, kind: EventKind, *ago: float) -> None:

@@ -554,6 +554,7 @@ def test_a_dossier_holds_the_evidence_in_a_form_that_can_be_stored() -> None:
         "running_seconds": 7200.0,
         "watching_since": "2026-01-01T11:00:00+00:00",
         "hearing_since": "2026-01-01T11:51:00+00:00",
+        "reports_taken_since": None,
         "pipeline_lag_seconds": 2.0,
         "probe": "unknown",
         "unanswered_since": None,

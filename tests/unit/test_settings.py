@@ -114,7 +114,7 @@ def test_a_missing_address_is_named_with_what_would_do(required: str, name: str)
         (
             "REPRIEVE_REDIS_URL",
             f"amqp://me:{PASSWORD}@h",
-            "must begin with redis://, rediss://, unix:// or sentinel://",
+            "must begin with redis://, rediss://, unix://, sentinel:// or sentinels://",
         ),
         ("REPRIEVE_TIME_SCALE", "fast", "valid integer"),
         ("REPRIEVE_TIME_SCALE", "1.5", "valid integer"),

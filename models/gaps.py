@@ -1,0 +1,42 @@
+"""Why numbers of a log cannot be read. Every reader names the same gaps, and by the same words."""
+
+from enum import StrEnum
+
+from models.sequences import SeqRanges
+
+
+class Why(StrEnum):
+    """What has become of chunks that were handed over and cannot be read."""
+
+    LATE = "late"
+    """Known to be on their way: who reads again later will find them."""
+    MISSING = "missing"
+    """Nobody has them, or they could not be stored and are in quarantine."""
+    LOST = "lost"
+    """They were stored, and cannot be read any more, however often it is tried."""
+    REMOVED = "removed"
+    """Retention has removed them."""
+
+    @property
+    def told(self) -> str:
+        """What is said of chunks, after their numbers."""
+        return _TOLD[self]
+
+
+_TOLD = {
+    Why.LATE: "are late, and on their way",
+    Why.MISSING: "are missing",
+    Why.LOST: "are lost: they were stored, and cannot be read any more",
+    Why.REMOVED: "were removed (retention)",
+}
+
+
+def sort_out(
+    gap: SeqRanges, *, stored: SeqRanges, archived: SeqRanges, is_removed: bool, late: SeqRanges
+) -> dict[Why, SeqRanges]:
+    """Why each of these numbers cannot be read: of a log of which so much was stored and archived."""
+    removed = gap & archived if is_removed else SeqRanges()
+    left = gap - removed
+    lost = left & (stored | archived)
+    left = left - lost
+    return {Why.REMOVED: removed, Why.LOST: lost, Why.LATE: left & late, Why.MISSING: left - late}

@@ -1,0 +1,110 @@
+"""Setbacks: what of the owed work failed, and when it is tried next (`models.owed`). One place for every duty."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from sqlalchemy import text
+
+from models.owed import MAX_REASON, NO_ANSWER, Backlog, Duty, Failing
+from models.work import storable
+from stores.arrays import key_arrays
+from stores.database import Database
+from stores.logs import LogKey
+
+# try: these items are about to be tried. That is written before they are: one that hangs, or ends its process, goes
+# behind the others all the same, and another process leaves it alone meanwhile.
+TRY = text("""
+INSERT INTO setbacks AS s (duty, run_id, attempt, tries, reason, next_try_at)
+SELECT :duty, k.run_id, k.attempt, 1, :reason, clock_timestamp() + :first_pause
+FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt)
+ORDER BY k.run_id, k.attempt
+ON CONFLICT (duty, run_id, attempt) DO UPDATE
+SET tries = s.tries + 1, next_try_at = clock_timestamp() + least(
+        CAST(:longest_pause AS interval), CAST(:first_pause AS interval) * power(2, least(s.tries, 30)))
+WHERE s.next_try_at <= clock_timestamp()
+RETURNING run_id, attempt
+""")
+
+FAIL = text("""
+UPDATE setbacks SET reason = :reason
+WHERE duty = :duty AND run_id = :run_id AND attempt = :attempt
+""")
+
+DONE = text("""
+DELETE FROM setbacks s USING unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt)
+WHERE s.duty = :duty AND s.run_id = k.run_id AND s.attempt = k.attempt
+""")
+
+# Of what is not owed any more, a setback says nothing: somebody else did it, or the run has ended.
+_OWED_STILL = """EXISTS (
+    SELECT FROM run_attempts a LEFT JOIN log_archives v USING (run_id, attempt)
+    WHERE a.run_id = s.run_id AND a.attempt = s.attempt AND CASE s.duty
+        WHEN 'closing' THEN a.log_closed_at IS NULL
+        WHEN 'removal' THEN v.run_id IS NOT NULL AND v.removed_at IS NULL
+        WHEN 'termination' THEN a.termination IN ('owed', 'waived')
+        ELSE a.adoption = 'owed' END)"""
+
+TIDY = text(f"DELETE FROM setbacks s WHERE NOT {_OWED_STILL}")  # noqa: S608 - our own text
+
+OF_RUN = text(f"""
+SELECT duty, run_id, attempt, tries, reason, since, next_try_at FROM setbacks s
+WHERE run_id = :run_id AND {_OWED_STILL} ORDER BY attempt, duty
+""")  # noqa: S608 - our own text
+
+# backlogs: by duty, how much fails; the reason is that of the item that was tried last.
+BACKLOGS = text(f"""
+SELECT duty, count(*) AS items, clock_timestamp() - min(since) AS oldest,
+       (array_agg(reason ORDER BY next_try_at DESC))[1] AS reason
+FROM setbacks s WHERE {_OWED_STILL} GROUP BY duty ORDER BY duty
+""")  # noqa: S608 - our own text
+
+
+class Setbacks:
+    """Remembers what failed."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(self, duty: Duty, items: Iterable[LogKey]) -> set[LogKey]:
+        """Those of these items that may be tried now; until they are `done`, they count as having failed."""
+        values = key_arrays(items)
+        if not values["ids"]:
+            return set()
+        pauses = {"first_pause": duty.first_pause, "longest_pause": duty.longest_pause}
+        with self._database.begin() as connection:
+            rows = connection.execute(TRY, values | pauses | {"duty": duty.value, "reason": NO_ANSWER})
+            return {(row.run_id, row.attempt) for row in rows}
+
+    def failed(self, duty: Duty, item: LogKey, reason: str) -> None:
+        """Why the try that was begun has failed."""
+        values = {"duty": duty.value, "run_id": item[0], "attempt": item[1], "reason": storable(reason)[:MAX_REASON]}
+        with self._database.begin() as connection:
+            connection.execute(FAIL, values)
+
+    def done(self, duty: Duty, items: Iterable[LogKey]) -> None:
+        """These are not owed any more, or only have to wait: none of them failed."""
+        values = key_arrays(items)
+        if values["ids"]:
+            with self._database.begin() as connection:
+                connection.execute(DONE, values | {"duty": duty.value})
+
+    def tidy(self) -> int:
+        """Delete what is said of work that is not owed any more; returns how many."""
+        with self._database.begin() as connection:
+            return connection.execute(TIDY).rowcount
+
+    def of_run(self, run_id: UUID) -> list[Failing]:
+        """What fails of the work that is owed to a run."""
+        with self._database.begin() as connection:
+            rows = connection.execute(OF_RUN, {"run_id": run_id})
+            return [Failing(**(dict(row._mapping) | {"duty": Duty(row.duty)})) for row in rows]
+
+    def backlogs(self) -> list[Backlog]:
+        """How much fails, by duty."""
+        with self._database.begin() as connection:
+            rows = connection.execute(BACKLOGS)
+            return [Backlog(Duty(row.duty), row.items, row.oldest, row.reason) for row in rows]
+
+    def complaints(self) -> list[str]:
+        """What has been failing for a while, a sentence for each duty."""
+        return [backlog.sentence for backlog in self.backlogs() if backlog.is_told]

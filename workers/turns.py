@@ -1,0 +1,98 @@
+"""Many pieces of owed work in one turn: some at once, and none holds up the others, however long it takes or fails."""
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from models.errors import LogUnavailable
+from models.owed import Duty, reason_of
+from stores.logs import LogKey
+from workers.bootstrap import Services
+from workers.journal import about
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def take_turns(
+    items: Iterable[T],
+    act: Callable[[T], None],
+    *,
+    at_once: int,
+    deadline: float,
+    seconds: float = float("inf"),
+    name: str = "turn",
+) -> None:
+    """Do this with each item, on so many threads at once; `act` raises nothing.
+
+    One that takes longer than `deadline` seconds counts no more: another takes its place, and nobody waits for it.
+    After so many `seconds` no other is begun.
+    """
+    waiting, ends_at = deque(items), time.monotonic() + seconds
+    under_way: dict[threading.Thread, float] = {}
+    changed = threading.Event()
+
+    def begin(item: T) -> None:
+        try:
+            act(item)
+        finally:
+            changed.set()
+
+    while True:
+        now = time.monotonic()
+        under_way = {one: since for one, since in under_way.items() if one.is_alive() and now - since < deadline}
+        while waiting and now < ends_at and len(under_way) < at_once:
+            thread = threading.Thread(target=begin, args=(waiting.popleft(),), name=name, daemon=True)
+            under_way[thread] = now
+            thread.start()
+        if not under_way:
+            return
+        changed.wait(min(0.1, deadline))
+        changed.clear()
+
+
+def fulfil(services: Services, duty: Duty, item: LogKey, act: Callable[[], str]) -> str:
+    """Do what is owed to an attempt, and remember what came of it: "failed", or what `act` returns.
+
+    That it is tried is remembered first: if it hangs, or ends this process, it goes behind the others all the same.
+    "left" where it was tried lately, or is being tried just now.
+    """
+    with about(*item):
+        if not services.setbacks.begin(duty, [item]):
+            return "left"
+        try:
+            result = act()
+        except Exception as error:
+            services.setbacks.failed(duty, item, reason_of(error))
+            return tell(duty, item, error)
+        services.setbacks.done(duty, [item])
+        return result
+
+
+def tell(duty: Duty, item: LogKey, error: Exception) -> str:
+    """Log a failure, and return what it is called; what the archive refuses, it has said itself, once for all logs."""
+    if isinstance(error, LogUnavailable):
+        return "refused"
+    logger.error("Run %s attempt %d: %s.", *item, duty.failure, exc_info=error)
+    return "failed"
+
+
+class Tally:
+    """Counts what came of each item; thread-safe."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, outcome: str) -> None:
+        with self._lock:
+            self._counts[outcome] += 1
+
+    @property
+    def counts(self) -> dict[str, int]:
+        with self._lock:
+            return {outcome: count for outcome, count in self._counts.items() if outcome != "left"}
