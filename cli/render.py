@@ -58,8 +58,9 @@ def runs_table(runs: Sequence[Run], now: datetime, width: int) -> list[Text]:
     widths = [max(cell_len(cell) for cell in column) for column in zip(*fixed, strict=True)]
     loose = [("LABELS", "ERROR"), *((_labels(run), _error(run)) for run in runs)]
     room = max(width - sum(widths) - len(GAP) * (len(widths) + 1), 2 * NARROWEST)
-    of_errors = min(max(cell_len(error) for _, error in loose), max(room // 2, NARROWEST))
-    of_labels = min(max(cell_len(labels) for labels, _ in loose), room - of_errors)
+    labels_need, errors_need = (max(map(cell_len, column)) for column in zip(*loose, strict=True))
+    of_errors = min(errors_need, max(room // 2, room - labels_need))
+    of_labels = min(labels_need, room - of_errors)
     styles = ["bold", *(COLOURS[Status(run.status)] for run in runs)]
     lines = []
     for cells, (labels, error), style in zip(fixed, loose, styles, strict=True):
