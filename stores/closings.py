@@ -66,10 +66,11 @@ SELECT first_seq, last_seq, reason FROM log_quarantine
 WHERE run_id = :run_id AND attempt = :attempt ORDER BY first_seq LIMIT 100
 """)
 
-# hot: the numbers whose segments are there.
-HOT = text("""
-SELECT CAST(range_agg(int8range(first_seq, last_seq, '[]')) AS text) FROM log_segments
-WHERE run_id = :run_id AND attempt = :attempt
+# cold: the numbers that are stored and are in no segment. Subtracted there, since it is mostly nothing, or all.
+COLD = text("""
+SELECT CAST(l.stored - coalesce((SELECT range_agg(int8range(s.first_seq, s.last_seq, '[]')) FROM log_segments s
+                                 WHERE s.run_id = l.run_id AND s.attempt = l.attempt), '{}') AS text)
+FROM attempt_logs l WHERE l.run_id = :run_id AND l.attempt = :attempt
 """)
 
 DROP_ADDED = text("DELETE FROM log_segments WHERE run_id = :run_id AND attempt = :attempt")
@@ -120,7 +121,7 @@ class LogState:
 
     attempt: int
     log: EndedLog
-    hot: SeqRanges
+    cold: SeqRanges
     archive: Archived | None
     quarantined: list[tuple[int, int, str]]
 
@@ -148,8 +149,8 @@ class LogState:
     def lost(self) -> SeqRanges:
         """Chunks that were stored and cannot be read any more: no segment has them, and no archive that can be read."""
         if self.archive is None:
-            return self.stored - self.hot
-        return (self.stored - self.hot - self.archive.held) | (self.archive.lost - self.hot)
+            return self.cold
+        return self.cold - (self.archive.held - self.archive.lost)
 
     @cached_property
     def added(self) -> SeqRanges:
@@ -206,12 +207,12 @@ class Closings:
     def state(self, run_id: UUID, attempt: int) -> LogState:
         """Everything there is to say of an attempt's log; raises `RunNotFound`."""
         log = self.find(run_id, attempt)
-        # Hot before archived, as they are read: a log that is closed in between is seen in both.
+        # The segments before the archive, as they are read: a log that is closed in between is seen in both.
         with self._database.begin() as connection:
-            hot = SeqRanges.from_multirange(connection.execute(HOT, {"run_id": run_id, "attempt": attempt}).scalar())
+            cold = SeqRanges.from_multirange(connection.execute(COLD, {"run_id": run_id, "attempt": attempt}).scalar())
             rows = connection.execute(QUARANTINED, {"run_id": run_id, "attempt": attempt}).all()
         quarantined = [(row.first_seq, row.last_seq, row.reason) for row in rows]
-        return LogState(attempt, log, hot, self._archives.find(run_id, attempt), quarantined)
+        return LogState(attempt, log, cold, self._archives.find(run_id, attempt), quarantined)
 
     def owed(self, limit: int) -> list[tuple[UUID, int]]:
         """Run and attempt of the logs that are to be closed, the longest owed first, what failed last."""
