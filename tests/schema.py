@@ -60,7 +60,7 @@ def main() -> int:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="schema-", ignore_cleanup_errors=True)))
         token = secrets.token_hex(16)
         url, services = _serve(folder, ending, token)
-        seconds = int(options.minutes * 60 / 2)
+        seconds = int(options.minutes * 60 / 4)  # There are four runs of it.
         command = [PROGRAMS / "st", "run", f"{url}/openapi.json", "--continue-on-failure", "--request-timeout", "30"]
         command += ["--max-time", str(seconds), "--checks", "all", "--exclude-checks", LEFT_OUT]
         command += ["--seed", str(options.seed)] if options.seed else []
