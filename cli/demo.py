@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -262,8 +262,9 @@ def run_demo(*, real_time: bool) -> int:
     console.print("Starting PostgreSQL, Redis, workers and beat …")
     try:
         with _data_folder() as folder:
-            came_out = _tell_on_a_stack(folder, scale, console)
-            left = _left_over(folder)
+            started: set[psutil.Process] = set()
+            came_out = _tell_on_a_stack(folder, scale, console, started)
+            left = _left_over(folder, started)
     except KeyboardInterrupt:
         console.print("Interrupted; everything was ended.")
         return 130
@@ -275,7 +276,8 @@ def run_demo(*, real_time: bool) -> int:
     return 1
 
 
-def _tell_on_a_stack(folder: Path, scale: int, console: Console) -> bool:
+def _tell_on_a_stack(folder: Path, scale: int, console: Console, started: set[psutil.Process]) -> bool:
+    """Whether all came out as foretold; notes what runs below this process before it ends it."""
     no_servers = {f"{server}_{part}": None for server in SERVERS for part in ("url", *PARTS)}
     settings = load_settings(data_dir=folder, time_scale=scale, **no_servers)
     token = token_of_up(settings)
@@ -293,6 +295,7 @@ def _tell_on_a_stack(folder: Path, scale: int, console: Console) -> bool:
             _show_logs(stack.logs)
             return False
         finally:
+            started.update(psutil.Process().children(recursive=True))
             app.pool.force_close_all()
             bootstrap.use(None)
 
@@ -322,12 +325,18 @@ def _data_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _left_over(folder: Path) -> list[str]:
-    """Processes that this demo started and that still run: they bear its folder in their environment or arguments."""
+def _left_over(folder: Path, started: Collection[psutil.Process]) -> list[str]:
+    """Processes that this demo started and that still run.
+
+    They were below it, or bear its folder in their arguments or environment. That of a worker only root can see.
+    """
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            traces = [*process.cmdline(), process.environ().get("REPRIEVE_DATA_DIR", "")]
-            if process.pid != os.getpid() and any(str(folder) in trace for trace in traces):
+            traces = process.cmdline()
+            with suppress(psutil.AccessDenied):
+                traces.append(process.environ().get("REPRIEVE_DATA_DIR", ""))
+            is_ours = process in started or any(str(folder) in trace for trace in traces)
+            if is_ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(f"{process.pid} {' '.join(process.cmdline())}")
     return found
