@@ -34,7 +34,6 @@ def serve(services: Services) -> None:
 
     Raises `SettingsError` rather than be open to a network, or closed to everybody.
     """
-    refuse_taken("REPRIEVE_API_ADDRESS", services.settings.api_address)
     services = with_own_token(services)
     listening = listen("REPRIEVE_API_ADDRESS", services.settings.api_address)
     handler = logging.StreamHandler()
@@ -63,13 +62,15 @@ def with_own_token(services: Services) -> Services:
     """
     settings = services.settings
     local = is_loopback(host_and_port(settings.api_address)[0])
+    if settings.api_open and not local:
+        raise SettingsError(
+            f"REPRIEVE_API_OPEN is set, and REPRIEVE_API_ADDRESS is {settings.api_address}: whoever reaches it "
+            "could start commands on the workers. Open is for loopback only; make a token instead "
+            "(`reprieve token create NAME --scope admin`)."
+        )
+    if local:  # Before anything is made for it, or said.
+        refuse_taken("REPRIEVE_API_ADDRESS", settings.api_address)
     if settings.api_open:
-        if not local:
-            raise SettingsError(
-                f"REPRIEVE_API_OPEN is set, and REPRIEVE_API_ADDRESS is {settings.api_address}: whoever reaches it "
-                "could start commands on the workers. Open is for loopback only; make a token instead "
-                "(`reprieve token create NAME --scope admin`)."
-            )
         _say(f"REPRIEVE_API_OPEN is set: this user needs no token at http://{settings.api_address}.")
     token = own_token(settings.data_dir)
     if token is None and not settings.api_open and not _once_it_answers(services):

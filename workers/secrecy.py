@@ -49,7 +49,8 @@ def _wipe(start: int, end: int) -> None:
     for address, name, length in list(_withheld(ctypes.string_at(start, end - start), start)):
         if name in os.environ:
             os.environ[name] = os.environ[name]  # The C library's copy moves to new memory.
-        ctypes.memset(address, 0, length)
+        # Not with NULs: two of them are the end, for whoever looks there for what stays.
+        ctypes.memset(address, ord("*"), length)
 
 
 def _withheld(area: bytes, start: int) -> Iterator[tuple[int, str, int]]:

@@ -218,9 +218,9 @@ def test_a_killed_worker_is_started_again(terminal: Terminal) -> None:
 
 def test_g05_flower_refuses_who_has_no_password_and_shows_no_log_text(stack: tuple[Terminal, Process]) -> None:
     terminal, up = stack
-    address = re.search(r"Flower +(\S+)  user reprieve, password (\S+)", up.output)
+    address = re.search(r"Flower +(\S+)  user reprieve; the password is in (.+)", up.output)
     assert address is not None
-    url, password = address.groups()
+    url, password = address[1], Path(address[2]).read_text().strip()
     assert url.startswith("http://127.0.0.1:")
     assert eventually(lambda: status_without_password(f"{url}/api/tasks")) == 401
 
@@ -254,9 +254,9 @@ def status_without_password(url: str) -> int | None:
 
 def test_g10_a_run_of_up_finds_no_secret_in_any_process_of_the_stack(stack: tuple[Terminal, Process]) -> None:
     terminal, up = stack
-    words = {word for found in re.findall(r"token=(\S+)|password (\S+)", up.output) for word in found if word}
+    words = {*re.findall(r"token=(\S+)", up.output), (terminal.data_dir / "flower-password").read_text().strip()}
     addresses = json.loads((terminal.data_dir / "addresses.json").read_text())
-    words |= {url.split("@")[0].rsplit(":", 1)[1] for url in addresses.values()}
+    words |= {addresses[name].split("@")[0].rsplit(":", 1)[1] for name in ("database_url", "redis_url")}
     look = "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2> /dev/null | tr '\\0' '\\n'"
     said = terminal("run", "--follow", "--", "sh", "-c", look).stdout
     assert "REPRIEVE_DATA_DIR=" + str(terminal.data_dir) in said

@@ -94,7 +94,7 @@ def test_e03_a_refreshed_row_is_small_whatever_was_asked_for(services: Services)
 def test_e03_suspects_are_read_from_runs_and_attempts_and_give_ids_and_times_alone(services: Services) -> None:
     plan = _plan(services, SUSPECTS, ids=[str(uuid4())])
     relations = {node["Relation Name"] for node in _nodes(plan) if "Relation Name" in node}
-    assert relations == {"runs", "run_attempts", "attempt_logs", "sparings"}
+    assert relations == {"runs", "run_attempts", "attempt_logs", "sparings", "run_tokens"}
     # Of what is stored of the log, the highest number only.
     highest = "COALESCE((upper(l.stored) - 1), '0'::bigint)"
     # A node that passes on what another has worked out shows it in parentheses.

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import kombu
+import psutil
 import pytest
 import yaml
 from redis import Redis
@@ -23,7 +24,7 @@ from stores.embedded.address import choose_port
 from stores.embedded.redis import find_program
 from stores.urls import Url
 from tests.conftest import Servers, StartWorker
-from tests.support.processes import Process, processes_marked, spawn
+from tests.support.processes import Process, spawn
 from workers import broker
 from workers.bootstrap import Services
 from workers.settings import Settings, load_settings
@@ -236,9 +237,9 @@ def test_f15_neither_the_log_nor_the_command_line_of_a_worker_shows_a_part_of_it
     password = PASSWORDS[1]
     set_apart(servers, monkeypatch, password)
     with with_password(servers, password):
-        worker = start_worker(extra={"REPRIEVE_NODE_NAME": "of-f15"})
-        lines = [" ".join(process.cmdline()) for process in processes_marked("REPRIEVE_NODE_NAME", "of-f15")]
-        assert lines
+        worker = start_worker()
+        process = psutil.Process(worker.pid)
+        lines = [" ".join(one.cmdline()) for one in (process, *process.children(recursive=True))]
         assert shows(worker.output + "".join(lines), password) == []
 
 
