@@ -272,7 +272,9 @@ def redis_of_compose(tmp_path: Path) -> Iterator[Callable[[str], int]]:
         port = choose_port()
         compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
         shell, option, script = compose["services"]["redis"]["command"]
-        script = script.replace("$$", "$").replace("exec redis-server -", f"exec {find_program()} - --port {port}")
+        script = script.replace("$$", "$").replace(
+            "exec redis-server -", f"exec {find_program()} - --port {port} --dir {tmp_path}"
+        )
         process = spawn("redis", [shell, option, script], {"REDIS_PASSWORD": password}, tmp_path)
         started.append(process)
         process.wait_for("eady to accept connections")
