@@ -69,7 +69,8 @@ def _may_be_of_our_page(request: Request) -> bool:
 
 
 def _is_from_here(request: Request) -> bool:
-    return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host")
+    host = request.headers.get("host")
+    return bool(host) and urlsplit(request.headers.get("origin", "")).netloc == host
 
 
 def _without_a_token(request: Request, wired: Services) -> None:

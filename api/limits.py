@@ -24,7 +24,10 @@ HEADERS = {
 
 
 class Limits:
-    """Refuses bodies that are too large, whatever they say of their size, and adds the headers above."""
+    """Refuses bodies that are too large, whatever they say of their size, and adds the headers above.
+
+    Of whoever shows no token at all, no body is read: to take one in costs the time of everybody.
+    """
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -34,9 +37,12 @@ class Limits:
             await self._app(scope, receive, send)
             return
         taken = 0
+        anonymous = _is_anonymous(scope)
 
         async def counted() -> Message:
             nonlocal taken
+            if anonymous:
+                raise HTTPException(401, "A token is needed: send `Authorization: Bearer TOKEN`.")
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > LARGEST_BODY:
@@ -50,3 +56,10 @@ class Limits:
             await send(message)
 
         await self._app(scope, counted, with_headers)
+
+
+def _is_anonymous(scope: Scope) -> bool:
+    """Whether this is asked of the API without anything that may be a token, and the API is not open."""
+    names = {name for name, _ in scope["headers"]}
+    is_open = scope["app"].state.services.settings.api_open
+    return scope["path"].startswith("/v1/") and not is_open and not names & {b"authorization", b"cookie"}

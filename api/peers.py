@@ -12,6 +12,9 @@ from models.access import Caller
 #: Where Linux lists the sockets of this network namespace, each with its owner: of IPv4, of IPv6.
 _LISTS = {4: Path("/proc/self/net/tcp"), 6: Path("/proc/self/net/tcp6")}
 
+#: The state of a socket that its owner holds. Of one that was closed, Linux says that it is root's, whoever had it.
+_ESTABLISHED = "01"
+
 _End = tuple[str, int]
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -45,7 +48,7 @@ def _is_our_user(client: _End, server: _End) -> bool | None:
         return None
     wanted = [_listed(near, client[1]), _listed(far, server[1])]
     found = (fields for line in sockets.splitlines()[1:] if (fields := line.split())[1:3] == wanted)
-    return any(int(fields[7]) == os.geteuid() for fields in found)
+    return any(fields[3] == _ESTABLISHED and int(fields[7]) == os.geteuid() for fields in found)
 
 
 def _plain(address: _Address) -> _Address:

@@ -38,7 +38,7 @@ async def output(
     run_id: UUID,
     desk: ReportDesk,
     token: GivenToken,
-    first_seq: Annotated[int, Body(examples=[1])],
+    first_seq: Annotated[int, Body(strict=True, examples=[1])],
     chunks: Annotated[list[Any], Body(examples=[CHUNKS])],
 ) -> OutputTaken:
     """Append output. A number that is not the next one is answered with the one that is."""
@@ -57,7 +57,7 @@ async def finish(
     desk: ReportDesk,
     token: GivenToken,
     outcome: Annotated[dict[str, Any], Body(examples=[{"exit_status": 0}])],
-    last_seq: Annotated[int, Body(examples=[41])],
+    last_seq: Annotated[int, Body(strict=True, examples=[41])],
 ) -> ResultTaken:
     """The work has ended. The first result counts."""
     return ResultTaken(**await desk.serve(reporting.finish, run_id, token, outcome, last_seq))

@@ -435,6 +435,7 @@ def simulate(
 
 def main() -> None:
     """The entry point: what goes wrong in a foreseeable way is a sentence, not a traceback."""
+    conceal()
     for stream in (sys.stdout, sys.stderr):
         # A terminal of another character set shows what it can. One that was closed (`>&-`) is None.
         if isinstance(stream, TextIOWrapper):

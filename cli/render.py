@@ -44,7 +44,7 @@ def say_json(value: Any) -> None:
 
 def terminal() -> Console:
     """Standard output: as wide as the terminal, and wide enough for a table where there is none."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH)
+    return Console(width=None if sys.stdout and sys.stdout.isatty() else WIDTH)
 
 
 def short_id(run: Run) -> str:

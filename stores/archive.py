@@ -208,23 +208,26 @@ class LogArchives:
         for index in range(max(0, bisect_right(firsts, after_seq + 1) - 1), len(firsts)):
             numbers = archived.held.within(firsts[index], (*firsts[1:], MAX_SEQ + 1)[index] - 1)
             try:
-                chunks = self._frame(run_id, attempt, archived.key, *archived.frames[index])
+                chunks, was_read = self._frame(run_id, attempt, archived.key, *archived.frames[index])
             except ObjectLost as error:
                 if not self._is_there(archived.key):
                     self._lose(run_id, attempt, archived.held, error)
                     return
                 self._lose(run_id, attempt, numbers, error)
                 continue
-            if archived.lost & numbers:
+            if was_read and archived.lost & numbers:
                 self._note(FIND_AGAIN, run_id, attempt, numbers)
             for chunk in chunks:
                 if chunk.seq > after_seq:
                     yield chunk
 
-    def _frame(self, run_id: UUID, attempt: int, key: str, first_seq: int, offset: int, size: int) -> list[Chunk]:
+    def _frame(
+        self, run_id: UUID, attempt: int, key: str, first_seq: int, offset: int, size: int
+    ) -> tuple[list[Chunk], bool]:
+        """The chunks of a frame, and whether they were read just now: what is in memory says nothing of the object."""
         with self._lock:
             if (key, offset) in self._unpacked:
-                return self._unpacked[key, offset]
+                return self._unpacked[key, offset], False
         data = self.objects.part(key, offset, size)
         try:
             chunks = chunks_of(run_id, attempt, data)
@@ -234,7 +237,7 @@ class LogArchives:
             raise ObjectLost(f"{key} in the log archive holds something else than was written.")
         with self._lock:
             self._unpacked[key, offset] = chunks
-        return chunks
+        return chunks, True
 
     def _is_there(self, key: str) -> bool:
         try:

@@ -169,6 +169,8 @@ def connect_arguments(url: Url) -> tuple[str | None, dict[str, Any]]:
     schema = _identifier(paths[0]) if paths else None
     if len(set(paths)) > 1 or (paths and schema is None):
         raise ValueError("has a search_path that is not one schema; all tables are in one")
+    if schema is not None and (len(schema.encode()) > 63 or schema.startswith("pg_") or schema == "information_schema"):
+        raise ValueError("has a search_path that can be no schema of ours: give a name of 63 bytes at most, not pg_…")
     if taken := sorted(wanted.keys() & SERVER_OPTIONS.keys()):
         raise ValueError(f"sets {', '.join(taken)} by its options, which is Reprieve's own to set; leave it out")
     if schema is not None:

@@ -94,7 +94,10 @@ def _check_folder(url: str, host: str) -> None:
     folder = folder_of(url)
     if host or folder is None or folder == Path(folder.anchor) or "\0" in str(folder):
         raise ValueError("names no folder from the root on; give file:///a/shared/folder, with three slashes")
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:  # A name that is too long, or a folder that this user may not search.
+        raise ValueError(f"is no folder that can be used ({error.strerror}); name another one") from None
     if not nearest.is_dir():
         raise ValueError(f"is no folder that can be made, since {nearest} is none; name another one")
     if nearest != folder and not os.access(nearest, os.W_OK | os.X_OK):

@@ -128,4 +128,7 @@ def _written_host(host: str, port: int | None) -> str:
 
 
 def _unquoted(text: str) -> str:
-    return unquote(text, errors="strict")
+    plain = unquote(text, errors="strict")
+    if "\0" in plain:
+        raise ValueError("no client takes a NUL")
+    return plain

@@ -51,6 +51,8 @@ def configuration(url: str) -> dict[str, Any]:
     if read.scheme not in _RABBIT:
         if read.scheme.partition("+")[0] not in TRANSPORT_ALIASES:
             raise ValueError("is of no broker that Celery knows; amqp:// is a RabbitMQ")
+        if read.scheme in ("memory", "filesystem"):
+            raise ValueError("is no broker that several processes share; give redis:// or amqp://")
         return told
     secure = Tls.of(read)
     read.refuse_unknown(tls.NAMES if secure else ())

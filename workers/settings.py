@@ -366,7 +366,7 @@ def _of_a_file(file: Path) -> dict[str, str]:
     for line in parse_stream(StringIO(text)):
         if PREFIX in line.original.string and (line.error or (line.key and line.value is None)):
             raise SettingsError(f"{file.absolute()}, line {line.original.line}, is not of the form NAME=VALUE.")
-    return _ours(dotenv_values(stream=StringIO(text)))
+    return _ours(dotenv_values(stream=StringIO(text), interpolate=False))
 
 
 def _refuse_misspelt(names: Iterable[str]) -> None:
@@ -407,6 +407,8 @@ def _with_secrets_from_files(given: dict[str, str]) -> dict[str, str]:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "no path"
             raise SettingsError(f"{setting} names a file that cannot be read ({why}): {file}.") from None
+        if "\0" in whole[field]:
+            raise SettingsError(f"{setting} names a file with a NUL in it, which no server takes: {file}.")
         if not whole[field]:
             raise SettingsError(f"{setting} names a file that is empty: {file}.")
     return whole

@@ -166,6 +166,17 @@ def test_d13_a_report_with_a_field_out_of_its_range_is_refused_with_a_sentence(
     assert services.logs.last_seq(work.run_id, 1) == 0
 
 
+@pytest.mark.parametrize("first_seq", [True, "1", 1.0, None])
+def test_d13_a_first_number_that_is_no_whole_number_is_refused(
+    services: Services, client: TestClient, first_seq: Any
+) -> None:
+    work, token = remote_with_token(services)
+    body = {"first_seq": first_seq, "chunks": [{"stream": "stdout", "data": "eA=="}]}
+    own = {"Authorization": f"Bearer {token}"}
+    assert client.post(f"/v1/runs/{work.run_id}/output", json=body, headers=own).status_code == 422
+    assert services.logs.last_seq(work.run_id, 1) == 0
+
+
 @pytest.mark.parametrize(
     ("outcome", "last_seq"),
     [

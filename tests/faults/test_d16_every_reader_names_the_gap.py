@@ -270,6 +270,23 @@ def test_d16_a_log_whose_object_is_gone_is_lost_and_not_to_be_tried_again(
     assert f"chunks 1 to {COUNT} are lost" in raw.stderr
 
 
+def test_d16_what_a_reader_has_in_memory_does_not_say_that_the_object_is_there(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = closed(services, monkeypatch)
+    archives = services.archives
+    assert len(list(archives.read(work.run_id, 1, 0))) == COUNT
+    in_memory = dict(archives._unpacked)
+    forget(services)
+    object_of(services, work).unlink()
+    assert list(archives.read(work.run_id, 1, 0)) == []
+    archives._unpacked.update(in_memory)
+    assert list(archives.read(work.run_id, 1, COUNT - 1))
+    found = archives.find(work.run_id, 1)
+    assert found is not None
+    assert found.lost.count == COUNT
+
+
 def test_d16_a_log_that_retention_removed_is_removed_to_every_reader(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,8 @@ def _half(port: int, kind: str, run_id: object) -> bytes:
     return {
         "connected": b"",
         "head": b"POST /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Never",
-        "body": f"POST /v1/runs/{run_id}/output HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9999\r\n\r\n{{".encode(),
+        "body": f"POST /v1/runs/{run_id}/output HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer any\r\n"
+        f"Content-Length: 9999\r\n\r\n{{".encode(),
         "idle": b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /health/live HTT",
         "reader": f"GET /v1/runs/{run_id}/log/live HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         f"Authorization: Bearer {TOKEN}\r\n\r\n".encode(),
@@ -94,6 +95,20 @@ def _report(port: int, path: str, token: str, body: object) -> tuple[int, float]
         return connection.getresponse().status, time.monotonic() - began
     finally:
         connection.close()
+
+
+def test_e11_whoever_shows_no_token_is_refused_before_the_body_is_here(
+    services: Services, api: tuple[int, Process]
+) -> None:
+    port, _ = api
+    work, _ = remote_with_token(services)
+    for body in (b"Content-Length: 2000000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 20_000):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as anybody:
+            head = f"POST /v1/runs/{work.run_id}/output HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode()
+            with suppress(ConnectionError):
+                anybody.sendall(head + body)
+            # Far sooner than whoever is waited for.
+            assert anybody.recv(65536).startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize("kinds", [("head", "body", "connected", "idle"), ("reader",)], ids=["half-sent", "readers"])

@@ -18,6 +18,7 @@ from stores.database import Database
 from stores.embedded.address import choose_port
 from stores.migrate import current_revision, head_revision, migrate
 from stores.partitions import keep_partitions
+from stores.urls import Url
 from tests.conftest import Servers
 from workers import bootstrap
 from workers.bootstrap import Services
@@ -249,6 +250,11 @@ def test_f17_a_port_that_is_none_is_refused(address: str) -> None:
         ("database_url", "postgresql://h/d?client_encoding=latin1", "client_encoding .* is Reprieve's own to set"),
         ("database_url", "postgresql://h/d?sslmode=verify", "sslmode that is none of disable, allow, prefer"),
         ("broker_url", "rabbitmq://h//", "no broker that Celery knows"),
+        ("broker_url", "memory://", "no broker that several processes share"),
+        ("database_url", f"postgresql://h/d?search_path={'x' * 64}", "63 bytes at most"),
+        ("database_url", "postgresql://h/d?search_path=pg_ours", "63 bytes at most"),
+        ("database_url", "postgresql://h/d?search_path=information_schema", "63 bytes at most"),
+        ("database_url", "postgresql://u:a%00b@h/d", "cannot be read as a URL"),
         ("database_url", "postgresql://h/d?password=x", "password .* is said elsewhere"),
         ("database_url", "postgresql://h/d?options=-cstatement_timeout%3D0", "sets statement_timeout by its options"),
         ("database_url", "postgresql://h/d?options=what", "not of the form -c name=value"),
@@ -348,3 +354,12 @@ def test_f17_a_schema_that_is_dropped_on_the_way_is_refused_rather_than_another_
     finally:
         database.dispose()
     assert known == '"$user", public'
+
+
+def test_f17_what_a_file_of_settings_holds_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("REPRIEVE_REDIS_HOST=h\nREPRIEVE_REDIS_PASSWORD=a$b${HOME}c\n")
+    monkeypatch.delenv("REPRIEVE_REDIS_URL", raising=False)
+    url = load_settings().redis_url
+    assert url is not None
+    assert Url.parse(url.get_secret_value()).password == "a$b${HOME}c"

@@ -257,6 +257,7 @@ def test_f19_doctor_finds_a_folder_that_its_user_may_not_write_to() -> None:
         ("file:///dev/null/logs", "/dev/null is none"),
         ("file:///tmp/logs?mode=0700", "leave out"),
         ("memory://", "memory of one process"),
+        (f"file:///tmp/{'x' * 300}", "File name too long"),
         ("s3://key:secret@bucket/prefix", "holds a password"),
         ("s3://[bucket", "is no address"),
     ],

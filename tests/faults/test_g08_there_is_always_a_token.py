@@ -117,6 +117,28 @@ def test_g08_another_user_of_this_machine_needs_a_token(served: Served) -> None:
         assert told in done.stdout + done.stderr
 
 
+#: Cancels a run, and hangs up: the system then lists the socket as root's.
+HANG_UP = """
+import socket, sys
+for _ in range(5):
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as api:
+        api.sendall(f"POST {sys.argv[2]} HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nContent-Length: 0\\r\\n\\r\\n".encode())
+        if sys.argv[3] == "half":
+            api.shutdown(socket.SHUT_WR)
+            api.recv(65536)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("how", ["half", "whole"])
+def test_g08_another_user_who_hangs_up_is_not_taken_for_root(served: Served, services: Services, how: str) -> None:
+    run_id = new_run(services).id
+    words = ["python3", "-c", HANG_UP, str(served.port), f"/v1/runs/{run_id}/cancel", how]
+    subprocess.run(words, user=65534, cwd="/", env={"PATH": os.environ["PATH"]}, check=True, timeout=60)
+    assert _asked(served.port, f"/v1/runs/{run_id}") == 200
+    assert services.runs.get(run_id).status == "queued"
+
+
 @pytest.mark.parametrize(
     ("caller", "needs"),
     [
