@@ -449,10 +449,12 @@ class LogShipper:
                 self._wake.clear()
             try:
                 behind = self._turn()
-            except Exception:
+            except Exception as error:
                 if self._closed.is_set():
                     return  # What could not be sent stays on disk; `close` says so.
-                logger.exception("The shipper failed; it goes on in a moment.")
+                # A store that is away is a sentence; a mistake of ours has its traceback.
+                told = "The shipper failed (%s); it goes on in a moment."
+                logger.error(told, type(error).__name__, exc_info=not is_unfit(error))
                 behind = False
                 self._closed.wait(1)
             with self._turned:
