@@ -75,9 +75,10 @@ RETURNING a.run_id, a.epoch
 
 TO_ADOPT = text("""
 SELECT a.run_id, a.attempt, a.epoch FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
+LEFT JOIN setbacks s ON s.duty = 'adoption' AND s.run_id = a.run_id AND s.attempt = a.attempt
 WHERE a.adoption = 'owed' AND (a.host IS NULL OR a.host = :host AND (a.slot IS NULL OR a.slot = :slot))
-  AND r.adapter = ANY(:adapters) AND a.run_id <> ALL(CAST(:but AS uuid[]))
-ORDER BY a.run_id LIMIT :limit
+  AND r.adapter = ANY(:adapters) AND (s.next_try_at <= clock_timestamp()) IS NOT FALSE
+ORDER BY s.next_try_at NULLS FIRST, a.run_id LIMIT :limit
 """)
 
 # left to others: what workers of this host with these adapters may not adopt.
@@ -212,12 +213,12 @@ class FollowerStore:
         with self._database.begin() as connection:
             return {Token(row.run_id, row.epoch) for row in connection.execute(HAND_OVER, values)}
 
-    def to_adopt(
-        self, node: Node, adapters: Sequence[str], limit: int, but: Iterable[UUID] = ()
-    ) -> list[tuple[UUID, int, int]]:
-        """Run, attempt and epoch of work that a worker of `node` with these adapters may adopt, but for these runs."""
+    def to_adopt(self, node: Node, adapters: Sequence[str], limit: int) -> list[tuple[UUID, int, int]]:
+        """Run, attempt and epoch of work that a worker of `node` with these adapters may adopt, now.
+
+        What failed lately waits, and comes after what never did.
+        """
         values = {"host": node.name, "slot": node.slot, "adapters": list(adapters), "limit": limit}
-        values["but"] = [str(run_id) for run_id in but]
         with self._database.begin() as connection:
             rows = connection.execute(TO_ADOPT, values)
             return [(row.run_id, row.attempt, row.epoch) for row in rows]

@@ -75,10 +75,8 @@ BURY_DEADLINE = 30.0
 BURY_AGAIN = 30.0
 #: Seconds between two looks for work to adopt …
 ADOPT_INTERVAL = 2.0
-#: … and how much of it is taken at once, so that the workers that look share it …
+#: … and how much of it is taken at once, so that the workers that look share it.
 ADOPT_AT_ONCE = 20
-#: … and seconds before what could not be adopted is tried again: it must not hide what can.
-ADOPT_AGAIN = 10.0
 #: Runs that a worker with a new adapter asks for as it starts; the sweep sends the rest.
 AWAITED_AT_ONCE = 1000
 #: How much that is left to others is looked at, and how much of it is remembered, so that this is said once.
@@ -117,7 +115,6 @@ class Supervisor:
         self._in_touch_at = _clock()
         self._adopted: list[threading.Thread] = []
         self._left_to_others: LRUCache[tuple[UUID, int], bool] = LRUCache(LEFT_TO_OTHERS_KEPT)
-        self._not_adopted_lately: TTLCache[UUID, bool] = TTLCache(10_000, ttl=ADOPT_AGAIN)
         self._failed_lately: TTLCache[tuple[UUID, int], bool] = TTLCache(10_000, ttl=BURY_AGAIN)
         self._burying: set[tuple[UUID, int]] = set()
         self._failed_before: LRUCache[tuple[UUID, int], bool] = LRUCache(10_000)
@@ -353,7 +350,7 @@ class Supervisor:
             return
         self._ask_for_awaited()
         followers, node, ours = self._services.followers, self._services.node, self._services.adapters.attaching()
-        for run_id, attempt, epoch in followers.to_adopt(node, ours, ADOPT_AT_ONCE, list(self._not_adopted_lately)):
+        for run_id, attempt, epoch in followers.to_adopt(node, ours, ADOPT_AT_ONCE):
             with about(run_id, attempt):
                 self._try_to_adopt(run_id, attempt, epoch)
         for run_id, attempt, adapter in followers.left_to_others(self._services.host, ours, LEFT_TO_OTHERS_AT_ONCE):
@@ -366,7 +363,6 @@ class Supervisor:
         except Exception as error:
             if ends_session(error):  # The database is away: nothing else could be adopted, either.
                 raise
-            self._not_adopted_lately[run_id] = True
             self._remember(Duty.ADOPTION, (run_id, attempt), error)
             return
         if adoption is not None:

@@ -32,7 +32,7 @@ from workers import closing, logs, reporting, turns
 from workers.bootstrap import Services
 from workers.closing import close_log, close_owed, close_task, expire_logs
 from workers.explaining import explain
-from workers.supervisor import Supervisor
+from workers.supervisor import ADOPT_AT_ONCE, Supervisor
 
 YEAR_292278994 = 9223372036854775807
 HOSTILE_TIMES = [YEAR_292278994, MAX_TIME + 1, -(2**63), 2**64 - 1, -62_135_596_800_001]
@@ -422,6 +422,24 @@ def test_d13_work_that_cannot_be_adopted_is_told_until_it_is_owed_no_more(
         connection.execute(text("UPDATE run_attempts SET adoption = NULL"))
     assert "could take over" not in explain(services, work.run_id).text
     assert services.setbacks.tidy() == 1
+
+
+def test_d13_work_that_cannot_be_adopted_hides_none_that_can(services: Services) -> None:
+    works = [running(services, adapter="detached") for _ in range(ADOPT_AT_ONCE + 5)]
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE run_attempts SET adoption = 'owed', handle = '{}'"))
+    *poison, healthy = sorted((work.run_id for work in works), key=str)
+
+    def looked_at() -> list[UUID]:
+        found = services.followers.to_adopt(services.node, ["detached"], ADOPT_AT_ONCE)
+        return [run_id for run_id, _, _ in found]
+
+    assert healthy not in looked_at()
+    services.setbacks.begin(Duty.ADOPTION, [(run_id, 1) for run_id in poison])
+    assert looked_at() == [healthy]
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE setbacks SET next_try_at = clock_timestamp()"))
+    assert (looked_at()[0], len(looked_at())) == (healthy, ADOPT_AT_ONCE)
 
 
 def test_d13_one_thing_that_is_kept_and_cannot_be_deleted_keeps_no_other(
