@@ -15,6 +15,8 @@ from workers.bootstrap import Services
 
 BEARER = HTTPBearer(auto_error=False, description="A token of `reprieve token create`, or of REPRIEVE_API_TOKENS.")
 
+TOKEN_NEEDED = "A token is needed: send `Authorization: Bearer TOKEN`."  # noqa: S105 - a sentence
+
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
 
@@ -80,7 +82,7 @@ def _without_a_token(request: Request, wired: Services) -> None:
     where it has its own name point here, by `Host`. That a header does not do so convinces nobody of anything else.
     """
     if not wired.settings.api_open:
-        raise HTTPException(401, "A token is needed: send `Authorization: Bearer TOKEN`.")
+        raise HTTPException(401, TOKEN_NEEDED)
     if (why := caller(request).why_a_token()) is not None:
         raise HTTPException(401, f"This request needs a token, since {why}: send `Authorization: Bearer TOKEN`.")
     of_another_page = "origin" in request.headers and not _is_from_here(request)

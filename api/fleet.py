@@ -12,10 +12,11 @@ from adapters.registry import adapter_classes
 from api.access import MayRead, Wired
 from api.desks import HealthDesk
 from api.problems import answers
-from models.health import ailments, refused
+from models.health import ailments
 from models.records import HealthRecord
 from stores.migrate import NOT_CURRENT, is_current
 from workers.bootstrap import Services
+from workers.health import complaints, setbacks
 
 router = APIRouter(tags=["fleet"])
 
@@ -71,8 +72,7 @@ class Ready(BaseModel):
 def fleet(wired: Wired) -> Fleet:
     """The fleet at a glance."""
     pulse = wired.sweeps.pulse()
-    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
-    reasons += refused(wired.archives.refusals()) + wired.setbacks.complaints()
+    reasons = complaints(wired, pulse)
     return Fleet(
         active=[
             ActiveRuns(
@@ -140,4 +140,4 @@ def _reasons(wired: Services) -> tuple[list[str], list[str]]:
     if not is_current(wired.database):
         return [NOT_CURRENT], [NOT_CURRENT]
     reasons = ailments(wired.sweeps.pulse(), wired.timing)
-    return reasons, reasons + refused(wired.archives.refusals()) + wired.setbacks.complaints()
+    return reasons, reasons + setbacks(wired)

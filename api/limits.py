@@ -5,6 +5,8 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from api.access import TOKEN_NEEDED
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -42,7 +44,7 @@ class Limits:
         async def counted() -> Message:
             nonlocal taken
             if anonymous:
-                raise HTTPException(401, "A token is needed: send `Authorization: Bearer TOKEN`.")
+                raise HTTPException(401, TOKEN_NEEDED)
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > LARGEST_BODY:

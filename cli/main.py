@@ -23,7 +23,6 @@ from cli.roles import ROLES, start
 from cli.stack import Stack, flower_port, wait_for_end
 from models.access import Scope
 from models.errors import InvalidRequest, ReprieveError, SettingsError, cannot_be_written
-from models.health import ailments, refused
 from models.records import HealthRecord, RunRecord
 from models.rows import Run
 from models.status import Status
@@ -37,6 +36,7 @@ from stores.urls import Url
 from workers.bootstrap import Services, fleet_services, resolve_settings, services
 from workers.enqueue import cancel_run, enqueue_run
 from workers.explaining import explain as explain_run
+from workers.health import complaints
 from workers.reaper import sweep as sweep_once
 from workers.reporting import new_token
 from workers.secrecy import conceal
@@ -59,7 +59,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]
 @app.command()
 def up() -> None:
     """Run everything on this machine: PostgreSQL, Redis, workers, beat, Flower and the API. Ctrl-C ends it all."""
-    conceal()
     settings = load_settings()
     secret = settings.flower_password
     password = secret.get_secret_value() if secret else secrets.token_urlsafe(12)
@@ -297,7 +296,6 @@ def api() -> None:
     """Serve the HTTP API at REPRIEVE_API_ADDRESS, on loopback by default. Where there is no token, one is made."""
     from cli.serve import serve
 
-    conceal()
     serve(services())
 
 
@@ -349,8 +347,7 @@ def health(as_json: AsJson = False) -> None:
     """Say whether the reaper sees and hears; exit status 1 with the reasons if it does not."""
     wired = fleet_services()
     pulse = wired.sweeps.pulse()
-    reasons = ailments(pulse, wired.timing) + wired.nodes.complaints(wired.timing)
-    reasons += refused(wired.archives.refusals()) + wired.setbacks.complaints()
+    reasons = complaints(wired, pulse)
     account = wired.sweeps.account()
     if as_json:
         say_json(HealthRecord.of(pulse, reasons, account).model_dump(mode="json"))
@@ -390,7 +387,6 @@ def flower() -> None:
     flower_port()
     # To look at. Its buttons cancel runs (a task's id is its run's), and shut workers down as well.
     os.environ.setdefault("FLOWER_READ_ONLY", "True")
-    conceal()
     from celery.__main__ import main as celery
 
     sys.argv = ["celery", "-A", "workers", "flower"]

@@ -71,7 +71,7 @@ def with_own_token(services: Services) -> Services:
     if local:  # Before anything is made for it, or said.
         refuse_taken("REPRIEVE_API_ADDRESS", settings.api_address)
     if settings.api_open:
-        _say(f"REPRIEVE_API_OPEN is set: this user needs no token at http://{settings.api_address}.")
+        say(f"REPRIEVE_API_OPEN is set: this user needs no token at http://{settings.api_address}.", problem=True)
     token = own_token(settings.data_dir)
     if token is None and not settings.api_open and not _once_it_answers(services):
         if not local:
@@ -81,25 +81,21 @@ def with_own_token(services: Services) -> Services:
             )
         token = make_own_token(settings.data_dir)
         told = page_address(settings.api_address, token) if sys.stderr.isatty() else "`reprieve token show` prints it"
-        _say(f"There was no token; one was made, in {settings.data_dir / OWN_TOKEN}: {told}")
+        say(f"There was no token; one was made, in {settings.data_dir / OWN_TOKEN}: {told}", problem=True)
     if token is None:
         return services
     known = (*settings.api_tokens, (Scope.ADMIN, SecretStr(token)))
     return replace(services, settings=settings.model_copy(update={"api_tokens": known}))
 
 
-def _say(sentence: str) -> None:
-    say(sentence, problem=True)
-
-
 def _once_it_answers(services: Services) -> bool:
     """Whether there is a token, in the settings or the database; asked for as long as that takes to say so."""
 
-    def say(state: RetryCallState) -> None:
+    def tell(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         told = last_line(error) if error else ""
-        _say(f"The API waits for the database (try {state.attempt_number}): {told}")
+        say(f"The API waits for the database (try {state.attempt_number}): {told}", problem=True)
 
     wait = wait_exponential_jitter(multiplier=0.5, max=15)
-    retrying = Retrying(retry=retry_if_exception(is_unfit), wait=wait, before_sleep=say)
+    retrying = Retrying(retry=retry_if_exception(is_unfit), wait=wait, before_sleep=tell)
     return bool(services.settings.api_tokens) or retrying(services.tokens.any_for_api)

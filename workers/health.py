@@ -1,0 +1,14 @@
+"""What is wrong with the fleet, as `reprieve health`, the page and `/health/ready` say it, a sentence each."""
+
+from models.health import Pulse, ailments, refused
+from workers.bootstrap import Services
+
+
+def complaints(services: Services, pulse: Pulse | None) -> list[str]:
+    """Everything that is wrong, with what does not keep the fleet from its work."""
+    return ailments(pulse, services.timing) + services.nodes.complaints(services.timing) + setbacks(services)
+
+
+def setbacks(services: Services) -> list[str]:
+    """What fails and does not keep the fleet from its work: it stays owed until it is done."""
+    return refused(services.archives.refusals()) + services.setbacks.complaints()
