@@ -26,7 +26,7 @@ from models.work import End, Outcome, Work
 from tests.faults.helpers_cdeg import bury, direct_shipper
 from tests.support.http import calling
 from tests.support.remote import remote_with_token
-from tests.support.rows import chunk, ingest, running
+from tests.support.rows import chunk, ingest, make_due, running
 from tests.support.waiting import eventually
 from workers import closing, logs, reporting, turns
 from workers.bootstrap import Services
@@ -437,8 +437,7 @@ def test_d13_work_that_cannot_be_adopted_hides_none_that_can(services: Services)
     assert healthy not in looked_at()
     services.setbacks.begin(Duty.ADOPTION, [(run_id, 1) for run_id in poison])
     assert looked_at() == [healthy]
-    with services.database.begin() as connection:
-        connection.execute(text("UPDATE setbacks SET next_try_at = clock_timestamp()"))
+    make_due(services)
     assert (looked_at()[0], len(looked_at())) == (healthy, ADOPT_AT_ONCE)
 
 

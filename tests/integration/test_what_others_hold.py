@@ -21,7 +21,7 @@ from stores.followers import Adoption
 from tests.faults.helpers_abf import impatient_services, locked
 from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.nodes import a_node
-from tests.support.rows import age, chunk, in_process, ingest, kinds, new_run, running, status_of, watch_for
+from tests.support.rows import age, chunk, in_process, ingest, kinds, make_due, new_run, running, status_of, watch_for
 from workers import logs
 from workers import runs as executing
 from workers.bootstrap import Services
@@ -104,6 +104,7 @@ def test_work_whose_log_is_held_is_adopted_later_and_hides_nothing_that_can_be_a
             for _ in range(3):
                 supervisor.adopt()
         assert begun == [work.run_id for work in works[1:]]
+        make_due(services)
         Supervisor(impatient, direct_shipper(impatient)).adopt()
     assert begun[-1] == works[0].run_id
 

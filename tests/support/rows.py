@@ -51,6 +51,12 @@ def age(services: Services, run_id: uuid.UUID, seconds: float, column: str = "up
         connection.execute(statement, {"age": timedelta(seconds=seconds), "id": run_id})
 
 
+def make_due(services: Services) -> None:
+    """Have the pause be over after which owed work that failed is tried again."""
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE setbacks SET next_try_at = clock_timestamp()"))
+
+
 def watch_for(services: Services, seconds: float, *, window: timedelta | None = None) -> None:
     """Have the reaper been watching and hearing for so long, its last sweep a moment ago, with this window."""
     statement = text(
