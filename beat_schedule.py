@@ -9,7 +9,7 @@ that another was just made, and does nothing (`models.reaping.is_due`). Each ent
 from datetime import timedelta
 from typing import Any
 
-from models.liveness import Timing
+from reprieve.models.liveness import Timing
 
 
 def beat_schedule(timing: Timing) -> dict[str, dict[str, Any]]:

@@ -16,16 +16,16 @@ from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from adapters import cgroup, host
-from adapters.launcher import open_terminal
-from adapters.masking import Masker
-from adapters.ownership import MARKER
-from adapters.protocol import Context
-from adapters.secrets import SecretUnavailable, checked_source, is_withheld, patterns_of_all, resolve
-from models.faults import is_unfit
-from models.process import ProcessIdentity
-from models.text import is_plain_text
-from models.work import Work
+from reprieve.adapters import cgroup, host
+from reprieve.adapters.launcher import open_terminal
+from reprieve.adapters.masking import Masker
+from reprieve.adapters.ownership import MARKER
+from reprieve.adapters.protocol import Context
+from reprieve.adapters.secrets import SecretUnavailable, checked_source, is_withheld, patterns_of_all, resolve
+from reprieve.models.faults import is_unfit
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.text import is_plain_text
+from reprieve.models.work import Work
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 #: The mode of a command that lives and dies with its worker.

@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID
 
-from adapters import host
-from adapters.command import CannotStart, CommandConfig, Launched, launch, resolved_secrets, started
-from adapters.launcher import EXIT, RUNNING, UNSTARTED
-from adapters.masking import Masker
-from adapters.protocol import Attempt, ConfigModel, Context
-from adapters.secrets import patterns_of_all
-from models.errors import OutsideRoot
-from models.paths import inside
-from models.process import ProcessIdentity
-from models.status import Probe
-from models.work import Outcome, Work
+from reprieve.adapters import host
+from reprieve.adapters.command import CannotStart, CommandConfig, Launched, launch, resolved_secrets, started
+from reprieve.adapters.launcher import EXIT, RUNNING, UNSTARTED
+from reprieve.adapters.masking import Masker
+from reprieve.adapters.protocol import Attempt, ConfigModel, Context
+from reprieve.adapters.secrets import patterns_of_all
+from reprieve.models.errors import OutsideRoot
+from reprieve.models.paths import inside
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.status import Probe
+from reprieve.models.work import Outcome, Work
 
 #: Seconds between two looks at the files.
 LOOK_INTERVAL = 0.2

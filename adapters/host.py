@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from adapters import cgroup, ownership
-from adapters.ownership import Found
-from models.process import ProcessIdentity
+from reprieve.adapters import cgroup, ownership
+from reprieve.adapters.ownership import Found
+from reprieve.models.process import ProcessIdentity
 
 #: Seconds between asking work to end (SIGTERM) and ending it (SIGKILL).
 TERMINATE_GRACE = 10.0

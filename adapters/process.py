@@ -17,13 +17,13 @@ from typing import Any, ClassVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from adapters import host
-from adapters.command import OWN, CannotStart, CommandConfig, Exited, Launched, launch, started
-from adapters.launcher import DRAIN_SECONDS, read_output
-from adapters.protocol import ConfigModel, Context
-from models.faults import is_unfit
-from models.process import ProcessIdentity
-from models.work import Outcome, Work
+from reprieve.adapters import host
+from reprieve.adapters.command import OWN, CannotStart, CommandConfig, Exited, Launched, launch, started
+from reprieve.adapters.launcher import DRAIN_SECONDS, read_output
+from reprieve.adapters.protocol import ConfigModel, Context
+from reprieve.models.faults import is_unfit
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.work import Outcome, Work
 
 logger = logging.getLogger(__name__)
 

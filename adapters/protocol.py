@@ -7,8 +7,8 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from models.status import Probe
-from models.work import Outcome, Work
+from reprieve.models.status import Probe
+from reprieve.models.work import Outcome, Work
 
 #: A run, and the number of its attempt.
 Attempt = tuple[UUID, int]

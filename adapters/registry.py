@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from adapters.protocol import Adapter, Attaching, Keeping
-from models.errors import InvalidRequest, UnknownAdapter
-from models.faults import is_unfit
+from reprieve.adapters.protocol import Adapter, Attaching, Keeping
+from reprieve.models.errors import InvalidRequest, UnknownAdapter
+from reprieve.models.faults import is_unfit
 
 ENTRY_POINT_GROUP = "reprieve.adapters"
 

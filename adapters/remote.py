@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.protocol import ConfigModel, Context
-from models.work import Outcome, Work
+from reprieve.adapters.protocol import ConfigModel, Context
+from reprieve.models.work import Outcome, Work
 
 #: Seconds of one wait. Being told to stop or to leave ends it at once.
 WAIT_SECONDS = 3_600.0

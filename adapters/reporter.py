@@ -27,11 +27,11 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from adapters.spool import Spool, SpooledLog, read_blocks
-from models.chunks import Chunk, encode, split_output
-from models.errors import InvalidRequest
-from models.paging import pages
-from models.work import Outcome
+from reprieve.adapters.spool import Spool, SpooledLog, read_blocks
+from reprieve.models.chunks import Chunk, encode, split_output
+from reprieve.models.errors import InvalidRequest
+from reprieve.models.paging import pages
+from reprieve.models.work import Outcome
 
 logger = logging.getLogger(__name__)
 

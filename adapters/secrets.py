@@ -7,7 +7,7 @@ No sentence here quotes a value, nor what was given where a source should be: th
 from collections.abc import Mapping
 from pathlib import Path
 
-from adapters.masking import MIN_CHARACTERS, patterns_of
+from reprieve.adapters.masking import MIN_CHARACTERS, patterns_of
 
 #: What a worker's environment holds of ours (addresses with passwords) is not a command's to know.
 OWN_PREFIXES = ("REPRIEVE_", "FLOWER_", "CELERY_")

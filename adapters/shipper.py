@@ -35,10 +35,19 @@ from tenacity import (
     wait_fixed,
 )
 
-from adapters.spool import DISK_INTERVAL, FILE_BYTES, SPOOL_BYTES, Spool, SpooledLog, logs_in, read_blocks, take_over
-from models.chunks import Block
-from models.faults import is_unfit
-from models.sequences import Range, SeqRanges
+from reprieve.adapters.spool import (
+    DISK_INTERVAL,
+    FILE_BYTES,
+    SPOOL_BYTES,
+    Spool,
+    SpooledLog,
+    logs_in,
+    read_blocks,
+    take_over,
+)
+from reprieve.models.chunks import Block
+from reprieve.models.faults import is_unfit
+from reprieve.models.sequences import Range, SeqRanges
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-from models.errors import NoIdentity
-from models.nodes import Node, free_name, is_name, may_inherit
+from reprieve.models.errors import NoIdentity
+from reprieve.models.nodes import Node, free_name, is_name, may_inherit
 
 logger = logging.getLogger(__name__)
 

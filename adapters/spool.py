@@ -32,9 +32,9 @@ import msgpack
 import msgspec
 from prometheus_client import Counter, Gauge
 
-from models.chunks import MAX_CHUNK_BYTES, Block, pack
-from models.faults import is_unfit
-from models.sequences import Range
+from reprieve.models.chunks import MAX_CHUNK_BYTES, Block, pack
+from reprieve.models.faults import is_unfit
+from reprieve.models.sequences import Range
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.peers import caller, is_loopback
-from models.access import Scope
-from stores.tokens import hash_of
-from workers.bootstrap import Services
+from reprieve.api.peers import caller, is_loopback
+from reprieve.models.access import Scope
+from reprieve.stores.tokens import hash_of
+from reprieve.workers.bootstrap import Services
 
 BEARER = HTTPBearer(auto_error=False, description="A token of `reprieve token create`, or of REPRIEVE_API_TOKENS.")
 

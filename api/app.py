@@ -6,11 +6,11 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from api import fleet, live, metrics, page, problems, reports, runs
-from api.desks import Desks
-from api.hearing import hearing
-from api.limits import Limits
-from workers.bootstrap import Services
+from reprieve.api import fleet, live, metrics, page, problems, reports, runs
+from reprieve.api.desks import Desks
+from reprieve.api.hearing import hearing
+from reprieve.api.limits import Limits
+from reprieve.workers.bootstrap import Services
 
 DESCRIPTION = """\
 Runs are asked for, followed and ended here; work that runs elsewhere reports here. Errors are problem documents

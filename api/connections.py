@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from models.connections import Place, Stage, first_to_go
+from reprieve.models.connections import Place, Stage, first_to_go
 
 #: Seconds between two looks whether a connection is overdue.
 LOOK_INTERVAL = 2.0

@@ -13,7 +13,7 @@ import anyio
 from anyio import to_thread
 from fastapi import Depends, HTTPException, Request
 
-from workers.bootstrap import Services, beside
+from reprieve.workers.bootstrap import Services, beside
 
 P = ParamSpec("P")
 T = TypeVar("T")

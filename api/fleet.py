@@ -7,16 +7,16 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from adapters.protocol import Attaching, Probing
-from adapters.registry import adapter_classes
-from api.access import MayRead, Wired
-from api.desks import HealthDesk
-from api.problems import answers
-from models.health import ailments
-from models.records import HealthRecord
-from stores.migrate import NOT_CURRENT, is_current
-from workers.bootstrap import Services
-from workers.health import complaints, setbacks
+from reprieve.adapters.protocol import Attaching, Probing
+from reprieve.adapters.registry import adapter_classes
+from reprieve.api.access import MayRead, Wired
+from reprieve.api.desks import HealthDesk
+from reprieve.api.problems import answers
+from reprieve.models.health import ailments
+from reprieve.models.records import HealthRecord
+from reprieve.stores.migrate import NOT_CURRENT, is_current
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.health import complaints, setbacks
 
 router = APIRouter(tags=["fleet"])
 

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 import anyio
 from fastapi import HTTPException
 
-from api.desks import Desk
-from models.faults import is_unfit
-from workers.bootstrap import Services
+from reprieve.api.desks import Desk
+from reprieve.models.faults import is_unfit
+from reprieve.workers.bootstrap import Services
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from api.access import TOKEN_NEEDED
+from reprieve.api.access import TOKEN_NEEDED
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -20,15 +20,15 @@ from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from api.access import MayRead, Wired
-from api.problems import answers
-from api.runs import ChunkRecord
-from models.chunks import Block, Chunk, contiguous
-from models.errors import InvalidRequest, LogUnavailable
-from models.faults import is_unfit
-from stores.following import Gap, Place, Places, places
-from stores.hints import WATCH_LIFE
-from workers.bootstrap import Services
+from reprieve.api.access import MayRead, Wired
+from reprieve.api.problems import answers
+from reprieve.api.runs import ChunkRecord
+from reprieve.models.chunks import Block, Chunk, contiguous
+from reprieve.models.errors import InvalidRequest, LogUnavailable
+from reprieve.models.faults import is_unfit
+from reprieve.stores.following import Gap, Place, Places, places
+from reprieve.stores.hints import WATCH_LIFE
+from reprieve.workers.bootstrap import Services
 
 logger = logging.getLogger(__name__)
 

@@ -14,16 +14,16 @@ from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from api.access import MayRead, Wired
-from api.problems import answers
-from models.faults import is_unfit
-from models.health import ailments
-from models.owed import Duty
-from stores.archive import REMOVE, WRITE
-from workers.app import QUEUES
-from workers.app import app as celery
-from workers.bootstrap import Services
-from workers.broker import to_ask
+from reprieve.api.access import MayRead, Wired
+from reprieve.api.problems import answers
+from reprieve.models.faults import is_unfit
+from reprieve.models.health import ailments
+from reprieve.models.owed import Duty
+from reprieve.stores.archive import REMOVE, WRITE
+from reprieve.workers.app import QUEUES
+from reprieve.workers.app import app as celery
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.broker import to_ask
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Body, HTTPException, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
-from api.access import Wired, cookie_name, scope_of
-from api.problems import answers
+from reprieve.api.access import Wired, cookie_name, scope_of
+from reprieve.api.problems import answers
 
 router = APIRouter()
 

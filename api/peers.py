@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 
-from models.access import Caller
+from reprieve.models.access import Caller
 
 #: Where Linux lists the sockets of this network namespace, each with its owner: of IPv4, of IPv6.
 _LISTS = {4: Path("/proc/self/net/tcp"), 6: Path("/proc/self/net/tcp6")}

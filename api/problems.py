@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
-from models.errors import (
+from reprieve.models.errors import (
     IdempotencyConflict,
     InvalidRequest,
     LogLost,
@@ -25,8 +25,8 @@ from models.errors import (
     TokenRefused,
     UnknownAdapter,
 )
-from models.faults import is_unfit, sqlstate_of
-from stores.migrate import database_trouble
+from reprieve.models.faults import is_unfit, sqlstate_of
+from reprieve.stores.migrate import database_trouble
 
 logger = logging.getLogger(__name__)
 

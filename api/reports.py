@@ -6,10 +6,10 @@ from uuid import UUID
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
 
-from api.access import GivenToken, MayAdministrate, Wired
-from api.desks import ReportDesk
-from api.problems import answers
-from workers import reporting
+from reprieve.api.access import GivenToken, MayAdministrate, Wired
+from reprieve.api.desks import ReportDesk
+from reprieve.api.problems import answers
+from reprieve.workers import reporting
 
 router = APIRouter(prefix="/v1/runs/{run_id}", tags=["reports"])
 

@@ -11,21 +11,22 @@ from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Resp
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from api.access import MayRead, MayRun, Wired
-from api.desks import Desk, LogDesk
-from api.problems import answers
-from api.ranges import ByteRange, parse_range
-from models.chunks import STREAM_NAME, Chunk
-from models.errors import LogLost, LogRemoved
-from models.gaps import Why
-from models.records import EventRecord, ExplanationRecord, RunRecord
-from models.sequences import MAX_SEQ, SHOWN_RANGES, SeqRanges
-from models.status import Status
-from stores.following import Gap, LogFollower
-from workers import tracing
-from workers.bootstrap import Services
-from workers.enqueue import cancel_run, enqueue_once
-from workers.explaining import explain
+from reprieve.api.access import MayRead, MayRun, Wired
+from reprieve.api.desks import Desk, LogDesk
+from reprieve.api.problems import answers
+from reprieve.api.ranges import ByteRange, parse_range
+from reprieve.models.chunks import STREAM_NAME, Chunk
+from reprieve.models.errors import LogLost, LogRemoved
+from reprieve.models.gaps import Why
+from reprieve.models.records import EventRecord, ExplanationRecord, RunRecord
+from reprieve.models.sequences import MAX_SEQ, SHOWN_RANGES, SeqRanges
+from reprieve.models.status import Status
+from reprieve.stores.following import Gap, LogFollower
+from reprieve.workers import tracing
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.cancel import cancel_run
+from reprieve.workers.enqueue import enqueue_once
+from reprieve.workers.explaining import explain
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 

@@ -7,11 +7,11 @@ from sqlalchemy import text
 
 from bench.measure import Figures
 from bench.stack import Stack
-from models.chunks import Chunk, blocks_of
-from models.work import End, Outcome, Work
-from workers.closing import close_log
-from workers.explaining import explain as explain_run
-from workers.logs import ingest as take_in
+from reprieve.models.chunks import Chunk, blocks_of
+from reprieve.models.work import End, Outcome, Work
+from reprieve.workers.closing import close_log
+from reprieve.workers.explaining import explain as explain_run
+from reprieve.workers.ingest import ingest as take_in
 
 #: The attempt ended so long ago that nothing more is waited for.
 LONG_AGO = text("UPDATE run_attempts SET finished_at = finished_at - interval '1 hour' WHERE run_id = :id")

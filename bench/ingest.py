@@ -10,13 +10,13 @@ from uuid import uuid4
 
 import psycopg2
 
-from adapters.shipper import LogShipper
 from bench import usual
 from bench.lines import lines
 from bench.measure import Figures, Result, play
 from bench.stack import Stack
-from workers.context import RunContext
-from workers.logs import publish
+from reprieve.adapters.shipper import LogShipper
+from reprieve.workers.context import RunContext
+from reprieve.workers.ingest import publish
 
 FLOOR = """
 CREATE TABLE IF NOT EXISTS floor_chunks (

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from adapters.shipper import LogShipper
 from bench.measure import Figures, Result, play, quantile
 from bench.stack import Stack
-from models.chunks import Chunk
-from stores.following import LogFollower
-from workers.context import RunContext
-from workers.logs import publish
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.chunks import Chunk
+from reprieve.stores.following import LogFollower
+from reprieve.workers.context import RunContext
+from reprieve.workers.ingest import publish
 
 
 def measure(stack: Stack, per_second: int, seconds: float) -> Figures:

@@ -21,10 +21,10 @@ import psutil
 
 from bench.measure import Figures, Result, play, quantile
 from bench.stack import Stack
-from models.chunks import Chunk, blocks_of
-from models.work import Work
-from stores.embedded.address import choose_port
-from workers.logs import ingest
+from reprieve.models.chunks import Chunk, blocks_of
+from reprieve.models.work import Work
+from reprieve.stores.embedded.address import choose_port
+from reprieve.workers.ingest import ingest
 
 #: Runs that are read, each by as many readers; each prints a line a second.
 RUNS = 50

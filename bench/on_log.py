@@ -9,12 +9,12 @@ from uuid import uuid4
 
 import psutil
 
-from adapters.shipper import LogShipper
 from bench.lines import lines
 from bench.measure import Figures, Result, play, quantile
 from bench.stack import Stack
-from workers.context import RunContext
-from workers.logs import publish
+from reprieve.adapters.shipper import LogShipper
+from reprieve.workers.context import RunContext
+from reprieve.workers.ingest import publish
 
 
 def measure(stack: Stack, calls: int, per_second: int, runs: int = 1) -> Figures:

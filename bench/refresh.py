@@ -11,9 +11,9 @@ from sqlalchemy import text
 from bench.fleet import make_fleet, tidy
 from bench.measure import Figures, Result, play
 from bench.stack import Stack
-from models.status import Proof
-from models.work import Token
-from stores.runs import RunStore
+from reprieve.models.status import Proof
+from reprieve.models.work import Token
+from reprieve.stores.runs import RunStore
 
 #: Refreshes in one statement: a message of output with this many runs in it.
 AT_ONCE = 1_000

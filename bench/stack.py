@@ -11,16 +11,16 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from cli.roles import ROLES
-from models.rows import Row
-from models.work import Work
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
-from stores.migrate import migrate
-from stores.runs import NewRun
-from workers import bootstrap
-from workers.app import app
-from workers.bootstrap import Services
-from workers.settings import load_settings
+from reprieve.cli.roles import ROLES
+from reprieve.models.rows import Row
+from reprieve.models.work import Work
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.migrate import migrate
+from reprieve.stores.runs import NewRun
+from reprieve.workers import bootstrap
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.settings import load_settings
 
 TABLES = ", ".join(Row.metadata.tables)
 

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from bench.fleet import make_fleet, tidy
 from bench.measure import Figures, Result, play
 from bench.stack import Stack
-from stores.sweeps import SUSPECT_IDS
-from workers.reaper import sweep as sweep_once
+from reprieve.stores.sweeps import SUSPECT_IDS
+from reprieve.workers.sweep import sweep as sweep_once
 
 WATCH = text("""
 INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length, hearing_since, heard_at)

@@ -24,22 +24,22 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cli.door import page_address, token_of_up
-from cli.render import say, terminal
-from cli.roles import ROLES
-from cli.stack import Stack
-from models.errors import ReprieveError
-from models.liveness import Timing
-from models.rows import Run, RunEvent
-from models.status import EventKind, Status
-from models.text import shown, span
-from stores.embedded import EmbeddedPostgres
-from workers import bootstrap
-from workers.app import app
-from workers.bootstrap import Services
-from workers.enqueue import enqueue_run
-from workers.explaining import explain
-from workers.settings import PARTS, SERVERS, load_settings
+from reprieve.cli.door import page_address, token_of_up
+from reprieve.cli.render import say, terminal
+from reprieve.cli.roles import ROLES
+from reprieve.cli.stack import Stack
+from reprieve.models.errors import ReprieveError
+from reprieve.models.liveness import Timing
+from reprieve.models.rows import Run, RunEvent
+from reprieve.models.status import EventKind, Status
+from reprieve.models.text import shown, span
+from reprieve.stores.embedded import EmbeddedPostgres
+from reprieve.workers import bootstrap
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.enqueue import enqueue_run
+from reprieve.workers.explaining import explain
+from reprieve.workers.settings import PARTS, SERVERS, load_settings
 
 #: All timings divided by this: a window of 10 seconds.
 DEMO_SCALE = 30

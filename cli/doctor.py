@@ -16,26 +16,26 @@ from rich.text import Text
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from adapters.registry import ENTRY_POINT_GROUP, adapter_classes
-from api.peers import is_loopback
-from cli.render import say_json, terminal
-from cli.roles import CONCURRENCY
-from models.errors import ReprieveError
-from models.faults import is_unfit
-from models.health import READ_ONLY, ailments, refused
-from models.text import shown
-from stores import tls
-from stores.cache import connect
-from stores.database import SERVER_OPTIONS
-from stores.migrate import current_revision, head_revision, is_current
-from stores.objects import folder_of
-from stores.tokens import own_token
-from stores.urls import Url
-from workers.app import QUEUES, app
-from workers.bootstrap import Services, fleet_services, services
-from workers.broker import to_ask
-from workers.files import files_for
-from workers.settings import host_and_port, unknown_names
+from reprieve.adapters.registry import ENTRY_POINT_GROUP, adapter_classes
+from reprieve.api.peers import is_loopback
+from reprieve.cli.render import say_json, terminal
+from reprieve.cli.roles import CONCURRENCY
+from reprieve.models.errors import ReprieveError
+from reprieve.models.faults import is_unfit
+from reprieve.models.health import READ_ONLY, ailments, refused
+from reprieve.models.text import shown
+from reprieve.stores import tls
+from reprieve.stores.cache import connect
+from reprieve.stores.database import SERVER_OPTIONS
+from reprieve.stores.migrate import current_revision, head_revision, is_current
+from reprieve.stores.objects import folder_of
+from reprieve.stores.tokens import own_token
+from reprieve.stores.urls import Url
+from reprieve.workers.app import QUEUES, app
+from reprieve.workers.bootstrap import Services, fleet_services, services
+from reprieve.workers.broker import to_ask
+from reprieve.workers.files import files_for
+from reprieve.workers.settings import host_and_port, unknown_names
 
 #: The oldest PostgreSQL and Redis that are known to do.
 LEAST_POSTGRES = 15

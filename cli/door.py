@@ -1,7 +1,7 @@
 """The way in that `reprieve up` shows: the page's address, with the token of the data folder."""
 
-from stores.tokens import make_own_token
-from workers.settings import Settings
+from reprieve.stores.tokens import make_own_token
+from reprieve.workers.settings import Settings
 
 
 def token_of_up(settings: Settings) -> str | None:

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from adapters import host
-from adapters.process import ProcessAdapter
-from adapters.registry import validate_config
-from adapters.reporter import HttpTransport, Refused, Reporter
-from adapters.spool import FILE_BYTES, Spool
-from cli.output import SIGNAL_BASE
-from cli.render import say
-from models.errors import InvalidRequest, TokenRefused
-from models.process import ProcessIdentity
-from models.work import Outcome, Work
+from reprieve.adapters import host
+from reprieve.adapters.process import ProcessAdapter
+from reprieve.adapters.registry import validate_config
+from reprieve.adapters.reporter import HttpTransport, Refused, Reporter
+from reprieve.adapters.spool import FILE_BYTES, Spool
+from reprieve.cli.output import SIGNAL_BASE
+from reprieve.cli.render import say
+from reprieve.models.errors import InvalidRequest, TokenRefused
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.work import Outcome, Work
 
 #: Where the token comes from; never from an argument, which every user of the host can read.
 TOKEN_VARIABLE = "REPRIEVE_RUN_TOKEN"  # noqa: S105 - the name, not a token

@@ -5,8 +5,8 @@ can only end, and be started again, and again.
 import errno
 import socket
 
-from models.errors import SettingsError
-from workers.settings import host_and_port
+from reprieve.models.errors import SettingsError
+from reprieve.workers.settings import host_and_port
 
 
 def refuse_taken(setting: str, address: str) -> None:

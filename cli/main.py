@@ -14,33 +14,34 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 
-from adapters.spool import SPOOL_BYTES
-from cli import output, render
-from cli.door import page_address, token_of_up
-from cli.exec import run_reported
-from cli.render import say, say_json
-from cli.roles import ROLES, start
-from cli.stack import Stack, flower_port, wait_for_end
-from models.access import Scope
-from models.errors import InvalidRequest, ReprieveError, SettingsError, cannot_be_written
-from models.records import HealthRecord, RunRecord
-from models.rows import Run
-from models.status import Status
-from simulation.plan import Plan, parse_faults, parse_guards
-from stores.embedded import EmbeddedServerError
-from stores.embedded.address import write_private
-from stores.migrate import database_trouble
-from stores.migrate import migrate as migrate_database
-from stores.tokens import own_token
-from stores.urls import Url
-from workers.bootstrap import Services, fleet_services, resolve_settings, services
-from workers.enqueue import cancel_run, enqueue_run
-from workers.explaining import explain as explain_run
-from workers.health import complaints
-from workers.reaper import sweep as sweep_once
-from workers.reporting import new_token
-from workers.secrecy import conceal
-from workers.settings import Settings, load_settings
+from reprieve.adapters.spool import SPOOL_BYTES
+from reprieve.cli import output, render
+from reprieve.cli.door import page_address, token_of_up
+from reprieve.cli.exec import run_reported
+from reprieve.cli.render import say, say_json
+from reprieve.cli.roles import ROLES, start
+from reprieve.cli.stack import Stack, flower_port, wait_for_end
+from reprieve.models.access import Scope
+from reprieve.models.errors import InvalidRequest, ReprieveError, SettingsError, cannot_be_written
+from reprieve.models.records import HealthRecord, RunRecord
+from reprieve.models.rows import Run
+from reprieve.models.status import Status
+from reprieve.simulation.plan import Plan, parse_faults, parse_guards
+from reprieve.stores.embedded import EmbeddedServerError
+from reprieve.stores.embedded.address import write_private
+from reprieve.stores.migrate import database_trouble
+from reprieve.stores.migrate import migrate as migrate_database
+from reprieve.stores.tokens import own_token
+from reprieve.stores.urls import Url
+from reprieve.workers.bootstrap import Services, fleet_services, resolve_settings, services
+from reprieve.workers.cancel import cancel_run
+from reprieve.workers.enqueue import enqueue_run
+from reprieve.workers.explaining import explain as explain_run
+from reprieve.workers.health import complaints
+from reprieve.workers.reporting import new_token
+from reprieve.workers.secrecy import conceal
+from reprieve.workers.settings import Settings, load_settings
+from reprieve.workers.sweep import sweep as sweep_once
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -294,7 +295,7 @@ def start_role(
 @app.command()
 def api() -> None:
     """Serve the HTTP API at REPRIEVE_API_ADDRESS, on loopback by default. Where there is no token, one is made."""
-    from cli.serve import serve
+    from reprieve.cli.serve import serve
 
     serve(services())
 
@@ -364,7 +365,7 @@ def health(as_json: AsJson = False) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is set up, what is not, and what to do, a line each; exit status 1 if something is wrong."""
-    from cli.doctor import examine
+    from reprieve.cli.doctor import examine
 
     raise typer.Exit(examine(as_json=as_json))
 
@@ -389,7 +390,7 @@ def flower() -> None:
     os.environ.setdefault("FLOWER_READ_ONLY", "True")
     from celery.__main__ import main as celery
 
-    sys.argv = ["celery", "-A", "workers", "flower"]
+    sys.argv = ["celery", "-A", "reprieve.workers.app", "flower"]
     celery()
 
 
@@ -398,7 +399,7 @@ def demo(
     real_time: Annotated[bool, typer.Option("--real-time", help="At 300/60/60 seconds: about 8 minutes.")] = False,
 ) -> None:
     """Show on servers of its own that live runs survive and dead ones are found; exit status 0 if all came out so."""
-    from cli.demo import run_demo
+    from reprieve.cli.demo import run_demo
 
     raise typer.Exit(run_demo(real_time=real_time))
 
@@ -417,7 +418,7 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Simulate a fleet under faults through the reaper's own decisions; exit status 1 if it broke its promise."""
-    from cli.simulate import run_simulate
+    from reprieve.cli.simulate import run_simulate
 
     plan = Plan(runs=runs, hours=hours, seed=seed, faults=parse_faults(faults))
     guards = parse_guards(without) if without is not None else ()

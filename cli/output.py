@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Iterable
 
-from cli.render import say
-from models.chunks import Chunk
-from models.rows import Run
-from models.status import Status
-from stores.following import Gap, LogFollower
-from workers.bootstrap import Services
+from reprieve.cli.render import say
+from reprieve.models.chunks import Chunk
+from reprieve.models.rows import Run
+from reprieve.models.status import Status
+from reprieve.stores.following import Gap, LogFollower
+from reprieve.workers.bootstrap import Services
 
 #: What a shell says of a command that a signal ended: this and the signal's number.
 SIGNAL_BASE = 128

@@ -10,9 +10,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from models.rows import Run
-from models.status import Status
-from models.text import shown, span
+from reprieve.models.rows import Run
+from reprieve.models.status import Status
+from reprieve.models.text import shown, span
 
 COLOURS = {
     Status.QUEUED: "yellow",

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from stores.objects import Objects
-from workers.settings import load_settings
+from reprieve.stores.objects import Objects
+from reprieve.workers.settings import load_settings
 
-_WORKER = ("celery", "-A", "workers", "worker", "--without-gossip", "--without-mingle", "--loglevel=INFO")
+_CELERY = ("celery", "-A", "reprieve.workers.app")
+_WORKER = (*_CELERY, "worker", "--without-gossip", "--without-mingle", "--loglevel=INFO")
 
 #: Runs that a worker has under way at once, unless it is told otherwise.
 CONCURRENCY = 100
@@ -21,7 +22,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "worker-archive": (*_WORKER, "--queues=archive", "--pool=threads", "--concurrency=2", "--hostname=archive@%h"),
     "worker-control": (*_WORKER, "--queues=control", "--pool=threads", "--concurrency=2", "--hostname=control@%h"),
     # More than one may run: a sweep that was just made is not made again, and there is nothing to take over.
-    "beat": ("celery", "-A", "workers", "beat", "--scheduler=workers.pulse:Scheduler", "--pidfile=", "--loglevel=INFO"),
+    "beat": (*_CELERY, "beat", "--scheduler=reprieve.workers.pulse:Scheduler", "--pidfile=", "--loglevel=INFO"),
     "flower": ("reprieve", "flower"),
     "api": ("reprieve", "api"),
 }

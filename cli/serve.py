@@ -8,22 +8,22 @@ import uvicorn
 from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
-from api.app import create_app
-from api.connections import run
-from api.peers import is_loopback
-from cli.door import page_address
-from cli.listening import listen, refuse_taken
-from cli.render import say
-from models.access import Scope
-from models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
-from models.errors import SettingsError
-from models.faults import is_unfit
-from models.results import last_line
-from stores.tokens import OWN_TOKEN, make_own_token, own_token
-from workers import journal, tracing
-from workers.bootstrap import Services
-from workers.files import raise_files
-from workers.settings import host_and_port
+from reprieve.api.app import create_app
+from reprieve.api.connections import run
+from reprieve.api.peers import is_loopback
+from reprieve.cli.door import page_address
+from reprieve.cli.listening import listen, refuse_taken
+from reprieve.cli.render import say
+from reprieve.models.access import Scope
+from reprieve.models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
+from reprieve.models.errors import SettingsError
+from reprieve.models.faults import is_unfit
+from reprieve.models.results import last_line
+from reprieve.stores.tokens import OWN_TOKEN, make_own_token, own_token
+from reprieve.workers import journal, tracing
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.files import raise_files
+from reprieve.workers.settings import host_and_port
 
 #: Seconds that open streams get to end when the process is asked to; their readers come back to where they were.
 GRACE = 3

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cli.render import say_json, terminal
-from models.errors import InvalidRequest
-from models.text import span
-from simulation.plan import Guard, Plan
+from reprieve.cli.render import say_json, terminal
+from reprieve.models.errors import InvalidRequest
+from reprieve.models.text import span
+from reprieve.simulation.plan import Guard, Plan
 
 if TYPE_CHECKING:  # They need numpy, which only the extra brings.
-    from simulation.report import Report
+    from reprieve.simulation.report import Report
 
 MOST_SEEDS = 100
 
@@ -42,7 +42,7 @@ def run_simulate(
             raise InvalidRequest(f"--picture {picture} cannot be written; name a .png file in a folder that is there.")
     compared = [_compare(replace(plan, seed=plan.seed + number), without) for number in range(seeds)]
     if picture is not None:
-        from simulation.picture import draw
+        from reprieve.simulation.picture import draw
 
         totals = {guard.value: sum(len(one.without[guard].false_reaps) for one in compared) for guard in without}
         draw(compared[0].base, {"all guards": sum(len(one.base.false_reaps) for one in compared)} | totals, picture)
@@ -59,7 +59,7 @@ def _need(module: str, what: str) -> None:
 
 
 def _compare(plan: Plan, without: Sequence[Guard]) -> Compared:
-    from simulation.world import World
+    from reprieve.simulation.world import World
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
 
@@ -107,7 +107,7 @@ def _figures(reports: "Sequence[Report]") -> Table:
 
 
 def _column(report: "Report") -> dict[str, str]:
-    from simulation.report import LiveReap
+    from reprieve.simulation.report import LiveReap
 
     died, well = report.quantiles(well=False), report.quantiles(well=True)
     figures = {
@@ -151,7 +151,7 @@ def _span(quantiles: dict[str, float], name: str) -> str:
 
 def _tell_reaps(console: Console, report: "Report", *, several: bool) -> None:
     """The first of each class of live runs that were reaped, in words."""
-    from simulation.report import TOLD, LiveReap
+    from reprieve.simulation.report import TOLD, LiveReap
 
     for what in LiveReap:
         reaps = report.of(what)

@@ -18,16 +18,16 @@ from typing import IO, Self
 
 import psutil
 
-from cli.listening import refuse_taken
-from cli.render import say
-from cli.roles import ROLES
-from models.errors import ReprieveError, SettingsError, cannot_be_written
-from stores.addresses import forget_addresses, write_addresses
-from stores.database import Database
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis, EmbeddedServerError
-from stores.embedded.address import choose_port, port_is_free
-from stores.migrate import migrate
-from workers.settings import PARTS, SERVERS, Settings
+from reprieve.cli.listening import refuse_taken
+from reprieve.cli.render import say
+from reprieve.cli.roles import ROLES
+from reprieve.models.errors import ReprieveError, SettingsError, cannot_be_written
+from reprieve.stores.addresses import forget_addresses, write_addresses
+from reprieve.stores.database import Database
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis, EmbeddedServerError
+from reprieve.stores.embedded.address import choose_port, port_is_free
+from reprieve.stores.migrate import migrate
+from reprieve.workers.settings import PARTS, SERVERS, Settings
 
 #: Seconds that a role may take to end when asked …
 STOP_SECONDS = 10
@@ -194,7 +194,7 @@ class Stack:
         configuration = self._folder / "supervisord.conf"
         configuration.write_text(self._configuration())
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cli.supervise", "-c", configuration.name],
+            [sys.executable, "-P", "-m", "reprieve.cli.supervise", "-c", configuration.name],
             cwd=self._folder,
             env=self._environment(),
             stdin=subprocess.DEVNULL,

@@ -2,7 +2,7 @@
 
 from supervisor.supervisord import main
 
-from workers.secrecy import conceal
+from reprieve.workers.secrecy import conceal
 
 if __name__ == "__main__":
     conceal()

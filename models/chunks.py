@@ -20,9 +20,9 @@ from uuid import UUID
 import msgspec
 import zstandard
 
-from models.errors import InvalidBlock, InvalidChunk, InvalidMessage
-from models.sequences import MAX_SEQ, Range, SeqRanges
-from models.work import Token
+from reprieve.models.errors import InvalidBlock, InvalidChunk, InvalidMessage
+from reprieve.models.sequences import MAX_SEQ, Range, SeqRanges
+from reprieve.models.work import Token
 
 #: A larger chunk is split, not dropped: it bounds a block, a message and a reader's memory.
 MAX_CHUNK_BYTES = 64 * 1024

@@ -13,8 +13,8 @@ from uuid import UUID
 import msgspec
 import zstandard
 
-from models.chunks import Chunk, milliseconds
-from models.sequences import MAX_SEQ, Range, SeqRanges
+from reprieve.models.chunks import Chunk, milliseconds
+from reprieve.models.sequences import MAX_SEQ, Range, SeqRanges
 
 #: How long the last chunk of an ended attempt is waited for. In real time: no time scale makes a machine faster.
 TAIL_WAIT = timedelta(seconds=60)

@@ -1,10 +1,10 @@
 """What becomes of work that its worker gives up: asked to stop, cut off from the database, or itself in trouble."""
 
-from models.liveness import Timing
-from models.nodes import in_words
-from models.reaping import may_retry, retry_delay
-from models.status import ErrorCode, EventKind, Status
-from models.work import End, Work
+from reprieve.models.liveness import Timing
+from reprieve.models.nodes import in_words
+from reprieve.models.reaping import may_retry, retry_delay
+from reprieve.models.status import ErrorCode, EventKind, Status
+from reprieve.models.work import End, Work
 
 
 def end_of_drained(work: Work, waited: float, timing: Timing) -> End:

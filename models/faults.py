@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from sqlalchemy import exc
 
-from models.errors import InvalidBlock, InvalidChunk
+from reprieve.models.errors import InvalidBlock, InvalidChunk
 
 
 class Fault(StrEnum):

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from models.sequences import SeqRanges
+from reprieve.models.sequences import SeqRanges
 
 
 class Why(StrEnum):

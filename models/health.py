@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from models.liveness import Timing
+from reprieve.models.liveness import Timing
 
 #: What is said of a database that takes no writes.
 READ_ONLY = (

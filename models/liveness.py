@@ -10,7 +10,7 @@ Tests and the demo may run the whole system faster: one *time scale* divides all
 from dataclasses import dataclass
 from datetime import timedelta
 
-from models.errors import TimingRefused
+from reprieve.models.errors import TimingRefused
 
 #: A run with no proof of life for this long is suspect, and dead unless something speaks for it.
 WINDOW = timedelta(seconds=300)

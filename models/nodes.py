@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import count
 
-from models.liveness import Timing
-from models.reaping import Watch
+from reprieve.models.liveness import Timing
+from reprieve.models.reaping import Watch
 
 #: The longest name of a node, in characters: what a host name may have.
 LONGEST_NAME = 253

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from models.text import span
+from reprieve.models.text import span
 
 #: Characters that are kept of a reason.
 MAX_REASON = 500

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from models.errors import OutsideRoot
+from reprieve.models.errors import OutsideRoot
 
 
 def inside(root: Path, relative: str) -> Path:

@@ -1,6 +1,6 @@
 """The reaper's decisions, as pure functions: watch, listen, judge, brake, retry, and the dossier that says why.
 
-A sweep asks them in the order of `workers/reaper.py`; `simulation/` asks the very same ones. All times are the
+A sweep asks them in the order of `workers/sweep.py`; `simulation/` asks the very same ones. All times are the
 database's; `now` is always given.
 
 What time alone cannot know is admitted here. An out-of-process run of a platform that cannot be asked is reaped when
@@ -26,9 +26,9 @@ from heapq import nsmallest
 from typing import Any
 from uuid import UUID
 
-from models.liveness import Timing
-from models.status import ErrorCode, EventKind, Probe, Status
-from models.work import End, Token, Work
+from reprieve.models.liveness import Timing
+from reprieve.models.status import ErrorCode, EventKind, Probe, Status
+from reprieve.models.work import End, Token, Work
 
 #: One sweep convicts at most this share of the running fleet …
 BRAKE_SHARE = 0.2

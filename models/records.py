@@ -10,9 +10,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.health import Pulse
-from models.rows import Row
-from models.status import ErrorCode, EventKind, Proof, Status
+from reprieve.models.health import Pulse
+from reprieve.models.rows import Row
+from reprieve.models.status import ErrorCode, EventKind, Proof, Status
 
 
 class Record(BaseModel):

@@ -8,8 +8,8 @@ import json
 import traceback
 from typing import Any
 
-from models.status import ErrorCode
-from models.work import Outcome, storable
+from reprieve.models.status import ErrorCode
+from reprieve.models.work import Outcome, storable
 
 #: Bytes of an outcome's detail, as JSON: it is on the attempt's row and in an event, and whoever lists runs reads it.
 MAX_DETAIL = 1024 * 1024

@@ -18,10 +18,10 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, tex
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, INT8MULTIRANGE, INTERVAL, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from models.access import Scope
-from models.owed import Duty
-from models.process import ProcessIdentity
-from models.status import ErrorCode, EventKind, Proof, Status
+from reprieve.models.access import Scope
+from reprieve.models.owed import Duty
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.status import ErrorCode, EventKind, Proof, Status
 
 
 def _one_of(column: str, values: type[StrEnum]) -> str:

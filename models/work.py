@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from models.status import ErrorCode, EventKind, Status
+from reprieve.models.status import ErrorCode, EventKind, Status
 
 #: Error messages are cut to this many characters: they are on the row, in events, and on a terminal.
 MAX_ERROR_MESSAGE = 2_000

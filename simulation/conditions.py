@@ -10,11 +10,11 @@ from enum import Enum
 
 import numpy as np
 
-from models.liveness import KEEPALIVE_INTERVAL, SWEEP_INTERVAL, VOUCH_AFTER
-from simulation.faults import CATALOGUE, DEPLOY_STEP, DRAIN_LIMIT, RESTART, Fault, Place, zone_of
-from simulation.plan import FaultKind, Plan
-from simulation.queue import LogQueue
-from simulation.spans import Bools, Floats, Ints, Spans
+from reprieve.models.liveness import KEEPALIVE_INTERVAL, SWEEP_INTERVAL, VOUCH_AFTER
+from reprieve.simulation.faults import CATALOGUE, DEPLOY_STEP, DRAIN_LIMIT, RESTART, Fault, Place, zone_of
+from reprieve.simulation.plan import FaultKind, Plan
+from reprieve.simulation.queue import LogQueue
+from reprieve.simulation.spans import Bools, Floats, Ints, Spans
 
 #: Seconds of a tick: each worker gives proof of life once in it.
 TICK = KEEPALIVE_INTERVAL.total_seconds()

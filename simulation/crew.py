@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.liveness import Timing
-from simulation.conditions import TICK, Conditions, Incident, Moment
-from simulation.faults import host_of
-from simulation.fleet import Fleet, Kind, Truth
-from simulation.spans import Bools, Floats, Ints
+from reprieve.models.liveness import Timing
+from reprieve.simulation.conditions import TICK, Conditions, Incident, Moment
+from reprieve.simulation.faults import host_of
+from reprieve.simulation.fleet import Fleet, Kind, Truth
+from reprieve.simulation.spans import Bools, Floats, Ints
 
 #: Seconds from "is to be adopted" to the new follower's first look (`workers.supervisor.ADOPT_INTERVAL`, attaching).
 ADOPTED_AFTER = (1.0, 5.0)

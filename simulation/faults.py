@@ -9,7 +9,7 @@ from enum import Enum
 
 import numpy as np
 
-from simulation.plan import FaultKind, Plan
+from reprieve.simulation.plan import FaultKind, Plan
 
 DAY = 86_400.0
 WORKERS_PER_HOST = 2

@@ -4,9 +4,9 @@ from enum import IntEnum
 
 import numpy as np
 
-from models.status import Proof
-from simulation.plan import Guard, Plan
-from simulation.spans import Bools, Floats, Ints
+from reprieve.models.status import Proof
+from reprieve.simulation.plan import Guard, Plan
+from reprieve.simulation.spans import Bools, Floats, Ints
 
 #: Seconds that a run takes: log-normal about this median, within these limits.
 MEDIAN_SECONDS, SPREAD = 1200.0, 1.0

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-from simulation.plan import HOUR, FaultKind
-from simulation.report import LATEST, Report
+from reprieve.simulation.plan import HOUR, FaultKind
+from reprieve.simulation.report import LATEST, Report
 
 #: Faults of single workers are too many to be seen; these are shown as bands.
 SHOWN = {

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from models.errors import InvalidRequest
+from reprieve.models.errors import InvalidRequest
 
 HOUR = 3600.0
 #: A fleet larger than this does not fit into the memory that a simulation may take.

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.liveness import REFRESH_INTERVAL
-from simulation.conditions import TICK, Conditions
-from simulation.fleet import HEARTBEAT, KEEPALIVE, OUTPUT, Fleet, Kind, Truth
-from simulation.spans import Bools, Floats, Ints
+from reprieve.models.liveness import REFRESH_INTERVAL
+from reprieve.simulation.conditions import TICK, Conditions
+from reprieve.simulation.fleet import HEARTBEAT, KEEPALIVE, OUTPUT, Fleet, Kind, Truth
+from reprieve.simulation.spans import Bools, Floats, Ints
 
 REFRESH = REFRESH_INTERVAL.total_seconds()
 #: A message that the store does not acknowledge is sent again after so long, then twice as long, up to the last

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulation.faults import Fault
-from simulation.plan import FaultKind
-from simulation.spans import Bools, Floats, Ints, Spans
+from reprieve.simulation.faults import Fault
+from reprieve.simulation.plan import FaultKind
+from reprieve.simulation.spans import Bools, Floats, Ints, Spans
 
 #: Seconds from a chunk that is printed to its proof of life, while nothing is wrong.
 TRANSIT = 0.5

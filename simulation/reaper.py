@@ -1,4 +1,4 @@
-"""A sweep in virtual time, in the order of `workers/reaper.py`; whatever is decided, `models.reaping` decides."""
+"""A sweep in virtual time, in the order of `workers/sweep.py`; whatever is decided, `models.reaping` decides."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -6,15 +6,15 @@ from uuid import UUID
 
 import numpy as np
 
-from models import reaping
-from models.liveness import Timing
-from models.reaping import Brake, Judgement, Suspect, Verdict, Watch
-from models.status import Probe
-from simulation.conditions import TICK, Conditions
-from simulation.crew import Crew
-from simulation.fleet import PROOFS, Fleet, Kind
-from simulation.plan import Guard
-from simulation.spans import Ints
+from reprieve.models import reaping
+from reprieve.models.liveness import Timing
+from reprieve.models.reaping import Brake, Judgement, Suspect, Verdict, Watch
+from reprieve.models.status import Probe
+from reprieve.simulation.conditions import TICK, Conditions
+from reprieve.simulation.crew import Crew
+from reprieve.simulation.fleet import PROOFS, Fleet, Kind
+from reprieve.simulation.plan import Guard
+from reprieve.simulation.spans import Ints
 
 #: When virtual time begins; any moment would do.
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from models.liveness import SWEEP_INTERVAL, WINDOW, Timing
-from models.reaping import Judgement
-from simulation.faults import Fault, clock
-from simulation.plan import Plan
+from reprieve.models.liveness import SWEEP_INTERVAL, WINDOW, Timing
+from reprieve.models.reaping import Judgement
+from reprieve.simulation.faults import Fault, clock
+from reprieve.simulation.plan import Plan
 
 #: Seconds: an in-process run whose worker could not vouch for it for longer is not promised to be told from a lost one,
 #: nor is work that nothing but its output speaks for and that pauses for longer (`models.reaping`).

@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from models import reaping
-from models.liveness import Timing
-from models.reaping import Judgement, Verdict
-from models.status import Probe
-from simulation import proofs
-from simulation.conditions import TICK, TICKS_PER_SWEEP, Conditions
-from simulation.crew import Crew
-from simulation.faults import WORKERS_PER_HOST, Fault, schedule, workers_for
-from simulation.fleet import PROBE, PROOFS, Fleet, Kind, Truth
-from simulation.plan import Guard, Plan
-from simulation.proofs import Proofs
-from simulation.reaper import DECIDING, Reaper, Sweep, moment
-from simulation.report import LATEST, PUNCTUALITY, Detection, Facts, Reap, Report, classify
-from simulation.spans import Floats, Ints
+from reprieve.models import reaping
+from reprieve.models.liveness import Timing
+from reprieve.models.reaping import Judgement, Verdict
+from reprieve.models.status import Probe
+from reprieve.simulation import proofs
+from reprieve.simulation.conditions import TICK, TICKS_PER_SWEEP, Conditions
+from reprieve.simulation.crew import Crew
+from reprieve.simulation.faults import WORKERS_PER_HOST, Fault, schedule, workers_for
+from reprieve.simulation.fleet import PROBE, PROOFS, Fleet, Kind, Truth
+from reprieve.simulation.plan import Guard, Plan
+from reprieve.simulation.proofs import Proofs
+from reprieve.simulation.reaper import DECIDING, Reaper, Sweep, moment
+from reprieve.simulation.report import LATEST, PUNCTUALITY, Detection, Facts, Reap, Report, classify
+from reprieve.simulation.spans import Floats, Ints
 
 #: Seconds by which a sweep's message may be late, at most.
 LATE = 2.0

@@ -21,13 +21,13 @@ from cachetools import LRUCache
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
 
-from models.chunks import Chunk
-from models.closing import chunks_of, frames
-from models.errors import LogUnavailable, ObjectLost
-from models.health import Refusal
-from models.sequences import MAX_SEQ, SeqRanges
-from stores.database import Database
-from stores.objects import Objects
+from reprieve.models.chunks import Chunk
+from reprieve.models.closing import chunks_of, frames
+from reprieve.models.errors import LogUnavailable, ObjectLost
+from reprieve.models.health import Refusal
+from reprieve.models.sequences import MAX_SEQ, SeqRanges
+from reprieve.stores.database import Database
+from reprieve.stores.objects import Objects
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from models.work import Token
+from reprieve.models.work import Token
 
 
 def token_arrays(tokens: Iterable[Token]) -> dict[str, Any]:

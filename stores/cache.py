@@ -11,9 +11,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from stores.sentinel import SCHEMES, SentinelAddress
-from stores.tls import NAMES, Tls
-from stores.urls import Url
+from reprieve.stores.sentinel import SCHEMES, SentinelAddress
+from reprieve.stores.tls import NAMES, Tls
+from reprieve.stores.urls import Url
 
 #: Seconds to wait for Redis before doing without it.
 SOCKET_TIMEOUT = 2.0

@@ -8,14 +8,14 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from models.closing import HOLDER_BELIEVED_FOR, Closing, is_awaited, late_of, may_forget, next_step
-from models.errors import RunNotFound
-from models.records import LISTED_RANGES, ArchiveRecord, LogRecord, QuarantineRecord
-from models.sequences import Range, SeqRanges
-from stores.archive import Archived, LogArchives
-from stores.arrays import key_arrays
-from stores.database import Database
-from stores.logs import LogKey
+from reprieve.models.closing import HOLDER_BELIEVED_FOR, Closing, is_awaited, late_of, may_forget, next_step
+from reprieve.models.errors import RunNotFound
+from reprieve.models.records import LISTED_RANGES, ArchiveRecord, LogRecord, QuarantineRecord
+from reprieve.models.sequences import Range, SeqRanges
+from reprieve.stores.archive import Archived, LogArchives
+from reprieve.stores.arrays import key_arrays
+from reprieve.stores.database import Database
+from reprieve.stores.logs import LogKey
 
 FIND = text("""
 SELECT clock_timestamp() - a.finished_at AS ended_for, a.last_seq, CAST(l.stored AS text) AS stored,

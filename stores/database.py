@@ -13,10 +13,10 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.orm import Session
 
-from models.errors import SettingsError
-from models.faults import ends_all_sessions, ends_session
-from stores import tls
-from stores.urls import Url
+from reprieve.models.errors import SettingsError
+from reprieve.models.faults import ends_all_sessions, ends_session
+from reprieve.stores import tls
+from reprieve.stores.urls import Url
 
 #: Seconds to wait for a connection. To make one takes five to seven round trips (TCP, TLS, the password's exchange), so
 #: this allows for a link with four seconds of latency; and it is a small part of the time for which a worker may be cut

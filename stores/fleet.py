@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from stores.database import Database
+from reprieve.stores.database import Database
 
 # active: what is under way, by the partial indexes of it; never the runs that have ended.
 ACTIVE = text("""

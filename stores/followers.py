@@ -15,14 +15,14 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from models.errors import Superseded
-from models.nodes import Node
-from models.status import Probe
-from models.work import Token, Work
-from stores.arrays import key_arrays, token_arrays
-from stores.database import Database
-from stores.logs import PostgresLogStore, Resumed
-from stores.runs import work_of
+from reprieve.models.errors import Superseded
+from reprieve.models.nodes import Node
+from reprieve.models.status import Probe
+from reprieve.models.work import Token, Work
+from reprieve.stores.arrays import key_arrays, token_arrays
+from reprieve.stores.database import Database
+from reprieve.stores.logs import PostgresLogStore, Resumed
+from reprieve.stores.runs import work_of
 
 # seen: this worker is there, and its node with it.
 SEEN = text("""

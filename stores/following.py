@@ -13,16 +13,16 @@ from uuid import UUID
 from redis.exceptions import RedisError
 from sqlalchemy import text
 
-from models.chunks import Chunk
-from models.closing import HOLDER_BELIEVED_FOR, is_awaited, late_of
-from models.errors import RunNotFound
-from models.gaps import Why, sort_out
-from models.sequences import Range, SeqRanges
-from models.status import Status
-from stores.cache import LONGEST_BLOCK
-from stores.database import Database
-from stores.hints import LiveEvent, LiveEvents
-from stores.logs import LogStore
+from reprieve.models.chunks import Chunk
+from reprieve.models.closing import HOLDER_BELIEVED_FOR, is_awaited, late_of
+from reprieve.models.errors import RunNotFound
+from reprieve.models.gaps import Why, sort_out
+from reprieve.models.sequences import Range, SeqRanges
+from reprieve.models.status import Status
+from reprieve.stores.cache import LONGEST_BLOCK
+from reprieve.stores.database import Database
+from reprieve.stores.hints import LiveEvent, LiveEvents
+from reprieve.stores.logs import LogStore
 
 #: Seconds to wait for more where the end named no last chunk (a reap): nobody knows whether any is on its way.
 UNKNOWN_TAIL_WAIT = 5.0

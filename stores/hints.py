@@ -14,10 +14,10 @@ from uuid import UUID
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.chunks import Block
-from models.paging import pages
-from models.work import Token
-from stores.cache import LONGEST_BLOCK
+from reprieve.models.chunks import Block
+from reprieve.models.paging import pages
+from reprieve.models.work import Token
+from reprieve.stores.cache import LONGEST_BLOCK
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from models.errors import LeaseLost
-from models.faults import is_unfit
-from stores.database import Database
+from reprieve.models.errors import LeaseLost
+from reprieve.models.faults import is_unfit
+from reprieve.stores.database import Database
 
 logger = logging.getLogger(__name__)
 

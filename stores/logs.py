@@ -18,11 +18,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from models.chunks import Block, Chunk
-from models.errors import InvalidBlock
-from models.sequences import MAX_RANGES, MAX_SEQ, Range, SeqRanges
-from stores.arrays import key_arrays
-from stores.database import Database
+from reprieve.models.chunks import Block, Chunk
+from reprieve.models.errors import InvalidBlock
+from reprieve.models.sequences import MAX_RANGES, MAX_SEQ, Range, SeqRanges
+from reprieve.stores.arrays import key_arrays
+from reprieve.stores.database import Database
 
 #: One attempt's log.
 LogKey = tuple[UUID, int]

@@ -10,8 +10,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.schema import CreateSchema
 
-from models.faults import is_unfit, sqlstate_of, unfit_database
-from stores.database import Database
+from reprieve.models.faults import is_unfit, sqlstate_of, unfit_database
+from reprieve.stores.database import Database
 
 #: Two migrations at once would trip over each other: the second waits for this advisory lock.
 MIGRATION_LOCK = 0x5265_7072_0001

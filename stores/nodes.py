@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import TextClause, text
 
-from models.liveness import Timing
-from models.nodes import HeldTwice, Node, Unseen, complaints
-from stores.database import Database
+from reprieve.models.liveness import Timing
+from reprieve.models.nodes import HeldTwice, Node, Unseen, complaints
+from reprieve.stores.database import Database
 
 # rivals: workers that were seen lately, of this name and of another data folder. One of our own slot is a predecessor,
 # since the kernel gave us its lock; of another boot, it may as well be a copy of the machine.

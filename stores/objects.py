@@ -20,8 +20,8 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from models.errors import LogUnavailable, ObjectLost
-from stores.patience import Patience
+from reprieve.models.errors import LogUnavailable, ObjectLost
+from reprieve.stores.patience import Patience
 
 T = TypeVar("T")
 

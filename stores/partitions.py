@@ -14,8 +14,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from models.faults import sqlstate_of
-from stores.database import Database
+from reprieve.models.faults import sqlstate_of
+from reprieve.stores.database import Database
 
 logger = logging.getLogger(__name__)
 

@@ -18,14 +18,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import joinedload, selectinload
 from uuid_utils.compat import uuid7
 
-from models.errors import IdempotencyConflict, RunNotFound, Superseded
-from models.nodes import Node
-from models.process import ProcessIdentity
-from models.rows import Run, RunAttempt, RunEvent, RunSpec
-from models.status import EventKind, Proof, Status
-from models.work import End, Token, Work
-from stores.arrays import key_arrays, token_arrays
-from stores.database import Database
+from reprieve.models.errors import IdempotencyConflict, RunNotFound, Superseded
+from reprieve.models.nodes import Node
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.rows import Run, RunAttempt, RunEvent, RunSpec
+from reprieve.models.status import EventKind, Proof, Status
+from reprieve.models.work import End, Token, Work
+from reprieve.stores.arrays import key_arrays, token_arrays
+from reprieve.stores.database import Database
 
 # claim: one worker of all that got the message, and that have the adapter, starts the next attempt; not before the last
 # one's work is ended.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import quote
 
-from stores.tls import NAMES, Tls
-from stores.urls import Url
+from reprieve.stores.tls import NAMES, Tls
+from reprieve.stores.urls import Url
 
 SCHEMES = ("sentinel", "sentinels")
 DEFAULT_PORT = 26379

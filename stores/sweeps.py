@@ -10,13 +10,13 @@ from uuid import UUID
 
 from sqlalchemy import TextClause, select, text
 
-from models.errors import LeaseLost
-from models.health import Pulse
-from models.paging import pages
-from models.reaping import Suspect, Watch
-from models.rows import Sparing
-from stores.database import Database
-from stores.leases import Lease, Leases
+from reprieve.models.errors import LeaseLost
+from reprieve.models.health import Pulse
+from reprieve.models.paging import pages
+from reprieve.models.reaping import Suspect, Watch
+from reprieve.models.rows import Sparing
+from reprieve.stores.database import Database
+from reprieve.stores.leases import Lease, Leases
 
 # suspect ids: running runs that are silent or overdue. One pass over the running runs in whatever order is cheapest:
 # in the order of an index, a million rows would be fetched one by one.

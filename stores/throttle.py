@@ -19,7 +19,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
-from models.work import Token
+from reprieve.models.work import Token
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from stores.urls import Url
+from reprieve.stores.urls import Url
 
 #: Schemes over TLS: Redis, a Redis that Sentinels name (and those themselves), RabbitMQ.
 SCHEMES = ("rediss", "sentinels", "amqps")

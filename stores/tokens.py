@@ -16,11 +16,11 @@ from uuid import UUID
 
 from sqlalchemy import select, text
 
-from models.access import Scope
-from models.errors import InvalidRequest, RunNotFound, SettingsError, cannot_be_written
-from models.rows import ApiToken
-from models.text import is_plain_text
-from stores.database import Database
+from reprieve.models.access import Scope
+from reprieve.models.errors import InvalidRequest, RunNotFound, SettingsError, cannot_be_written
+from reprieve.models.rows import ApiToken
+from reprieve.models.text import is_plain_text
+from reprieve.stores.database import Database
 
 #: Random bytes of a token.
 TOKEN_BYTES = 32

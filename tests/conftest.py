@@ -11,16 +11,16 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
-from models.rows import Row
-from stores.cache import connect
-from stores.database import Database
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
-from stores.migrate import migrate
-from tests.support.processes import READY, Process, celery, spawn
-from workers import bootstrap, lifecycle
-from workers.app import app
-from workers.bootstrap import Services
-from workers.settings import load_settings
+from reprieve.models.rows import Row
+from reprieve.stores.cache import connect
+from reprieve.stores.database import Database
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.migrate import migrate
+from reprieve.workers import bootstrap, lifecycle
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.settings import load_settings
+from tests.support.processes import READY, Process, beat, celery, spawn
 
 #: The browser's tests need what only `make test-browser` installs.
 collect_ignore = [] if find_spec("playwright") else ["browser"]
@@ -119,12 +119,12 @@ def start_worker(environment: dict[str, str], tmp_path: Path) -> Iterator[StartW
         *,
         name: str = "worker",
         concurrency: int = 20,
-        application: str = "workers",
+        application: str = "reprieve.workers.app",
         extra: Mapping[str, str] = {},
         wait: bool = True,
     ) -> Process:
         options = ("-Q", queues, "-P", "threads", "-c", str(concurrency), "-n", f"{name}@test", "-l", "INFO")
-        command = celery("-A", application, "worker", "--without-gossip", "--without-mingle", *options)
+        command = celery("worker", "--without-gossip", "--without-mingle", *options, application=application)
         process = spawn(f"{name}-{len(started)}", command, {**environment, **extra}, tmp_path)
         started.append(process)
         if wait:
@@ -142,7 +142,7 @@ def start_beat(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable
     started: list[Process] = []
 
     def start() -> Process:
-        command = celery("-A", "workers", "beat", "-S", "workers.pulse:Scheduler", "-l", "INFO", "--pidfile=")
+        command = beat()
         process = spawn(f"beat-{len(started)}", command, environment, tmp_path)
         started.append(process)
         process.wait_for("beat: Starting")

@@ -13,11 +13,11 @@ from typing import Any
 import typer
 from pydantic_core import PydanticUndefined
 
-from api.app import create_app
-from cli.main import app
-from models import status
-from models.status import ErrorCode, EventKind, Proof, Status
-from workers.settings import PREFIX, Settings
+from reprieve.api.app import create_app
+from reprieve.cli.main import app
+from reprieve.models import status
+from reprieve.models.status import ErrorCode, EventKind, Proof, Status
+from reprieve.workers.settings import PREFIX, Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 

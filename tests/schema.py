@@ -26,20 +26,20 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
-from models.closing import Closing
-from models.work import End, Outcome
-from stores.database import Database
-from stores.embedded.address import choose_port
-from stores.migrate import migrate
+from reprieve.models.closing import Closing
+from reprieve.models.work import End, Outcome
+from reprieve.stores.database import Database
+from reprieve.stores.embedded.address import choose_port
+from reprieve.stores.migrate import migrate
+from reprieve.workers import bootstrap
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log
+from reprieve.workers.finish import finish as end_runs
+from reprieve.workers.settings import load_settings
 from tests.support.fleet import Fleet
 from tests.support.processes import spawn
 from tests.support.remote import remote_with_token
 from tests.support.waiting import answers, eventually
-from workers import bootstrap
-from workers.bootstrap import Services
-from workers.closing import close_log
-from workers.finish import finish as end_runs
-from workers.settings import load_settings
 
 PROGRAMS = Path(sys.executable).parent
 LEFT_OUT = "positive_data_acceptance,negative_data_rejection"

@@ -1,11 +1,5 @@
 """The Celery app and its tasks: thin pipelines over `models`, `adapters` and `stores`.
 
-from workers import cancel_run, enqueue_run
-
-run = enqueue_run("process", {"command": ["make", "report"]}, labels={"team": "data"}, max_runtime=3600)
+A module is named for what it does to a run, in the order of its life: `enqueue`, `execute`, `ingest`, `refresh`,
+`cancel`, `sweep`, `finish`, `closing`. The app is `app.py`; services import what they need from `reprieve` itself.
 """
-
-from workers.app import app
-from workers.enqueue import cancel_run, enqueue_run
-
-__all__ = ["app", "cancel_run", "enqueue_run"]

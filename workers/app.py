@@ -10,11 +10,11 @@ from celery.local import PromiseProxy
 from celery.signals import after_setup_logger, after_setup_task_logger, beat_init, heartbeat_sent, worker_init
 from celery.worker.request import Request
 
-from beat_schedule import beat_schedule
-from workers import broker, journal, pulse
-from workers.bootstrap import settings as current_settings
-from workers.discretion import be_discreet
-from workers.secrecy import conceal
+from reprieve.beat_schedule import beat_schedule
+from reprieve.workers import broker, journal, pulse
+from reprieve.workers.bootstrap import settings as current_settings
+from reprieve.workers.discretion import be_discreet
+from reprieve.workers.secrecy import conceal
 
 QUEUES = ("runs", "logs", "control", "archive")
 
@@ -24,7 +24,13 @@ def configuration() -> dict[str, Any]:
     settings = current_settings()
     return {
         **broker.configuration(settings.require_broker_url()),
-        "imports": ("workers.runs", "workers.logs", "workers.closing", "workers.reaper", "workers.lifecycle"),
+        "imports": (
+            "reprieve.workers.execute",
+            "reprieve.workers.ingest",
+            "reprieve.workers.closing",
+            "reprieve.workers.sweep",
+            "reprieve.workers.lifecycle",
+        ),
         "task_default_queue": "control",
         "task_routes": {
             "runs.*": {"queue": "runs"},
@@ -54,7 +60,7 @@ def configuration() -> dict[str, Any]:
         # worker with the children of its runs, or beat.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "worker_consumer": "workers.consumer:Consumer",
+        "worker_consumer": "reprieve.workers.consumer:Consumer",
         # RabbitMQ closes the channel of a worker that has held a message for half an hour, as one does whose threads
         # are all busy. That is a lost connection, and not the end of the worker and of the children of all its runs.
         "broker_channel_error_retry": True,

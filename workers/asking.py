@@ -12,14 +12,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from adapters.protocol import Attaching, Probing
-from adapters.registry import find_adapter
-from models.errors import UnknownAdapter
-from models.paging import pages
-from models.status import Probe
-from models.work import Token
-from stores.followers import Handle
-from workers.bootstrap import Services
+from reprieve.adapters.protocol import Attaching, Probing
+from reprieve.adapters.registry import find_adapter
+from reprieve.models.errors import UnknownAdapter
+from reprieve.models.paging import pages
+from reprieve.models.status import Probe
+from reprieve.models.work import Token
+from reprieve.stores.followers import Handle
+from reprieve.workers.bootstrap import Services
 
 logger = logging.getLogger(__name__)
 

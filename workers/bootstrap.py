@@ -3,28 +3,28 @@
 import threading
 from dataclasses import dataclass, replace
 
-from adapters.registry import Adapters
-from models.liveness import WINDOW, Timing
-from models.nodes import Node
-from stores.addresses import read_addresses, read_time_scale
-from stores.archive import LogArchives
-from stores.cache import connect
-from stores.closings import Closings
-from stores.database import Database
-from stores.fleet import FleetStore
-from stores.followers import FollowerStore
-from stores.hints import LiveEvents, StopSignals, Vouches
-from stores.leases import Leases
-from stores.logs import PostgresLogStore
-from stores.nodes import NodeStore
-from stores.owed import Setbacks
-from stores.runs import RunStore
-from stores.spooled import SpooledStore
-from stores.sweeps import SweepStore
-from stores.throttle import Throttle
-from stores.tokens import TokenStore
-from workers.identity import Identity
-from workers.settings import Settings, load_settings
+from reprieve.adapters.registry import Adapters
+from reprieve.models.liveness import WINDOW, Timing
+from reprieve.models.nodes import Node
+from reprieve.stores.addresses import read_addresses, read_time_scale
+from reprieve.stores.archive import LogArchives
+from reprieve.stores.cache import connect
+from reprieve.stores.closings import Closings
+from reprieve.stores.database import Database
+from reprieve.stores.fleet import FleetStore
+from reprieve.stores.followers import FollowerStore
+from reprieve.stores.hints import LiveEvents, StopSignals, Vouches
+from reprieve.stores.leases import Leases
+from reprieve.stores.logs import PostgresLogStore
+from reprieve.stores.nodes import NodeStore
+from reprieve.stores.owed import Setbacks
+from reprieve.stores.runs import RunStore
+from reprieve.stores.spooled import SpooledStore
+from reprieve.stores.sweeps import SweepStore
+from reprieve.stores.throttle import Throttle
+from reprieve.stores.tokens import TokenStore
+from reprieve.workers.identity import Identity
+from reprieve.workers.settings import Settings, load_settings
 
 
 @dataclass(frozen=True, slots=True)

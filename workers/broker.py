@@ -19,11 +19,11 @@ from kombu.transport import redis as kombu_redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from stores import sentinel, tls
-from stores.cache import checked
-from stores.sentinel import SentinelAddress
-from stores.tls import Tls
-from stores.urls import Url
+from reprieve.stores import sentinel, tls
+from reprieve.stores.cache import checked
+from reprieve.stores.sentinel import SentinelAddress
+from reprieve.stores.tls import Tls
+from reprieve.stores.urls import Url
 
 #: Seconds to wait for a frozen broker; without it, publishing blocks without end.
 SOCKET_TIMEOUT = 2

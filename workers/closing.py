@@ -11,17 +11,17 @@ import logging
 from datetime import timedelta
 from uuid import UUID
 
-from models.closing import Closing
-from models.owed import Duty, reason_of
-from stores.closings import EndedLog
-from stores.leases import Lease
-from stores.logs import LogKey
-from stores.partitions import keep_partitions
-from workers.app import app
-from workers.bootstrap import Services, services
-from workers.hints import send_hint
-from workers.journal import about
-from workers.turns import Tally, fulfil, take_turns, tell
+from reprieve.models.closing import Closing
+from reprieve.models.owed import Duty, reason_of
+from reprieve.stores.closings import EndedLog
+from reprieve.stores.leases import Lease
+from reprieve.stores.logs import LogKey
+from reprieve.stores.partitions import keep_partitions
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services, services
+from reprieve.workers.hints import send_hint
+from reprieve.workers.journal import about
+from reprieve.workers.turns import Tally, fulfil, take_turns, tell
 
 logger = logging.getLogger(__name__)
 

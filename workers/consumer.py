@@ -10,7 +10,7 @@ from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 
-from models.faults import is_unfit
+from reprieve.models.faults import is_unfit
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]

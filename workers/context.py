@@ -8,17 +8,17 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception, wait_exponential_jitter
 
-from adapters.host import is_alive, namespace
-from adapters.shipper import LogShipper
-from adapters.spool import SpooledLog
-from models.chunks import MAX_CHUNK_BYTES, check_cursor, check_stream, encode, split_output
-from models.errors import OutputNotTaken, Released
-from models.faults import is_unfit
-from models.process import ProcessIdentity
-from models.status import EventKind, Proof
-from models.work import End, Token, Work, storable
-from stores.logs import Resumed
-from workers.bootstrap import Services
+from reprieve.adapters.host import is_alive, namespace
+from reprieve.adapters.shipper import LogShipper
+from reprieve.adapters.spool import SpooledLog
+from reprieve.models.chunks import MAX_CHUNK_BYTES, check_cursor, check_stream, encode, split_output
+from reprieve.models.errors import OutputNotTaken, Released
+from reprieve.models.faults import is_unfit
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.status import EventKind, Proof
+from reprieve.models.work import End, Token, Work, storable
+from reprieve.stores.logs import Resumed
+from reprieve.workers.bootstrap import Services
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""For services that start runs: `enqueue_run` and `cancel_run`.
+"""For services that start runs: `enqueue_run`.
 
 The row is written first, and is the fact; the message only makes it happen soon. A crash between the two, or a lost
 message, is healed by the sweep, which sends again what stays queued.
@@ -8,28 +8,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 from opentelemetry.context import Context
 
-from adapters.registry import find_adapter, validate_config
-from models.errors import InvalidRequest
-from models.rows import Run
-from models.status import Status
-from models.text import is_plain_text
-from models.work import End, Token
-from stores.runs import NewRun
-from workers import tracing
-from workers.bootstrap import Services, services
-from workers.finish import finish
-from workers.hints import send_hint
+from reprieve.adapters.registry import find_adapter, validate_config
+from reprieve.models.errors import InvalidRequest
+from reprieve.models.rows import Run
+from reprieve.models.text import is_plain_text
+from reprieve.stores.runs import NewRun
+from reprieve.workers import tracing
+from reprieve.workers.bootstrap import services
+from reprieve.workers.hints import send_execute
 
 #: Labels are for filters and for people: so many, each side so long.
 MAX_LABELS = 16
 MAX_LABEL_LENGTH = 128
 MAX_KEY_LENGTH = 255
-#: The header of a message that says how often it was passed on.
-PASSED_ON = "reprieve_passed_on"
 #: A longer limit is none.
 MAX_RUNTIME = timedelta(days=3650)
 
@@ -87,40 +81,6 @@ def enqueue_once(
         if is_new:
             send_execute(run.id)
     return run, is_new
-
-
-def send_execute(run_id: UUID, *, after: float = 0.0, passed_on: int = 0) -> None:
-    """Send the message that a run is waiting, to be taken after so many seconds; the sweep sends what is lost.
-
-    `passed_on` counts the workers that could not use it. It is in a header: a release that knows nothing of it is not
-    disturbed.
-    """
-    later: dict[str, Any] = {"countdown": after} if after > 0 else {}
-    if passed_on:
-        later["headers"] = {PASSED_ON: passed_on}
-    shown = {"task_id": str(run_id), "argsrepr": f"({run_id})"}
-    send_hint(
-        "runs.execute", [str(run_id)], otherwise=f"run {run_id} is queued, and the sweep sends it", **shown, **later
-    )
-
-
-def cancel_run(run_id: UUID | str) -> Run:
-    """End a run that has not ended; its producer is told to stop and its work is terminated. Returns its row.
-
-    A run that had already ended stays as it is. Raises `RunNotFound`.
-    """
-    wired = services()
-    while True:
-        run = wired.runs.get(_as_uuid(wired, run_id))
-        status = Status(run.status)
-        if status.is_final:
-            return run
-        # Repeated when a worker claims, or another ends, the run between the reading and the writing.
-        finish(wired, [End.by_cancel(Token(run.id, run.epoch), from_status=status)])
-
-
-def _as_uuid(wired: Services, run_id: UUID | str) -> UUID:
-    return run_id if isinstance(run_id, UUID) else wired.runs.resolve(run_id)
 
 
 def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:

@@ -6,17 +6,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from models.health import Refusal
-from models.liveness import HOST_LOST_AFTER
-from models.nodes import in_words
-from models.owed import Failing
-from models.reaping import Judgement
-from models.records import EventRecord, ExplanationRecord, RunRecord, SparingRecord
-from models.rows import Run, RunAttempt, RunEvent, Sparing
-from models.status import EventKind, Status
-from models.text import shown, span
-from stores.closings import LogState
-from workers.bootstrap import Services
+from reprieve.models.health import Refusal
+from reprieve.models.liveness import HOST_LOST_AFTER
+from reprieve.models.nodes import in_words
+from reprieve.models.owed import Failing
+from reprieve.models.reaping import Judgement
+from reprieve.models.records import EventRecord, ExplanationRecord, RunRecord, SparingRecord
+from reprieve.models.rows import Run, RunAttempt, RunEvent, Sparing
+from reprieve.models.status import EventKind, Status
+from reprieve.models.text import shown, span
+from reprieve.stores.closings import LogState
+from reprieve.workers.bootstrap import Services
 
 PROOFS = {
     "claim": "a worker taking it",

@@ -4,7 +4,7 @@ import logging
 import resource
 from contextlib import suppress
 
-from models.capacity import Files
+from reprieve.models.capacity import Files
 
 logger = logging.getLogger(__name__)
 

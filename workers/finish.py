@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from models.work import End, Token
-from stores.runs import Ended
-from workers.bootstrap import Services
-from workers.journal import about
+from reprieve.models.work import End, Token
+from reprieve.stores.runs import Ended
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.journal import about
 
 logger = logging.getLogger(__name__)
 

@@ -18,21 +18,21 @@ from uuid import UUID
 from cachetools import TTLCache
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
-from adapters.protocol import Adapter
-from adapters.registry import attaching
-from adapters.shipper import LogShipper
-from models.draining import end_of_given_up
-from models.errors import Released, UnknownAdapter
-from models.faults import Fault, fault_of, is_unfit
-from models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
-from models.results import last_line, raised, understood
-from models.work import End, Outcome, Token, Work, storable
-from workers import metrics, tracing
-from workers.bootstrap import Services
-from workers.closing import send_close
-from workers.context import RunContext
-from workers.enqueue import send_execute
-from workers.finish import finish
+from reprieve.adapters.protocol import Adapter
+from reprieve.adapters.registry import attaching
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.draining import end_of_given_up
+from reprieve.models.errors import Released, UnknownAdapter
+from reprieve.models.faults import Fault, fault_of, is_unfit
+from reprieve.models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
+from reprieve.models.results import last_line, raised, understood
+from reprieve.models.work import End, Outcome, Token, Work, storable
+from reprieve.workers import metrics, tracing
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import send_close
+from reprieve.workers.context import RunContext
+from reprieve.workers.finish import finish
+from reprieve.workers.hints import send_execute
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What is wrong with the fleet, as `reprieve health`, the page and `/health/ready` say it, a sentence each."""
 
-from models.health import Pulse, ailments, refused
-from workers.bootstrap import Services
+from reprieve.models.health import Pulse, ailments, refused
+from reprieve.workers.bootstrap import Services
 
 
 def complaints(services: Services, pulse: Pulse | None) -> list[str]:

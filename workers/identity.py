@@ -10,10 +10,10 @@ import threading
 from collections.abc import Collection
 from pathlib import Path
 
-from adapters.host import namespace
-from adapters.slots import Lease, Slots
-from models.nodes import Node, ends_with_us
-from workers.settings import Settings
+from reprieve.adapters.host import namespace
+from reprieve.adapters.slots import Lease, Slots
+from reprieve.models.nodes import Node, ends_with_us
+from reprieve.workers.settings import Settings
 
 
 class Identity:

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from pythonjsonlogger.json import JsonFormatter
 
-from models.text import shown
-from workers import bootstrap
+from reprieve.models.text import shown
+from reprieve.workers import bootstrap
 
 TEXT = "[%(asctime)s: %(levelname)s] %(message)s"
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, worker_shutting_down
 
-from adapters.shipper import LogShipper
-from models.errors import NoIdentity
-from models.faults import is_unfit
-from workers import metrics, tracing
-from workers.bootstrap import services
-from workers.files import allow_files
-from workers.hints import send_hint
-from workers.logs import publish
-from workers.naming import take_name
-from workers.supervisor import Supervisor
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.errors import NoIdentity
+from reprieve.models.faults import is_unfit
+from reprieve.workers import metrics, tracing
+from reprieve.workers.bootstrap import services
+from reprieve.workers.files import allow_files
+from reprieve.workers.hints import send_hint
+from reprieve.workers.ingest import publish
+from reprieve.workers.naming import take_name
+from reprieve.workers.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 

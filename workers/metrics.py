@@ -4,8 +4,8 @@ import logging
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
-from workers.bootstrap import Services
-from workers.settings import host_and_port
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.settings import host_and_port
 
 logger = logging.getLogger(__name__)
 

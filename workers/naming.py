@@ -10,10 +10,10 @@ import time
 
 from sqlalchemy.exc import DBAPIError
 
-from models.errors import NoIdentity
-from models.nodes import Node
-from stores.nodes import Rival
-from workers.bootstrap import Services
+from reprieve.models.errors import NoIdentity
+from reprieve.models.nodes import Node
+from reprieve.stores.nodes import Rival
+from reprieve.workers.bootstrap import Services
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.beat import Scheduler as CeleryScheduler
 
-from workers import bootstrap
+from reprieve.workers import bootstrap
 
 #: When an entry was sent last that is to be due now, whatever its schedule.
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)

@@ -2,7 +2,7 @@
 
 The token is checked before anything else is looked at. Output is numbered by its producer, and a number says where it
 belongs: what comes again is stored once, what would leave a gap is answered with the number that is wanted. From there
-on it goes the way of all output (`workers.logs.ingest`), so what it proves, and what is late, is decided there.
+on it goes the way of all output (`workers.ingest.ingest`), so what it proves, and what is late, is decided there.
 
 A run whose work is not a worker's own is never started a second time: the attempt that a report is of is the only one.
 """
@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from adapters.remote import RemoteAdapter
-from models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Chunk, blocks_of, check_stream
-from models.errors import InvalidChunk, InvalidRequest, TokenRefused
-from models.sequences import MAX_SEQ
-from models.status import Proof, Status
-from models.work import MAX_ERROR_MESSAGE, End, Outcome, Token
-from workers.bootstrap import Services
-from workers.closing import send_close
-from workers.finish import finish as end_runs
-from workers.following import note_late_result
-from workers.logs import ingest
-from workers.proof import give_proof
+from reprieve.adapters.remote import RemoteAdapter
+from reprieve.models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Chunk, blocks_of, check_stream
+from reprieve.models.errors import InvalidChunk, InvalidRequest, TokenRefused
+from reprieve.models.sequences import MAX_SEQ
+from reprieve.models.status import Proof, Status
+from reprieve.models.work import MAX_ERROR_MESSAGE, End, Outcome, Token
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import send_close
+from reprieve.workers.finish import finish as end_runs
+from reprieve.workers.following import note_late_result
+from reprieve.workers.ingest import ingest
+from reprieve.workers.refresh import give_proof
 
 #: Chunks, and bytes of them, that one report may carry.
 MAX_CHUNKS = 1_000

@@ -19,9 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from adapters.launcher import prctl
-from adapters.ownership import MARKER
-from adapters.secrets import is_withheld
+from reprieve.adapters.launcher import prctl
+from reprieve.adapters.ownership import MARKER
+from reprieve.adapters.secrets import is_withheld
 
 PR_SET_DUMPABLE = 4
 #: What stays to be seen: by these, processes are known to belong to a run, or to a data folder.

@@ -19,15 +19,15 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from adapters.spool import SPOOL_BYTES
-from models.access import Scope
-from models.errors import SettingsError, TimingRefused
-from models.liveness import Timing
-from models.nodes import LONGEST_NAME, as_name, is_name
-from stores import cache, database
-from stores.objects import check_address
-from stores.urls import Url
-from workers import broker
+from reprieve.adapters.spool import SPOOL_BYTES
+from reprieve.models.access import Scope
+from reprieve.models.errors import SettingsError, TimingRefused
+from reprieve.models.liveness import Timing
+from reprieve.models.nodes import LONGEST_NAME, as_name, is_name
+from reprieve.stores import cache, database
+from reprieve.stores.objects import check_address
+from reprieve.stores.urls import Url
+from reprieve.workers import broker
 
 PREFIX = "REPRIEVE_"
 

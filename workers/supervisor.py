@@ -28,32 +28,33 @@ from cachetools import LRUCache, TTLCache
 from celery.worker import state as worker_state
 from sqlalchemy.exc import DBAPIError
 
-from adapters.protocol import Adapter, Attaching, Keeping
-from adapters.registry import attaching, find_adapter
-from adapters.shipper import LogShipper
-from models.draining import end_of_cut_off, end_of_drained
-from models.errors import RunNotFound, UnknownAdapter
-from models.faults import ends_session
-from models.nodes import Whose, complaints, in_words, whose
-from models.owed import Duty, reason_of
-from models.paging import pages
-from models.rows import RunAttempt
-from models.status import ErrorCode, EventKind, Probe, Proof
-from models.work import End, Outcome, Token, Work, storable
-from stores.followers import Adoption
-from stores.logs import Resumed
-from stores.runs import Standing
-from workers import metrics
-from workers.asking import answer_questions, ask_here
-from workers.bootstrap import Services
-from workers.context import RunContext
-from workers.enqueue import cancel_run, send_execute
-from workers.finish import finish
-from workers.following import follow_to_the_end, take_back
-from workers.identity import ends_container
-from workers.journal import about
-from workers.proof import give_proof
-from workers.turns import take_turns, tell
+from reprieve.adapters.protocol import Adapter, Attaching, Keeping
+from reprieve.adapters.registry import attaching, find_adapter
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.draining import end_of_cut_off, end_of_drained
+from reprieve.models.errors import RunNotFound, UnknownAdapter
+from reprieve.models.faults import ends_session
+from reprieve.models.nodes import Whose, complaints, in_words, whose
+from reprieve.models.owed import Duty, reason_of
+from reprieve.models.paging import pages
+from reprieve.models.rows import RunAttempt
+from reprieve.models.status import ErrorCode, EventKind, Probe, Proof
+from reprieve.models.work import End, Outcome, Token, Work, storable
+from reprieve.stores.followers import Adoption
+from reprieve.stores.logs import Resumed
+from reprieve.stores.runs import Standing
+from reprieve.workers import metrics
+from reprieve.workers.asking import answer_questions, ask_here
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.cancel import cancel_run
+from reprieve.workers.context import RunContext
+from reprieve.workers.finish import finish
+from reprieve.workers.following import follow_to_the_end, take_back
+from reprieve.workers.hints import send_execute
+from reprieve.workers.identity import ends_container
+from reprieve.workers.journal import about
+from reprieve.workers.refresh import give_proof
+from reprieve.workers.turns import take_turns, tell
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from models.reaping import Suspect
-from models.work import Work
+from reprieve.models.reaping import Suspect
+from reprieve.models.work import Work
 
 logger = logging.getLogger(__name__)
 

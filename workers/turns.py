@@ -7,11 +7,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from models.errors import LogUnavailable
-from models.owed import Duty, reason_of
-from stores.logs import LogKey
-from workers.bootstrap import Services
-from workers.journal import about
+from reprieve.models.errors import LogUnavailable
+from reprieve.models.owed import Duty, reason_of
+from reprieve.stores.logs import LogKey
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.journal import about
 
 logger = logging.getLogger(__name__)
 

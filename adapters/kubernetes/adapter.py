@@ -10,18 +10,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from adapters.kubernetes import job as jobs
-from adapters.kubernetes.api import Api, ApiError, Json, NotConnected, path_of
-from adapters.kubernetes.config import KubernetesConfig, accepted
-from adapters.kubernetes.creating import Creation
-from adapters.kubernetes.ending import end
-from adapters.kubernetes.following import follow
-from adapters.kubernetes.handle import Handle
-from adapters.kubernetes.state import is_terminal
-from adapters.kubernetes.timings import Timings
-from adapters.protocol import ConfigModel, Context
-from models.status import Probe
-from models.work import Outcome, Work
+from reprieve.adapters.kubernetes import job as jobs
+from reprieve.adapters.kubernetes.api import Api, ApiError, Json, NotConnected, path_of
+from reprieve.adapters.kubernetes.config import KubernetesConfig, accepted
+from reprieve.adapters.kubernetes.creating import Creation
+from reprieve.adapters.kubernetes.ending import end
+from reprieve.adapters.kubernetes.following import follow
+from reprieve.adapters.kubernetes.handle import Handle
+from reprieve.adapters.kubernetes.state import is_terminal
+from reprieve.adapters.kubernetes.timings import Timings
+from reprieve.adapters.protocol import ConfigModel, Context
+from reprieve.models.status import Probe
+from reprieve.models.work import Outcome, Work
 
 logger = logging.getLogger(__name__)
 

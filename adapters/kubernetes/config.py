@@ -5,8 +5,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from adapters.command import Name, Plain
-from models.liveness import DOUBT_LIMIT
+from reprieve.adapters.command import Name, Plain
+from reprieve.models.liveness import DOUBT_LIMIT
 
 #: A name as Kubernetes wants it of namespaces: the label of RFC 1123.
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]

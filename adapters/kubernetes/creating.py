@@ -6,13 +6,13 @@ the attempt's proof of life, since nothing else could be. What the API server re
 
 import time
 
-from adapters.kubernetes.api import Api, ApiError, NotConnected, path_of
-from adapters.kubernetes.handle import Handle
-from adapters.kubernetes.job import Json
-from adapters.kubernetes.timings import Backoff, Timings
-from adapters.protocol import Context
-from models.faults import is_unfit
-from models.work import Outcome
+from reprieve.adapters.kubernetes.api import Api, ApiError, NotConnected, path_of
+from reprieve.adapters.kubernetes.handle import Handle
+from reprieve.adapters.kubernetes.job import Json
+from reprieve.adapters.kubernetes.timings import Backoff, Timings
+from reprieve.adapters.protocol import Context
+from reprieve.models.faults import is_unfit
+from reprieve.models.work import Outcome
 
 #: A created Job's handle; how the run ends that cannot have one; None when told to stop.
 Created = Handle | Outcome | None

@@ -2,12 +2,12 @@
 
 import time
 
-from adapters.kubernetes import job as jobs
-from adapters.kubernetes.api import Api, ApiError, path_of
-from adapters.kubernetes.handle import Handle
-from adapters.kubernetes.job import Json
-from adapters.kubernetes.state import owned
-from adapters.kubernetes.timings import Timings
+from reprieve.adapters.kubernetes import job as jobs
+from reprieve.adapters.kubernetes.api import Api, ApiError, path_of
+from reprieve.adapters.kubernetes.handle import Handle
+from reprieve.adapters.kubernetes.job import Json
+from reprieve.adapters.kubernetes.state import owned
+from reprieve.adapters.kubernetes.timings import Timings
 
 
 class NotGone(Exception):

@@ -5,16 +5,16 @@ import time
 from dataclasses import replace
 from typing import NamedTuple
 
-from adapters.kubernetes import job as jobs
-from adapters.kubernetes import state
-from adapters.kubernetes.api import Api, ApiError, Json, NotConnected, path_of
-from adapters.kubernetes.ending import NotGone, end
-from adapters.kubernetes.handle import Handle, Keeper
-from adapters.kubernetes.logs import LogFollower
-from adapters.kubernetes.seen import later
-from adapters.kubernetes.timings import Backoff, Timings
-from adapters.protocol import Context
-from models.work import Outcome
+from reprieve.adapters.kubernetes import job as jobs
+from reprieve.adapters.kubernetes import state
+from reprieve.adapters.kubernetes.api import Api, ApiError, Json, NotConnected, path_of
+from reprieve.adapters.kubernetes.ending import NotGone, end
+from reprieve.adapters.kubernetes.handle import Handle, Keeper
+from reprieve.adapters.kubernetes.logs import LogFollower
+from reprieve.adapters.kubernetes.seen import later
+from reprieve.adapters.kubernetes.timings import Backoff, Timings
+from reprieve.adapters.protocol import Context
+from reprieve.models.work import Outcome
 
 logger = logging.getLogger(__name__)
 

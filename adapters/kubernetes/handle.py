@@ -11,10 +11,10 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from adapters.kubernetes.job import Json, is_labelled, labels_of_name
-from adapters.kubernetes.seen import Seen
-from adapters.protocol import Context
-from models.errors import Released, Superseded
+from reprieve.adapters.kubernetes.job import Json, is_labelled, labels_of_name
+from reprieve.adapters.kubernetes.seen import Seen
+from reprieve.adapters.protocol import Context
+from reprieve.models.errors import Released, Superseded
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from adapters.kubernetes.config import KubernetesConfig
-from models.work import Work
+from reprieve.adapters.kubernetes.config import KubernetesConfig
+from reprieve.models.work import Work
 
 CONTAINER = "run"
 MANAGED_BY = ("app.kubernetes.io/managed-by", "reprieve")

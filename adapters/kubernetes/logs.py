@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from adapters.kubernetes.api import Api, ApiError, LogStream, NotConnected, path_of
-from adapters.kubernetes.job import CONTAINER
-from adapters.kubernetes.places import Place, Resumption
-from adapters.kubernetes.state import PodLog
-from adapters.protocol import Context
+from reprieve.adapters.kubernetes.api import Api, ApiError, LogStream, NotConnected, path_of
+from reprieve.adapters.kubernetes.job import CONTAINER
+from reprieve.adapters.kubernetes.places import Place, Resumption
+from reprieve.adapters.kubernetes.state import PodLog
+from reprieve.adapters.protocol import Context
 
 #: The API merges both of the container's streams into one.
 STREAM = "stdout"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Self
 
-from models.status import ErrorCode
-from models.work import Outcome, storable
+from reprieve.models.status import ErrorCode
+from reprieve.models.work import Outcome, storable
 
 
 class Weight(IntEnum):

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from adapters.kubernetes.job import CONTAINER, Json
-from adapters.kubernetes.seen import Seen, Weight, later
-from models.status import ErrorCode
-from models.work import Outcome
+from reprieve.adapters.kubernetes.job import CONTAINER, Json
+from reprieve.adapters.kubernetes.seen import Seen, Weight, later
+from reprieve.models.status import ErrorCode
+from reprieve.models.work import Outcome
 
 #: Why a container is not started that will not be without a change from outside.
 BLOCKING = frozenset(

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from adapters.kubernetes.api import CONNECT_TIMEOUT, READ_TIMEOUT, ApiError
-from adapters.kubernetes.logs import LogTimings
+from reprieve.adapters.kubernetes.api import CONNECT_TIMEOUT, READ_TIMEOUT, ApiError
+from reprieve.adapters.kubernetes.logs import LogTimings
 
 #: Seconds between two questions to the API server about one Job.
 STATUS_INTERVAL = 5.0

@@ -12,8 +12,8 @@ They are for development, demonstrations and tests on one machine, and listen on
 * The Redis wheel is version 6.2: commands of Redis 7 and later are missing.
 """
 
-from stores.embedded.errors import EmbeddedServerError
-from stores.embedded.postgres import EmbeddedPostgres
-from stores.embedded.redis import EmbeddedRedis
+from reprieve.stores.embedded.errors import EmbeddedServerError
+from reprieve.stores.embedded.postgres import EmbeddedPostgres
+from reprieve.stores.embedded.redis import EmbeddedRedis
 
 __all__ = ["EmbeddedPostgres", "EmbeddedRedis", "EmbeddedServerError"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stores.embedded.errors import EmbeddedServerError
+from reprieve.stores.embedded.errors import EmbeddedServerError
 
 #: Users that exist on most systems, the better one first; none is ever created.
 UNPRIVILEGED_USERS = ("postgres", "nobody")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from stores.embedded.errors import EmbeddedServerError
+from reprieve.stores.embedded.errors import EmbeddedServerError
 
 LOOPBACK = "127.0.0.1"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from stores.embedded.accounts import Account
+from reprieve.stores.embedded.accounts import Account
 
 #: Seconds between two looks at a condition: short beside a server's start (0.05 s and more), cheap on a slow machine.
 PAUSE_SECONDS = 0.02

@@ -16,9 +16,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from stores.embedded.address import LOOPBACK, Address, write_private
-from stores.embedded.errors import EmbeddedServerError
-from stores.embedded.server import EmbeddedServer
+from reprieve.stores.embedded.address import LOOPBACK, Address, write_private
+from reprieve.stores.embedded.errors import EmbeddedServerError
+from reprieve.stores.embedded.server import EmbeddedServer
 
 CONFIGURATION_FILE = "redis.conf"
 PID_FILE = "redis.pid"

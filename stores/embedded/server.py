@@ -16,10 +16,19 @@ from typing import ClassVar, Self
 
 import psutil
 
-from stores.embedded.accounts import Account
-from stores.embedded.address import Address
-from stores.embedded.errors import EmbeddedServerError
-from stores.embedded.process import all_serving, end, from_pid_file, last_lines, locked, parent_of, spawn, wait_until
+from reprieve.stores.embedded.accounts import Account
+from reprieve.stores.embedded.address import Address
+from reprieve.stores.embedded.errors import EmbeddedServerError
+from reprieve.stores.embedded.process import (
+    all_serving,
+    end,
+    from_pid_file,
+    last_lines,
+    locked,
+    parent_of,
+    spawn,
+    wait_until,
+)
 
 #: Seconds until a started server must answer. A start takes 0.1 s; recovery after a kill is the long case.
 READY_SECONDS = 30.0

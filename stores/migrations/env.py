@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from models.rows import Row
+from reprieve.models.rows import Row
 
 connection = context.config.attributes.get("connection")
 if connection is None:

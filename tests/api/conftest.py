@@ -8,11 +8,11 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from api.app import create_app
-from api.connections import limited
-from stores.embedded.address import choose_port
+from reprieve.api.app import create_app
+from reprieve.api.connections import limited
+from reprieve.stores.embedded.address import choose_port
+from reprieve.workers.bootstrap import Services
 from tests.support.http import LOCAL, calling, opened
-from workers.bootstrap import Services
 
 
 @pytest.fixture

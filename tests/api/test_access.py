@@ -9,17 +9,17 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from api.app import create_app
-from api.limits import LARGEST_BODY
-from cli.main import app
-from cli.serve import serve
-from models.access import Scope
-from models.errors import InvalidRequest, SettingsError
+from reprieve.api.app import create_app
+from reprieve.api.limits import LARGEST_BODY
+from reprieve.cli.main import app
+from reprieve.cli.serve import serve
+from reprieve.models.access import Scope
+from reprieve.models.errors import InvalidRequest, SettingsError
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.settings import load_settings
 from tests.support.http import LOCAL, bearer
 from tests.support.remote import lines, remote_with_token
 from tests.support.rows import new_run
-from workers.bootstrap import Services
-from workers.settings import load_settings
 
 RUN = {"adapter": "process", "config": {"command": ["true"]}}
 

@@ -3,9 +3,9 @@
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
-from models.status import EventKind
+from reprieve.models.status import EventKind
+from reprieve.workers.bootstrap import Services
 from tests.support.rows import happened, new_run
-from workers.bootstrap import Services
 
 
 def test_the_history_counts_what_began_ended_and_was_reaped_by_the_minute(

@@ -10,16 +10,16 @@ import pytest
 from redis.exceptions import RedisError
 from sqlalchemy import text
 
-from api import live
-from models.work import End, Outcome, Work
-from stores.hints import LiveEvents
+from reprieve import cancel_run
+from reprieve.api import live
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.hints import LiveEvents
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
 from tests.api.conftest import Served
 from tests.support.rows import chunk, ingest, new_run, running
 from tests.support.sse import Event, stream
 from tests.support.waiting import eventually
-from workers import cancel_run
-from workers.bootstrap import Services
-from workers.finish import finish
 
 
 def url(served: Served, run_id: UUID) -> str:

@@ -12,19 +12,19 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from adapters import shipper, spool  # noqa: F401 - counts too
-from api.metrics import Facts
-from models.status import Proof
-from models.work import End, Outcome
-from stores.embedded.address import choose_port
+from reprieve.adapters import shipper, spool  # noqa: F401 - counts too
+from reprieve.api.metrics import Facts
+from reprieve.models.status import Proof
+from reprieve.models.work import End, Outcome
+from reprieve.stores.embedded.address import choose_port
+from reprieve.workers import metrics as of_workers  # noqa: F401
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
+from reprieve.workers.refresh import give_proof
+from reprieve.workers.sweep import sweep
 from tests.conftest import StartWorker
 from tests.support.rows import age, chunk, in_process, ingest, new_run, running
-from workers import metrics as of_workers  # noqa: F401
-from workers.app import app
-from workers.bootstrap import Services
-from workers.finish import finish
-from workers.proof import give_proof
-from workers.reaper import sweep
 
 AGES = "reprieve_proof_of_life_age_seconds"
 ROOT = Path(__file__).parents[2]

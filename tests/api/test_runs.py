@@ -7,11 +7,11 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError, TimeoutError
 
-from models.work import End, Outcome
+from reprieve import cancel_run
+from reprieve.models.work import End, Outcome
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
 from tests.support.rows import chunk, ingest, new_run, running
-from workers import cancel_run
-from workers.bootstrap import Services
-from workers.finish import finish
 
 RUN = {"adapter": "process", "config": {"command": ["true"]}, "labels": {"team": "data"}}
 

@@ -8,13 +8,13 @@ import playwright
 import pytest
 from playwright.sync_api import Page
 
-from models.access import Scope
-from models.work import End, Outcome
+from reprieve.models.access import Scope
+from reprieve.models.work import End, Outcome
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
 from tests.api.conftest import Served
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
-from workers.finish import finish
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 

@@ -10,18 +10,18 @@ from uuid import UUID
 import pytest
 from playwright.sync_api import Page, expect
 
-from models.access import Scope
-from models.status import EventKind
-from models.work import End, Outcome
+from reprieve import cancel_run, enqueue_run
+from reprieve.models.access import Scope
+from reprieve.models.status import EventKind
+from reprieve.models.work import End, Outcome
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
+from reprieve.workers.sweep import sweep
 from tests.api.conftest import Served
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
 from tests.support.rows import age, chunk, happened, ingest, new_run, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run
-from workers.bootstrap import Services
-from workers.finish import finish
-from workers.reaper import sweep
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 

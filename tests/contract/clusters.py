@@ -13,12 +13,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from adapters.kubernetes.adapter import KubernetesAdapter
-from adapters.kubernetes.api import Api, path_of
-from adapters.kubernetes.job import job_name
-from adapters.kubernetes.logs import LogTimings
-from adapters.kubernetes.timings import Timings
-from models.work import Work
+from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
+from reprieve.adapters.kubernetes.api import Api, path_of
+from reprieve.adapters.kubernetes.job import job_name
+from reprieve.adapters.kubernetes.logs import LogTimings
+from reprieve.adapters.kubernetes.timings import Timings
+from reprieve.models.work import Work
 from tests.contract.contexts import RecordingContext
 from tests.support.kubernetes_api import FakeCluster
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from adapters.host import namespace
-from adapters.protocol import Adapter, Context
-from models.errors import Released
-from models.process import ProcessIdentity
-from models.work import Outcome, Work
+from reprieve.adapters.host import namespace
+from reprieve.adapters.protocol import Adapter, Context
+from reprieve.models.errors import Released
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.work import Outcome, Work
 from tests.support.waiting import eventually
 
 

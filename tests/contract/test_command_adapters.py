@@ -12,13 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
-from adapters import host
-from adapters.detached import DetachedAdapter
-from adapters.process import ProcessAdapter
-from adapters.protocol import Adapter
-from models.chunks import MAX_CHUNK_BYTES
-from models.errors import Superseded
-from models.work import Outcome, Work
+from reprieve.adapters import host
+from reprieve.adapters.detached import DetachedAdapter
+from reprieve.adapters.process import ProcessAdapter
+from reprieve.adapters.protocol import Adapter
+from reprieve.models.chunks import MAX_CHUNK_BYTES
+from reprieve.models.errors import Superseded
+from reprieve.models.work import Outcome, Work
 from tests.contract.contexts import Following, RecordingContext, following, work
 from tests.support.waiting import eventually
 

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from models.errors import Released, Superseded
-from models.status import ErrorCode, Probe
-from models.work import Outcome, Work
+from reprieve.models.errors import Released, Superseded
+from reprieve.models.status import ErrorCode, Probe
+from reprieve.models.work import Outcome, Work
 from tests.contract.clusters import Cluster, any_cluster
 from tests.contract.contexts import Following, RecordingContext
 from tests.support.kubernetes_api import NO_SUCH_IMAGE

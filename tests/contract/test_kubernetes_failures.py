@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from adapters.kubernetes.adapter import KubernetesAdapter
-from adapters.kubernetes.api import ApiError, NotConnected
-from adapters.kubernetes.config import KubernetesConfig
-from adapters.kubernetes.ending import NotGone
-from adapters.kubernetes.job import manifest
-from models.errors import Released
-from models.status import ErrorCode, Probe
-from models.work import Outcome, Work
+from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
+from reprieve.adapters.kubernetes.api import ApiError, NotConnected
+from reprieve.adapters.kubernetes.config import KubernetesConfig
+from reprieve.adapters.kubernetes.ending import NotGone
+from reprieve.adapters.kubernetes.job import manifest
+from reprieve.models.errors import Released
+from reprieve.models.status import ErrorCode, Probe
+from reprieve.models.work import Outcome, Work
 from tests.contract.clusters import FAST, Scripted, scripted_cluster
 from tests.contract.contexts import Following
 from tests.support.waiting import eventually

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from models.chunks import MAX_CHUNK_BYTES, Block, Chunk, blocks_of
-from models.sequences import MAX_SEQ, SeqRanges
-from stores.logs import LogStore, MemoryLogStore, PostgresLogStore, Resumed
+from reprieve.models.chunks import MAX_CHUNK_BYTES, Block, Chunk, blocks_of
+from reprieve.models.sequences import MAX_SEQ, SeqRanges
+from reprieve.stores.logs import LogStore, MemoryLogStore, PostgresLogStore, Resumed
+from reprieve.workers.bootstrap import Services
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
 
 Entry = tuple[int, str, bytes, Any]
 

@@ -8,8 +8,8 @@ import fakeredis
 import pytest
 from redis import Redis
 
-from models.work import Token
-from stores.throttle import Throttle, proof_key
+from reprieve.models.work import Token
+from reprieve.stores.throttle import Throttle, proof_key
 from tests.support.waiting import eventually
 
 

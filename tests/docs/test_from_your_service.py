@@ -12,8 +12,8 @@ from django.conf import settings
 from django.test import RequestFactory
 from fastapi.testclient import TestClient
 
+from reprieve.workers.bootstrap import Services
 from tests.support.rows import status_of
-from workers.bootstrap import Services
 
 PAGE = (Path(__file__).parents[2] / "docs" / "from_your_service.md").read_text()
 

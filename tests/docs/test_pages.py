@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stores.addresses import read_addresses
-from stores.embedded.address import choose_port
-from stores.embedded.home import INSTALLATION, PACKAGE
+from reprieve.stores.addresses import read_addresses
+from reprieve.stores.embedded.address import choose_port
+from reprieve.stores.embedded.home import INSTALLATION, PACKAGE
 from tests.support.processes import Process, spawn
 from tests.support.waiting import answers, eventually
 

@@ -8,15 +8,15 @@ from uuid import UUID
 
 import pytest
 
-from adapters import registry
-from models.errors import InvalidRequest
+from reprieve import cancel_run, enqueue_run
+from reprieve.adapters import registry
+from reprieve.models.errors import InvalidRequest
+from reprieve.workers.bootstrap import Services
 from tests.conftest import StartWorker
 from tests.docs.job_server import Jobs, job_server
 from tests.faults.helpers_abf import enqueueing
 from tests.support.rows import since_started, status_of
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run
-from workers.bootstrap import Services
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "adapter"
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from uuid import UUID
 
-from workers import app as app  # The application that Celery's `-A` looks for.
-from workers.context import RunContext
+from reprieve.workers.app import app as app  # The application that Celery's `-A` looks for.
+from reprieve.workers.context import RunContext
 
 NOTES = "NOTES_OF_WHAT_WAS_HANDED_OVER"
 _NOTE = struct.Struct("<16sIQ")

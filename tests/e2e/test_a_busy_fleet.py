@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
+from reprieve import enqueue_run
+from reprieve.workers.bootstrap import Services
 from tests.conftest import StartWorker
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
 
 RUNS = 50
 LINES = 1_200

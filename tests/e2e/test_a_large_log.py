@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from models.chunks import Block, encode, pack
-from models.closing import Closing
-from models.work import End, Outcome, Work
+from reprieve.models.chunks import Block, encode, pack
+from reprieve.models.closing import Closing
+from reprieve.models.work import End, Outcome, Work
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log
+from reprieve.workers.finish import finish
 from tests.support.rows import running
-from workers import logs
-from workers.bootstrap import Services
-from workers.closing import close_log
-from workers.finish import finish
 
 REPRIEVE = Path(sys.executable).parent / "reprieve"
 LINES = 10_000_000
@@ -43,7 +43,7 @@ def fill(services: Services, work: Work, lines: int) -> tuple[int, str]:
             size += sum(map(len, texts))
             payload = pack([encode((0, "stdout", text, None)) for text in texts])
             message.append(Block(work.run_id, 1, work.epoch, first + 1, first + len(texts), payload))
-        logs.ingest(services, message)
+        ingesting.ingest(services, message)
     finish(services, [End.by_result(work.token, Outcome(), lines)])
     return size, digest.hexdigest()
 

@@ -12,15 +12,16 @@ from uuid import UUID
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from models.status import Status
-from stores.migrate import migrate
+from reprieve import enqueue_run
+from reprieve.models.status import Status
+from reprieve.stores.migrate import migrate
+from reprieve.workers import bootstrap
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.settings import load_settings
 from tests.e2e import noting_worker
 from tests.support.fleet import Fleet
 from tests.support.waiting import eventually
-from workers import bootstrap, enqueue_run
-from workers.app import app
-from workers.bootstrap import Services
-from workers.settings import load_settings
 
 RUNS = 50
 LINES = 500

@@ -16,12 +16,12 @@ import psutil
 import pytest
 import yaml
 
-from cli.roles import ROLES
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
-from stores.embedded.address import choose_port
+from reprieve.cli.roles import ROLES
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.embedded.address import choose_port
+from reprieve.workers.settings import PARTS, SERVERS, Settings
 from tests.support.processes import Process, spawn
 from tests.support.waiting import eventually
-from workers.settings import PARTS, SERVERS, Settings
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent

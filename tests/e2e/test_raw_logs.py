@@ -10,14 +10,14 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from models.work import End, Outcome
+from reprieve import enqueue_run
+from reprieve.models.work import End, Outcome
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
 from tests.faults.helpers_cdeg import reap
 from tests.support.processes import Process
 from tests.support.rows import chunk, in_process, ingest, running, settle
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
-from workers.finish import finish
 
 REPRIEVE = Path(sys.executable).parent / "reprieve"
 PIECES = 300

@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 import pytest
 
-from stores.embedded import EmbeddedPostgres
-from stores.embedded.address import choose_port
+from reprieve.stores.embedded import EmbeddedPostgres
+from reprieve.stores.embedded.address import choose_port
 from tests.support.processes import Process, spawn
 from tests.support.waiting import answers, eventually
 

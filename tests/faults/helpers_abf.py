@@ -24,21 +24,21 @@ from kombu.serialization import dumps, loads
 from redis import Redis
 from sqlalchemy import event, text
 
-import models.liveness
-from adapters import registry
-from adapters.shipper import LogShipper
-from models.chunks import Block, decode_message, encode_message
-from models.reaping import Suspect
-from models.work import Work
-from stores.runs import RunStore
+from reprieve import cancel_run, enqueue_run
+from reprieve.adapters import registry
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models import liveness
+from reprieve.models.chunks import Block, decode_message, encode_message
+from reprieve.models.reaping import Suspect
+from reprieve.models.work import Work
+from reprieve.stores.runs import RunStore
+from reprieve.workers.app import app as app  # The application that Celery's `-A` looks for.
+from reprieve.workers.bootstrap import Services, build
+from reprieve.workers.context import RunContext
+from reprieve.workers.ingest import ingest
+from reprieve.workers.supervisor import Supervisor
 from tests.support.processes import Process, celery, processes_of, spawn
 from tests.support.waiting import eventually
-from workers import app as app  # The application that Celery's `-A` looks for.
-from workers import cancel_run, enqueue_run
-from workers.bootstrap import Services, build
-from workers.context import RunContext
-from workers.logs import ingest
-from workers.supervisor import Supervisor
 
 BROKEN_WORKER = __name__
 CLOCK_SHIFT = "FAULT_CLOCK_SHIFT_SECONDS"
@@ -219,7 +219,7 @@ def interrupted(services: Services, action: Callable[[list[Suspect]], None]) -> 
 def sweep_in_another_process(environment: Mapping[str, str]) -> dict[str, Any]:
     """The report of a sweep, at the real timings, made by a process that knows the database and nothing else."""
     script = (
-        "import json; from workers.bootstrap import services; from workers.reaper import sweep; "
+        "import json; from reprieve.workers.bootstrap import services; from reprieve.workers.sweep import sweep; "
         "print(json.dumps(sweep(services(), by_hand=True)))"
     )
     done = subprocess.run(
@@ -276,7 +276,7 @@ def enqueueing(services: Services) -> Iterator[Callable[..., UUID]]:
 @contextmanager
 def shifted_beat(environment: Mapping[str, str], folder: Path, seconds: int) -> Iterator[Process]:
     """A beat whose clock is off by so much."""
-    command = celery("-A", BROKEN_WORKER, "beat", "-S", "celery.beat:Scheduler", "-l", "INFO", "--pidfile=")
+    command = celery("beat", "-S", "celery.beat:Scheduler", "-l", "INFO", "--pidfile=", application=BROKEN_WORKER)
     beat = spawn("shifted-beat", command, {**environment, CLOCK_SHIFT: str(seconds)}, folder)
     try:
         beat.wait_for("beat: Starting")
@@ -290,7 +290,7 @@ def _shift_clock(seconds: str) -> None:
 
 
 def _set_window(seconds: str) -> None:
-    models.liveness.WINDOW = timedelta(seconds=float(seconds))
+    liveness.WINDOW = timedelta(seconds=float(seconds))
 
 
 def _die_after_claim(_: str) -> None:

@@ -13,16 +13,16 @@ from uuid import UUID
 import psutil
 from sqlalchemy import text
 
-from adapters.shipper import LogShipper
-from models.status import EventKind
-from models.work import Work
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.status import EventKind
+from reprieve.models.work import Work
+from reprieve.workers import sweep as sweeping
+from reprieve.workers.bootstrap import Services, build
+from reprieve.workers.ingest import ingest
+from reprieve.workers.supervisor import Supervisor
+from reprieve.workers.sweep import sweep
 from tests.support.processes import processes_of
 from tests.support.rows import age, kinds, watch_for
-from workers import reaper
-from workers.bootstrap import Services, build
-from workers.logs import ingest
-from workers.reaper import sweep
-from workers.supervisor import Supervisor
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def judge_silent(services: Services, run_id: UUID) -> dict[str, Any]:
 @contextmanager
 def nobody_to_ask() -> Iterator[None]:
     """Sweeps of this process find no platform that would speak for a silent run, though its work may be there."""
-    with patch.object(reaper, "ask", return_value={}):
+    with patch.object(sweeping, "ask", return_value={}):
         yield
 
 

@@ -1,6 +1,6 @@
 """The product's app with a visibility timeout of 2 s, looked after each second: messages come again all the time."""
 
-from workers.app import app
+from reprieve.workers.app import app
 
 app.conf.broker_transport_options = {
     **app.conf.broker_transport_options,

@@ -8,11 +8,11 @@ from uuid import UUID
 
 import pytest
 
+from reprieve import cancel_run, enqueue_run
+from reprieve.workers.bootstrap import Services
 from tests.support.processes import Process, processes_of
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run
-from workers.bootstrap import Services
 
 #: Prints lines that it never flushes, says by a file that it has printed the first, and ends when told so by another.
 UNFLUSHED = """

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from adapters.shipper import LogShipper
-from models.status import Proof
-from models.work import Work
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.status import Proof
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.supervisor import Supervisor
+from reprieve.workers.sweep import sweep
 from tests.contract.clusters import Scripted, scripted_cluster
 from tests.contract.contexts import Following
 from tests.support.rows import age, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
-from workers.reaper import sweep
-from workers.supervisor import Supervisor
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from adapters.kubernetes.config import KubernetesConfig
-from adapters.kubernetes.job import job_name, manifest
-from models.status import Probe
-from models.work import Work
+from reprieve.adapters.kubernetes.config import KubernetesConfig
+from reprieve.adapters.kubernetes.job import job_name, manifest
+from reprieve.models.status import Probe
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
 from tests.contract.clusters import Scripted, scripted_cluster
 from tests.contract.contexts import Following
 from tests.faults.helpers_cdeg import judge_silent
 from tests.support.rows import running, status_of
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
 
 NO_ANSWERS: list[dict[str, Any]] = [
     {"status": 401, "reason": "Unauthorized"},

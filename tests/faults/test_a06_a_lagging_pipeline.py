@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import database_time_after, enqueueing
 from tests.support.processes import Process
 from tests.support.rows import age, chunk, in_process, ingest, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 StartWorker = Callable[..., Process]
 

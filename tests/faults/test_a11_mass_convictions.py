@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from models.work import Work
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import nobody_to_ask
 from tests.support.rows import age, in_process, running, status_of, watch_for
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 
 def stale(services: Services, count: int, **changes: Any) -> list[Work]:

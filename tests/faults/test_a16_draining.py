@@ -4,12 +4,12 @@ import signal
 import sys
 from collections.abc import Callable
 
+from reprieve import enqueue_run
+from reprieve.workers.bootstrap import Services
 from tests.faults.helpers_abf import database_time_after
 from tests.support.processes import Process, processes_of
 from tests.support.rows import kinds, status_of
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
 
 StartWorker = Callable[..., Process]
 

@@ -9,21 +9,23 @@ from uuid import UUID
 
 import pytest
 
-from models.liveness import Timing
-from models.reaping import Judgement
-from models.status import ErrorCode, Probe
-from models.work import Work
-from stores.migrate import migrate
+from reprieve import enqueue_run
+from reprieve.models.liveness import Timing
+from reprieve.models.reaping import Judgement
+from reprieve.models.status import ErrorCode, Probe
+from reprieve.models.work import Work
+from reprieve.stores.migrate import migrate
+from reprieve.workers import bootstrap, enqueue, supervisor
+from reprieve.workers import sweep as sweeping
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.explaining import explain
+from reprieve.workers.settings import load_settings
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import reap_event, supervised
 from tests.support.fleet import Fleet
 from tests.support.processes import processes_of
 from tests.support.rows import age, kinds, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import bootstrap, enqueue, enqueue_run, reaper, supervisor
-from workers.bootstrap import Services
-from workers.explaining import explain
-from workers.reaper import sweep
-from workers.settings import load_settings
 
 DAY = 86_400.0
 Says = Callable[[Probe], None]
@@ -34,7 +36,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Says:
     """What the platform of all work says from now on."""
 
     def say(answer: Probe) -> None:
-        monkeypatch.setattr(reaper, "ask", lambda services, tokens: {token.run_id: answer for token in tokens})
+        monkeypatch.setattr(sweeping, "ask", lambda services, tokens: {token.run_id: answer for token in tokens})
 
     return say
 

@@ -7,21 +7,21 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from adapters import registry
-from models.liveness import Timing
-from models.status import Probe
-from models.work import Token
+from reprieve.adapters import registry
+from reprieve.models.liveness import Timing
+from reprieve.models.status import Probe
+from reprieve.models.work import Token
+from reprieve.workers import sweep as sweeping
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.explaining import explain
+from reprieve.workers.supervisor import Supervisor
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import BROKEN_WORKER, CHATTY, WITHOUT_ADAPTER, enqueueing, lengthen_watch, swept_again
 from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of
 from tests.support.rows import age, kinds, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import reaper
-from workers.bootstrap import Services
-from workers.explaining import explain
-from workers.reaper import sweep
-from workers.supervisor import Supervisor
 
 StartWorker = Callable[..., Process]
 
@@ -59,7 +59,7 @@ def test_a19_so_is_silent_work_that_its_platform_sees(
     services.runs.persist_run_handle(work.token, None, {"name": "job"})
     age(services, work.run_id, 301)
     watch_for(services, 3600)
-    monkeypatch.setattr(reaper, "ask", lambda services, tokens: {token.run_id: answer for token in tokens})
+    monkeypatch.setattr(sweeping, "ask", lambda services, tokens: {token.run_id: answer for token in tokens})
     sweep(services)
     assert adoptable(services, "of-tomorrow") == [work.run_id]
 

@@ -13,13 +13,20 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from adapters import host, ownership
-from adapters.shipper import LogShipper
-from models.capacity import FILES_OF_A_RUN, FILES_OF_A_WORKER, Files
-from models.chunks import Chunk
-from models.process import ProcessIdentity
-from models.work import Outcome, Work
-from stores.following import LogFollower
+from reprieve.adapters import host, ownership
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.capacity import FILES_OF_A_RUN, FILES_OF_A_WORKER, Files
+from reprieve.models.chunks import Chunk
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.work import Outcome, Work
+from reprieve.stores.following import LogFollower
+from reprieve.workers import consumer, files, following
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.explaining import explain
+from reprieve.workers.following import follow_to_the_end
+from reprieve.workers.hints import send_execute
+from reprieve.workers.supervisor import Supervisor
 from tests.conftest import StartWorker
 from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.nodes import a_node
@@ -27,13 +34,6 @@ from tests.support.odd_worker import TROUBLES
 from tests.support.processes import READY, celery, sleeping_process, spawn
 from tests.support.rows import chunk, in_process, ingest, kinds, new_run, pass_the_wait, running, status_of
 from tests.support.waiting import eventually
-from workers import consumer, files, following
-from workers.bootstrap import Services
-from workers.context import RunContext
-from workers.enqueue import send_execute
-from workers.explaining import explain
-from workers.following import follow_to_the_end
-from workers.supervisor import Supervisor
 
 PRINTS = "for i in $(seq 1 40); do echo line $i; done; sleep 0.5; echo end"
 PRINTED = b"".join(b"line %d\n" % number for number in range(1, 41)) + b"end\n"
@@ -65,7 +65,7 @@ def test_a20_a_worker_that_may_open_130_files_brings_80_detached_runs_to_their_e
     services: Services, environment: dict[str, str], tmp_path: Path
 ) -> None:
     options = ("-Q", "runs,logs", "-P", "threads", "-c", "80", "-n", "few@test", "-l", "INFO")
-    command = celery("-A", "workers", "worker", "--without-gossip", "--without-mingle", *options)
+    command = celery("worker", "--without-gossip", "--without-mingle", *options)
     limited = ["sh", "-c", 'ulimit -n 130; exec "$@"', "sh", *command]
     worker = spawn("few", limited, {**environment, "REPRIEVE_TIME_SCALE": "1"}, tmp_path)
     try:
@@ -399,10 +399,10 @@ def test_a20_celerys_consumer_connects_again_where_it_would_end_the_worker(
 def test_a20_the_shipper_begins_once_there_is_a_thread_and_a_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from adapters import shipper as module
-    from adapters import spool
-    from adapters.spool import SpooledLog
-    from models.chunks import encode
+    from reprieve.adapters import shipper as module
+    from reprieve.adapters import spool
+    from reprieve.adapters.spool import SpooledLog
+    from reprieve.models.chunks import encode
 
     sent: list[Any] = []
     made = LogShipper(tmp_path, sent.append, lambda _: {})

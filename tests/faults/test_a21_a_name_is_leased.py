@@ -13,22 +13,22 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from adapters import host
-from models.liveness import Timing
-from models.nodes import Node
-from models.work import Work
-from stores.database import Database
+from reprieve import enqueue_run
+from reprieve.adapters import host
+from reprieve.models.liveness import Timing
+from reprieve.models.nodes import Node
+from reprieve.models.work import Work
+from reprieve.stores.database import Database
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.explaining import explain
+from reprieve.workers.supervisor import Supervisor
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import bury, direct_shipper, on_another_host, reap
 from tests.support.containers import Containers, containers, needs_namespaces
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of, sleeping_process
 from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
-from workers.explaining import explain
-from workers.reaper import sweep
-from workers.supervisor import Supervisor
 
 #: The first attempt says so and stays; the second ends.
 FIRST_STAYS = "import os, sys, time; print(os.environ['REPRIEVE_ATTEMPT'], flush=True)\n" + (

@@ -16,26 +16,27 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import text
 
-from adapters import host
-from adapters.slots import Slots
-from api.metrics import Facts
-from cli import doctor
-from models.errors import NoIdentity
-from models.nodes import Node
-from models.status import Probe
-from models.work import Work
+from reprieve import enqueue_run
+from reprieve.adapters import host
+from reprieve.adapters.slots import Slots
+from reprieve.api.metrics import Facts
+from reprieve.cli import doctor
+from reprieve.models.errors import NoIdentity
+from reprieve.models.nodes import Node
+from reprieve.models.status import Probe
+from reprieve.models.work import Work
+from reprieve.workers import supervisor
+from reprieve.workers.asking import answer_questions, ask
+from reprieve.workers.bootstrap import Services, build
+from reprieve.workers.lifecycle import NO_IDENTITY
+from reprieve.workers.naming import take_name
+from reprieve.workers.supervisor import Supervisor
 from tests.faults.helpers_cdeg import bury, direct_shipper, reap
 from tests.support.containers import Containers, containers, needs_namespaces
 from tests.support.nodes import a_node
 from tests.support.processes import processes_of, sleeping_process
 from tests.support.rows import in_process, kinds, pass_the_wait, running, status_of
 from tests.support.waiting import eventually
-from workers import enqueue_run, supervisor
-from workers.asking import answer_questions, ask
-from workers.bootstrap import Services, build
-from workers.lifecycle import NO_IDENTITY
-from workers.naming import take_name
-from workers.supervisor import Supervisor
 
 FIRST_STAYS = {
     "command": [sys.executable, "-c", "import os, time; os.environ['REPRIEVE_ATTEMPT'] == '1' and time.sleep(600)"]

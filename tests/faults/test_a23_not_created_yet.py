@@ -10,11 +10,12 @@ from uuid import UUID
 
 import pytest
 
-from adapters.kubernetes.config import KubernetesConfig
-from adapters.kubernetes.job import job_name, manifest
-from models.errors import Released, Superseded
-from models.status import Probe
-from models.work import Work
+from reprieve.adapters.kubernetes.config import KubernetesConfig
+from reprieve.adapters.kubernetes.job import job_name, manifest
+from reprieve.models.errors import Released, Superseded
+from reprieve.models.status import Probe
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
 from tests.contract.clusters import Scripted, scripted_cluster
 from tests.contract.contexts import Following, RecordingContext
 from tests.faults.helpers_abf import enqueueing
@@ -23,7 +24,6 @@ from tests.support.kubernetes_api import FakeCluster
 from tests.support.processes import Process
 from tests.support.rows import kinds, running, since_started, status_of
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
 
 #: Seconds: longer than the window of workers at time scale 30.
 LONGER_THAN_THE_WINDOW = 15

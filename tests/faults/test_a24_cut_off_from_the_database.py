@@ -10,10 +10,12 @@ from uuid import UUID
 import pytest
 from redis import Redis
 
-from models.liveness import Timing
-from models.reaping import Judgement
-from models.work import Token
-from stores.hints import vouch_key
+from reprieve.models.liveness import Timing
+from reprieve.models.reaping import Judgement
+from reprieve.models.work import Token
+from reprieve.stores.hints import vouch_key
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.conftest import Servers
 from tests.faults.helpers_abf import SILENT, enqueueing, lengthen_watch, supervised, swept_again
 from tests.support.gateway import Gateway, Way
@@ -21,8 +23,6 @@ from tests.support.processes import Process, processes_of
 from tests.support.rows import age, in_process, ingest, kinds, status_of, updated_at, watch_for
 from tests.support.rows import chunk as a_chunk
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 StartWorker = Callable[..., Process]
 
@@ -125,7 +125,7 @@ def services_at_once(services: Services) -> Services:
 
 
 def started_at() -> float:
-    from adapters import host
+    from reprieve.adapters import host
 
     identity = host.identify(os.getpid())
     assert identity is not None

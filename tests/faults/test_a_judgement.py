@@ -6,14 +6,21 @@ from datetime import timedelta
 
 import pytest
 
-from adapters import host
-from adapters.registry import find_adapter
-from models.errors import SettingsError, TimingRefused, UnknownAdapter
-from models.liveness import Timing
-from models.process import ProcessIdentity
-from models.status import EventKind, Proof, Status
-from models.work import End, Work
-from stores.runs import REFRESH
+from reprieve.adapters import host
+from reprieve.adapters.registry import find_adapter
+from reprieve.models.errors import SettingsError, TimingRefused, UnknownAdapter
+from reprieve.models.liveness import Timing
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.status import EventKind, Proof, Status
+from reprieve.models.work import End, Work
+from reprieve.stores.runs import REFRESH
+from reprieve.workers import lifecycle
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
+from reprieve.workers.refresh import give_proof
+from reprieve.workers.settings import load_settings
+from reprieve.workers.supervisor import Supervisor
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import (
     BROKEN_WORKER,
     WINDOW,
@@ -25,13 +32,6 @@ from tests.faults.helpers_abf import (
 from tests.support.processes import sleeping_process
 from tests.support.rows import age, chunk, in_process, ingest, new_run, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import lifecycle
-from workers.bootstrap import Services
-from workers.finish import finish
-from workers.proof import give_proof
-from workers.reaper import sweep
-from workers.settings import load_settings
-from workers.supervisor import Supervisor
 
 MINUTE = timedelta(seconds=60)
 
@@ -53,7 +53,7 @@ def test_a07_a_window_of_five_refresh_intervals_is_accepted_and_a_shorter_one_re
 
 def test_a07_settings_refuse_a_window_as_short_as_the_refresh_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     load_settings()
-    monkeypatch.setattr("models.liveness.WINDOW", MINUTE)
+    monkeypatch.setattr("reprieve.models.liveness.WINDOW", MINUTE)
     with pytest.raises(SettingsError, match=r"window \(60 s\).*refresh interval \(60 s\)"):
         load_settings()
 

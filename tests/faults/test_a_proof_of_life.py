@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from models.errors import InvalidChunk
-from models.liveness import Timing
-from models.process import ProcessIdentity
+from reprieve.models.errors import InvalidChunk
+from reprieve.models.liveness import Timing
+from reprieve.models.process import ProcessIdentity
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import (
     SILENT,
     database_time_after,
@@ -27,9 +30,6 @@ from tests.faults.helpers_abf import (
 from tests.support.processes import sleeping_process
 from tests.support.rows import age, chunk, in_process, ingest, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
-from workers.context import RunContext
-from workers.reaper import sweep
 
 #: A run whose last proof of life was before the first of these minutes is dead after the fifth, and not before.
 MINUTES = range(1, 8)

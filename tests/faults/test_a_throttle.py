@@ -10,17 +10,17 @@ import pytest
 from redis import Redis
 from sqlalchemy.exc import DBAPIError
 
-from models.chunks import blocks_of, encode_message
-from models.status import Proof
-from models.work import Token
-from stores.cache import connect
-from stores.throttle import Throttle, proof_key
+from reprieve.models.chunks import blocks_of, encode_message
+from reprieve.models.status import Proof
+from reprieve.models.work import Token
+from reprieve.stores.cache import connect
+from reprieve.stores.throttle import Throttle, proof_key
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.refresh import give_proof
 from tests.faults.helpers_abf import one_turn, pass_time, poisoned, supervised
 from tests.support.rows import chunk, ingest, running, updated_at
 from tests.support.waiting import eventually
-from workers import logs
-from workers.bootstrap import Services
-from workers.proof import give_proof
 
 
 @contextmanager
@@ -75,17 +75,17 @@ def test_a08_the_output_of_a_failed_refresh_is_stored_when_its_message_comes_aga
     services: Services, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[object] = []
-    monkeypatch.setattr(logs, "publish", sent.append)
-    monkeypatch.setattr(logs, "OUR_FAULT_PAUSE", 0)
+    monkeypatch.setattr(ingesting, "publish", sent.append)
+    monkeypatch.setattr(ingesting, "OUR_FAULT_PAUSE", 0)
     work = running(services)
     before = updated_at(services, work.run_id)
     blocks = blocks_of([chunk(work, 1), chunk(work, 2)])
     message = encode_message(blocks)
     with poisoned(services, work.run_id):
-        logs.ingest_task(message)
+        ingesting.ingest_task(message)
     assert services.logs.read(work.run_id, 1) == []
     assert sent == [blocks]
-    assert logs.ingest_task(message) == {"chunks": 2, "new": 2, "refreshed": 1, "refused": 0}
+    assert ingesting.ingest_task(message) == {"chunks": 2, "new": 2, "refreshed": 1, "refused": 0}
     assert updated_at(services, work.run_id) > before
 
 

@@ -9,13 +9,13 @@ from uuid import UUID
 
 import pytest
 
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
-from stores.migrate import migrate
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.migrate import migrate
+from reprieve.workers import bootstrap
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.settings import load_settings
 from tests.support.processes import READY, celery, spawn
 from tests.support.waiting import eventually
-from workers import bootstrap
-from workers.bootstrap import Services
-from workers.settings import load_settings
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def alone(
 
 def _start(*command: str) -> UUID:
     """Start a run as a service of its own would: this process has sent to another broker already."""
-    reprieve = [sys.executable, "-c", "from cli.main import main; main()", "run", "--", *command]
+    reprieve = [sys.executable, "-c", "from reprieve.cli.main import main; main()", "run", "--", *command]
     return UUID(subprocess.run(reprieve, check=True, capture_output=True, text=True).stdout.strip())
 
 
@@ -50,7 +50,7 @@ def test_b10_a_run_that_ends_while_everything_is_away_is_recorded_when_it_is_bac
 ) -> None:
     services, postgres, redis = alone
     options = ("-Q", "runs,logs", "-P", "threads", "-c", "8", "-l", "INFO")
-    worker = spawn("worker", celery("-A", "workers", "worker", "--without-gossip", *options), {}, tmp_path)
+    worker = spawn("worker", celery("worker", "--without-gossip", *options), {}, tmp_path)
     try:
         worker.wait_for(READY)
         go, done = tmp_path / "go", tmp_path / "done"

@@ -14,20 +14,20 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from adapters import cgroup, host
-from adapters.detached import DetachedAdapter
-from adapters.ownership import MARKER
-from adapters.process import ProcessAdapter
-from adapters.protocol import Adapter
-from models.process import ProcessIdentity
-from models.work import Outcome, Work
+from reprieve import cancel_run, enqueue_run
+from reprieve.adapters import cgroup, host
+from reprieve.adapters.detached import DetachedAdapter
+from reprieve.adapters.ownership import MARKER
+from reprieve.adapters.process import ProcessAdapter
+from reprieve.adapters.protocol import Adapter
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.work import Outcome, Work
+from reprieve.workers.bootstrap import Services
 from tests.contract.contexts import RecordingContext, following, work
 from tests.faults.helpers_cdeg import no_process_left, reap
 from tests.support.processes import processes_marked, processes_of
 from tests.support.rows import kinds, pass_the_wait, status_of
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run
-from workers.bootstrap import Services
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere, only the command itself is sure to be ended"
@@ -391,7 +391,7 @@ def test_c10_a_stranger_with_the_number_of_our_group_is_left_alone() -> None:
 #: In a PID namespace of its own: a command ends, and its number and group are given to a stranger, who must live.
 RECYCLED = """
 import os, subprocess, sys, time
-from adapters import host
+from reprieve.adapters import host
 
 ours = subprocess.Popen(["sleep", "100"], start_new_session=True, env={**os.environ, "REPRIEVE_RUN_ID": "x"})
 identity = host.identify(ours.pid, sys.argv[1])
@@ -477,7 +477,7 @@ def test_b12_all_that_descends_from_a_command_dies_with_its_worker(tmp_path: Pat
     """Also what has a session of its own: the launcher sees that the worker is gone."""
     program = f"""
 from pathlib import Path
-from adapters.process import ProcessAdapter
+from reprieve.adapters.process import ProcessAdapter
 from tests.contract.contexts import RecordingContext, work
 run = work("sh", "-c", "setsid sleep 300 & setsid sleep 300 & touch {tmp_path}/up; exec sleep 300")
 print(run.run_id, flush=True)
@@ -497,7 +497,7 @@ def test_b12_a_fork_of_the_worker_does_not_keep_the_work_of_a_worker_that_is_gon
     program = f"""
 import os, threading, time
 from pathlib import Path
-from adapters.process import ProcessAdapter
+from reprieve.adapters.process import ProcessAdapter
 from tests.contract.contexts import RecordingContext, work
 run = work("sh", "-c", "touch {tmp_path}/up; exec sleep 300")
 print(run.run_id, flush=True)

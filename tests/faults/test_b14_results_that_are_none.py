@@ -5,19 +5,19 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from models.results import MAX_DETAIL, understood
-from models.status import ErrorCode, Probe
-from models.work import Outcome, Work
+from reprieve.models.results import MAX_DETAIL, understood
+from reprieve.models.status import ErrorCode, Probe
+from reprieve.models.work import Outcome, Work
+from reprieve.workers import following
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.following import follow_to_the_end
+from reprieve.workers.hints import send_execute
 from tests.conftest import StartWorker
 from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.odd_worker import KINDS
 from tests.support.rows import kinds, new_run, running, status_of
 from tests.support.waiting import eventually
-from workers import following
-from workers.bootstrap import Services
-from workers.context import RunContext
-from workers.enqueue import send_execute
-from workers.following import follow_to_the_end
 
 ODD = {"ODD_WORKER": "1"}
 

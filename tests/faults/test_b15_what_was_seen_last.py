@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from adapters.kubernetes.adapter import KubernetesAdapter
-from adapters.kubernetes.config import MIN_TTL_SECONDS, accepted
-from adapters.kubernetes.job import manifest
-from adapters.kubernetes.seen import Seen, Weight, later
-from adapters.kubernetes.state import seen_of
-from adapters.registry import validate_config
-from models.errors import InvalidRequest, Released
-from models.liveness import SWEEP_INTERVAL, WINDOW
-from models.status import ErrorCode, Probe
-from models.work import Outcome, Work
+from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
+from reprieve.adapters.kubernetes.config import MIN_TTL_SECONDS, accepted
+from reprieve.adapters.kubernetes.job import manifest
+from reprieve.adapters.kubernetes.seen import Seen, Weight, later
+from reprieve.adapters.kubernetes.state import seen_of
+from reprieve.adapters.registry import validate_config
+from reprieve.models.errors import InvalidRequest, Released
+from reprieve.models.liveness import SWEEP_INTERVAL, WINDOW
+from reprieve.models.status import ErrorCode, Probe
+from reprieve.models.work import Outcome, Work
 from tests.contract.clusters import Scripted, scripted_cluster
 from tests.contract.contexts import Following, RecordingContext
 from tests.support.waiting import eventually

@@ -5,7 +5,10 @@ from datetime import timedelta
 import pytest
 from redis import Redis
 
-from stores.throttle import proof_key
+from reprieve import enqueue_run
+from reprieve.stores.throttle import proof_key
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import (
     BROKEN_WORKER,
     CHATTY,
@@ -26,9 +29,6 @@ from tests.faults.helpers_abf import (
 from tests.support.processes import processes_of
 from tests.support.rows import age, chunk, ingest, kinds, new_run, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 # -- B03
 

@@ -5,16 +5,16 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from adapters import host
-from models.process import ProcessIdentity
-from models.work import Work
+from reprieve.adapters import host
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import supervised
 from tests.faults.helpers_cdeg import bury, forget_watch
 from tests.support.nodes import a_node
 from tests.support.processes import sleeping_process
 from tests.support.rows import age, in_process, running, status_of, updated_at, watch_for
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 
 def sweep_after(services: Services, work: Work, silent: float) -> str:

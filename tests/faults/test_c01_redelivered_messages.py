@@ -3,15 +3,15 @@
 from pathlib import Path
 from uuid import UUID
 
-from models.work import End, Outcome
+from reprieve import enqueue_run
+from reprieve.models.work import End, Outcome
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
+from reprieve.workers.hints import send_execute
 from tests.faults.helpers_cdeg import all_at_once, no_process_left
 from tests.support.processes import Process
 from tests.support.rows import kinds, new_run, status_of
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
-from workers.enqueue import send_execute
-from workers.finish import finish
 
 #: Says that it started, then waits to be let go, half a minute at most.
 WORK = 'echo started >> "$1.starts"; for i in $(seq 300); do [ -e "$1.go" ] && exit 0; sleep 0.1; done'

@@ -10,19 +10,19 @@ from uuid import UUID
 
 import pytest
 
-from adapters import host
-from adapters.command import launch
-from adapters.process import ProcessAdapter
-from models.errors import Superseded
-from models.process import ProcessIdentity
-from models.work import Work
+from reprieve import enqueue_run
+from reprieve.adapters import host
+from reprieve.adapters.command import launch
+from reprieve.adapters.process import ProcessAdapter
+from reprieve.models.errors import Superseded
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
 from tests.faults.helpers_cdeg import all_at_once, bury, direct_shipper, no_process_left, on_another_host, reap
 from tests.support.processes import processes_of, sleeping_process
 from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
-from workers.context import RunContext
 
 #: Holds a lock for as long as any process of its attempt lives. The first attempt has a child of its own.
 WORK = """
@@ -218,8 +218,8 @@ def test_c02_a_child_that_was_recorded_and_reaped_before_it_began_never_begins(
 def test_c02_a_worker_killed_before_it_recorded_its_child_leaves_nothing_running(mode: str, tmp_path: Path) -> None:
     worker = f"""
 import os, signal, uuid
-from adapters.command import launch
-from models.work import Work
+from reprieve.adapters.command import launch
+from reprieve.models.work import Work
 work = Work(uuid.UUID(int=1), 1, 1, "detached", {{"command": ["touch", "trace"]}}, {{}})
 launched = launch(work, {mode if mode == "own" else str(tmp_path)!r}, 1, 2)
 print(launched.identity.pid, launched.identity.started_at, flush=True)

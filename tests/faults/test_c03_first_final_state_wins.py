@@ -10,14 +10,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from models.status import TRANSITIONS, ErrorCode, EventKind, Status
-from models.work import End, Outcome, Work
+from reprieve import cancel_run
+from reprieve.models.status import TRANSITIONS, ErrorCode, EventKind, Status
+from reprieve.models.work import End, Outcome, Work
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import all_at_once, final_kinds, image, reap
 from tests.support.rows import age, kinds, new_run, running, settle, watch_for
-from workers import cancel_run
-from workers.bootstrap import Services
-from workers.finish import finish
-from workers.reaper import sweep
 
 STATUS_AFTER = {
     EventKind.SUCCEEDED: Status.SUCCEEDED,

@@ -3,17 +3,17 @@
 import pytest
 from redis import Redis
 
-from models.errors import Superseded
-from models.process import ProcessIdentity
-from models.status import EventKind, Proof, Status
-from models.work import End, Outcome, Work
-from stores.throttle import proof_key
+from reprieve import cancel_run
+from reprieve.models.errors import Superseded
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.status import EventKind, Proof, Status
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.throttle import proof_key
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
+from reprieve.workers.refresh import give_proof
 from tests.faults.helpers_cdeg import image, reap, run_image
 from tests.support.rows import age, chunk, ingest, running, status_of, updated_at
-from workers import cancel_run
-from workers.bootstrap import Services
-from workers.finish import finish
-from workers.proof import give_proof
 
 
 def _old_and_new(services: Services) -> tuple[Work, Work]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from adapters.kubernetes.config import KubernetesConfig
-from adapters.kubernetes.job import job_name, manifest
-from models.work import Work
+from reprieve.adapters.kubernetes.config import KubernetesConfig
+from reprieve.adapters.kubernetes.job import job_name, manifest
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
 from tests.contract.clusters import Scripted, scripted_cluster
 from tests.faults.helpers_cdeg import bury, judge_silent
 from tests.support.rows import kinds, running, status_of
-from workers.bootstrap import Services
 
 
 @pytest.fixture

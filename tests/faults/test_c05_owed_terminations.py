@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from adapters import host
-from models.process import ProcessIdentity
-from models.work import Work
+from reprieve.adapters import host
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import bury, forget_watch, image, nobody_to_ask, on_another_host, reap
 from tests.support.processes import sleeping_process
 from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of, watch_for
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 
 def _detached_handle(services: Services, process: ProcessIdentity) -> dict:

@@ -7,19 +7,19 @@ from datetime import timedelta
 import pytest
 from redis import Redis
 
-from models.status import Proof
-from models.work import End, Outcome, Work
-from stores.hints import stop_key
-from stores.throttle import proof_key
+from reprieve import cancel_run, enqueue_run
+from reprieve.models.status import Proof
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.hints import stop_key
+from reprieve.stores.throttle import proof_key
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
+from reprieve.workers.refresh import give_proof
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import forget_watch, image, no_process_left, nobody_to_ask, reap
 from tests.support.processes import processes_of
 from tests.support.rows import age, in_process, kinds, running, settle, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run
-from workers.bootstrap import Services
-from workers.finish import finish
-from workers.proof import give_proof
-from workers.reaper import sweep
 
 
 def _result(services: Services, work: Work) -> None:

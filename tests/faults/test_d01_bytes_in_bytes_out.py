@@ -7,13 +7,13 @@ from uuid import UUID
 
 import pytest
 
-from models.chunks import MAX_CHUNK_BYTES, Chunk
+from reprieve import enqueue_run
+from reprieve.models.chunks import MAX_CHUNK_BYTES, Chunk
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
 from tests.faults.helpers_cdeg import direct_shipper, no_process_left
 from tests.support.rows import chunk, ingest, running, status_of
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
-from workers.context import RunContext
 
 EMOJI = "\N{FOX FACE}".encode()
 EVERY_BYTE = bytes(range(256))

@@ -5,15 +5,15 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from models.closing import Closing
-from models.status import Status
-from models.work import End, Outcome, Work
-from stores.following import Gap, LogFollower
+from reprieve.models.closing import Closing
+from reprieve.models.status import Status
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.following import Gap, LogFollower
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log
+from reprieve.workers.explaining import explain
+from reprieve.workers.finish import finish
 from tests.support.rows import chunk, ingest, running
-from workers.bootstrap import Services
-from workers.closing import close_log
-from workers.explaining import explain
-from workers.finish import finish
 
 
 def ended(services: Services, last_seq: int) -> Work:

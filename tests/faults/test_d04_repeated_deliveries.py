@@ -7,14 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from models.chunks import Chunk
-from models.status import EventKind, Status
-from models.work import End, Work
-from stores.throttle import proof_key
+from reprieve.models.chunks import Chunk
+from reprieve.models.status import EventKind, Status
+from reprieve.models.work import End, Work
+from reprieve.stores.throttle import proof_key
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
 from tests.faults.helpers_cdeg import all_at_once, image
 from tests.support.rows import age, chunk, expire_key, ingest, running, updated_at
-from workers.bootstrap import Services
-from workers.finish import finish
 
 CHUNKS_OF_AN_ATTEMPT = 6
 

@@ -6,17 +6,18 @@ from uuid import UUID
 
 import pytest
 
-from adapters import shipper as module
-from models.chunks import Block, blocks_of
-from models.status import Status
-from models.work import Work
+from reprieve import cancel_run, enqueue_run
+from reprieve.adapters import shipper as module
+from reprieve.models.chunks import Block, blocks_of
+from reprieve.models.status import Status
+from reprieve.models.work import Work
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
 from tests.faults.helpers_cdeg import direct_shipper, image, no_process_left, reap
 from tests.support.processes import Process, processes_of
 from tests.support.rows import chunk, ingest, kinds, running, status_of
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run, logs
-from workers.bootstrap import Services
-from workers.context import RunContext
 
 
 def test_d05_a_chunk_after_the_reap_is_stored_and_changes_nothing_of_the_run(services: Services) -> None:
@@ -79,7 +80,7 @@ def test_d05_one_block_that_cannot_be_stored_holds_up_no_other_and_is_told(servi
     works = [running(services) for _ in range(3)]
     good = [block for work in works for block in _blocks(work)]
     bad = Block(works[1].run_id, 1, 1, 2, 9, b"no block at all")
-    report = logs.ingest(services, [*good[:2], bad, good[2]])
+    report = ingesting.ingest(services, [*good[:2], bad, good[2]])
     assert report == {"chunks": 3, "new": 3, "refreshed": 3, "refused": 1}
     state = services.closings.state(works[1].run_id, 1)
     assert [(first, last) for first, last, _ in state.quarantined] == [(2, 9)]
@@ -96,7 +97,7 @@ def test_d05_a_block_that_the_database_refuses_is_found_among_the_others(
             f"ALTER TABLE log_segments ADD CONSTRAINT poisoned CHECK (run_id <> '{works[2].run_id}')"
         )
     try:
-        report = logs.ingest(services, [block for work in works for block in _blocks(work)])
+        report = ingesting.ingest(services, [block for work in works for block in _blocks(work)])
     finally:
         with services.database.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE log_segments DROP CONSTRAINT poisoned")

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from models.closing import Closing
-from models.errors import LogUnavailable
-from models.work import End, Outcome, Work
-from stores.archive import LogArchives
-from stores.logs import PostgresLogStore
+from reprieve.models.closing import Closing
+from reprieve.models.errors import LogUnavailable
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.archive import LogArchives
+from reprieve.stores.logs import PostgresLogStore
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log
+from reprieve.workers.context import RunContext
+from reprieve.workers.finish import finish
 from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.rows import running
-from workers.bootstrap import Services
-from workers.closing import close_log
-from workers.context import RunContext
-from workers.finish import finish
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from redis import Redis
 
+from reprieve import enqueue_run
+from reprieve.workers.bootstrap import Services
 from tests.support.processes import Process
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
 
 LINES = 600
 PRINTER = f"""

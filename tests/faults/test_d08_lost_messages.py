@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from adapters import shipper as module
-from adapters.shipper import LogShipper
-from models.chunks import Block
-from models.work import Work
+from reprieve.adapters import shipper as module
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.chunks import Block
+from reprieve.models.work import Work
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
 from tests.support import producer
 from tests.support.processes import Process, spawn
 from tests.support.rows import running
 from tests.support.waiting import eventually
-from workers import logs
-from workers.bootstrap import Services
-from workers.context import RunContext
 
 StartProducer = Callable[..., Process]
 
@@ -76,7 +76,7 @@ def test_d08_a_message_that_vanished_after_the_broker_took_it_is_sent_again(
     def publish(blocks: Sequence[Block]) -> None:
         sent.append(blocks)
         if len(sent) > 2:
-            logs.ingest(services, blocks)
+            ingesting.ingest(services, blocks)
 
     work = running(services)
     shipper = LogShipper(services.settings.spool_dir, publish, services.logs.stored)

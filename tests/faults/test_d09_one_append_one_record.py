@@ -4,14 +4,14 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from adapters.shipper import LogShipper
-from adapters.spool import SpooledLog
-from models.chunks import MAX_CHUNK_BYTES, Chunk
+from reprieve.adapters.shipper import LogShipper
+from reprieve.adapters.spool import SpooledLog
+from reprieve.models.chunks import MAX_CHUNK_BYTES, Chunk
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.ingest import ingest
 from tests.faults.helpers_cdeg import all_at_once
 from tests.support.rows import running
-from workers.bootstrap import Services
-from workers.context import RunContext
-from workers.logs import ingest
 
 WRITERS = 64
 APPENDS = 20

@@ -9,8 +9,8 @@ from typing import IO
 
 import pytest
 
-from adapters.detached import DetachedAdapter
-from models.work import Outcome, Work
+from reprieve.adapters.detached import DetachedAdapter
+from reprieve.models.work import Outcome, Work
 from tests.contract.contexts import RecordingContext, following, work
 from tests.support.waiting import eventually
 

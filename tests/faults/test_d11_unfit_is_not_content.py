@@ -10,17 +10,17 @@ import pytest
 from celery.exceptions import Reject
 from sqlalchemy import event, text
 
-from models.chunks import Block, blocks_of, encode_message
-from models.closing import Closing
-from models.status import Status
-from models.work import End, Outcome, Work
-from stores.following import Gap, LogFollower
+from reprieve.models.chunks import Block, blocks_of, encode_message
+from reprieve.models.closing import Closing
+from reprieve.models.status import Status
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.following import Gap, LogFollower
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log
+from reprieve.workers.finish import finish
 from tests.support.http import calling
 from tests.support.rows import chunk, ingest, running
-from workers import logs
-from workers.bootstrap import Services
-from workers.closing import close_log
-from workers.finish import finish
 
 GOOD = 10
 
@@ -51,7 +51,9 @@ def storing_fails(services: Services, sqlstate: str, when: str, *, first: str = 
 
 def take_in(*works: Work) -> dict[str, int]:
     """What a worker of logs does with a message that has the first line of each of these."""
-    report: dict[str, int] = logs.ingest_task(encode_message([block for one in works for block in first_line(one)]))
+    report: dict[str, int] = ingesting.ingest_task(
+        encode_message([block for one in works for block in first_line(one)])
+    )
     return report
 
 
@@ -115,7 +117,7 @@ def test_d11_a_session_that_its_server_ends_in_the_middle_costs_no_line(services
 def test_d11_what_stays_unfit_goes_back_to_the_broker_and_is_stored_later(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "TRY_FOR", 0.5)
+    monkeypatch.setattr(ingesting, "TRY_FOR", 0.5)
     work = running(services)
     with storing_fails(services, "53100", "true"), pytest.raises(Reject) as rejected:
         take_in(work)
@@ -129,8 +131,8 @@ def test_d11_where_we_are_at_fault_the_others_are_stored_and_the_message_goes_be
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[list[Block]] = []
-    monkeypatch.setattr(logs, "publish", sent.append)
-    monkeypatch.setattr(logs, "OUR_FAULT_PAUSE", 0)
+    monkeypatch.setattr(ingesting, "publish", sent.append)
+    monkeypatch.setattr(ingesting, "OUR_FAULT_PAUSE", 0)
     works = [running(services) for _ in range(3)]
     with storing_fails(services, "P0001", f"NEW.run_id = '{works[1].run_id}'"):
         take_in(*works)
@@ -138,7 +140,7 @@ def test_d11_where_we_are_at_fault_the_others_are_stored_and_the_message_goes_be
     assert in_quarantine(services) == 0
     assert "a fault of Reprieve's own" in caplog.text
     for message in sent:
-        logs.ingest(services, message)
+        ingesting.ingest(services, message)
     assert stored(services, *works) == [1, 1, 1]
 
 
@@ -147,7 +149,7 @@ def test_d11_where_we_are_at_fault_the_others_are_stored_and_the_message_goes_be
 
 def set_aside(services: Services, work: Work, first: int, last: int) -> None:
     """Have output of these numbers come that can never be decoded."""
-    logs.ingest(services, [Block(work.run_id, 1, work.epoch, first, last, b"no block at all")])
+    ingesting.ingest(services, [Block(work.run_id, 1, work.epoch, first, last, b"no block at all")])
 
 
 def follower(services: Services, work: Work) -> LogFollower:

@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 import pytest
 
-from models import sequences
-from models.chunks import Block, blocks_of
-from models.closing import Closing
-from models.records import LISTED_RANGES
-from models.sequences import SHOWN_RANGES, SeqRanges
-from models.work import End, Outcome, Work
-from stores import logs as log_store
-from stores.following import Gap, LogFollower
+from reprieve.models import sequences
+from reprieve.models.chunks import Block, blocks_of
+from reprieve.models.closing import Closing
+from reprieve.models.records import LISTED_RANGES
+from reprieve.models.sequences import SHOWN_RANGES, SeqRanges
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores import logs as log_store
+from reprieve.stores.following import Gap, LogFollower
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log
+from reprieve.workers.explaining import explain
 from tests.support.http import calling
 from tests.support.rows import chunk, running
-from workers import logs
-from workers.bootstrap import Services
-from workers.closing import close_log
-from workers.explaining import explain
 
 GAPS = 10_000
 
@@ -31,7 +31,7 @@ def every_second(work: Work, gaps: int) -> list[Block]:
 
 def scattered(services: Services, gaps: int) -> Work:
     work = running(services)
-    logs.ingest(services, every_second(work, gaps))
+    ingesting.ingest(services, every_second(work, gaps))
     return work
 
 
@@ -73,7 +73,7 @@ def test_d12_ingest_explain_and_closing_of_a_log_with_ten_thousand_gaps_hold_up_
     work = scattered(services, GAPS)
     last_seq = 2 * GAPS + 1
     numbers = iter(range(last_seq + 2, last_seq + 10, 2))
-    assert took(lambda: logs.ingest(services, blocks_of([chunk(work, next(numbers))]))) < 0.1
+    assert took(lambda: ingesting.ingest(services, blocks_of([chunk(work, next(numbers))]))) < 0.1
     assert took(lambda: explain(services, work.run_id).text) < 0.2
     end(services, work, last_seq)
     with services.database.begin() as connection:
@@ -90,8 +90,8 @@ def test_d12_one_message_of_ten_thousand_pieces_is_taken_in_one_pass(services: S
     work = running(services)
     even = blocks_of(chunk(work, 2 * number + 2) for number in range(GAPS))
     odd = every_second(work, GAPS)
-    assert took(lambda: logs.ingest(services, odd)) < 3
-    assert took(lambda: logs.ingest(services, [*even, *odd])) < 3
+    assert took(lambda: ingesting.ingest(services, odd)) < 3
+    assert took(lambda: ingesting.ingest(services, [*even, *odd])) < 3
     assert str(services.closings.state(work.run_id, 1).stored) == f"1-{2 * GAPS + 1}"
 
 
@@ -113,7 +113,7 @@ def test_d12_what_a_reader_is_shown_of_many_gaps_is_bounded_and_says_how_many_mo
 
 def test_d12_gaps_that_stay_are_read_past_in_one_pass(services: Services) -> None:
     work = running(services)
-    logs.ingest(services, every_second(work, 2_000))
+    ingesting.ingest(services, every_second(work, 2_000))
     with services.database.begin() as connection:
         for number in range(2_000):
             [block] = blocks_of([chunk(work, 2 * number + 2)])
@@ -134,10 +134,10 @@ def test_d12_a_log_in_more_pieces_than_there_may_be_takes_what_fills_its_gaps_an
 ) -> None:
     monkeypatch.setattr(log_store, "MAX_RANGES", 10)
     work, other = running(services), running(services)
-    report = logs.ingest(services, every_second(work, 9))
+    report = ingesting.ingest(services, every_second(work, 9))
     assert (report["new"], report["refused"]) == (10, 0)
     with caplog.at_level(logging.ERROR):
-        report = logs.ingest(
+        report = ingesting.ingest(
             services, blocks_of([chunk(work, 2), chunk(work, 20), chunk(work, 41), chunk(work, 43), chunk(other, 1)])
         )
     assert (report["new"], report["refused"]) == (3, 2)
@@ -154,8 +154,8 @@ def test_d12_at_the_bound_a_log_still_takes_all_that_follows_on_it(
 ) -> None:
     monkeypatch.setattr(log_store, "MAX_RANGES", 10)
     work = running(services)
-    logs.ingest(services, every_second(work, 9))
-    report = logs.ingest(services, blocks_of(chunk(work, seq) for seq in range(20, 400)))
+    ingesting.ingest(services, every_second(work, 9))
+    report = ingesting.ingest(services, blocks_of(chunk(work, seq) for seq in range(20, 400)))
     assert (report["new"], report["refused"]) == (380, 0)
 
 

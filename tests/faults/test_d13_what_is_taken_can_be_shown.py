@@ -15,24 +15,25 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from adapters.registry import Adapters
-from cli.main import app
-from models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Block, Chunk, blocks_of, encode, encode_message, pack
-from models.closing import Closing, chunks_of, frames
-from models.owed import NO_ANSWER, TOLD_AFTER, Duty
-from models.sequences import MAX_SEQ
-from models.status import Status
-from models.work import End, Outcome, Work
+from reprieve.adapters.registry import Adapters
+from reprieve.cli.main import app
+from reprieve.models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Block, Chunk, blocks_of, encode, encode_message, pack
+from reprieve.models.closing import Closing, chunks_of, frames
+from reprieve.models.owed import NO_ANSWER, TOLD_AFTER, Duty
+from reprieve.models.sequences import MAX_SEQ
+from reprieve.models.status import Status
+from reprieve.models.work import End, Outcome, Work
+from reprieve.workers import closing, reporting, turns
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log, close_owed, close_task, expire_logs
+from reprieve.workers.explaining import explain
+from reprieve.workers.supervisor import ADOPT_AT_ONCE, Supervisor
 from tests.faults.helpers_cdeg import bury, direct_shipper
 from tests.support.http import calling
 from tests.support.remote import remote_with_token
 from tests.support.rows import chunk, ingest, make_due, running
 from tests.support.waiting import eventually
-from workers import closing, logs, reporting, turns
-from workers.bootstrap import Services
-from workers.closing import close_log, close_owed, close_task, expire_logs
-from workers.explaining import explain
-from workers.supervisor import ADOPT_AT_ONCE, Supervisor
 
 YEAR_292278994 = 9223372036854775807
 HOSTILE_TIMES = [YEAR_292278994, MAX_TIME + 1, -(2**63), 2**64 - 1, -62_135_596_800_001]
@@ -84,7 +85,7 @@ def test_d13_a_message_with_a_time_that_no_calendar_has_is_kept_aside_with_a_sen
 ) -> None:
     work, other = running(services), running(services)
     bad = Block(work.run_id, 1, work.epoch, 1, 1, pack([encode((at, "stdout", b"x", None))]))
-    report = logs.ingest_task(encode_message([bad, *blocks_of([chunk(other, 1)])]))
+    report = ingesting.ingest_task(encode_message([bad, *blocks_of([chunk(other, 1)])]))
     assert (report["new"], report["refused"]) == (1, 1)
     end(services, work, other)
     assert [close_log(services, one.run_id, 1) for one in (work, other)] == [Closing.DONE] * 2
@@ -116,7 +117,7 @@ def test_d13_whatever_a_foreign_shipper_sends_that_on_log_would_not_is_kept_asid
     services: Services, record: tuple[Any, ...]
 ) -> None:
     work = running(services)
-    report = logs.ingest(services, [Block(work.run_id, 1, work.epoch, 1, 1, pack([encode(record)]))])
+    report = ingesting.ingest(services, [Block(work.run_id, 1, work.epoch, 1, 1, pack([encode(record)]))])
     assert (report["new"], report["refused"]) == (0, 1)
     assert services.logs.read(work.run_id, 1) == []
 
@@ -127,7 +128,7 @@ def test_d13_the_first_and_the_last_time_that_is_taken_is_shown_and_archived_as_
 ) -> None:
     work = running(services)
     record = encode((at, "stdout", b"x", None))
-    report = logs.ingest(services, [Block(work.run_id, 1, work.epoch, 1, 1, pack([record]))])
+    report = ingesting.ingest(services, [Block(work.run_id, 1, work.epoch, 1, 1, pack([record]))])
     assert (report["new"], report["refused"]) == (1, 0)
     end(services, work)
     assert readable(client, work.run_id)
@@ -140,7 +141,7 @@ def test_d13_a_block_that_claims_more_chunks_than_there_can_be_takes_nobodys_num
     work = running(services)
     block = Block(work.run_id, 1, work.epoch, 1, MAX_SEQ, pack([encode((0, "stdout", b"x", None))]))
     with pytest.raises(Exception, match="not of its version's form"):
-        logs.ingest_task(encode_message([block]))
+        ingesting.ingest_task(encode_message([block]))
     assert ingest(services, [chunk(work, 1)])["new"] == 1
 
 
@@ -395,7 +396,7 @@ def test_d13_an_end_of_work_that_fails_or_hangs_keeps_no_other_from_its_end_and_
         services.runs.settle_termination(attempt.run_id, attempt.attempt)
 
     monkeypatch.setattr(Supervisor, "_end_work", end_work)
-    monkeypatch.setattr("workers.supervisor.BURY_DEADLINE", 1.5)
+    monkeypatch.setattr("reprieve.workers.supervisor.BURY_DEADLINE", 1.5)
     with services.database.begin() as connection:
         connection.execute(text("UPDATE run_attempts SET termination = 'owed'"))
     try:

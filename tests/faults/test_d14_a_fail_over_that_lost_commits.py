@@ -9,19 +9,20 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from adapters import shipper as module
-from adapters.shipper import LogShipper
-from cli.doctor import commits_are_safe, standbys
-from models.status import Status
-from models.work import Work
-from stores.embedded import EmbeddedPostgres
-from stores.migrate import migrate
+from reprieve.adapters import shipper as module
+from reprieve.adapters.shipper import LogShipper
+from reprieve.cli.doctor import commits_are_safe, standbys
+from reprieve.models.status import Status
+from reprieve.models.work import Work
+from reprieve.stores.embedded import EmbeddedPostgres
+from reprieve.stores.migrate import migrate
+from reprieve.workers import bootstrap
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.sweep import sweep
 from tests.support.rows import running
 from tests.support.waiting import eventually
-from workers import bootstrap, logs
-from workers.bootstrap import Services
-from workers.context import RunContext
-from workers.reaper import sweep
 
 Ship = Callable[..., LogShipper]
 
@@ -35,7 +36,9 @@ def ship(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Ship]:
     made: list[LogShipper] = []
 
     def make(services: Services, **options: int) -> LogShipper:
-        made.append(LogShipper(tmp_path / "spool", partial(logs.ingest, services), services.logs.stored, **options))
+        made.append(
+            LogShipper(tmp_path / "spool", partial(ingesting.ingest, services), services.logs.stored, **options)
+        )
         return made[-1]
 
     yield make

@@ -8,22 +8,22 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from adapters import shipper as module
-from adapters.shipper import LogShipper
-from adapters.spool import Spool, SpooledLog, logs_in
-from models.chunks import encode
-from models.closing import HOLDER_BELIEVED_FOR, Closing
-from models.status import Status
-from models.work import End, Outcome, Work
-from stores.following import Gap, LogFollower
+from reprieve.adapters import shipper as module
+from reprieve.adapters.shipper import LogShipper
+from reprieve.adapters.spool import Spool, SpooledLog, logs_in
+from reprieve.models.chunks import encode
+from reprieve.models.closing import HOLDER_BELIEVED_FOR, Closing
+from reprieve.models.status import Status
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.following import Gap, LogFollower
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log, close_owed
+from reprieve.workers.enqueue import enqueue_run
+from reprieve.workers.explaining import explain
 from tests.support.processes import Process
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
-from workers import logs
-from workers.bootstrap import Services
-from workers.closing import close_log, close_owed
-from workers.enqueue import enqueue_run
-from workers.explaining import explain
 
 PAST_THE_LIMIT = 61
 
@@ -65,7 +65,7 @@ def held_up(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     made: list[LogShipper] = []
 
     def make() -> LogShipper:
-        passing = lambda blocks: logs.ingest(services, blocks) if make.passes else None  # type: ignore[attr-defined]  # noqa: E731
+        passing = lambda blocks: ingesting.ingest(services, blocks) if make.passes else None  # type: ignore[attr-defined]  # noqa: E731
         made.append(LogShipper(services.settings.spool_dir, passing, services.logs.stored, services.spooled.hold))
         return made[-1]
 

@@ -10,16 +10,16 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from cli.main import app
-from models import closing as form
-from models.work import End, Outcome, Work
-from stores import archive as archive_module
+from reprieve.cli.main import app
+from reprieve.models import closing as form
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores import archive as archive_module
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log, expire_logs
+from reprieve.workers.explaining import explain
+from reprieve.workers.finish import finish
 from tests.support.http import calling
 from tests.support.rows import chunk, ingest, running
-from workers.bootstrap import Services
-from workers.closing import close_log, expire_logs
-from workers.explaining import explain
-from workers.finish import finish
 
 COUNT = 12
 
@@ -403,7 +403,7 @@ def test_d16_a_log_with_many_gaps_has_a_header_of_bounded_length_that_says_how_m
 def test_d16_what_is_lost_while_it_is_sent_ends_the_download_as_cut_off(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from api import runs
+    from reprieve.api import runs
 
     monkeypatch.setattr(runs, "TURN_BYTES", 1)
     work = closed(services, monkeypatch)

@@ -11,9 +11,9 @@ import pytest
 from alembic.script import ScriptDirectory
 from supervisor.options import ServerOptions
 
-from cli.stack import Stack
-from stores import migrate
-from workers.settings import Settings
+from reprieve.cli.stack import Stack
+from reprieve.stores import migrate
+from reprieve.workers.settings import Settings
 
 FOLDERS = ["100%", "%(here)s", "%%", "a b, c ;d:e", "é'\"$HOME"]
 

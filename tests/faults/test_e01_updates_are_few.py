@@ -2,16 +2,16 @@
 
 from redis import Redis
 
-from models.chunks import Chunk
-from models.liveness import Timing
-from models.status import Proof
-from models.work import Work
-from stores.throttle import proof_key
+from reprieve.models.chunks import Chunk
+from reprieve.models.liveness import Timing
+from reprieve.models.status import Proof
+from reprieve.models.work import Work
+from reprieve.stores.throttle import proof_key
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.refresh import give_proof
 from tests.faults.helpers_cdeg import all_at_once, at_time_scale, counting_updates
 from tests.support.rows import chunk, expire_key, ingest, running
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
-from workers.proof import give_proof
 
 
 def _messages(work: Work, count: int, size: int) -> list[list[Chunk]]:

@@ -3,11 +3,11 @@
 import pytest
 from sqlalchemy import Connection, text
 
-from models.rows import Run
-from models.status import Proof
-from models.work import Work
+from reprieve.models.rows import Run
+from reprieve.models.status import Proof
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
 from tests.support.rows import running
-from workers.bootstrap import Services
 
 RUNS = 200
 ROUNDS = 15

@@ -10,13 +10,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import TextClause, event, text
 
-from models.process import ProcessIdentity
-from stores.followers import HANDLES
-from stores.sweeps import SUSPECT_IDS, SUSPECTS
+from reprieve.models.process import ProcessIdentity
+from reprieve.stores.followers import HANDLES
+from reprieve.stores.sweeps import SUSPECT_IDS, SUSPECTS
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import forget_watch
 from tests.support.rows import age, in_process, running, watch_for
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 WIDE_TYPES = ("jsonb", "json", "bytea", "xml", "ARRAY", "USER-DEFINED")
 #: What is wide, or may be: of a run, of its attempts, of its log.

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from redis import Redis
 
-from adapters.shipper import LogShipper
+from reprieve.adapters.shipper import LogShipper
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
 from tests.support.processes import Process
 from tests.support.rows import age, chunk, ingest, running, updated_at
 from tests.support.waiting import eventually
-from workers import logs
-from workers.bootstrap import Services
-from workers.context import RunContext
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_e05_output_is_spooled_while_redis_is_full_and_stored_when_it_is_not(
     services: Services, full: Redis, start_worker: Callable[..., Process], caplog: pytest.LogCaptureFixture
 ) -> None:
     work = running(services)
-    shipper = LogShipper(services.settings.spool_dir, logs.publish, services.logs.stored)
+    shipper = LogShipper(services.settings.spool_dir, ingesting.publish, services.logs.stored)
     context = RunContext(services, shipper, work)
     context.on_log("stdout", b"line 0\n")
     eventually(lambda: "did not take a batch" in caplog.text)

@@ -2,15 +2,15 @@
 
 from redis import Redis
 
-from models.chunks import blocks_of
-from models.work import Work
-from stores.hints import LIVE_EVENTS_KEPT, live_key, watch_key
-from stores.throttle import proof_key
+from reprieve import cancel_run
+from reprieve.models.chunks import blocks_of
+from reprieve.models.work import Work
+from reprieve.stores.hints import LIVE_EVENTS_KEPT, live_key, watch_key
+from reprieve.stores.throttle import proof_key
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.ingest import publish
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
-from workers import cancel_run
-from workers.bootstrap import Services
-from workers.logs import publish
 
 #: What comes and goes by itself: messages on their way, and the throttle, a key per run with an end.
 PASSING = (b"logs", b"unacked", b"proof:")

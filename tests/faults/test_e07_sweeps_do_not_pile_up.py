@@ -5,13 +5,13 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from reprieve import enqueue_run
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import no_process_left
 from tests.support.rows import status_of, watch_for
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.app import app
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 #: Waits to be let go, a minute at most.
 LONG = "for i in $(seq 600); do [ -e go ] && exit 0; sleep 0.1; done"

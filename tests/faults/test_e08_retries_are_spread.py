@@ -4,10 +4,10 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import bury
 from tests.support.rows import age, in_process, pass_the_wait, status_of, watch_for
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 
 def reap_all(services: Services, works: list) -> None:

@@ -12,19 +12,19 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import Connection
 
-from models.chunks import Chunk
-from models.work import End, Outcome
-from stores.database import Database
-from stores.following import Gap, LogFollower
-from stores.logs import LogStore, MemoryLogStore
+from reprieve import cancel_run
+from reprieve.models.chunks import Chunk
+from reprieve.models.work import End, Outcome
+from reprieve.stores.database import Database
+from reprieve.stores.following import Gap, LogFollower
+from reprieve.stores.logs import LogStore, MemoryLogStore
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
 from tests.support.rows import chunk, ingest, new_run, running
-from workers import cancel_run
-from workers.bootstrap import Services
-from workers.finish import finish
 
 
 def _reprieve(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-W", "ignore", "-c", "from cli.main import main; main()", *arguments]
+    command = [sys.executable, "-W", "ignore", "-c", "from reprieve.cli.main import main; main()", *arguments]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, timeout=60, check=False)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api import connections
-from models.connections import (
+from reprieve.api import connections
+from reprieve.models.connections import (
     FEWEST,
     PATIENCE,
     WANTED,
@@ -25,13 +25,13 @@ from models.connections import (
     most_connections,
     most_readers,
 )
-from stores.embedded.address import choose_port
+from reprieve.stores.embedded.address import choose_port
+from reprieve.workers.bootstrap import Services
 from tests.api.conftest import Served, served
 from tests.support.http import TOKEN, bearer
 from tests.support.processes import Process, spawn
 from tests.support.remote import lines, remote_with_token
 from tests.support.waiting import answers, eventually
-from workers.bootstrap import Services
 
 __all__ = ["served"]
 

@@ -15,17 +15,23 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
-from api import desks
-from models.errors import LogUnavailable
-from models.health import ailments
-from models.liveness import Timing
-from models.reaping import Judgement, Watch, judge
-from models.work import End, Outcome, Work
-from stores import objects
-from stores.archive import LogArchives
-from stores.closings import Closings
-from stores.logs import PostgresLogStore
-from stores.patience import Patience
+from reprieve.api import desks
+from reprieve.models.errors import LogUnavailable
+from reprieve.models.health import ailments
+from reprieve.models.liveness import Timing
+from reprieve.models.reaping import Judgement, Watch, judge
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores import objects
+from reprieve.stores.archive import LogArchives
+from reprieve.stores.closings import Closings
+from reprieve.stores.logs import PostgresLogStore
+from reprieve.stores.patience import Patience
+from reprieve.workers import reporting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log
+from reprieve.workers.explaining import explain
+from reprieve.workers.finish import finish
+from reprieve.workers.sweep import sweep
 from tests.api.conftest import Served
 from tests.support import sse
 from tests.support.object_store import ObjectStore, object_store
@@ -33,12 +39,6 @@ from tests.support.remote import remote_with_token
 from tests.support.rows import age, chunk, expire_key, ingest, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
 from tests.unit.test_reaping import NOW, TIMING, suspect
-from workers import reporting
-from workers.bootstrap import Services
-from workers.closing import close_log
-from workers.explaining import explain
-from workers.finish import finish
-from workers.reaper import sweep
 
 READERS = 60
 #: Seconds within which whoever gives a sign of life is answered, on a slow and busy machine.

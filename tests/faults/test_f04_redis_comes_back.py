@@ -8,13 +8,13 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
 from tests.conftest import Servers, StartWorker
 from tests.faults.helpers_abf import enqueueing
 from tests.support.processes import Process
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
-from workers.app import app
-from workers.bootstrap import Services
 
 KillAndRestart = Callable[[Process], None]
 

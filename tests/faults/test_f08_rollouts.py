@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from adapters import shipper as module
-from adapters.shipper import LogShipper
-from models.chunks import MESSAGE_VERSION, Block, encode_message
-from models.errors import InvalidMessage
-from models.work import Work
+from reprieve.adapters import shipper as module
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.chunks import MESSAGE_VERSION, Block, encode_message
+from reprieve.models.errors import InvalidMessage
+from reprieve.models.work import Work
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
 from tests.support.processes import Process
 from tests.support.rows import running
 from tests.support.waiting import eventually
-from workers import logs
-from workers.app import app
-from workers.bootstrap import Services
-from workers.context import RunContext
 
 SECRET = b"hunter2 in the log"
 
@@ -59,10 +59,10 @@ def test_f08_a_new_producer_sends_again_until_a_new_worker_is_there(
         message = encode_message(blocks)
         if len(refused) < 3:
             with pytest.raises(InvalidMessage):
-                logs.ingest_task(message | {"version": 99})
+                ingesting.ingest_task(message | {"version": 99})
             refused.append(message)
         else:
-            logs.ingest_task(message)
+            ingesting.ingest_task(message)
 
     work = running(services)
     shipper = LogShipper(services.settings.spool_dir, publish, services.logs.stored)

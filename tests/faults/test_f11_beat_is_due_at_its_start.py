@@ -10,10 +10,10 @@ from celery import Celery
 from celery.beat import Scheduler
 from celery.schedules import crontab
 
-from models.liveness import Timing
+from reprieve.models.liveness import Timing
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.pulse import be_due
 from tests.support.processes import Process, celery, spawn
-from workers.bootstrap import Services
-from workers.pulse import be_due
 
 SWEEP = "Sending due task reaper.sweep"
 EXPIRE = "Sending due task logs.expire"
@@ -25,7 +25,7 @@ def life_of_beat(services: Services, environment: dict[str, str], tmp_path: Path
     started: list[Process] = []
 
     def start(*options: str) -> Process:
-        command = celery("-A", "workers", "beat", "-l", "INFO", "--pidfile=", *options)
+        command = celery("beat", "-l", "INFO", "--pidfile=", *options)
         real = environment | {"REPRIEVE_TIME_SCALE": "1"}
         started.append(spawn(f"beat-{len(started)}", command, real, tmp_path))
         return started[-1]
@@ -37,7 +37,7 @@ def life_of_beat(services: Services, environment: dict[str, str], tmp_path: Path
 
 def test_f11_each_life_of_beat_sends_every_entry_however_short_it_is(life_of_beat: Callable[..., Process]) -> None:
     for _ in range(3):
-        beat = life_of_beat("-S", "workers.pulse:Scheduler")
+        beat = life_of_beat("-S", "reprieve.workers.pulse:Scheduler")
         beat.wait_for(EXPIRE)
         beat.wait_for(SWEEP)
         beat.kill()

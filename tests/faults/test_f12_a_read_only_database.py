@@ -8,18 +8,18 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import InternalError
 from typer.testing import CliRunner
 
-from cli import doctor
-from cli.main import app, main
-from models.faults import is_unfit
-from models.health import READ_ONLY
-from stores.database import Database
+from reprieve.cli import doctor
+from reprieve.cli.main import app, main
+from reprieve.models.faults import is_unfit
+from reprieve.models.health import READ_ONLY
+from reprieve.stores.database import Database
+from reprieve.workers.bootstrap import Services
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
 from tests.support.http import calling
 from tests.support.processes import processes_of
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
 
 OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

@@ -10,12 +10,12 @@ from uuid import UUID
 
 import pytest
 
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
-from stores.migrate import migrate
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.migrate import migrate
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
 from tests.support.processes import READY, Process, celery, processes_of, spawn
 from tests.support.waiting import answers, eventually
-from workers.app import app
-from workers.bootstrap import Services
 
 #: More than the 100 after which Celery gives up.
 TRIES = 130
@@ -38,7 +38,7 @@ def begin(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
     with ExitStack() as ending:
 
         def start(name: str, *arguments: str) -> Process:
-            process = spawn(name, celery("-A", "tests.support.impatient", *arguments), environment, tmp_path)
+            process = spawn(name, celery(*arguments), environment, tmp_path, application="tests.support.impatient")
             ending.callback(process.stop)
             return process
 
@@ -46,7 +46,7 @@ def begin(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
 
 
 WORKER = ("worker", "-Q", "runs,logs,control", "-P", "threads", "-c", "8", "-l", "INFO", "--without-mingle")
-BEAT = ("beat", "-S", "workers.pulse:Scheduler", "-l", "INFO", "--pidfile=")
+BEAT = ("beat", "-S", "reprieve.workers.pulse:Scheduler", "-l", "INFO", "--pidfile=")
 
 
 def refused(process: Process, since: int = 0) -> None:
@@ -61,7 +61,7 @@ def refused(process: Process, since: int = 0) -> None:
 
 def ask_for(environment: dict[str, str], *command: str) -> UUID:
     """As a service does that has this broker."""
-    reprieve = [sys.executable, "-c", "from cli.main import main; main()", "run", "--", *command]
+    reprieve = [sys.executable, "-c", "from reprieve.cli.main import main; main()", "run", "--", *command]
     done = subprocess.run(reprieve, env={**os.environ, **environment}, check=True, capture_output=True, text=True)
     return UUID(done.stdout.strip())
 
@@ -134,7 +134,9 @@ def test_f13_the_api_waits_for_a_database_that_is_away_as_it_starts(
         postgres.stop()
         address = "127.0.0.1:18437"
         of_api = {**environment, "REPRIEVE_DATABASE_URL": postgres.url, "REPRIEVE_API_ADDRESS": address}
-        api = spawn("api", [sys.executable, "-c", "from cli.main import main; main()", "api"], of_api, tmp_path)
+        api = spawn(
+            "api", [sys.executable, "-c", "from reprieve.cli.main import main; main()", "api"], of_api, tmp_path
+        )
         ending.callback(api.stop)
         api.wait_for("The API waits for the database")
         postgres.start()

@@ -17,17 +17,17 @@ import yaml
 from redis import Redis
 from sqlalchemy import make_url, text
 
-from models.errors import SettingsError
-from stores.cache import connect
-from stores.database import Database
-from stores.embedded.address import choose_port
-from stores.embedded.redis import find_program
-from stores.urls import Url
+from reprieve.models.errors import SettingsError
+from reprieve.stores.cache import connect
+from reprieve.stores.database import Database
+from reprieve.stores.embedded.address import choose_port
+from reprieve.stores.embedded.redis import find_program
+from reprieve.stores.urls import Url
+from reprieve.workers import broker
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.settings import Settings, load_settings
 from tests.conftest import Servers, StartWorker
 from tests.support.processes import Process, spawn
-from workers import broker
-from workers.bootstrap import Services
-from workers.settings import Settings, load_settings
 
 PASSWORDS = [
     "Xk/v0+Qa9/Zp3w==",

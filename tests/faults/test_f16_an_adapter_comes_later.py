@@ -6,16 +6,16 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner
 
-from adapters import registry
-from adapters.registry import Adapters
-from cli.main import app
-from models.queueing import LONGEST_GAP, PASSED_ON, passed_on_in
+from reprieve.adapters import registry
+from reprieve.adapters.registry import Adapters
+from reprieve.cli.main import app
+from reprieve.models.queueing import LONGEST_GAP, PASSED_ON, passed_on_in
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.hints import send_execute
 from tests.conftest import StartWorker
 from tests.support.odd_worker import OddInside, Unbuildable
 from tests.support.rows import age, kinds, new_run, running, status_of
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
-from workers.enqueue import send_execute
 
 ODD = {"ODD_WORKER": "1"}
 OLD = ODD | {"ODD_WORKER_WITHOUT": "odd-inside"}

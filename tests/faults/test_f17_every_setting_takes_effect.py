@@ -12,18 +12,18 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import text
 
-from cli.listening import refuse_taken
-from models.errors import SettingsError
-from stores.database import Database
-from stores.embedded.address import choose_port
-from stores.migrate import current_revision, head_revision, migrate
-from stores.partitions import keep_partitions
-from stores.urls import Url
+from reprieve.cli.listening import refuse_taken
+from reprieve.models.errors import SettingsError
+from reprieve.stores.database import Database
+from reprieve.stores.embedded.address import choose_port
+from reprieve.stores.migrate import current_revision, head_revision, migrate
+from reprieve.stores.partitions import keep_partitions
+from reprieve.stores.urls import Url
+from reprieve.workers import bootstrap
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.enqueue import enqueue_run
+from reprieve.workers.settings import Settings, load_settings, unknown_names
 from tests.conftest import Servers
-from workers import bootstrap
-from workers.bootstrap import Services
-from workers.enqueue import enqueue_run
-from workers.settings import Settings, load_settings, unknown_names
 
 REPRIEVE = str(Path(sys.executable).parent / "reprieve")
 

@@ -13,19 +13,19 @@ import psutil
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from models.liveness import Timing
-from stores.addresses import read_addresses, write_addresses
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
-from stores.embedded.address import choose_port
-from stores.urls import Url
+from reprieve.models.liveness import Timing
+from reprieve.stores.addresses import read_addresses, write_addresses
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.embedded.address import choose_port
+from reprieve.stores.urls import Url
+from reprieve.workers import bootstrap
+from reprieve.workers.bootstrap import Services, fleet_services, resolve_settings
+from reprieve.workers.settings import load_settings
 from tests.conftest import Servers
 from tests.support.processes import Process, spawn
 from tests.support.remote import remote_with_token
 from tests.support.rows import status_of, watch_for
 from tests.support.waiting import eventually
-from workers import bootstrap
-from workers.bootstrap import Services, fleet_services, resolve_settings
-from workers.settings import load_settings
 
 REPRIEVE = str(Path(sys.executable).parent / "reprieve")
 LINES = 40

@@ -12,24 +12,24 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url, text
 
-from models.closing import Closing
-from models.errors import LeaseLost
-from models.health import ailments
-from models.liveness import SWEEP_INTERVAL, SWEEP_LEASE, Timing
-from models.work import End, Outcome, Work
-from stores.database import SERVER_KEEPALIVES, SERVER_UNANSWERED_TIMEOUT_MS, Database
-from stores.embedded import EmbeddedPostgres, postgres
-from stores.leases import Leases
-from stores.migrate import migrate
+from reprieve.models.closing import Closing
+from reprieve.models.errors import LeaseLost
+from reprieve.models.health import ailments
+from reprieve.models.liveness import SWEEP_INTERVAL, SWEEP_LEASE, Timing
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.database import SERVER_KEEPALIVES, SERVER_UNANSWERED_TIMEOUT_MS, Database
+from reprieve.stores.embedded import EmbeddedPostgres, postgres
+from reprieve.stores.leases import Leases
+from reprieve.stores.migrate import migrate
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import CLOSE_LEASE, close_log
+from reprieve.workers.finish import finish
+from reprieve.workers.sweep import sweep
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import interrupted, last_completed_at, lengthen_watch
 from tests.support import network
 from tests.support.rows import age, chunk, ingest, kinds, running, watch_for
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
-from workers.closing import CLOSE_LEASE, close_log
-from workers.finish import finish
-from workers.reaper import sweep
 
 LENGTH = timedelta(seconds=60)
 
@@ -259,8 +259,8 @@ def test_f18_on_a_link_with_seconds_of_latency_a_connection_can_still_be_made(se
 #: What runs on the host that is cut off: it is in the middle of a sweep, and of a transaction.
 CUT_OFF = """
 import sys, time
-from stores import database
-from stores.leases import Leases
+from reprieve.stores import database
+from reprieve.stores.leases import Leases
 from sqlalchemy import text
 from datetime import timedelta
 database.SERVER_OPTIONS.update(tcp_keepalives_idle=1, tcp_keepalives_interval=1, tcp_keepalives_count=2,

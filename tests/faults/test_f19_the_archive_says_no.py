@@ -15,23 +15,23 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from cli import doctor
-from cli.main import app
-from models.errors import LogUnavailable, SettingsError
-from models.work import End, Outcome, Work
-from stores import objects
-from stores.archive import LogArchives
-from stores.closings import Closings
-from stores.logs import PostgresLogStore
+from reprieve.cli import doctor
+from reprieve.cli.main import app
+from reprieve.models.errors import LogUnavailable, SettingsError
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores import objects
+from reprieve.stores.archive import LogArchives
+from reprieve.stores.closings import Closings
+from reprieve.stores.logs import PostgresLogStore
+from reprieve.workers import bootstrap
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_owed, close_task, expire_logs
+from reprieve.workers.explaining import explain
+from reprieve.workers.finish import finish
+from reprieve.workers.settings import load_settings
 from tests.support.http import calling
 from tests.support.object_store import MISSING, ObjectStore, object_store
 from tests.support.rows import chunk, in_process, ingest, running
-from workers import bootstrap
-from workers.bootstrap import Services
-from workers.closing import close_owed, close_task, expire_logs
-from workers.explaining import explain
-from workers.finish import finish
-from workers.settings import load_settings
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_f19_doctor_makes_no_folder_and_finds_one_that_takes_nothing(services: S
 def test_f19_doctor_finds_a_folder_that_its_user_may_not_write_to() -> None:
     code = (
         "import os, sys\n"
-        "from stores.objects import Objects\n"
+        "from reprieve.stores.objects import Objects\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "try: Objects(sys.argv[1]).probe()\n"
         "except Exception as error: print(type(error).__name__, error)\n"

@@ -13,10 +13,13 @@ import pytest
 import time_machine
 from sqlalchemy import text
 
-from models.liveness import WINDOW, Timing
-from models.status import Proof
-from stores.leases import Lease
-from stores.sweeps import SWEEP
+from reprieve.models.liveness import WINDOW, Timing
+from reprieve.models.status import Proof
+from reprieve.stores.leases import Lease
+from reprieve.stores.sweeps import SWEEP
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.refresh import give_proof
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import (
     BROKEN_WORKER,
     CLOCK_SHIFT,
@@ -33,9 +36,6 @@ from tests.faults.helpers_abf import (
 from tests.support.processes import READY, Process
 from tests.support.rows import age, chunk, in_process, ingest, kinds, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
-from workers.proof import give_proof
-from workers.reaper import sweep
 
 # -- F03
 

@@ -13,12 +13,12 @@ from prometheus_client import REGISTRY
 from redis import Redis
 from sqlalchemy import text
 
-from models.health import ailments
+from reprieve.models.health import ailments
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.support.processes import Process
 from tests.support.rows import age, chunk, in_process, ingest, running, watch_for
 from tests.support.waiting import eventually
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 StartWorker = Callable[..., Process]
 
@@ -39,7 +39,7 @@ def completed(services: Services, seconds_ago: float) -> None:
 
 def health(environment: dict[str, str]) -> tuple[int, dict[str, Any]]:
     """What `reprieve health` says to a program, at the real timings."""
-    code = "import sys; sys.argv = ['reprieve', 'health', '--json']; from cli.main import main; main()"
+    code = "import sys; sys.argv = ['reprieve', 'health', '--json']; from reprieve.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment, "REPRIEVE_TIME_SCALE": "1"},
@@ -71,7 +71,7 @@ def test_f01_a_sweep_that_does_not_come_to_its_end_is_not_completed(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     completed(services, 200)
-    monkeypatch.setattr("workers.reaper._resend", lambda services: 1 / 0)
+    monkeypatch.setattr("reprieve.workers.sweep._resend", lambda services: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sweep(services, by_hand=True)
     assert len(reasons(services)) == 1

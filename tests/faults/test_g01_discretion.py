@@ -14,13 +14,13 @@ import pytest
 from kombu import Queue
 from redis import Redis
 
-from models.chunks import blocks_of, encode_message
+from reprieve.models.chunks import blocks_of, encode_message
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.discretion import Discretion, size_of
 from tests.support.processes import READY, Process, celery, spawn
 from tests.support.rows import chunk, running
 from tests.support.waiting import eventually
-from workers.app import app
-from workers.bootstrap import Services
-from workers.discretion import Discretion, size_of
 
 SECRET = "hunter2 in the log"
 QUEUE = "logs"
@@ -105,7 +105,7 @@ def test_g01_a_worker_that_tells_all_it_does_tells_nothing_of_a_log_message(
     services: Services, environment: dict[str, str], tmp_path: Path
 ) -> None:
     work = running(services)
-    command = celery("-A", "workers", "worker", "-Q", QUEUE, "-P", "threads", "-n", "telling@test", "-l", "DEBUG")
+    command = celery("worker", "-Q", QUEUE, "-P", "threads", "-n", "telling@test", "-l", "DEBUG")
     worker = spawn("telling", command, environment, tmp_path)
     try:
         worker.wait_for(READY)

@@ -12,20 +12,20 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from adapters.detached import DetachedAdapter
-from adapters.process import ProcessAdapter
-from adapters.protocol import Adapter
-from adapters.secrets import MAX_FILE_BYTES
-from models.errors import InvalidRequest
-from models.rows import Row
-from models.status import ErrorCode
-from models.work import Outcome, Work
+from reprieve import enqueue_run
+from reprieve.adapters.detached import DetachedAdapter
+from reprieve.adapters.process import ProcessAdapter
+from reprieve.adapters.protocol import Adapter
+from reprieve.adapters.secrets import MAX_FILE_BYTES
+from reprieve.models.errors import InvalidRequest
+from reprieve.models.rows import Row
+from reprieve.models.status import ErrorCode
+from reprieve.models.work import Outcome, Work
+from reprieve.workers.bootstrap import Services
 from tests.contract.contexts import RecordingContext, following, work
 from tests.support.processes import Process
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
 
 SECRET = "hunter2-of-the-fleet"
 HALF, REST = SECRET[:8], SECRET[8:]

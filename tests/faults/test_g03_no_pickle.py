@@ -8,12 +8,12 @@ from uuid import uuid4
 from kombu import Queue
 from redis import Redis
 
+from reprieve import enqueue_run
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
 from tests.support.processes import Process
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.app import app
-from workers.bootstrap import Services
 
 TASKS = {"runs": "runs.execute", "logs": "logs.ingest", "control": "reaper.sweep"}
 

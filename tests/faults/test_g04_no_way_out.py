@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-import workers.runs
-from adapters import host
-from adapters.detached import DetachedAdapter
-from models.errors import OutsideRoot, RunNotFound, UnknownAdapter
-from models.paths import inside
-from models.status import Probe
+from reprieve import cancel_run, enqueue_run
+from reprieve.adapters import host
+from reprieve.adapters.detached import DetachedAdapter
+from reprieve.models.errors import OutsideRoot, RunNotFound, UnknownAdapter
+from reprieve.models.paths import inside
+from reprieve.models.status import Probe
+from reprieve.workers import execute as executing
+from reprieve.workers.bootstrap import Services
 from tests.support.processes import sleeping_process
 from tests.support.rows import new_run
-from workers import cancel_run, enqueue_run
-from workers.bootstrap import Services
 
 OUTSIDE = ["..", "../other", "run/../../other", "/etc", "/", ".", "", "run/..", "./."]
 FORGED_IDS = [
@@ -72,7 +72,7 @@ def test_g04_what_is_no_id_is_no_run(services: Services, forged: str) -> None:
 @pytest.mark.parametrize("forged", ["../..", "/etc/passwd", "0", ""])
 def test_g04_a_message_with_a_forged_id_starts_nothing(services: Services, forged: str) -> None:
     with pytest.raises(ValueError, match="UUID"):
-        workers.runs.execute_task(forged)
+        executing.execute_task(forged)
 
 
 @pytest.mark.parametrize("forged", ["../../adapters", "/etc", "process/..", ""])

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from reprieve.workers.bootstrap import Services
 from tests.support.flower import COMMAND, PASSWORD, Flower, running_flower
-from workers.bootstrap import Services
 
 PAGES = ["/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length"]
 CONTROLS = ["/api/worker/shutdown/any", "/api/task/revoke/any", "/api/task/apply/reaper.sweep"]

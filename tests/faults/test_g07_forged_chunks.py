@@ -7,15 +7,15 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
-from models.errors import InvalidRequest, TokenRefused
-from models.status import Proof
-from models.work import Work
-from stores.throttle import proof_key
+from reprieve.models.errors import InvalidRequest, TokenRefused
+from reprieve.models.status import Proof
+from reprieve.models.work import Work
+from reprieve.stores.throttle import proof_key
+from reprieve.workers import reporting
+from reprieve.workers.bootstrap import Services
 from tests.faults.helpers_cdeg import image
 from tests.support.remote import lines, remote_with_token
 from tests.support.rows import age, in_process, updated_at
-from workers import reporting
-from workers.bootstrap import Services
 
 Report = Callable[[Services, Work, object], Any]
 

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from api.app import create_app
-from cli.serve import serve
-from models.access import Caller, Scope
-from models.errors import SettingsError
-from stores.embedded.address import choose_port
-from stores.tokens import OWN_TOKEN, make_own_token, own_token
+from reprieve.api.app import create_app
+from reprieve.cli.serve import serve
+from reprieve.models.access import Caller, Scope
+from reprieve.models.errors import SettingsError
+from reprieve.stores.embedded.address import choose_port
+from reprieve.stores.tokens import OWN_TOKEN, make_own_token, own_token
+from reprieve.workers.bootstrap import Services
 from tests.api.conftest import Served, served
 from tests.support.http import LOCAL, bearer, with_token
 from tests.support.processes import Process, spawn
 from tests.support.rows import new_run
 from tests.support.waiting import answers, eventually
-from workers.bootstrap import Services
 
 __all__ = ["served"]
 

@@ -8,13 +8,13 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.secrets import is_withheld
-from models.status import Status
+from reprieve import enqueue_run
+from reprieve.adapters.secrets import is_withheld
+from reprieve.models.status import Status
+from reprieve.workers.bootstrap import Services
 from tests.conftest import StartWorker
-from tests.support.processes import Process, celery, spawn
+from tests.support.processes import Process, beat, spawn
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
 
 ROOT = Path(__file__).parents[2]
 #: Other processes of these tests may run at the same time, and have their own.
@@ -56,18 +56,17 @@ def test_g10_a_run_finds_no_secret_in_any_environment_or_command_line(
     adapter: str,
 ) -> None:
     start_worker(extra=SECRETS)
-    command = celery("-A", "workers", "beat", "-S", "workers.pulse:Scheduler", "-l", "INFO", "--pidfile=")
-    beat = spawn("beat", command, environment | SECRETS, tmp_path)
+    one = spawn("beat", beat(), environment | SECRETS, tmp_path)
     try:
-        beat.wait_for("beat: Starting")
+        one.wait_for("beat: Starting")
         run = enqueue_run(adapter, {"command": ["sh", "-c", LOOK]})
         eventually(lambda: Status(services.runs.get(run.id).status).is_final, timeout=60)
         said = eventually(lambda: _log(services, run) if services.closings.state(run.id, 1) else "")
     finally:
-        beat.stop()
+        one.stop()
     ours = {f"/proc/{os.getpid()}"}  # The test has its servers' addresses for its own.
     seen = "\n".join(line for line in said.splitlines() if line.split(" ")[0] not in ours)
-    assert f"/proc/{beat.pid} " in said
+    assert f"/proc/{one.pid} " in said
     assert "REPRIEVE_RUN_ID" in said
     assert [word for word in _words(services) if word in seen] == []
 
@@ -89,7 +88,7 @@ def test_g10_a_worker_works_with_what_it_has_hidden_and_shows_what_it_is_known_b
 #: Another user than root, who may see everything; dumpable as what that user starts is.
 AS_NOBODY = """
 import ctypes, os, sys
-from workers.secrecy import conceal
+from reprieve.workers.secrecy import conceal
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
@@ -130,7 +129,7 @@ def test_g10_the_process_that_gives_all_roles_their_secrets_shows_none(tmp_path:
         f"[supervisord]\nnodaemon=true\nlogfile={tmp_path}/log\npidfile={tmp_path}/pid\n"
         f"[program:one]\ncommand={sleeper}\nstartsecs=1\n"
     )
-    command = [sys.executable, "-P", "-m", "cli.supervise", "-c", str(configuration)]
+    command = [sys.executable, "-P", "-m", "reprieve.cli.supervise", "-c", str(configuration)]
     supervisor: Process = spawn("supervisor", command, SECRETS, tmp_path)
     try:
         eventually(lambda: "entered RUNNING state" in supervisor.output, what=lambda: supervisor.output)
@@ -158,7 +157,9 @@ def test_g10_what_is_the_workers_own_is_not_inherited(variable: str, withheld: b
 
 
 def test_g10_hiding_may_be_done_twice_and_loses_no_value() -> None:
-    script = "import os; from workers.secrecy import conceal; conceal(); conceal(); print(os.environ['PGPASSWORD'])"
+    script = (
+        "import os; from reprieve.workers.secrecy import conceal; conceal(); conceal(); print(os.environ['PGPASSWORD'])"
+    )
     reader = "; print(os.popen('echo $PGPASSWORD').read())"
     done = subprocess.run(
         [sys.executable, "-c", script + reader], env={**os.environ, "PGPASSWORD": "ü-word"}, capture_output=True

@@ -16,18 +16,18 @@ from rich.cells import cell_len
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from cli import render
-from cli.main import app, main
-from models.access import Scope
-from models.errors import ReprieveError
-from models.status import EventKind, Status
-from models.text import shown
-from models.work import End, Outcome
+from reprieve import enqueue_run
+from reprieve.cli import render
+from reprieve.cli.main import app, main
+from reprieve.models.access import Scope
+from reprieve.models.errors import ReprieveError
+from reprieve.models.status import EventKind, Status
+from reprieve.models.text import shown
+from reprieve.models.work import End, Outcome
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
+from reprieve.workers.journal import Lines
 from tests.support.rows import running
-from workers import enqueue_run
-from workers.bootstrap import Services
-from workers.finish import finish
-from workers.journal import Lines
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,7 +156,7 @@ def test_g11_an_error_that_quotes_others_is_one_line(
     def fail(*_: Any) -> None:
         raise ReprieveError(f"It said: {HOSTILE[name]}")
 
-    monkeypatch.setattr("cli.main.services", fail)
+    monkeypatch.setattr("reprieve.cli.main.services", fail)
     monkeypatch.setattr(sys, "argv", ["reprieve", "ps"])
     with pytest.raises(SystemExit) as ended:
         main()

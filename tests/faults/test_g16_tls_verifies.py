@@ -15,16 +15,16 @@ from redis.exceptions import RedisError
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from stores.cache import connect
-from stores.database import Database
-from stores.embedded.address import choose_port
+from reprieve.stores.cache import connect
+from reprieve.stores.database import Database
+from reprieve.stores.embedded.address import choose_port
+from reprieve.workers import broker
+from reprieve.workers.settings import Settings
 from tests.conftest import Servers
 from tests.servers.conftest import answers, redis_process
 from tests.support.processes import Process
 from tests.support.tls import Certificate, tls_before
 from tests.support.waiting import eventually
-from workers import broker
-from workers.settings import Settings
 
 #: Makes a URL of what its query asks of TLS.
 Address = Callable[[str], str]

@@ -1,9 +1,9 @@
 """A run's whole way through a real worker."""
 
+from reprieve import cancel_run, enqueue_run
+from reprieve.workers.bootstrap import Services
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run
-from workers.bootstrap import Services
 
 
 def test_a_command_runs_and_its_output_is_stored_byte_for_byte(services: Services, start_worker) -> None:

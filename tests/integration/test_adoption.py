@@ -10,21 +10,21 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from models.errors import Released
-from models.reaping import Judgement
-from models.status import EventKind, Probe
-from models.work import Token, Work
-from stores.runs import Standing
+from reprieve import cancel_run, enqueue_run
+from reprieve.models.errors import Released
+from reprieve.models.reaping import Judgement
+from reprieve.models.status import EventKind, Probe
+from reprieve.models.work import Token, Work
+from reprieve.stores.runs import Standing
+from reprieve.workers import sweep as module
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.supervisor import Supervisor
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import all_at_once, direct_shipper
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of
 from tests.support.rows import age, chunk, in_process, ingest, kinds, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run
-from workers import reaper as module
-from workers.bootstrap import Services
-from workers.reaper import sweep
-from workers.supervisor import Supervisor
 
 StartWorker = Callable[..., Process]
 

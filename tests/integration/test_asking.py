@@ -11,17 +11,17 @@ from uuid import UUID
 
 import pytest
 
-from adapters import registry
-from adapters.command import CommandConfig
-from models.status import Probe
-from models.work import Outcome, Token, Work
+from reprieve.adapters import registry
+from reprieve.adapters.command import CommandConfig
+from reprieve.models.status import Probe
+from reprieve.models.work import Outcome, Token, Work
+from reprieve.workers import asking
+from reprieve.workers.asking import answer_questions, ask
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.identity import Identity
 from tests.support.nodes import a_node
 from tests.support.rows import running
 from tests.support.waiting import eventually
-from workers import asking
-from workers.asking import answer_questions, ask
-from workers.bootstrap import Services
-from workers.identity import Identity
 
 Say = Callable[[Sequence[dict[str, Any]]], list[Probe]]
 

@@ -22,24 +22,25 @@ import pytest
 import zstandard
 from sqlalchemy import event, text
 
-from models import closing as form
-from models.chunks import Block, Chunk, blocks_of
-from models.closing import Closing
-from models.errors import LogUnavailable
-from models.work import End, Outcome, Work
-from stores.archive import LogArchives
-from stores.closings import Closings
-from stores.following import LogFollower
-from stores.logs import PostgresLogStore
-from stores.partitions import DAYS_AHEAD, first_id, keep_partitions
+from reprieve import enqueue_run
+from reprieve.models import closing as form
+from reprieve.models.chunks import Block, Chunk, blocks_of
+from reprieve.models.closing import Closing
+from reprieve.models.errors import LogUnavailable
+from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.archive import LogArchives
+from reprieve.stores.closings import Closings
+from reprieve.stores.following import LogFollower
+from reprieve.stores.logs import PostgresLogStore
+from reprieve.stores.partitions import DAYS_AHEAD, first_id, keep_partitions
+from reprieve.workers import closing as module
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log, expire_logs, send_owed
+from reprieve.workers.finish import finish
+from reprieve.workers.sweep import sweep
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
-from workers import closing as module
-from workers import enqueue_run, logs
-from workers.bootstrap import Services
-from workers.closing import close_log, expire_logs, send_owed
-from workers.finish import finish
-from workers.reaper import sweep
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_an_archive_in_a_folder_outlives_a_power_cut_before_it_is_recorded(
         synced[os.fstat(descriptor).st_ino] = services.archives.find(work.run_id, 1) is None
         fsync(descriptor)
 
-    monkeypatch.setattr("stores.objects.os.fsync", noting)
+    monkeypatch.setattr("reprieve.stores.objects.os.fsync", noting)
     assert close_log(services, work.run_id, 1) is Closing.DONE
     archive = services.archives.find(work.run_id, 1)
     assert archive is not None
@@ -390,7 +391,7 @@ def test_the_logs_of_old_runs_are_removed_and_no_others(wired: Services) -> None
         assert close_log(wired, work.run_id, 1) is Closing.DONE
     ingest(wired, [chunk(old, 21)])
     for work in (old, young, going_on):
-        logs.ingest(wired, [Block(work.run_id, 1, 1, 30, 31, b"no block at all")])
+        ingesting.ingest(wired, [Block(work.run_id, 1, 1, 30, 31, b"no block at all")])
     obstore.put(wired.archives.objects.store, f"runs/{old.run_id}/1-left-by-a-crash.ndjson.zst", b"x")
     with wired.database.begin() as connection:
         for table, column in (("runs", "finished_at"), ("log_archives", "written_at")):

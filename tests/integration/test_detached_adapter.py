@@ -15,14 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
-from adapters import detached as module
-from adapters import host
-from adapters.detached import DetachedAdapter
-from adapters.protocol import Probing
-from models.errors import Released
-from models.process import ProcessIdentity
-from models.status import Probe
-from models.work import Outcome, Work
+from reprieve.adapters import detached as module
+from reprieve.adapters import host
+from reprieve.adapters.detached import DetachedAdapter
+from reprieve.adapters.protocol import Probing
+from reprieve.models.errors import Released
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.status import Probe
+from reprieve.models.work import Outcome, Work
 from tests.contract.contexts import Following, RecordingContext, following, work
 from tests.support.waiting import eventually
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 STARTER = """
 import json, sys
 from pathlib import Path
-from adapters.detached import DetachedAdapter
+from reprieve.adapters.detached import DetachedAdapter
 from tests.contract.contexts import RecordingContext, work
 
 class Telling(RecordingContext):
@@ -237,9 +237,9 @@ def test_a_command_on_a_terminal_outlives_its_worker_and_all_that_it_prints_is_i
 DYING = """
 import json, os, sys
 from pathlib import Path
-from adapters.detached import DetachedAdapter
+from reprieve.adapters.detached import DetachedAdapter
 from tests.contract.contexts import RecordingContext
-from models.work import Work
+from reprieve.models.work import Work
 from uuid import UUID
 
 class Dying(RecordingContext):

@@ -12,18 +12,18 @@ from redis import Redis
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
-from adapters import registry
-from cli import doctor
-from cli.main import app
-from models.access import Scope
-from stores.database import Database
-from stores.embedded.address import choose_port
-from stores.migrate import head_revision
+from reprieve.adapters import registry
+from reprieve.cli import doctor
+from reprieve.cli.main import app
+from reprieve.models.access import Scope
+from reprieve.stores.database import Database
+from reprieve.stores.embedded.address import choose_port
+from reprieve.stores.migrate import head_revision
+from reprieve.workers import bootstrap
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.conftest import StartWorker
 from tests.support.waiting import eventually
-from workers import bootstrap
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 
 def changed(services: Services, **changes: Any) -> Services:

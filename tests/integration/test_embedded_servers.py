@@ -18,11 +18,11 @@ import psycopg2
 import pytest
 import redis
 
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis, EmbeddedServerError
-from stores.embedded import home as home_module
-from stores.embedded import server as server_module
-from stores.embedded.address import Address
-from stores.embedded.process import wait_until
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis, EmbeddedServerError
+from reprieve.stores.embedded import home as home_module
+from reprieve.stores.embedded import server as server_module
+from reprieve.stores.embedded.address import Address
+from reprieve.stores.embedded.process import wait_until
 from tests.support.waiting import eventually
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 30.0
 STARTER = """
 import sys
 from pathlib import Path
-import stores.embedded
+import reprieve.stores.embedded
 server = getattr(stores.embedded, sys.argv[1])(Path(sys.argv[2]))
 server.start()
 print(server.pid, flush=True)
@@ -421,7 +421,7 @@ def test_an_initialisation_that_was_killed_half_way_is_begun_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr("stores.embedded.postgres._create_database", killed)
+        interrupted.setattr("reprieve.stores.embedded.postgres._create_database", killed)
         with pytest.raises(KeyboardInterrupt):
             postgres.start()
     postgres.start()

@@ -13,14 +13,15 @@ from celery import Celery
 from redis import Redis
 from sqlalchemy import text
 
-from models.errors import IdempotencyConflict, InvalidRequest, RunNotFound, UnknownAdapter
-from models.liveness import RESEND_DOUBLINGS
+from reprieve import cancel_run, enqueue_run
+from reprieve.models.errors import IdempotencyConflict, InvalidRequest, RunNotFound, UnknownAdapter
+from reprieve.models.liveness import RESEND_DOUBLINGS
+from reprieve.workers import hints
+from reprieve.workers.app import configuration
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.support.rows import age, in_process, kinds, new_run, pass_the_wait, running, status_of, watch_for
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run, hints
-from workers.app import configuration
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 TRUE = {"command": ["true"]}
 MINUTE = timedelta(seconds=60)

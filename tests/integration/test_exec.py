@@ -12,22 +12,22 @@ from uuid import UUID
 
 import pytest
 
-from adapters import registry
-from adapters.remote import RemoteAdapter
-from cli.exec import TOKEN_VARIABLE, ReportingContext
-from models.work import Work
+from reprieve import cancel_run
+from reprieve.adapters import registry
+from reprieve.adapters.remote import RemoteAdapter
+from reprieve.cli.exec import TOKEN_VARIABLE, ReportingContext
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.enqueue import enqueue_run
 from tests.faults.helpers_cdeg import reap
 from tests.support.processes import Process, processes_of
 from tests.support.remote import remote_with_token, waiting_with_token
 from tests.support.report_server import ReportServer, report_server
 from tests.support.rows import kinds, status_of
 from tests.support.waiting import eventually
-from workers import cancel_run
-from workers.bootstrap import Services
-from workers.enqueue import enqueue_run
 
 ROOT = Path(__file__).parents[2]
-REPRIEVE = [sys.executable, "-c", "from cli.main import main; main()"]
+REPRIEVE = [sys.executable, "-c", "from reprieve.cli.main import main; main()"]
 
 
 @dataclass
@@ -73,7 +73,7 @@ def start(server: ReportServer, tmp_path: Path) -> Iterator[Start]:
         folder = tmp_path / f"exec-{len(started)}"
         folder.mkdir()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("REPRIEVE_")}
-        environment |= {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", "TMPDIR": str(folder)}
+        environment |= {"NO_PROXY": "127.0.0.1", "TMPDIR": str(folder)}
         arguments = ["exec", "--run", str(run_id), "--server", server.url, *options, "--", *command]
         with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
             popen = subprocess.Popen(

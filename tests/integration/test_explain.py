@@ -7,17 +7,17 @@ from collections.abc import Callable
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from models.status import ErrorCode, EventKind, Probe
-from models.work import End, Outcome, Work
+from reprieve.cli.main import app
+from reprieve.models.status import ErrorCode, EventKind, Probe
+from reprieve.models.work import End, Outcome, Work
+from reprieve.workers import sweep as sweeping
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.finish import finish
+from reprieve.workers.following import follow_to_the_end
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.rows import age, chunk, in_process, ingest, kinds, running, status_of, watch_for
-from workers import reaper
-from workers.bootstrap import Services
-from workers.context import RunContext
-from workers.finish import finish
-from workers.following import follow_to_the_end
-from workers.reaper import sweep
 
 
 def told(*arguments: object) -> str:
@@ -32,7 +32,7 @@ def platform(monkeypatch: pytest.MonkeyPatch) -> Callable[[Probe | None], None]:
 
     def says(answer: Probe | None) -> None:
         answers = lambda services, tokens: {one.run_id: answer for one in tokens} if answer else {}  # noqa: E731
-        monkeypatch.setattr(reaper, "ask", answers)
+        monkeypatch.setattr(sweeping, "ask", answers)
 
     says(None)
     return says

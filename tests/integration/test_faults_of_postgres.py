@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from models.faults import Fault, fault_of, is_unfit, sqlstate_of
-from stores.database import Database
-from stores.embedded import EmbeddedPostgres
-from stores.embedded.address import choose_port
+from reprieve.models.faults import Fault, fault_of, is_unfit, sqlstate_of
+from reprieve.stores.database import Database
+from reprieve.stores.embedded import EmbeddedPostgres
+from reprieve.stores.embedded.address import choose_port
+from reprieve.workers.bootstrap import Services
 from tests.support.rows import running
-from workers.bootstrap import Services
 
 
 def raised(services: Services, statement: str, **values: Any) -> Exception:

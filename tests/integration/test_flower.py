@@ -7,14 +7,14 @@ from uuid import UUID
 
 import pytest
 
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
 from tests.support.flower import Flower, running_flower
 from tests.support.processes import processes_of
 from tests.support.rows import kinds, status_of
 from tests.support.waiting import eventually
-from workers.app import app
-from workers.bootstrap import Services
 
 SILENT = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
 SECRET = "hunter2-in-the-environment"

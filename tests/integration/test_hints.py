@@ -10,10 +10,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from models.chunks import Block, Chunk, blocks_of
-from models.work import Token
-from stores.cache import connect
-from stores.hints import (
+from reprieve.models.chunks import Block, Chunk, blocks_of
+from reprieve.models.work import Token
+from reprieve.stores.cache import connect
+from reprieve.stores.hints import (
     LIVE_EVENT_BYTES,
     LIVE_EVENTS_KEPT,
     LIVE_STREAM_LIFE,
@@ -24,8 +24,8 @@ from stores.hints import (
     live_key,
     stop_key,
 )
+from reprieve.workers.bootstrap import Services
 from tests.support.rows import chunk, ingest, running
-from workers.bootstrap import Services
 
 #: Nobody listens on this port.
 NOWHERE = "redis://127.0.0.1:1/0"

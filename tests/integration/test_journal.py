@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
+from reprieve import enqueue_run
+from reprieve.workers.bootstrap import Services
 from tests.support.processes import Process
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
-from workers import enqueue_run
-from workers.bootstrap import Services
 
 
 def lines_of(process: Process) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def test_every_line_about_a_run_names_it_and_its_attempt(services: Services, sta
     eventually(lambda: archived in about(run), timeout=40, what=lambda: worker.output)
     told = about(run)
     ended = told[f"Run {run} attempt 1: failed"]
-    assert (ended["attempt"], ended["level"], ended["logger"]) == (1, "INFO", "workers.finish")
+    assert (ended["attempt"], ended["level"], ended["logger"]) == (1, "INFO", "reprieve.workers.finish")
     assert told[archived]["attempt"] == 1
     assert any("succeeded in" in message and line["task"] == "runs.execute" for message, line in told.items())
     ours = [line for line in lines_of(worker) if line["logger"].startswith("workers.")]

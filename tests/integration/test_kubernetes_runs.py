@@ -8,12 +8,12 @@ from uuid import UUID
 
 import pytest
 
+from reprieve import cancel_run, enqueue_run
+from reprieve.workers.bootstrap import Services
 from tests.support.kubernetes_api import FakeCluster
 from tests.support.processes import Process
 from tests.support.rows import kinds, status_of
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run
-from workers.bootstrap import Services
 
 
 @pytest.fixture

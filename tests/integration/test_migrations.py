@@ -11,11 +11,11 @@ from sqlalchemy import Connection, create_engine, inspect, make_url, text
 from sqlalchemy.dialects.postgresql import BYTEA, JSON, JSONB
 from sqlalchemy.exc import IntegrityError
 
-from models.rows import Row
-from stores.database import Database
-from stores.migrate import current_revision, head_revision, is_current, migrate
+from reprieve.models.rows import Row
+from reprieve.stores.database import Database
+from reprieve.stores.migrate import current_revision, head_revision, is_current, migrate
+from reprieve.workers.bootstrap import Services
 from tests.support.rows import new_run
-from workers.bootstrap import Services
 
 #: Everything by which two databases may differ that Alembic does not look at: defaults, checks, keys, indexes, options.
 CATALOGUE = """

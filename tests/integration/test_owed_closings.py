@@ -6,14 +6,14 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from models.work import End, Outcome, Work
+from reprieve.models.work import End, Outcome, Work
+from reprieve.workers import closing as module
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_owed, send_owed
+from reprieve.workers.finish import finish
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
-from workers import closing as module
-from workers.app import app
-from workers.bootstrap import Services
-from workers.closing import close_owed, send_owed
-from workers.finish import finish
 
 
 @pytest.fixture

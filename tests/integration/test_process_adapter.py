@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from adapters import host
-from adapters import process as module
-from adapters.process import ProcessAdapter
-from models.work import Outcome, Work
+from reprieve.adapters import host
+from reprieve.adapters import process as module
+from reprieve.adapters.process import ProcessAdapter
+from reprieve.models.work import Outcome, Work
 from tests.contract.contexts import RecordingContext, following, work
 from tests.support.processes import processes_of
 from tests.support.waiting import eventually
@@ -26,7 +26,7 @@ SUCCESS = Outcome.of_exit(0)
 STARTER = """
 import sys
 from pathlib import Path
-from adapters.process import ProcessAdapter
+from reprieve.adapters.process import ProcessAdapter
 from tests.contract.contexts import RecordingContext, work
 
 class Telling(RecordingContext):

@@ -12,26 +12,27 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner
 
-from adapters import registry
-from adapters.process import ProcessAdapter
-from adapters.registry import find_adapter, validate_config
-from adapters.remote import RemoteAdapter
-from cli.main import app
-from models.chunks import MAX_CHUNK_BYTES
-from models.errors import InvalidRequest, Released, RunNotFound
-from models.status import Status
-from models.work import Outcome, Work
+from reprieve import cancel_run
+from reprieve.adapters import registry
+from reprieve.adapters.process import ProcessAdapter
+from reprieve.adapters.registry import find_adapter, validate_config
+from reprieve.adapters.remote import RemoteAdapter
+from reprieve.cli.main import app
+from reprieve.models.chunks import MAX_CHUNK_BYTES
+from reprieve.models.errors import InvalidRequest, Released, RunNotFound
+from reprieve.models.status import Status
+from reprieve.models.work import Outcome, Work
+from reprieve.workers import reporting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.following import follow_to_the_end
+from reprieve.workers.reporting import MAX_CHUNKS, MAX_REPORT_BYTES, append, finish, heartbeat
+from reprieve.workers.supervisor import Supervisor
 from tests.faults.helpers_cdeg import direct_shipper, image, reap
 from tests.support.nodes import a_node
 from tests.support.remote import lines, remote, remote_with_token, waiting_with_token
 from tests.support.rows import kinds, new_run, status_of
 from tests.support.waiting import eventually
-from workers import cancel_run, reporting
-from workers.bootstrap import Services
-from workers.context import RunContext
-from workers.following import follow_to_the_end
-from workers.reporting import MAX_CHUNKS, MAX_REPORT_BYTES, append, finish, heartbeat
-from workers.supervisor import Supervisor
 
 
 @pytest.fixture(autouse=True)

@@ -11,24 +11,24 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from adapters import host
-from adapters.shipper import LogShipper
-from models.liveness import Timing
-from models.process import ProcessIdentity
-from models.status import ErrorCode, Proof
-from models.work import End, Outcome, Token, Work
-from stores.cache import connect
-from stores.hints import StopSignals
-from stores.throttle import Throttle, proof_key
+from reprieve import cancel_run
+from reprieve.adapters import host
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.liveness import Timing
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.status import ErrorCode, Proof
+from reprieve.models.work import End, Outcome, Token, Work
+from reprieve.stores.cache import connect
+from reprieve.stores.hints import StopSignals
+from reprieve.stores.throttle import Throttle, proof_key
+from reprieve.workers import supervisor as module
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.finish import finish
+from reprieve.workers.supervisor import Supervisor
+from reprieve.workers.sweep import sweep
 from tests.support.rows import age, in_process, kinds, running, settle, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
-from workers import cancel_run
-from workers import supervisor as module
-from workers.bootstrap import Services
-from workers.context import RunContext
-from workers.finish import finish
-from workers.reaper import sweep
-from workers.supervisor import Supervisor
 
 Follow = Callable[[Work], RunContext]
 Spawn = Callable[..., ProcessIdentity]

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.support.rows import age, in_process, running, status_of, watch_for
-from workers.bootstrap import Services
-from workers.reaper import sweep
 
 AN_HOUR = timedelta(hours=1)
 

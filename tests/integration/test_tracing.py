@@ -9,14 +9,15 @@ from uuid import UUID
 
 import pytest
 
-from stores.runs import NewRun
+from reprieve import enqueue_run
+from reprieve.stores.runs import NewRun
+from reprieve.workers import tracing
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.hints import send_execute
 from tests.support.http import calling
 from tests.support.rows import age
 from tests.support.spans import Collector, collector
 from tests.support.waiting import eventually
-from workers import enqueue_run, tracing
-from workers.bootstrap import Services
-from workers.enqueue import send_execute
 
 #: A service's own place in a trace.
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -26,7 +27,8 @@ CALLER = f"00-{TRACE}-{SPAN}-01"
 SERVICE = """
 import sys
 from opentelemetry import propagate, trace
-from workers import enqueue_run, tracing
+from reprieve import enqueue_run
+from reprieve.workers import tracing
 tracing.set_up()
 place = propagate.extract({"traceparent": sys.argv[1]})
 with trace.get_tracer("service").start_as_current_span("POST /reports", place):
@@ -113,7 +115,8 @@ def test_the_api_takes_the_place_of_its_caller_and_without_a_collector_nothing_i
 
 def test_a_destination_without_the_extra_is_told_and_costs_nothing_else() -> None:
     hidden = (
-        "import sys; sys.modules['opentelemetry.sdk.resources'] = None; from workers import tracing; tracing.set_up()"
+        "import sys; sys.modules['opentelemetry.sdk.resources'] = None"
+        "; from reprieve.workers import tracing; tracing.set_up()"
     )
     env = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
     done = subprocess.run([sys.executable, "-c", hidden], env=env, capture_output=True, text=True, timeout=60)

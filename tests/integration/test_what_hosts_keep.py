@@ -6,20 +6,20 @@ from uuid import uuid4
 
 import pytest
 
-from adapters.detached import DetachedAdapter
-from adapters.protocol import Attempt
-from adapters.shipper import LogShipper
-from models.closing import KEPT_FOR, may_forget
-from models.sequences import SeqRanges
-from models.work import End, Outcome
+from reprieve import cancel_run, enqueue_run
+from reprieve.adapters.detached import DetachedAdapter
+from reprieve.adapters.protocol import Attempt
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.closing import KEPT_FOR, may_forget
+from reprieve.models.sequences import SeqRanges
+from reprieve.models.work import End, Outcome
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.closing import close_log
+from reprieve.workers.finish import finish
+from reprieve.workers.supervisor import Supervisor
 from tests.conftest import StartWorker
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
-from workers import cancel_run, enqueue_run
-from workers.bootstrap import Services
-from workers.closing import close_log
-from workers.finish import finish
-from workers.supervisor import Supervisor
 
 JUST_UNDER = KEPT_FOR - timedelta(seconds=1)
 

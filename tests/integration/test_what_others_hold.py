@@ -13,20 +13,20 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
-from models.chunks import blocks_of
-from models.faults import is_row_held
-from models.rows import RunAttempt
-from models.work import Work
-from stores.followers import Adoption
+from reprieve.models.chunks import blocks_of
+from reprieve.models.faults import is_row_held
+from reprieve.models.rows import RunAttempt
+from reprieve.models.work import Work
+from reprieve.stores.followers import Adoption
+from reprieve.workers import execute as executing
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.supervisor import Supervisor
+from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import impatient_services, locked
 from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.nodes import a_node
 from tests.support.rows import age, chunk, in_process, ingest, kinds, make_due, new_run, running, status_of, watch_for
-from workers import logs
-from workers import runs as executing
-from workers.bootstrap import Services
-from workers.reaper import sweep
-from workers.supervisor import Supervisor
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def test_work_whose_attempt_is_held_is_orphaned_by_the_next_sweep_and_the_others
 def test_work_whose_log_is_held_is_adopted_later_and_hides_nothing_that_can_be_adopted(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.supervisor.ADOPT_AT_ONCE", 1)
+    monkeypatch.setattr("reprieve.workers.supervisor.ADOPT_AT_ONCE", 1)
     works, begun = dispatched(services), list[UUID]()
 
     def begin(_: Supervisor, adoption: Adoption) -> None:
@@ -114,10 +114,10 @@ def test_a_log_that_is_held_keeps_no_output_of_others_that_came_with_it_from_bei
     message = [block for work in works for seq in (2, 3) for block in blocks_of([chunk(work, seq)])]
     with impatient_services(services) as impatient:
         with held(services, "attempt_logs", works[0].run_id), pytest.raises(Exception) as raised:
-            logs.ingest(impatient, message)
+            ingesting.ingest(impatient, message)
         assert is_row_held(raised.value)
         assert [services.logs.last_seq(work.run_id, 1) for work in works] == [1, 3, 3]
-        logs.ingest(impatient, message)
+        ingesting.ingest(impatient, message)
     assert [services.logs.last_seq(work.run_id, 1) for work in works] == [3, 3, 3]
 
 

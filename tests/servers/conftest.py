@@ -12,10 +12,10 @@ from redis import Redis, RedisError
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from stores.database import Database
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
-from stores.embedded.address import choose_port
-from stores.embedded.redis import find_program
+from reprieve.stores.database import Database
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.embedded.address import choose_port
+from reprieve.stores.embedded.redis import find_program
 from tests.support.processes import Process, spawn
 from tests.support.waiting import eventually
 

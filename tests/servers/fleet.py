@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import UUID
 
-from models.rows import Run
-from stores.database import Database
-from stores.runs import RunStore
+from reprieve.models.rows import Run
+from reprieve.stores.database import Database
+from reprieve.stores.runs import RunStore
 from tests.support.fleet import Workers
 from tests.support.waiting import eventually
 

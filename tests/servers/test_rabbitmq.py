@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from tests.servers.conftest import Rabbit
 from tests.servers.fleet import keeps_its_promises, prints_once, running_fleet, wrong
 

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pytest
 from redis import Redis
 
-from stores.embedded import EmbeddedPostgres
-from stores.embedded.address import choose_port
+from reprieve.stores.embedded import EmbeddedPostgres
+from reprieve.stores.embedded.address import choose_port
 from tests.servers.conftest import answers, program, redis_process
 from tests.servers.fleet import keeps_its_promises, prints_once, running_fleet, wrong
 from tests.support.processes import Process

@@ -14,18 +14,18 @@ from urllib.parse import quote, urlsplit
 from rich.console import Console
 from rich.table import Table
 
-from models.status import Status
-from stores.cache import connect
-from stores.migrate import migrate
+from reprieve.models.status import Status
+from reprieve.stores.cache import connect
+from reprieve.stores.migrate import migrate
+from reprieve.workers import bootstrap
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.settings import load_settings
 from tests.soak.account import Account, Lost, account
 from tests.soak.chaos import Chaos, tolerant
 from tests.soak.work import Source, unfinished
 from tests.support.fleet import Fleet
 from tests.support.object_store import object_store
 from tests.support.tls import Certificate, tls_before
-from workers import bootstrap
-from workers.bootstrap import Services
-from workers.settings import load_settings
 
 #: The size of the disk that the data folder is on, where one can be mounted: room for the spools of all workers.
 DISK = "2g"

@@ -8,12 +8,12 @@ from datetime import datetime
 from redis import Redis
 from sqlalchemy import text
 
-from models.rows import RunEvent
-from models.status import EventKind, Proof
+from reprieve.models.rows import RunEvent
+from reprieve.models.status import EventKind, Proof
+from reprieve.workers.bootstrap import Services
 from tests.soak.chaos import LONGEST_STALL
 from tests.soak.work import Started
 from tests.support.processes import processes_marked
-from workers.bootstrap import Services
 
 #: Seconds by which a reap may come later than the sweep that was due: a sweep takes a while on a busy machine.
 SLACK = 10.0

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from stores.cache import connect
+from reprieve.stores.cache import connect
 from tests.soak import hosts
 from tests.soak.hosts import FarHost
 from tests.soak.work import Source

@@ -44,7 +44,7 @@ class FarHost:
         self._made += 1
         name = f"far-{self._number}-{self._made}"
         options = ("-Q", "runs", "-P", "threads", "-c", "40", "-n", f"{name}@far", "-l", "INFO")
-        worker = celery("-A", "workers", "worker", "--without-gossip", "--without-mingle", *options)
+        worker = celery("worker", "--without-gossip", "--without-mingle", *options)
         container = [*UNSHARE, "sh", "-c", f'hostname {name} && exec "$@"', "sh", *worker]
         environment = {
             **self._fleet.environment,

@@ -8,8 +8,8 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from models.rows import Run
-from workers import cancel_run, enqueue_run
+from reprieve import cancel_run, enqueue_run
+from reprieve.models.rows import Run
 
 #: Prints numbered lines, so many a second, and ends as it is told: `exit N`, or `vanish`, killing its launcher. Holds
 #: the lock of its run while it does so: whoever finds it taken is a second copy, and says so in a file.

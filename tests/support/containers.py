@@ -41,7 +41,7 @@ class Containers:
         """A worker in a container of this host name on this data folder."""
         name = f"{host_name}-{len(self._started)}"
         options = ("-Q", queues, "-P", "threads", "-c", "8", "-n", f"{name}@container", "-l", "INFO")
-        worker = celery("-A", "workers", "worker", "--without-gossip", "--without-mingle", *options)
+        worker = celery("worker", "--without-gossip", "--without-mingle", *options)
         command = [*UNSHARE, "sh", "-c", f'hostname {host_name} && exec "$@"', "sh", *worker]
         environment = {**self._environment, "REPRIEVE_DATA_DIR": str(data), **more}
         process = spawn(name, command, environment, self._folder)

@@ -5,8 +5,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from stores.embedded import EmbeddedPostgres, EmbeddedRedis
-from tests.support.processes import READY, Process, celery, spawn
+from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from tests.support.processes import READY, Process, beat, celery, spawn
 
 Server = EmbeddedPostgres | EmbeddedRedis
 
@@ -15,7 +15,7 @@ class Workers:
     """Workers and beats with this environment, ended with `ending`; workers are of the application `application`."""
 
     def __init__(
-        self, folder: Path, ending: ExitStack, environment: dict[str, str], *, application: str = "workers"
+        self, folder: Path, ending: ExitStack, environment: dict[str, str], *, application: str = "reprieve.workers.app"
     ) -> None:
         self.folder = folder
         self.environment = environment
@@ -27,11 +27,11 @@ class Workers:
         """A worker of these queues, ready when this returns; its node is `{queues}-{number}@fleet`."""
         name = f"{queues.replace(',', '-')}-{len(self._started) + 1}"
         options = ("-Q", queues, "-P", "threads", "-c", str(concurrency), "-n", f"{name}@fleet", "-l", "INFO")
-        command = celery("-A", self._application, "worker", "--without-gossip", "--without-mingle", *options)
+        command = celery("worker", "--without-gossip", "--without-mingle", *options, application=self._application)
         return self._start(name, command, READY)
 
     def start_beat(self) -> Process:
-        command = celery("-A", "workers", "beat", "-S", "workers.pulse:Scheduler", "--pidfile=", "-l", "INFO")
+        command = beat()
         return self._start(f"beat-{len(self._started) + 1}", command, "beat: Starting")
 
     def _start(self, name: str, command: list[str], ready: str) -> Process:
@@ -55,7 +55,7 @@ class Fleet(Workers):
         ending: ExitStack,
         *,
         time_scale: int,
-        application: str = "workers",
+        application: str = "reprieve.workers.app",
         extra: dict[str, str] | None = None,
         disk: str | None = None,
     ) -> None:

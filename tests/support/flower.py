@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stores.embedded.address import choose_port
+from reprieve.stores.embedded.address import choose_port
 from tests.support.processes import Process, spawn
 from tests.support.waiting import eventually
 
-COMMAND = [sys.executable, "-W", "ignore", "-c", "from cli.main import main; main()", "flower"]
+COMMAND = [sys.executable, "-W", "ignore", "-c", "from reprieve.cli.main import main; main()", "flower"]
 PASSWORD = "open sesame"
 
 

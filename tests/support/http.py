@@ -7,9 +7,9 @@ from dataclasses import replace
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-from api.app import create_app
-from models.access import Scope
-from workers.bootstrap import Services
+from reprieve.api.app import create_app
+from reprieve.models.access import Scope
+from reprieve.workers.bootstrap import Services
 
 LOCAL = "http://127.0.0.1"
 TOKEN = "a-token-in-the-settings-of-a-test"

@@ -4,7 +4,7 @@ from typing import Any
 
 from kombu import connection
 
-from workers.app import app as app  # What Celery's `-A` looks for.
+from reprieve.workers.app import app as app  # What Celery's `-A` looks for.
 
 _retry_over_time = connection.retry_over_time
 

@@ -1,6 +1,6 @@
 """Nodes that tests speak of."""
 
-from models.nodes import Node
+from reprieve.models.nodes import Node
 
 
 def a_node(name: str, slot: str = "", namespace: str = "boot/pid:[1]") -> Node:

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from adapters import registry
-from models.status import ErrorCode, Probe
-from models.work import Outcome, Work
-from workers import app as app  # The application that Celery's `-A` looks for.
+from reprieve.adapters import registry
+from reprieve.models.status import ErrorCode, Probe
+from reprieve.models.work import Outcome, Work
+from reprieve.workers.app import app as app  # The application that Celery's `-A` looks for.
 
 #: A comma-separated list of the adapters that this worker has not.
 WITHOUT = "ODD_WORKER_WITHOUT"

@@ -13,8 +13,8 @@ from uuid import UUID
 
 import psutil
 
-from adapters import host
-from models.process import ProcessIdentity
+from reprieve.adapters import host
+from reprieve.models.process import ProcessIdentity
 from tests.support.waiting import eventually
 
 READY = " ready."
@@ -83,8 +83,17 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def celery(*arguments: str) -> list[str]:
-    return [sys.executable, "-W", "ignore", "-m", "celery", *arguments]
+#: Where Celery finds our app.
+APPLICATION = "reprieve.workers.app"
+
+
+def celery(*arguments: str, application: str = APPLICATION) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", "celery", "-A", application, *arguments]
+
+
+def beat(*options: str) -> list[str]:
+    """Beat as a deployment runs it."""
+    return celery("beat", "-S", "reprieve.workers.pulse:Scheduler", "-l", "INFO", "--pidfile=", *options)
 
 
 def processes_marked(name: str, value: str) -> list[psutil.Process]:

@@ -10,11 +10,11 @@ import sys
 import time
 from uuid import UUID
 
-from adapters.shipper import LogShipper
-from models.work import Work
-from workers.bootstrap import services
-from workers.context import RunContext
-from workers.logs import publish
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import services
+from reprieve.workers.context import RunContext
+from reprieve.workers.ingest import publish
 
 
 def main(run_id: str, epoch: str, lines: str, per_second: str = "0") -> None:

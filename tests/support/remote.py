@@ -3,9 +3,9 @@
 from base64 import b64encode
 from typing import Any
 
-from models.work import Work
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
 from tests.support.rows import new_run, running
-from workers.bootstrap import Services
 
 
 def remote(services: Services, **changes: Any) -> Work:

@@ -9,8 +9,8 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from api.app import create_app
-from workers.bootstrap import Services
+from reprieve.api.app import create_app
+from reprieve.workers.bootstrap import Services
 
 
 class ReportServer:

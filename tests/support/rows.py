@@ -8,14 +8,14 @@ from typing import Any
 from redis import Redis
 from sqlalchemy import text
 
-from models.chunks import Chunk, blocks_of
-from models.rows import Run
-from models.status import EventKind
-from models.work import Token, Work
-from stores.runs import NewRun
-from stores.throttle import proof_key
-from workers import logs
-from workers.bootstrap import Services
+from reprieve.models.chunks import Chunk, blocks_of
+from reprieve.models.rows import Run
+from reprieve.models.status import EventKind
+from reprieve.models.work import Token, Work
+from reprieve.stores.runs import NewRun
+from reprieve.stores.throttle import proof_key
+from reprieve.workers import ingest as ingesting
+from reprieve.workers.bootstrap import Services
 
 
 def new_run(services: Services, **changes: Any) -> Run:
@@ -117,7 +117,7 @@ def chunk(work: Work | Token, seq: int, data: bytes = b"line\n", *, attempt: int
 
 def ingest(services: Services, chunks: Sequence[Chunk]) -> dict[str, int]:
     """What the log workers do with a message of these chunks."""
-    return logs.ingest(services, blocks_of(chunks))
+    return ingesting.ingest(services, blocks_of(chunks))
 
 
 def expire_key(services: Services, redis: Redis, run_id: uuid.UUID) -> None:

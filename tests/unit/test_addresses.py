@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stores.addresses import forget_addresses, read_addresses, write_addresses
+from reprieve.stores.addresses import forget_addresses, read_addresses, write_addresses
 
 FILE = "addresses.json"
 

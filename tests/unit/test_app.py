@@ -5,8 +5,8 @@ import sys
 
 SCRIPT = """
 import os
-from models.errors import SettingsError
-from workers.app import app
+from reprieve.models.errors import SettingsError
+from reprieve.workers.app import app
 try:
     app.conf.broker_url
 except SettingsError as missing:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from beat_schedule import beat_schedule
-from models.liveness import Timing
+from reprieve.beat_schedule import beat_schedule
+from reprieve.models.liveness import Timing
 
 
 def leaves(value: Any) -> list[Any]:

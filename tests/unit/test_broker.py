@@ -3,9 +3,9 @@
 import pytest
 from celery import Celery
 
-from stores.cache import connect
-from stores.sentinel import SentinelAddress
-from workers.broker import VISIBILITY_TIMEOUT, configuration, to_ask
+from reprieve.stores.cache import connect
+from reprieve.stores.sentinel import SentinelAddress
+from reprieve.workers.broker import VISIBILITY_TIMEOUT, configuration, to_ask
 
 SENTINEL = "sentinel://:pass%2Fword@one:26379,two/3?master=main&sentinel_password=other"
 

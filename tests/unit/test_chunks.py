@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.chunks import (
+from reprieve.models.chunks import (
     COMPRESS_FROM,
     MAX_BLOCK_BYTES,
     MAX_CHUNK_BYTES,
@@ -29,8 +29,8 @@ from models.chunks import (
     encode_message,
     split_output,
 )
-from models.errors import InvalidBlock, InvalidChunk, InvalidMessage
-from models.sequences import MAX_SEQ, SeqRanges
+from reprieve.models.errors import InvalidBlock, InvalidChunk, InvalidMessage
+from reprieve.models.sequences import MAX_SEQ, SeqRanges
 
 RUN, OTHER_RUN = UUID(int=1), UUID(int=2)
 SECRET = "hunter2-the-payload"

@@ -14,20 +14,20 @@ import msgspec
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from adapters import spool as spool_module
-from adapters.host import identify
-from adapters.shipper import LogShipper
-from adapters.spool import SpooledLog
-from models.chunks import MAX_CHUNK_BYTES, Chunk
-from models.errors import InvalidChunk, Released, Superseded
-from models.process import ProcessIdentity
-from models.sequences import SeqRanges
-from models.status import Proof
-from models.work import Work
-from stores.logs import Resumed
+from reprieve.adapters import spool as spool_module
+from reprieve.adapters.host import identify
+from reprieve.adapters.shipper import LogShipper
+from reprieve.adapters.spool import SpooledLog
+from reprieve.models.chunks import MAX_CHUNK_BYTES, Chunk
+from reprieve.models.errors import InvalidChunk, Released, Superseded
+from reprieve.models.process import ProcessIdentity
+from reprieve.models.sequences import SeqRanges
+from reprieve.models.status import Proof
+from reprieve.models.work import Work
+from reprieve.stores.logs import Resumed
+from reprieve.workers.context import RunContext
 from tests.support.nodes import a_node
 from tests.support.waiting import eventually
-from workers.context import RunContext
 
 RUN = UUID(int=1)
 

@@ -9,8 +9,8 @@ import redis
 from kombu.exceptions import OperationalError as BrokerAway
 from sqlalchemy import exc
 
-from models.errors import InvalidBlock
-from models.faults import (
+from reprieve.models.errors import InvalidBlock
+from reprieve.models.faults import (
     Fault,
     ends_all_sessions,
     ends_session,

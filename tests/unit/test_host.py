@@ -14,9 +14,9 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from adapters import host, ownership
-from adapters.ownership import MARKER
-from models.process import ProcessIdentity
+from reprieve.adapters import host, ownership
+from reprieve.adapters.ownership import MARKER
+from reprieve.models.process import ProcessIdentity
 from tests.support.waiting import eventually
 
 Start = Callable[..., tuple[subprocess.Popen[str], ProcessIdentity]]

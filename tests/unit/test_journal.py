@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from workers.journal import Journal, about
+from reprieve.workers.journal import Journal, about
 
 
 @pytest.fixture

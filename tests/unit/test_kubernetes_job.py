@@ -5,14 +5,14 @@ from uuid import UUID
 
 import pytest
 
-from adapters.kubernetes.adapter import KubernetesAdapter
-from adapters.kubernetes.config import KubernetesConfig
-from adapters.kubernetes.job import job_name, labels_of_name, manifest, merged
-from adapters.kubernetes.state import blocked, logs_of, outcome_of
-from adapters.registry import find_adapter, validate_config
-from models.errors import InvalidRequest
-from models.status import ErrorCode
-from models.work import Work
+from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
+from reprieve.adapters.kubernetes.config import KubernetesConfig
+from reprieve.adapters.kubernetes.job import job_name, labels_of_name, manifest, merged
+from reprieve.adapters.kubernetes.state import blocked, logs_of, outcome_of
+from reprieve.adapters.registry import find_adapter, validate_config
+from reprieve.models.errors import InvalidRequest
+from reprieve.models.status import ErrorCode
+from reprieve.models.work import Work
 
 RUN_ID = UUID("0190d5a8-7f3c-7d3e-8a51-6b6f3a1c2d4e")
 NAME = "reprieve-0190d5a87f3c7d3e8a516b6f3a1c2d4e-3"

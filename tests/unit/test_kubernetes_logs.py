@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.kubernetes.places import Place, Resumption, format_timestamp, parse_timestamp
+from reprieve.adapters.kubernetes.places import Place, Resumption, format_timestamp, parse_timestamp
 
 SECOND = 1_000_000_000
 START = parse_timestamp(b"2026-11-24T10:00:00Z") or 0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters import launcher
-from adapters.command import launch
-from models.faults import is_unfit
+from reprieve.adapters import launcher
+from reprieve.adapters.command import launch
+from reprieve.models.faults import is_unfit
 from tests.contract.contexts import work
 
 
@@ -68,7 +68,7 @@ def test_a_host_without_a_terminal_left_is_unfit_and_nothing_is_started(monkeypa
 #: A launcher on a machine without terminals.
 WITHOUT_TERMINALS = """
 import errno, os, sys
-from adapters import launcher
+from reprieve.adapters import launcher
 
 def refuse():
     raise OSError(errno.ENOSPC, "No space left on device")

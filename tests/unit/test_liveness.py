@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from models.errors import TimingRefused
-from models.liveness import (
+from reprieve.models.errors import TimingRefused
+from reprieve.models.liveness import (
     SHIPPING_ALLOWANCE,
     SHORTEST_ASK_LIMIT,
     SHORTEST_BLIND_AFTER,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from adapters.masking import MASK, Masker, patterns_of
+from reprieve.adapters.masking import MASK, Masker, patterns_of
 
 #: Few letters, so that secrets overlap, contain and begin one another, and stand in the text by chance.
 letters = st.sampled_from(b"ab\n")

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from models.errors import TimingRefused
-from models.liveness import Timing
-from models.nodes import (
+from reprieve.models.errors import TimingRefused
+from reprieve.models.liveness import Timing
+from reprieve.models.nodes import (
     LONGEST_NAME,
     HeldTwice,
     Node,
@@ -22,7 +22,7 @@ from models.nodes import (
     may_waive,
     whose,
 )
-from models.reaping import Watch
+from reprieve.models.reaping import Watch
 
 MACHINE = "boot-1/pid:[4026531836]"
 HERE = "boot-1/pid:[4026532001]"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import OutsideRoot
-from models.paths import inside
+from reprieve.models.errors import OutsideRoot
+from reprieve.models.paths import inside
 
 
 @pytest.fixture

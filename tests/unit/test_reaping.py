@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from models.liveness import Timing
-from models.reaping import (
+from reprieve.models.liveness import Timing
+from reprieve.models.reaping import (
     BRAKE_LEAST,
     Brake,
     Judgement,
@@ -28,8 +28,8 @@ from models.reaping import (
     retry_delay,
     should_ask,
 )
-from models.status import ErrorCode, EventKind, Probe, Status
-from models.work import End, Token
+from reprieve.models.status import ErrorCode, EventKind, Probe, Status
+from reprieve.models.work import End, Token
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 TIMING = Timing()

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from reprieve.workers.settings import Settings
 from tests import reference
-from workers.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 

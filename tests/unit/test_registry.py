@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from adapters import registry
-from adapters.detached import DetachedAdapter
-from adapters.process import ProcessAdapter
-from adapters.registry import Adapters, adapter_classes, find_adapter, validate_config
-from adapters.remote import RemoteAdapter
-from models.errors import InvalidRequest, UnknownAdapter
+from reprieve.adapters import registry
+from reprieve.adapters.detached import DetachedAdapter
+from reprieve.adapters.process import ProcessAdapter
+from reprieve.adapters.registry import Adapters, adapter_classes, find_adapter, validate_config
+from reprieve.adapters.remote import RemoteAdapter
+from reprieve.models.errors import InvalidRequest, UnknownAdapter
 
 
 @pytest.fixture

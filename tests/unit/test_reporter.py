@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from adapters.reporter import BATCH_CHUNKS, Away, HttpTransport, Refused, Reporter
-from adapters.spool import Spool
-from models.chunks import MAX_CHUNK_BYTES
-from models.errors import InvalidRequest
-from models.work import Outcome
+from reprieve.adapters.reporter import BATCH_CHUNKS, Away, HttpTransport, Refused, Reporter
+from reprieve.adapters.spool import Spool
+from reprieve.models.chunks import MAX_CHUNK_BYTES
+from reprieve.models.errors import InvalidRequest
+from reprieve.models.work import Outcome
 from tests.support.waiting import eventually
 
 RUN = UUID(int=7)

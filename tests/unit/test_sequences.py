@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.sequences import SeqRanges
+from reprieve.models.sequences import SeqRanges
 
 ranges = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=6)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import SettingsError
-from models.liveness import Timing
-from stores.addresses import write_addresses
-from workers.bootstrap import resolve_settings
-from workers.settings import load_settings
+from reprieve.models.errors import SettingsError
+from reprieve.models.liveness import Timing
+from reprieve.stores.addresses import write_addresses
+from reprieve.workers.bootstrap import resolve_settings
+from reprieve.workers.settings import load_settings
 
 PASSWORD = "hunter2"
 DATABASE = f"postgresql://me:{PASSWORD}@db.example/reprieve"

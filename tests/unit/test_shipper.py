@@ -7,11 +7,11 @@ from uuid import UUID
 
 import pytest
 
-from adapters import shipper as module
-from adapters.shipper import LogShipper, Source
-from adapters.spool import SpooledLog
-from models.chunks import Block, encode
-from models.sequences import SeqRanges
+from reprieve.adapters import shipper as module
+from reprieve.adapters.shipper import LogShipper, Source
+from reprieve.adapters.spool import SpooledLog
+from reprieve.models.chunks import Block, encode
+from reprieve.models.sequences import SeqRanges
 from tests.support.waiting import eventually
 
 RUN, OTHER = UUID(int=1), UUID(int=2)

@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli import main as cli_main
-from cli import simulate as cli_simulate
-from models import reaping
-from models.errors import InvalidRequest
-from models.liveness import ASK_LIMIT
-from models.reaping import Brake, Judgement, Suspect, Verdict, Watch
-from simulation.conditions import Conditions
-from simulation.faults import CATALOGUE, Fault, schedule, workers_for
-from simulation.fleet import SHARES, Fleet, Kind
-from simulation.plan import HOUR, FaultKind, Guard, Plan, parse_faults, parse_guards
-from simulation.queue import LogQueue
-from simulation.report import LATEST, PUNCTUALITY, Facts, LiveReap, Report, classify
-from simulation.spans import Spans
-from simulation.world import World
+from reprieve.cli import main as cli_main
+from reprieve.cli import simulate as cli_simulate
+from reprieve.models import reaping
+from reprieve.models.errors import InvalidRequest
+from reprieve.models.liveness import ASK_LIMIT
+from reprieve.models.reaping import Brake, Judgement, Suspect, Verdict, Watch
+from reprieve.simulation.conditions import Conditions
+from reprieve.simulation.faults import CATALOGUE, Fault, schedule, workers_for
+from reprieve.simulation.fleet import SHARES, Fleet, Kind
+from reprieve.simulation.plan import HOUR, FaultKind, Guard, Plan, parse_faults, parse_guards
+from reprieve.simulation.queue import LogQueue
+from reprieve.simulation.report import LATEST, PUNCTUALITY, Facts, LiveReap, Report, classify
+from reprieve.simulation.spans import Spans
+from reprieve.simulation.world import World
 
 #: A day of a small fleet takes two seconds on a slow core.
 DAY = Plan(runs=6_000, hours=24)

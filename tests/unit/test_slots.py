@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from adapters import slots
-from adapters.slots import Lease, Slots
-from models.errors import NoIdentity
-from models.nodes import is_name
+from reprieve.adapters import slots
+from reprieve.adapters.slots import Lease, Slots
+from reprieve.models.errors import NoIdentity
+from reprieve.models.nodes import is_name
 
 MACHINE = "boot-1/pid:[4026531836]"
 HERE = "boot-1/pid:[4026532001]"
@@ -182,7 +182,7 @@ STEPS = """
 import os, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from adapters.slots import Slots
+from reprieve.adapters.slots import Slots
 
 left = int(sys.argv[1])
 def step(frame, event, argument):
@@ -275,7 +275,7 @@ def test_a_forked_child_neither_holds_nor_loses_its_parents_name(hold: Hold) -> 
 def test_many_that_come_at_once_share_one_slot_in_one_namespace_and_have_one_each_in_others(folder: Path) -> None:
     program = (
         f"import sys; sys.path[:0] = {[one for one in sys.path if one]!r}\n"
-        "from pathlib import Path; from adapters.slots import Slots\n"
+        "from pathlib import Path; from reprieve.adapters.slots import Slots\n"
         "lease = Slots(Path(sys.argv[1]), sys.argv[2]).hold(None, 'host'); print(lease.node.name, flush=True)\n"
         "sys.stdin.read()"
     )

@@ -15,9 +15,9 @@ from uuid import UUID
 
 import pytest
 
-from adapters import spool as module
-from adapters.spool import Spool, SpooledLog, read_blocks, take_over
-from models.chunks import Block, encode
+from reprieve.adapters import spool as module
+from reprieve.adapters.spool import Spool, SpooledLog, read_blocks, take_over
+from reprieve.models.chunks import Block, encode
 from tests.support.waiting import eventually
 
 RUN, OTHER = UUID(int=1), UUID(int=2)
@@ -339,8 +339,8 @@ import sys
 from pathlib import Path
 from typing import Any
 from uuid import UUID
-from adapters.spool import Spool, SpooledLog
-from models.chunks import encode
+from reprieve.adapters.spool import Spool, SpooledLog
+from reprieve.models.chunks import encode
 spool, log = Spool.create(Path(sys.argv[1]), file_bytes=1), SpooledLog(UUID(int=1), 1, 1)
 number = 0
 while True:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.status import TRANSITIONS, Status
+from reprieve.models.status import TRANSITIONS, Status
 
 FINAL = {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}
 ACTIVE = {Status.QUEUED, Status.RUNNING}

@@ -10,9 +10,9 @@ import pytest
 import time_machine
 from redis import Redis
 
-from models.work import Token
-from stores import throttle as module
-from stores.throttle import Throttle, proof_key
+from reprieve.models.work import Token
+from reprieve.stores import throttle as module
+from reprieve.stores.throttle import Throttle, proof_key
 
 RUNS = [Token(UUID(int=number), 1) for number in range(1, 6)]
 RUN, OTHER = RUNS[:2]

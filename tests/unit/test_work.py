@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from models.status import ErrorCode, EventKind, Status
-from models.work import MAX_ERROR_MESSAGE, End, Outcome, Token
+from reprieve.models.status import ErrorCode, EventKind, Status
+from reprieve.models.work import MAX_ERROR_MESSAGE, End, Outcome, Token
 
 TOKEN = Token(UUID(int=1), 3)
 

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, HttpUrl
 
-from adapters.protocol import ConfigModel, Context
-from models.status import Probe
-from models.work import Outcome, Work
+from reprieve.adapters.protocol import ConfigModel, Context
+from reprieve.models.status import Probe
+from reprieve.models.work import Outcome, Work
 
 #: Seconds between two looks at a job, and to wait for an answer.
 LOOK_EVERY = 2.0

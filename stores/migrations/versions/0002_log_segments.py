@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from models.chunks import Block, Chunk, blocks_of
-from models.sequences import SeqRanges
+from reprieve.models.chunks import Block, Chunk, blocks_of
+from reprieve.models.sequences import SeqRanges
 
 revision = "0002"
 down_revision = "0001"

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
-from models.status import Proof
-from models.work import Token
-from stores.throttle import Claims
-from workers import metrics
-from workers.bootstrap import Services
+from reprieve.models.status import Proof
+from reprieve.models.work import Token
+from reprieve.stores.throttle import Claims
+from reprieve.workers import metrics
+from reprieve.workers.bootstrap import Services
 
 
 def refresh(

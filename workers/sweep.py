@@ -26,11 +26,11 @@ from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
-from models.errors import LeaseLost
-from models.liveness import NODE_FORGOTTEN_AFTER, RESEND_DOUBLINGS
-from models.nodes import in_words, may_waive
-from models.paging import pages
-from models.reaping import (
+from reprieve.models.errors import LeaseLost
+from reprieve.models.liveness import NODE_FORGOTTEN_AFTER, RESEND_DOUBLINGS
+from reprieve.models.nodes import in_words, may_waive
+from reprieve.models.paging import pages
+from reprieve.models.reaping import (
     Brake,
     Judgement,
     Suspect,
@@ -46,18 +46,17 @@ from models.reaping import (
     next_watch,
     should_ask,
 )
-from models.status import Proof
-from models.work import Token
-from stores.leases import Lease
-from workers import metrics, tracing
-from workers.app import app
-from workers.asking import ask
-from workers.bootstrap import Services, services
-from workers.closing import send_owed
-from workers.enqueue import send_execute
-from workers.finish import finish
-from workers.hints import send_hint
-from workers.proof import give_proof
+from reprieve.models.status import Proof
+from reprieve.models.work import Token
+from reprieve.stores.leases import Lease
+from reprieve.workers import metrics, tracing
+from reprieve.workers.app import app
+from reprieve.workers.asking import ask
+from reprieve.workers.bootstrap import Services, services
+from reprieve.workers.closing import send_owed
+from reprieve.workers.finish import finish
+from reprieve.workers.hints import send_execute, send_hint
+from reprieve.workers.refresh import give_proof
 
 logger = logging.getLogger(__name__)
 

@@ -11,16 +11,16 @@ from uuid import UUID
 
 from tenacity import Retrying, retry_if_exception, wait_exponential_jitter
 
-from models.faults import is_unfit
-from models.queueing import passed_on_in
-from models.results import last_line
-from models.work import Work
-from workers.app import app
-from workers.bootstrap import Services, services
-from workers.enqueue import PASSED_ON, send_execute
-from workers.following import follow_to_the_end
-from workers.journal import about
-from workers.lifecycle import Crew, crew
+from reprieve.models.faults import is_unfit
+from reprieve.models.queueing import passed_on_in
+from reprieve.models.results import last_line
+from reprieve.models.work import Work
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services, services
+from reprieve.workers.following import follow_to_the_end
+from reprieve.workers.hints import PASSED_ON, send_execute
+from reprieve.workers.journal import about
+from reprieve.workers.lifecycle import Crew, crew
 
 logger = logging.getLogger(__name__)
 

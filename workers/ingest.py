@@ -17,15 +17,15 @@ from celery.exceptions import Reject
 from sqlalchemy import Connection
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
-from models.chunks import Block, decode_message, describe, encode_message
-from models.errors import InvalidBlock
-from models.faults import Fault, fault_of, is_row_held, is_unfit
-from models.status import Proof
-from stores.logs import LogKey, TooScattered
-from workers import metrics
-from workers.app import app
-from workers.bootstrap import Services, services
-from workers.proof import refresh
+from reprieve.models.chunks import Block, decode_message, describe, encode_message
+from reprieve.models.errors import InvalidBlock
+from reprieve.models.faults import Fault, fault_of, is_row_held, is_unfit
+from reprieve.models.status import Proof
+from reprieve.stores.logs import LogKey, TooScattered
+from reprieve.workers import metrics
+from reprieve.workers.app import app
+from reprieve.workers.bootstrap import Services, services
+from reprieve.workers.refresh import refresh
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,28 @@
+"""For services and people that end runs: `cancel_run`."""
+
+from uuid import UUID
+
+from reprieve.models.rows import Run
+from reprieve.models.status import Status
+from reprieve.models.work import End, Token
+from reprieve.workers.bootstrap import Services, services
+from reprieve.workers.finish import finish
+
+
+def cancel_run(run_id: UUID | str) -> Run:
+    """End a run that has not ended; its producer is told to stop and its work is terminated. Returns its row.
+
+    A run that had already ended stays as it is. Raises `RunNotFound`.
+    """
+    wired = services()
+    while True:
+        run = wired.runs.get(_as_uuid(wired, run_id))
+        status = Status(run.status)
+        if status.is_final:
+            return run
+        # Repeated when a worker claims, or another ends, the run between the reading and the writing.
+        finish(wired, [End.by_cancel(Token(run.id, run.epoch), from_status=status)])
+
+
+def _as_uuid(wired: Services, run_id: UUID | str) -> UUID:
+    return run_id if isinstance(run_id, UUID) else wired.runs.resolve(run_id)
