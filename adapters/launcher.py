@@ -220,7 +220,7 @@ def start(command: list[str], cwd: str, cgroup: str, output: Output) -> tuple[in
     return child, problem
 
 
-class Watch:
+class Waker:
     """Wakes this process when a child ends or a signal comes, and knows what has ended."""
 
     def __init__(self) -> None:
@@ -304,18 +304,18 @@ def end_the_rest(grace: float) -> None:
 # -- a command of the worker's own
 
 
-def serve(watch: Watch, channel: int) -> None:
+def serve(waker: Waker, channel: int) -> None:
     """Stay above the command until it has ended, and what it left, or until the worker is gone, and kill all then."""
     told = False
-    while not (told and (watch.alone or nothing_is_left())):
-        ready = watch.wait([channel])
-        if watch.worker_is_gone or (channel in ready and not read_word(channel)):
-            if watch.status is None:  # It was not collected, so its number and its group are its own.
-                os.killpg(watch.child, signal.SIGKILL)
+    while not (told and (waker.alone or nothing_is_left())):
+        ready = waker.wait([channel])
+        if waker.worker_is_gone or (channel in ready and not read_word(channel)):
+            if waker.status is None:  # It was not collected, so its number and its group are its own.
+                os.killpg(waker.child, signal.SIGKILL)
             end_the_rest(0)
             return
-        if watch.status is not None and not told:
-            tell(channel, f"x {watch.status} {int(not watch.alone)}")
+        if waker.status is not None and not told:
+            tell(channel, f"x {waker.status} {int(not waker.alone)}")
             told = True
 
 
@@ -338,7 +338,7 @@ def hold(folder: str) -> None:
         pass
 
 
-def copy_to_the_end(watch: Watch, output: Output) -> None:
+def copy_to_the_end(waker: Waker, output: Output) -> None:
     """Copy what the command prints until it has ended and all have closed its output, or DRAIN_SECONDS later.
 
     What is left then is ended, and its last words are copied too.
@@ -346,18 +346,18 @@ def copy_to_the_end(watch: Watch, output: Output) -> None:
     ending: Thread | None = None
     drained_by = float("inf")
     while True:
-        for reading in watch.wait(list(output.sources), None if watch.status is None else 0.05):
+        for reading in waker.wait(list(output.sources), None if waker.status is None else 0.05):
             output.copy(reading)
-        if watch.status is None:
+        if waker.status is None:
             continue
         drained_by = min(drained_by, time.monotonic() + DRAIN_SECONDS)
-        if watch.alone and (not output.sources or ending or time.monotonic() >= drained_by):
+        if waker.alone and (not output.sources or ending or time.monotonic() >= drained_by):
             break
         if ending is None and (not output.sources or time.monotonic() >= drained_by):
             ending = on_a_thread(end_the_rest, LEFT_GRACE)
         elif ending is not None and not ending.is_alive():
             break
-    copy_what_is_there(watch, output)
+    copy_what_is_there(waker, output)
 
 
 def on_a_thread(function: Callable[[float], None], grace: float) -> Thread:
@@ -369,9 +369,9 @@ def on_a_thread(function: Callable[[float], None], grace: float) -> Thread:
     return thread
 
 
-def copy_what_is_there(watch: Watch, output: Output) -> None:
+def copy_what_is_there(waker: Waker, output: Output) -> None:
     """The rest of what was written; who was let go may hold a pipe open for ever, and is not waited for."""
-    while ready := watch.wait(list(output.sources), 0):
+    while ready := waker.wait(list(output.sources), 0):
         for reading in ready:
             output.copy(reading)
 
@@ -437,22 +437,22 @@ def main() -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     if not folder:
         prctl(PR_SET_PDEATHSIG, WORKER_IS_GONE)
-    watch = Watch()
+    waker = Waker()
     output = begin(channel, folder, kind)
     try:
-        watch.child, problem = start(sys.argv[6:], cwd, cgroup, output)
+        waker.child, problem = start(sys.argv[6:], cwd, cgroup, output)
     except OSError as error:
-        watch.child, problem = 0, f"{error.errno} {error.strerror}".encode()
+        waker.child, problem = 0, f"{error.errno} {error.strerror}".encode()
     if problem:
         tell(channel, "e " + problem.decode("utf-8", "surrogateescape"))
         os._exit(127)
     tell(channel, "s")
     if folder:
         os.close(channel)
-        copy_to_the_end(watch, output)
-        write_exit(folder, os.waitstatus_to_exitcode(watch.status or 0))
+        copy_to_the_end(waker, output)
+        write_exit(folder, os.waitstatus_to_exitcode(waker.status or 0))
     else:
-        serve(watch, channel)
+        serve(waker, channel)
     if cgroup:
         leave(cgroup)
 

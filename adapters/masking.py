@@ -1,8 +1,8 @@
 """Masks secrets in a stream of bytes, however the stream is cut into pieces. Pure: no I/O, no clock.
 
-What is masked is the union of all places where any pattern stands, each connected place by one `***`: where two
+What is masked is the union of all spans where any pattern stands, each connected span by one `***`: where two
 secrets overlap, no end of one is left over. What could still become a secret is held back until more comes or the
-stream ends: the longest end of the input that is the beginning of a pattern, and a masked place that it would lengthen.
+stream ends: the longest end of the input that is the beginning of a pattern, and a masked span that it would lengthen.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ MASK = b"***"
 MIN_CHARACTERS = 4
 
 #: Where a pattern stands: from the first of these offsets up to, not including, the second.
-Place = tuple[int, int]
+Span = tuple[int, int]
 
 
 def patterns_of(value: str) -> frozenset[bytes]:
@@ -43,7 +43,7 @@ class Masker:
         if b"" in self._patterns:
             raise ValueError("a pattern is empty; leave it out")
         self._pending = b""
-        #: How many of the first pending bytes belong to a masked place, and how many before them do, already dropped.
+        #: How many of the first pending bytes belong to a masked span, and how many before them do, already dropped.
         self._covered = 0
         self._dropped = 0
 
@@ -64,28 +64,28 @@ class Masker:
         return self._settle(self._pending, len(self._pending))
 
     def _settle(self, buffer: bytes, cut: int) -> bytes:
-        """Give what lies before `cut`, and keep the rest; a place that the cut goes through is kept whole."""
+        """Give what lies before `cut`, and keep the rest; a span that the cut goes through is kept whole."""
         seed = [(-self._dropped, self._covered)] if self._covered else []
-        places = _merged([*seed, *_places(self._patterns, buffer)])
-        settled = [place for place in places if place[1] <= cut]
-        through = next((place for place in places if place[0] < cut < place[1]), None)
+        spans = _merged([*seed, *_spans(self._patterns, buffer)])
+        settled = [span for span in spans if span[1] <= cut]
+        through = next((span for span in spans if span[0] < cut < span[1]), None)
         self._pending = buffer[cut:]
         self._covered, self._dropped = (through[1] - cut, cut - through[0]) if through else (0, 0)
         return _masked(buffer, settled, cut if through is None else max(through[0], 0))
 
 
-def _masked(buffer: bytes, places: Sequence[Place], end: int) -> bytes:
-    """`buffer` up to `end`, with a mask at each of the places, which are in order and lie before it."""
-    if not places:
+def _masked(buffer: bytes, spans: Sequence[Span], end: int) -> bytes:
+    """`buffer` up to `end`, with a mask at each of the spans, which are in order and lie before it."""
+    if not spans:
         return buffer[:end]
     pieces, position = [], 0
-    for start, stop in places:
+    for start, stop in spans:
         pieces += [buffer[position : max(start, 0)], MASK]
         position = stop
     return b"".join([*pieces, buffer[position:end]])
 
 
-def _places(patterns: Iterable[bytes], buffer: bytes) -> Iterator[Place]:
+def _spans(patterns: Iterable[bytes], buffer: bytes) -> Iterator[Span]:
     """Wherever a pattern stands, also where it overlaps itself or another."""
     for pattern in patterns:
         start = buffer.find(pattern)
@@ -94,10 +94,10 @@ def _places(patterns: Iterable[bytes], buffer: bytes) -> Iterator[Place]:
             start = buffer.find(pattern, start + 1)
 
 
-def _merged(places: Iterable[Place]) -> list[Place]:
+def _merged(spans: Iterable[Span]) -> list[Span]:
     """In order, with those that overlap made one; those that only touch stay two."""
-    merged: list[Place] = []
-    for start, stop in sorted(places):
+    merged: list[Span] = []
+    for start, stop in sorted(spans):
         if merged and start < merged[-1][1]:
             merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
         else:

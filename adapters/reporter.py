@@ -176,7 +176,7 @@ class Reporter:
         at = time.time_ns() // 1_000_000
         self._spool.append(self._log, [encode((at, stream, piece, None)) for piece in split_output(data)])
 
-    def finish(self, outcome: Outcome) -> str | None:
+    def send_result(self, outcome: Outcome) -> str | None:
         """Report the result, after all output, for as long as it takes; None when it was taken, or why it was not.
 
         Only a refusal ends it otherwise.

@@ -45,7 +45,7 @@ from reprieve.adapters.spool import (
     read_blocks,
     take_over,
 )
-from reprieve.models.chunks import Block
+from reprieve.models.chunks import Block, LogWriter
 from reprieve.models.faults import is_unfit
 from reprieve.models.sequences import Range, SeqRanges
 
@@ -64,10 +64,10 @@ WINDOW_BYTES = 32 * 1024 * 1024
 #: Seconds between two questions to the store.
 ASK_INTERVAL = 0.2
 #: Seconds after which a batch that the store does not have is sent again, then after twice as long, and so on …
-RESEND_AFTER = 15.0
+SHIP_AGAIN_AFTER = 15.0
 #: … up to this many doublings (4 minutes): a long backlog must not fill the broker with repeated messages, and what a
 #: lost message carried must be there again within a window of the reaper's.
-RESEND_DOUBLINGS = 4
+SHIP_AGAIN_DOUBLINGS = 4
 #: Seconds between two looks for spools that a killed worker left.
 TAKE_OVER_INTERVAL = 10.0
 #: Seconds between two questions whether the store still has what was shipped …
@@ -87,10 +87,8 @@ HOLD_RENEWAL = 15.0
 RESENT = Count("reprieve_log_batches_resent", "Batches of output that were sent again, unacknowledged by the store.")
 LOST = Count("reprieve_log_losses", "Times that the store had lost output again that it had had, as in a fail-over.")
 
-#: A writer of a log: run, attempt, epoch.
-Source = tuple[UUID, int, int]
 Publish = Callable[[Sequence[Block]], None]
-Stored = Callable[[Iterable[Source]], Mapping[Source, SeqRanges]]
+Stored = Callable[[Iterable[LogWriter]], Mapping[LogWriter, SeqRanges]]
 #: A log: run, attempt. What a holder holds of each: first and last number.
 Held = Mapping[tuple[UUID, int], Range]
 Hold = Callable[[UUID, Held], None]
@@ -115,14 +113,14 @@ class _Batch:
     def __post_init__(self) -> None:
         self.size = sum(len(block.payload) for block in self.blocks)
         self.count = sum(block.count for block in self.blocks)
-        self.numbers = [(block.source, (block.first_seq, block.last_seq)) for block in self.blocks]
+        self.numbers = [(block.writer, (block.first_seq, block.last_seq)) for block in self.blocks]
         self.read_at = time.monotonic()
 
-    def drop_stored(self, stored: Mapping[Source, SeqRanges]) -> None:
+    def drop_stored(self, stored: Mapping[LogWriter, SeqRanges]) -> None:
         """Forget the blocks that the store has."""
         nothing = SeqRanges()
         self.blocks = [
-            one for one in self.blocks if not stored.get(one.source, nothing).covers(one.first_seq, one.last_seq)
+            one for one in self.blocks if not stored.get(one.writer, nothing).covers(one.first_seq, one.last_seq)
         ]
 
 
@@ -131,7 +129,7 @@ class _Shipped:
 
     def __init__(self) -> None:
         self.places: dict[tuple[_Source, int], list[Range]] = {}
-        self._numbers = defaultdict[Source, list[Range]](list)
+        self._numbers = defaultdict[LogWriter, list[Range]](list)
         self.size = 0
         self.checks = 0
 
@@ -152,10 +150,10 @@ class _Shipped:
         )
 
     @property
-    def sources(self) -> Iterable[Source]:
+    def sources(self) -> Iterable[LogWriter]:
         return self._numbers.keys()
 
-    def is_in(self, stored: Mapping[Source, SeqRanges]) -> bool:
+    def is_in(self, stored: Mapping[LogWriter, SeqRanges]) -> bool:
         nothing = SeqRanges()
         return all(
             stored.get(source, nothing).covers(*numbers)
@@ -525,7 +523,7 @@ class LogShipper:
             reraise=True,
         )
         retrying(self._publish, batch.blocks)
-        batch.send_again_at = time.monotonic() + RESEND_AFTER * 2 ** min(batch.tries, RESEND_DOUBLINGS)
+        batch.send_again_at = time.monotonic() + SHIP_AGAIN_AFTER * 2 ** min(batch.tries, SHIP_AGAIN_DOUBLINGS)
         batch.tries += 1
 
     def _before_next_try(self, state: RetryCallState) -> None:
@@ -536,7 +534,7 @@ class LogShipper:
         """Ask the store what it has, and forget that."""
         if not self._on_their_way or time.monotonic() < self._ask_at:
             return
-        stored = self._stored({block.source for batch in self._on_their_way for block in batch.blocks})
+        stored = self._stored({block.writer for batch in self._on_their_way for block in batch.blocks})
         for batch in self._on_their_way:
             batch.drop_stored(stored)
         arrived = [batch for batch in self._on_their_way if not batch.blocks]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from reprieve.models.connections import Place, Stage, first_to_go
+from reprieve.models.connections import ConnectionState, Stage, first_to_go
 
 #: Seconds between two looks whether a connection is overdue.
 LOOK_INTERVAL = 2.0
@@ -41,13 +41,14 @@ class Connection(H11Protocol):
         self._look_later: asyncio.TimerHandle | None = None
 
     @property
-    def place(self) -> Place:
+    def state(self) -> ConnectionState:
         """Where it is now, and since when as far as was seen."""
         stage = self._stage()
         now = (stage, self.cycle, self._unsent() if stage in (Stage.STALLED, Stage.CLOSING) else 0)
         if now != self._seen:
             self._seen, self._since = now, self.loop.time()
-        return Place(stage, self._since, reads=self.scope is not None and self.scope["method"] in ("GET", "HEAD"))
+        reads = self.scope is not None and self.scope["method"] in ("GET", "HEAD")
+        return ConnectionState(stage, self._since, reads)
 
     def _stage(self) -> Stage:
         if self.transport.is_closing():
@@ -86,9 +87,9 @@ class Connection(H11Protocol):
         super().resume_writing()
 
     def _look(self) -> None:
-        place = self.place
-        if place.is_overdue(self.loop.time()):
-            if place.stage in (Stage.STALLED, Stage.CLOSING):
+        state = self.state
+        if state.is_overdue(self.loop.time()):
+            if state.stage in (Stage.STALLED, Stage.CLOSING):
                 self.transport.abort()
                 return
             self.transport.write(TOO_LATE)

@@ -59,7 +59,7 @@ class AdapterRecord(BaseModel):
     config_schema: dict[str, Any] = Field(description="JSON Schema of a run's config.")
 
 
-class Adapters(BaseModel):
+class AdapterList(BaseModel):
     adapters: list[AdapterRecord]
 
 
@@ -103,9 +103,9 @@ def history(wired: Wired) -> History:
 
 
 @router.get("/v1/adapters", dependencies=[MayRead], responses=answers(401, 403))
-def adapters() -> Adapters:
+def adapters() -> AdapterList:
     """The adapters, and the form of their configs."""
-    return Adapters(
+    return AdapterList(
         adapters=[
             AdapterRecord(
                 type=name,

@@ -60,7 +60,7 @@ async def finish(
     last_seq: Annotated[int, Body(strict=True, examples=[41])],
 ) -> ResultTaken:
     """The work has ended. The first result counts."""
-    return ResultTaken(**await desk.serve(reporting.finish, run_id, token, outcome, last_seq))
+    return ResultTaken(**await desk.serve(reporting.record_result, run_id, token, outcome, last_seq))
 
 
 @router.post("/token", status_code=201, dependencies=[MayAdministrate], responses=answers(401, 403, 404, 422, 503))

@@ -35,7 +35,7 @@ LARGEST_PAGE = 1000
 ENOUGH_BYTES = 1024 * 1024
 
 
-class NewRun(BaseModel):
+class RunRequest(BaseModel):
     """A run to be started."""
 
     model_config = ConfigDict(
@@ -153,7 +153,7 @@ RunKey = Annotated[str | None, Header(alias="Idempotency-Key", description="The 
         **answers(400, 401, 403, 409, 413, 422, 503),
     },
 )
-def create(wanted: NewRun, request: Request, response: Response, idempotency_key: RunKey = None) -> RunRecord:
+def create(wanted: RunRequest, request: Request, response: Response, idempotency_key: RunKey = None) -> RunRecord:
     """Start a run: 201 and its address, or 200 with the run that the idempotency key gave before."""
     run, is_new = enqueue_once(
         wanted.adapter,

@@ -42,7 +42,7 @@ def close(stack: Stack, gaps: int) -> Figures:
     works = [_scattered(stack, gaps) for _ in range(TRIES)]
     with stack.services.database.begin() as connection:
         for work in works:
-            stack.services.runs.finish(connection, [End.by_result(work.token, Outcome(), 2 * gaps + 1)])
+            stack.services.runs.end(connection, [End.by_result(work.fence, Outcome(), 2 * gaps + 1)])
             connection.execute(LONG_AGO, {"id": work.run_id})
     waiting = iter(works)
     return _fastest(lambda: close_log(stack.services, next(waiting).run_id, 1))

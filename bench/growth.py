@@ -55,10 +55,10 @@ def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -
         measure(of_a_log)
     for size in (1_000, 10_000) if quick else (10_000, 100_000, 1_000_000):
         make_fleet(stack, size)
-        seconds, tokens = 1.0 if quick else 8.0, refresh.tokens_of(stack)
+        seconds, fences = 1.0 if quick else 8.0, refresh.fences_of(stack)
         of_a_fleet = {
             ("sweep by fleet", size): partial(sweep.sweep, stack, 0),
-            ("refresh by fleet", size): partial(refresh.refresh, stack, tokens, seconds, 1),
+            ("refresh by fleet", size): partial(refresh.refresh, stack, fences, seconds, 1),
         }
         measure(of_a_fleet)
     for line, (_, figure) in LINES.items():

@@ -12,7 +12,7 @@ from bench.fleet import make_fleet, tidy
 from bench.measure import Figures, Result, play
 from bench.stack import Stack
 from reprieve.models.status import Proof
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 from reprieve.stores.runs import RunStore
 
 #: Refreshes in one statement: a message of output with this many runs in it.
@@ -20,13 +20,13 @@ AT_ONCE = 1_000
 INDEX = "refresh_rival"
 
 
-def tokens_of(stack: Stack) -> list[Token]:
+def fences_of(stack: Stack) -> list[Fence]:
     with stack.services.database.begin() as connection:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
-        return [Token(run_id, 1) for run_id in connection.execute(text("SELECT id FROM runs")).scalars()]
+        return [Fence(run_id, 1) for run_id in connection.execute(text("SELECT id FROM runs")).scalars()]
 
 
-def refresh(stack: Stack, tokens: Sequence[Token], seconds: float, connections: int) -> Figures:
+def refresh(stack: Stack, fences: Sequence[Fence], seconds: float, connections: int) -> Figures:
     """Refresh random runs of the fleet for so long, each turn over the fleet in another order."""
     made = [0] * connections
     before, began = _counters(stack), time.perf_counter()
@@ -35,7 +35,7 @@ def refresh(stack: Stack, tokens: Sequence[Token], seconds: float, connections: 
         shuffled = random.Random(number)
         while time.perf_counter() < began + seconds:
             with stack.services.database.begin() as connection:
-                made[number] += len(RunStore.refresh(connection, shuffled.sample(tokens, AT_ONCE), Proof.OUTPUT))
+                made[number] += len(RunStore.refresh(connection, shuffled.sample(fences, AT_ONCE), Proof.OUTPUT))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(connections)]
     for thread in threads:
@@ -65,18 +65,18 @@ def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -
     result = Result("refresh")
     size, seconds = (10_000, 1.0) if quick else (1_000_000, 30.0)
     make_fleet(stack, size)
-    tokens = tokens_of(stack)
+    fences = fences_of(stack)
     result.notes["fleet"] = size
     result.notes["needed_per_second"] = size / 60
     cases: dict[str, Callable[[], Figures]] = {
-        f"{count} connection{'s' * (count > 1)}": partial(refresh, stack, tokens, seconds, count) for count in (1, 2)
+        f"{count} connection{'s' * (count > 1)}": partial(refresh, stack, fences, seconds, count) for count in (1, 2)
     }
     play(result, rounds, cases, say)
     with stack.services.database.begin() as connection:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text(f"CREATE INDEX {INDEX} ON runs (updated_at)"))
     tidy(stack, "runs")
-    play(result, rounds, {"with an index on updated_at": partial(refresh, stack, tokens, seconds, 2)}, say)
+    play(result, rounds, {"with an index on updated_at": partial(refresh, stack, fences, seconds, 2)}, say)
     with stack.services.database.begin() as connection:
         connection.execute(text(f"DROP INDEX {INDEX}"))
     return result

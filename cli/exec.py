@@ -71,7 +71,7 @@ def _run(work: Work, transport: HttpTransport, spool: Spool, server: str) -> int
             _tell(outcome.error_message)
         if not reporter.answered:
             _tell(f"The command has ended, and nobody has ever answered at {server}. Ctrl-C gives its report up.")
-        problem = reporter.finish(outcome)
+        problem = reporter.send_result(outcome)
     if problem is not None:
         _tell(f"The result could not be reported: {problem}.")
     elif reporter.stopped:

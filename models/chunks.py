@@ -22,7 +22,12 @@ import zstandard
 
 from reprieve.models.errors import InvalidBlock, InvalidChunk, InvalidMessage
 from reprieve.models.sequences import MAX_SEQ, Range, SeqRanges
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
+
+#: One attempt's log.
+LogKey = tuple[UUID, int]
+#: One writer of it: run, attempt, epoch.
+LogWriter = tuple[UUID, int, int]
 
 #: A larger chunk is split, not dropped: it bounds a block, a message and a reader's memory.
 MAX_CHUNK_BYTES = 64 * 1024
@@ -76,8 +81,8 @@ class Chunk:
     at: int = 0
 
     @property
-    def token(self) -> Token:
-        return Token(self.run_id, self.epoch)
+    def fence(self) -> Fence:
+        return Fence(self.run_id, self.epoch)
 
     @property
     def time(self) -> datetime:
@@ -102,16 +107,16 @@ class Block:
     payload: bytes
 
     @property
-    def token(self) -> Token:
-        return Token(self.run_id, self.epoch)
+    def fence(self) -> Fence:
+        return Fence(self.run_id, self.epoch)
 
     @property
-    def key(self) -> tuple[UUID, int]:
+    def key(self) -> LogKey:
         """The log that it is part of: run and attempt."""
         return self.run_id, self.attempt
 
     @property
-    def source(self) -> tuple[UUID, int, int]:
+    def writer(self) -> LogWriter:
         """Who wrote it: run, attempt and epoch."""
         return self.run_id, self.attempt, self.epoch
 

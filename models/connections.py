@@ -48,7 +48,7 @@ def most_readers(connections: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConnectionState:
     """What is known of a connection."""
 
     stage: Stage
@@ -61,12 +61,12 @@ class Place:
         return now - self.since > PATIENCE.get(self.stage, float("inf"))
 
 
-class HasPlace(Protocol):
+class HasState(Protocol):
     @property
-    def place(self) -> Place: ...
+    def state(self) -> ConnectionState: ...
 
 
-C = TypeVar("C", bound=HasPlace)
+C = TypeVar("C", bound=HasState)
 
 
 def first_to_go(connections: Iterable[C]) -> C | None:
@@ -74,11 +74,11 @@ def first_to_go(connections: Iterable[C]) -> C | None:
 
     None where all others are reports, or ask for a change: those are answered first.
     """
-    ranked = [(rank, one.place.since, one) for one in connections if (rank := _rank(one.place)) is not None]
+    ranked = [(rank, one.state.since, one) for one in connections if (rank := _rank(one.state)) is not None]
     return min(ranked, key=lambda each: each[:2])[2] if ranked else None
 
 
-def _rank(place: Place) -> int | None:
-    if place.stage is not Stage.ANSWER:
+def _rank(state: ConnectionState) -> int | None:
+    if state.stage is not Stage.ANSWER:
         return 0
-    return 1 if place.reads else None
+    return 1 if state.reads else None

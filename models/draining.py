@@ -26,7 +26,7 @@ def end_of_given_up(work: Work, sentence: str, timing: Timing, last_seq: int | N
     """The end of an attempt that its worker cannot go on with, nor another one: it is lost with its worker."""
     retry = may_retry(ErrorCode.PROCESS_LOST, work)
     return End(
-        token=work.token,
+        fence=work.fence,
         status=Status.QUEUED if retry else Status.FAILED,
         kind=EventKind.RETRIED if retry else EventKind.FAILED,
         error_code=None if retry else ErrorCode.PROCESS_LOST,
@@ -34,5 +34,5 @@ def end_of_given_up(work: Work, sentence: str, timing: Timing, last_seq: int | N
         outcome={"error_code": ErrorCode.PROCESS_LOST.value},
         detail={"error_code": ErrorCode.PROCESS_LOST.value, "error_message": sentence},
         last_seq=last_seq,
-        retry_after=retry_delay(work.token, work.attempt, timing),
+        retry_after=retry_delay(work.fence, work.attempt, timing),
     )

@@ -28,7 +28,7 @@ from uuid import UUID
 
 from reprieve.models.liveness import Timing
 from reprieve.models.status import ErrorCode, EventKind, Probe, Status
-from reprieve.models.work import End, Token, Work
+from reprieve.models.work import End, Fence, Work
 
 #: One sweep convicts at most this share of the running fleet …
 BRAKE_SHARE = 0.2
@@ -150,8 +150,8 @@ class Suspect:
     reports: bool = False
 
     @property
-    def token(self) -> Token:
-        return Token(self.run_id, self.epoch)
+    def fence(self) -> Fence:
+        return Fence(self.run_id, self.epoch)
 
     def silence(self, now: datetime) -> timedelta:
         return now - self.updated_at
@@ -370,7 +370,7 @@ def conviction(verdict: Verdict, evidence: dict[str, Any], now: datetime, timing
         return None
     retry = may_retry(code, suspect)
     return End(
-        token=suspect.token,
+        fence=suspect.fence,
         status=Status.QUEUED if retry else Status.FAILED,
         kind=EventKind.REAPED,
         error_code=None if retry else code,
@@ -378,16 +378,16 @@ def conviction(verdict: Verdict, evidence: dict[str, Any], now: datetime, timing
         outcome={"error_code": code.value},
         detail=evidence | {"error_code": code.value, "retry": retry},
         silent_before=None if code is ErrorCode.TIMED_OUT else now - timing.window,
-        retry_after=retry_delay(suspect.token, suspect.attempt, timing) if retry else timedelta(0),
+        retry_after=retry_delay(suspect.fence, suspect.attempt, timing) if retry else timedelta(0),
     )
 
 
-def retry_delay(token: Token, attempt: int, timing: Timing) -> timedelta:
+def retry_delay(fence: Fence, attempt: int, timing: Timing) -> timedelta:
     """How long a retry waits: somewhere within a sweep's interval for each attempt that was lost, up to five.
 
     By the run's id, so that the many which one fault ended together do not start together (thundering herd).
     """
-    share = (token.run_id.int ^ token.epoch) % 1000 / 1000
+    share = (fence.run_id.int ^ fence.epoch) % 1000 / 1000
     return timing.sweep_interval * min(attempt, 5) * share
 
 

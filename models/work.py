@@ -13,7 +13,7 @@ from reprieve.models.status import ErrorCode, EventKind, Status
 MAX_ERROR_MESSAGE = 2_000
 
 
-class Token(NamedTuple):
+class Fence(NamedTuple):
     """The fencing token: whoever writes for a run does so only while the run's epoch is still this one."""
 
     run_id: UUID
@@ -37,8 +37,8 @@ class Work:
     """Its place in a trace, as a W3C `traceparent`."""
 
     @property
-    def token(self) -> Token:
-        return Token(self.run_id, self.epoch)
+    def fence(self) -> Fence:
+        return Fence(self.run_id, self.epoch)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -110,7 +110,7 @@ class End:
     which then is owed its termination. A run that is queued again may be claimed once `retry_after` has passed.
     """
 
-    token: Token
+    fence: Fence
     status: Status
     kind: EventKind
     error_code: ErrorCode | None = None
@@ -124,12 +124,12 @@ class End:
     retry_after: timedelta = timedelta(0)
 
     @classmethod
-    def by_result(cls, token: Token, outcome: Outcome, last_seq: int, *, work_ended: bool = True) -> "End":
+    def by_result(cls, fence: Fence, outcome: Outcome, last_seq: int, *, work_ended: bool = True) -> "End":
         """The end that the follower of a run reports."""
         said = {name: storable(value) for name, value in outcome.detail.items()}
         if outcome.error_code is None:
             return cls(
-                token=token,
+                fence=fence,
                 status=Status.SUCCEEDED,
                 kind=EventKind.SUCCEEDED,
                 outcome=said,
@@ -140,7 +140,7 @@ class End:
         message = storable(outcome.error_message or "")[:MAX_ERROR_MESSAGE]
         detail = said | {"error_code": outcome.error_code.value, "error_message": message}
         return cls(
-            token=token,
+            fence=fence,
             status=Status.FAILED,
             kind=EventKind.FAILED,
             error_code=outcome.error_code,
@@ -158,5 +158,5 @@ class End:
         return replace(self, error_message=message, outcome=said, detail=said)
 
     @classmethod
-    def by_cancel(cls, token: Token, from_status: Status) -> "End":
-        return cls(token=token, status=Status.CANCELLED, kind=EventKind.CANCELLED, from_status=from_status)
+    def by_cancel(cls, fence: Fence, from_status: Status) -> "End":
+        return cls(fence=fence, status=Status.CANCELLED, kind=EventKind.CANCELLED, from_status=from_status)

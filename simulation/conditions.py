@@ -11,7 +11,7 @@ from enum import Enum
 import numpy as np
 
 from reprieve.models.liveness import KEEPALIVE_INTERVAL, SWEEP_INTERVAL, VOUCH_AFTER
-from reprieve.simulation.faults import CATALOGUE, DEPLOY_STEP, DRAIN_LIMIT, RESTART, Fault, Place, zone_of
+from reprieve.simulation.faults import CATALOGUE, DEPLOY_STEP, DRAIN_LIMIT, RESTART, Fault, Scope, zone_of
 from reprieve.simulation.plan import FaultKind, Plan
 from reprieve.simulation.queue import LogQueue
 from reprieve.simulation.spans import Bools, Floats, Ints, Spans
@@ -185,10 +185,10 @@ class Conditions:
 
     def during(self, start: float, end: float, workers: set[int]) -> list[Fault]:
         """The faults between these times that can have touched a run that these workers followed."""
-        touched: dict[Place, set[int | None]] = {
-            Place.SYSTEM: {None},
-            Place.WORKER: {*workers},
-            Place.ZONE: {zone_of(worker) for worker in workers},
+        touched: dict[Scope, set[int | None]] = {
+            Scope.SYSTEM: {None},
+            Scope.WORKER: {*workers},
+            Scope.ZONE: {zone_of(worker) for worker in workers},
         }
         met = [one for one in self.faults if one.meets(start, end)]
         return [one for one in met if one.place in touched[CATALOGUE[one.kind].place]]

@@ -19,7 +19,7 @@ RUNS_PER_WORKER = 50
 FEWEST_WORKERS, MOST_WORKERS = 12, 60
 
 
-class Place(Enum):
+class Scope(Enum):
     """What a fault happens to."""
 
     SYSTEM = "the system"
@@ -35,27 +35,27 @@ class Rate:
     seconds: tuple[float, float]
     rare: float = 0.0
     rare_seconds: tuple[float, float] = (0.0, 0.0)
-    place: Place = Place.SYSTEM
+    place: Scope = Scope.SYSTEM
 
 
 CATALOGUE: dict[FaultKind, Rate] = {
-    FaultKind.WORKER_CRASH: Rate(24, (10, 90), 0.15, (300, 1200), Place.WORKER),
+    FaultKind.WORKER_CRASH: Rate(24, (10, 90), 0.15, (300, 1200), Scope.WORKER),
     FaultKind.ROLLING_DEPLOY: Rate(2, (0, 0)),  # As long as it takes, worker after worker.
     FaultKind.BACKLOG: Rate(2, (360, 3600), 0.2, (5400, 10_800)),  # The lag's peak is a third of it.
     FaultKind.LOG_WORKERS_STUCK: Rate(1, (240, 1200), 0.2, (1800, 3000)),
     FaultKind.BROKER_OUTAGE: Rate(2, (20, 300), 0.2, (300, 1200)),
     FaultKind.DATABASE_OUTAGE: Rate(3, (10, 170), 0.4, (180, 1200)),
-    FaultKind.PARTITION: Rate(4, (15, 170), 0.1, (240, 1200), Place.ZONE),
-    FaultKind.CLOCK_SKEW: Rate(6, (600, 7200), place=Place.WORKER),
+    FaultKind.PARTITION: Rate(4, (15, 170), 0.1, (240, 1200), Scope.ZONE),
+    FaultKind.CLOCK_SKEW: Rate(6, (600, 7200), place=Scope.WORKER),
     FaultKind.MESSAGES_LOST: Rate(2, (600, 1800)),
     FaultKind.BEAT_STOPPED: Rate(2, (90, 400), 0.3, (600, 1800)),
     FaultKind.CONTROL_RESTART: Rate(4, (5, 60)),
     FaultKind.REDIS_FLUSH: Rate(2, (0, 0)),
     FaultKind.PLATFORM_OUTAGE: Rate(2, (120, 1200), 0.1, (1900, 3000)),
     FaultKind.PROBE_HANGS: Rate(2, (120, 1500)),
-    FaultKind.WORKER_STOPPED: Rate(6, (20, 170), 0.1, (240, 900), Place.WORKER),
-    FaultKind.KEEPALIVE_STARVED: Rate(8, (20, 150), place=Place.WORKER),
-    FaultKind.DATABASE_CUT: Rate(6, (20, 170), 0.4, (240, 2400), Place.WORKER),  # Of one worker, from PostgreSQL alone.
+    FaultKind.WORKER_STOPPED: Rate(6, (20, 170), 0.1, (240, 900), Scope.WORKER),
+    FaultKind.KEEPALIVE_STARVED: Rate(8, (20, 150), place=Scope.WORKER),
+    FaultKind.DATABASE_CUT: Rate(6, (20, 170), 0.4, (240, 2400), Scope.WORKER),  # Of one worker, from PostgreSQL alone.
 }
 
 #: A deploy asks a worker to stop each so many seconds; one waits so long for its in-process work (`drain_seconds`) …
@@ -112,7 +112,7 @@ def _draw(kind: FaultKind, horizon: float, workers: int, rng: np.random.Generato
         seconds = rng.uniform(*(rate.rare_seconds if rng.random() < rate.rare else rate.seconds))
         if kind is FaultKind.ROLLING_DEPLOY:
             seconds = DEPLOY_STEP * (workers - 1) + DRAIN_LIMIT + RESTART
-        place = {Place.SYSTEM: None, Place.WORKER: int(rng.integers(workers)), Place.ZONE: int(rng.integers(ZONES))}
+        place = {Scope.SYSTEM: None, Scope.WORKER: int(rng.integers(workers)), Scope.ZONE: int(rng.integers(ZONES))}
         faults.append(Fault(kind, start, start + float(seconds), place[rate.place], float(rng.random())))
     return faults
 

@@ -211,7 +211,7 @@ class World:
         fleet.close(np.array([run]))
         code = verdict.judgement.error_code
         if code is not None and reaping.may_retry(code, verdict.suspect):
-            delay = reaping.retry_delay(verdict.suspect.token, verdict.suspect.attempt, self.timing)
+            delay = reaping.retry_delay(verdict.suspect.fence, verdict.suspect.attempt, self.timing)
             self._try_again(run, max(at + DECIDING + delay.total_seconds(), self._ended_by(run, at)))
 
     def _ended_by(self, run: int, at: float) -> float:

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 
 
-def token_arrays(tokens: Iterable[Token]) -> dict[str, Any]:
-    """`ids` and `epochs` of these tokens, each once."""
-    ordered = sorted(set(tokens))
-    return {"ids": [str(token.run_id) for token in ordered], "epochs": [token.epoch for token in ordered]}
+def fence_arrays(fences: Iterable[Fence]) -> dict[str, Any]:
+    """`ids` and `epochs` of these fences, each once."""
+    ordered = sorted(set(fences))
+    return {"ids": [str(fence.run_id) for fence in ordered], "epochs": [fence.epoch for fence in ordered]}
 
 
 def key_arrays(keys: Iterable[tuple[UUID, int]]) -> dict[str, Any]:

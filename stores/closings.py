@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from reprieve.models.chunks import LogKey
 from reprieve.models.closing import HOLDER_BELIEVED_FOR, Closing, is_awaited, late_of, may_forget, next_step
 from reprieve.models.errors import RunNotFound
 from reprieve.models.records import LISTED_RANGES, ArchiveRecord, LogRecord, QuarantineRecord
@@ -15,7 +16,6 @@ from reprieve.models.sequences import Range, SeqRanges
 from reprieve.stores.archive import Archived, LogArchives
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
-from reprieve.stores.logs import LogKey
 
 FIND = text("""
 SELECT clock_timestamp() - a.finished_at AS ended_for, a.last_seq, CAST(l.stored AS text) AS stored,

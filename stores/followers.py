@@ -18,8 +18,8 @@ from sqlalchemy import text
 from reprieve.models.errors import Superseded
 from reprieve.models.nodes import Node
 from reprieve.models.status import Probe
-from reprieve.models.work import Token, Work
-from reprieve.stores.arrays import key_arrays, token_arrays
+from reprieve.models.work import Fence, Work
+from reprieve.stores.arrays import fence_arrays, key_arrays
 from reprieve.stores.database import Database
 from reprieve.stores.logs import PostgresLogStore, Resumed
 from reprieve.stores.runs import work_of
@@ -205,13 +205,13 @@ class FollowerStore:
             connection.execute(FORGET_GONE, {"gone_after": gone_after})
             return orphaned
 
-    def hand_over(self, tokens: Iterable[Token]) -> set[Token]:
-        """Have the work under these tokens adopted; returns those to which it applied."""
-        values = token_arrays(tokens)
+    def hand_over(self, fences: Iterable[Fence]) -> set[Fence]:
+        """Have the work under these fences adopted; returns those to which it applied."""
+        values = fence_arrays(fences)
         if not values["ids"]:
             return set()
         with self._database.begin() as connection:
-            return {Token(row.run_id, row.epoch) for row in connection.execute(HAND_OVER, values)}
+            return {Fence(row.run_id, row.epoch) for row in connection.execute(HAND_OVER, values)}
 
     def to_adopt(self, node: Node, adapters: Sequence[str], limit: int) -> list[tuple[UUID, int, int]]:
         """Run, attempt and epoch of work that a worker of `node` with these adapters may adopt, now.
@@ -248,9 +248,9 @@ class FollowerStore:
 
     # -- questions
 
-    def handles(self, tokens: Iterable[Token]) -> list[Handle]:
-        """The work under these tokens that has a handle."""
-        values = token_arrays(tokens)
+    def handles(self, fences: Iterable[Fence]) -> list[Handle]:
+        """The work under these fences that has a handle."""
+        values = fence_arrays(fences)
         if not values["ids"]:
             return []
         with self._database.begin() as connection:

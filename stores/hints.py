@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from reprieve.models.chunks import Block
 from reprieve.models.paging import pages
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 from reprieve.stores.cache import LONGEST_BLOCK
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ def stop_key(run_id: UUID) -> str:
     return f"stop:{run_id}"
 
 
-def vouch_key(token: Token) -> str:
-    return f"vouch:{token.run_id}:{token.epoch}"
+def vouch_key(fence: Fence) -> str:
+    return f"vouch:{fence.run_id}:{fence.epoch}"
 
 
 def watch_key(run_id: UUID) -> bytes:
@@ -59,26 +59,26 @@ class StopSignals:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    def send(self, tokens: Iterable[Token]) -> None:
+    def send(self, fences: Iterable[Fence]) -> None:
         """Best effort: a failure is logged, since the database says the same."""
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
-                for token in tokens:
-                    pipeline.set(stop_key(token.run_id), token.epoch, ex=STOP_SIGNAL_LIFE)
+                for fence in fences:
+                    pipeline.set(stop_key(fence.run_id), fence.epoch, ex=STOP_SIGNAL_LIFE)
                 pipeline.execute()
         except RedisError as error:
             logger.warning("Redis is away (%s): followers will learn from the database that they must stop.", error)
 
-    def received(self, tokens: Sequence[Token]) -> set[Token]:
-        """Those of these tokens that were told to stop: the signal names their epoch or a later one."""
-        if not tokens:
+    def received(self, fences: Sequence[Fence]) -> set[Fence]:
+        """Those of these fences that were told to stop: the signal names their epoch or a later one."""
+        if not fences:
             return set()
         try:
-            answers = cast("list[bytes | None]", self._redis.mget([stop_key(token.run_id) for token in tokens]))
+            answers = cast("list[bytes | None]", self._redis.mget([stop_key(fence.run_id) for fence in fences]))
         except RedisError:
             return set()
-        told = zip(tokens, answers, strict=True)
-        return {token for token, epoch in told if epoch is not None and int(epoch) >= token.epoch}
+        told = zip(fences, answers, strict=True)
+        return {fence for fence, epoch in told if epoch is not None and int(epoch) >= fence.epoch}
 
 
 class Vouches:
@@ -93,25 +93,25 @@ class Vouches:
         self._redis = redis
         self._milliseconds = int(life.total_seconds() * 1000)
 
-    def give(self, tokens: Iterable[Token]) -> bool:
+    def give(self, fences: Iterable[Fence]) -> bool:
         """Whether Redis took it."""
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
-                for token in tokens:
-                    pipeline.set(vouch_key(token), 1, px=self._milliseconds)
+                for fence in fences:
+                    pipeline.set(vouch_key(fence), 1, px=self._milliseconds)
                 pipeline.execute()
         except RedisError as error:
             logger.error("Neither the database nor Redis (%s) can be told that runs of this worker live.", error)
             return False
         return True
 
-    def given(self, tokens: Iterable[Token]) -> set[Token]:
-        """Those of these tokens that are vouched for, under just their epoch; none of any while Redis is away."""
-        vouched: set[Token] = set()
+    def given(self, fences: Iterable[Fence]) -> set[Fence]:
+        """Those of these fences that are vouched for, under just their epoch; none of any while Redis is away."""
+        vouched: set[Fence] = set()
         try:
-            for page in pages(list(tokens), VOUCHES_AT_ONCE):
-                answers = cast("list[bytes | None]", self._redis.mget([vouch_key(token) for token in page]))
-                vouched |= {token for token, answer in zip(page, answers, strict=True) if answer is not None}
+            for page in pages(list(fences), VOUCHES_AT_ONCE):
+                answers = cast("list[bytes | None]", self._redis.mget([vouch_key(fence) for fence in page]))
+                vouched |= {fence for fence, answer in zip(page, answers, strict=True) if answer is not None}
         except RedisError as error:
             logger.warning("Redis is away (%s): nobody can be asked which runs workers vouch for.", error)
         return vouched

@@ -18,16 +18,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from reprieve.models.chunks import Block, Chunk
+from reprieve.models.chunks import Block, Chunk, LogKey, LogWriter
 from reprieve.models.errors import InvalidBlock
 from reprieve.models.sequences import MAX_RANGES, MAX_SEQ, Range, SeqRanges
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
-
-#: One attempt's log.
-LogKey = tuple[UUID, int]
-#: One writer of it: run, attempt, epoch.
-Source = tuple[UUID, int, int]
 
 # hold: these logs, each until the transaction ends; in the order of their keys, so that two messages with the same logs
 # wait for each other instead of deadlocking.
@@ -168,7 +163,7 @@ class LogStore(Protocol):
         """
         ...
 
-    def stored(self, sources: Iterable[Source]) -> dict[Source, SeqRanges]:
+    def stored(self, writers: Iterable[LogWriter]) -> dict[LogWriter, SeqRanges]:
         """What need not be sent again of what these wrote: it is stored, kept aside, or superseded."""
         ...
 
@@ -176,7 +171,7 @@ class LogStore(Protocol):
         """Give a log to a new writer, as part of the caller's transaction; returns from where it goes on.
 
         The log is cut after its last chunk that has a cursor and no gap before it: the new writer reads on from that
-        place of the source. Whatever an earlier epoch still sends is refused as superseded.
+        place of the writer. Whatever an earlier epoch still sends is refused as superseded.
         """
         ...
 
@@ -278,13 +273,13 @@ class PostgresLogStore:
         connection.execute(OPEN_HEADS, key_arrays(keys))
         return _epochs(connection.execute(HOLD, key_arrays(keys)).all())
 
-    def stored(self, sources: Iterable[Source]) -> dict[Source, SeqRanges]:
-        wanted = set(sources)
+    def stored(self, writers: Iterable[LogWriter]) -> dict[LogWriter, SeqRanges]:
+        wanted = set(writers)
         if not wanted:
             return {}
         with self._database.begin() as connection:
-            rows = connection.execute(STORED, key_arrays(source[:2] for source in wanted)).all()
-        return _by_source(wanted, _ranges(rows, "stored"), _epochs(rows))
+            rows = connection.execute(STORED, key_arrays(writer[:2] for writer in wanted)).all()
+        return _by_writer(wanted, _ranges(rows, "stored"), _epochs(rows))
 
     def resume(self, connection: Connection, run_id: UUID, attempt: int, epoch: int) -> Resumed:
         key = (run_id, attempt)
@@ -394,12 +389,12 @@ def _epochs(rows: Iterable[Any]) -> dict[LogKey, int]:
     return epochs
 
 
-def _by_source(
-    sources: Iterable[Source], stored: Mapping[LogKey, SeqRanges], epochs: Mapping[LogKey, int]
-) -> dict[Source, SeqRanges]:
+def _by_writer(
+    writers: Iterable[LogWriter], stored: Mapping[LogKey, SeqRanges], epochs: Mapping[LogKey, int]
+) -> dict[LogWriter, SeqRanges]:
     """What need not be sent again by each of these writers, where anything is known of its log."""
     found = {}
-    for run_id, attempt, epoch in sources:
+    for run_id, attempt, epoch in writers:
         if (run_id, attempt) in stored:
             superseded = epoch < epochs[run_id, attempt]
             found[run_id, attempt, epoch] = EVERYTHING if superseded else stored[run_id, attempt]
@@ -435,11 +430,11 @@ class MemoryLogStore:
             self._chunks.setdefault(block.key, {}).update((chunk.seq, chunk) for chunk in block.chunks())
         return new
 
-    def stored(self, sources: Iterable[Source]) -> dict[Source, SeqRanges]:
+    def stored(self, writers: Iterable[LogWriter]) -> dict[LogWriter, SeqRanges]:
         nothing = SeqRanges()
         logs = self._stored.keys() | self._aside.keys()
         known = {key: self._stored.get(key, nothing) | self._aside.get(key, nothing) for key in logs}
-        return _by_source(sources, known, {key: self._epochs.get(key, 0) for key in logs})
+        return _by_writer(writers, known, {key: self._epochs.get(key, 0) for key in logs})
 
     def resume(self, connection: Connection | None, run_id: UUID, attempt: int, epoch: int) -> Resumed:  # noqa: ARG002
         key = (run_id, attempt)

@@ -5,11 +5,11 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from reprieve.models.chunks import LogKey
 from reprieve.models.owed import MAX_REASON, NO_ANSWER, Backlog, Duty, Failing
 from reprieve.models.work import storable
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
-from reprieve.stores.logs import LogKey
 
 # try: these items are about to be tried. That is written before they are: one that hangs, or ends its process, goes
 # behind the others all the same, and another process leaves it alone meanwhile.

@@ -23,8 +23,8 @@ from reprieve.models.nodes import Node
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.rows import Run, RunAttempt, RunEvent, RunSpec
 from reprieve.models.status import EventKind, Proof, Status
-from reprieve.models.work import End, Token, Work
-from reprieve.stores.arrays import key_arrays, token_arrays
+from reprieve.models.work import End, Fence, Work
+from reprieve.stores.arrays import fence_arrays, key_arrays
 from reprieve.stores.database import Database
 
 # claim: one worker of all that got the message, and that have the adapter, starts the next attempt; not before the last
@@ -185,7 +185,7 @@ FROM live WHERE r.id = live.id
 RETURNING r.id, r.epoch
 """)
 
-# standing: which of these tokens may still write. Where another worker has attached to the same attempt, the work goes
+# standing: which of these fences may still write. Where another worker has attached to the same attempt, the work goes
 # on and its old follower is to leave it; in every other case it is to be ended.
 STANDING = text("""
 SELECT t.id, t.epoch, CASE WHEN r.epoch = t.epoch THEN 'current' ELSE 'adopted' END AS standing
@@ -418,43 +418,43 @@ class RunStore:
         with self._database.begin() as connection:
             return list(connection.execute(AWAITED, {"adapters": list(adapters), "limit": limit}).scalars())
 
-    def claimed_for(self, worker_id: UUID, claimed_before: timedelta) -> set[Token]:
+    def claimed_for(self, worker_id: UUID, claimed_before: timedelta) -> set[Fence]:
         """What this worker claimed so long ago or longer, and has recorded nothing of."""
         values = {"worker_id": worker_id, "claimed_before": claimed_before}
         with self._database.begin() as connection:
-            return {Token(row.id, row.epoch) for row in connection.execute(UNFOLLOWED, values)}
+            return {Fence(row.id, row.epoch) for row in connection.execute(UNFOLLOWED, values)}
 
-    def take_back(self, token: Token, note: str, wait: float, doublings: int) -> float | None:
+    def take_back(self, fence: Fence, note: str, wait: float, doublings: int) -> float | None:
         """Put a run back into the queue whose attempt began nothing; in how many seconds it may be claimed.
 
-        The attempt does not count. None when it recorded work, has output, or is not this token's any more.
+        The attempt does not count. None when it recorded work, has output, or is not this fence's any more.
         """
-        values = token._asdict() | {"note": note, "wait": wait, "doublings": doublings}
+        values = fence._asdict() | {"note": note, "wait": wait, "doublings": doublings}
         with self._database.begin() as connection:
             seconds: float | None = connection.execute(TAKE_BACK, values).scalar()
         return seconds
 
     def persist_run_process_metadata(
-        self, token: Token, host: str, process: ProcessIdentity, slot: str | None = None
+        self, fence: Fence, host: str, process: ProcessIdentity, slot: str | None = None
     ) -> None:
         """Record the child that an attempt has spawned; raises `Superseded` when the attempt is not running."""
         detail = {"host": host, "pid": process.pid, "process_group_id": process.process_group_id}
-        self._persist(token, EventKind.SPAWNED, detail, host=host, slot=slot, **process.as_handle())
+        self._persist(fence, EventKind.SPAWNED, detail, host=host, slot=slot, **process.as_handle())
 
     def persist_run_handle(
-        self, token: Token, host: str | None, handle: dict[str, Any], slot: str | None = None
+        self, fence: Fence, host: str | None, handle: dict[str, Any], slot: str | None = None
     ) -> None:
         """Record the handle of work that is dispatched elsewhere, or what more is known of it; raises as above."""
-        self._persist(token, EventKind.DISPATCHED, {"host": host}, host=host, slot=slot, handle=json.dumps(handle))
+        self._persist(fence, EventKind.DISPATCHED, {"host": host}, host=host, slot=slot, handle=json.dumps(handle))
 
-    def _persist(self, token: Token, kind: EventKind, detail: dict[str, Any], **columns: Any) -> None:
+    def _persist(self, fence: Fence, kind: EventKind, detail: dict[str, Any], **columns: Any) -> None:
         names = ("host", "slot", "pid", "process_group_id", "started_at", "namespace", "marker", "handle")
         absent = dict.fromkeys(names)
         values = absent | columns | {"kind": kind.value, "detail": json.dumps(detail)}
         with self._database.begin() as connection:
-            recorded = connection.execute(PERSIST, values | token._asdict()).one_or_none()
+            recorded = connection.execute(PERSIST, values | fence._asdict()).one_or_none()
         if recorded is None:
-            raise Superseded(f"Run {token.run_id} is no longer followed under epoch {token.epoch}.")
+            raise Superseded(f"Run {fence.run_id} is no longer followed under epoch {fence.epoch}.")
 
     def trace_parents(self, run_ids: Iterable[UUID]) -> dict[UUID, str | None]:
         """The places of these runs in the traces of those who asked for them."""
@@ -478,34 +478,34 @@ class RunStore:
 
     def note_late_result(self, end: End) -> str | None:
         """Flag an attempt that was reaped before this result came; returns its adapter, None when it was not reaped."""
-        values = end.token._asdict() | {"last_seq": end.last_seq, "detail": json.dumps(end.detail)}
+        values = end.fence._asdict() | {"last_seq": end.last_seq, "detail": json.dumps(end.detail)}
         with self._database.begin() as connection:
             adapter: str | None = connection.execute(LATE_RESULT, values).scalar()
         return adapter
 
     @staticmethod
-    def refresh(connection: Connection, tokens: Iterable[Token], proof: Proof) -> set[Token]:
-        """Write a proof of life for the runs that these tokens still follow; returns the tokens it applied to."""
-        parameters = token_arrays(tokens)
+    def refresh(connection: Connection, fences: Iterable[Fence], proof: Proof) -> set[Fence]:
+        """Write a proof of life for the runs that these fences still follow; returns the fences it applied to."""
+        parameters = fence_arrays(fences)
         if not parameters["ids"]:
             return set()
         rows = connection.execute(REFRESH, parameters | {"proof": proof.value})
-        return {Token(row.id, row.epoch) for row in rows}
+        return {Fence(row.id, row.epoch) for row in rows}
 
-    def standings(self, tokens: Iterable[Token]) -> dict[Token, Standing]:
-        """What each of these tokens is still worth."""
-        wanted = set(tokens)
+    def standings(self, fences: Iterable[Fence]) -> dict[Fence, Standing]:
+        """What each of these fences is still worth."""
+        wanted = set(fences)
         if not wanted:
             return {}
         with self._database.begin() as connection:
-            rows = connection.execute(STANDING, token_arrays(wanted)).all()
-        known = {Token(row.id, row.epoch): Standing(row.standing) for row in rows}
-        return {token: known.get(token, Standing.ENDED) for token in wanted}
+            rows = connection.execute(STANDING, fence_arrays(wanted)).all()
+        known = {Fence(row.id, row.epoch): Standing(row.standing) for row in rows}
+        return {fence: known.get(fence, Standing.ENDED) for fence in wanted}
 
     # -- ended
 
     @staticmethod
-    def finish(connection: Connection, ends: Sequence[End]) -> list[Ended]:
+    def end(connection: Connection, ends: Sequence[End]) -> list[Ended]:
         """Apply the ends whose conditions still hold; returns those. Call it through `workers.finish.finish`."""
         rows = connection.execute(FINISH, {"ends": json.dumps([_end_record(end) for end in ends])})
         return [Ended(row.id, row.attempt, row.epoch, Status(row.status)) for row in rows]
@@ -630,8 +630,8 @@ def work_of(row: Any, runtime_left: timedelta | None) -> Work:
 def _end_record(end: End) -> dict[str, Any]:
     silent_before: datetime | None = end.silent_before
     return {
-        "run_id": str(end.token.run_id),
-        "epoch": end.token.epoch,
+        "run_id": str(end.fence.run_id),
+        "epoch": end.fence.epoch,
         "from_status": end.from_status.value,
         "silent_before": silent_before.isoformat() if silent_before else None,
         "status": end.status.value,

@@ -5,11 +5,11 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from reprieve.models.chunks import LogKey
 from reprieve.models.closing import HOLDER_BELIEVED_FOR
 from reprieve.models.sequences import Range
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
-from reprieve.stores.logs import LogKey
 
 # hold: what a holder says that it holds now, in place of what it said before. A hint of some seconds: not worth waiting
 # for the disk.

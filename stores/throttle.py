@@ -1,6 +1,6 @@
 """The throttle of the refresh: at most one UPDATE of `updated_at` per run and refresh interval.
 
-One `SET proof:{run_id} {token} NX EX 60` per run decides who refreshes. It is one command, so a crash cannot leave a
+One `SET proof:{run_id} {owner} NX EX 60` per run decides who refreshes. It is one command, so a crash cannot leave a
 key without an end (misk #2541). A key whose UPDATE did not happen is released by compare-and-delete, so the next
 proof of life tries again (kpi #7270). When Redis fails, a bounded throttle in this process's memory stands in: the
 database still gets its refresh.
@@ -19,7 +19,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +53,10 @@ class Throttle:
         """A block in which keys are taken, and released if it ends with an exception."""
         return Claims(self)
 
-    def take(self, tokens: Iterable[Token], owner: str) -> set[Token]:
-        """The tokens whose runs are due for a refresh, each run's key now taken for `owner`."""
-        # A run has one key: where a message bears tokens of several epochs, the newest speaks for it.
-        wanted = {token.run_id: token for token in sorted(tokens) if not self._is_held(token.run_id)}
+    def take(self, fences: Iterable[Fence], owner: str) -> set[Fence]:
+        """The fences whose runs are due for a refresh, each run's key now taken for `owner`."""
+        # A run has one key: where a message bears fences of several epochs, the newest speaks for it.
+        wanted = {fence.run_id: fence for fence in sorted(fences) if not self._is_held(fence.run_id)}
         if not wanted:
             return set()
         try:
@@ -66,9 +66,9 @@ class Throttle:
                 answers = pipeline.execute()
         except RedisError as error:
             logger.warning("Redis is away (%s): throttling refreshes in memory.", error)
-            return {token for token in wanted.values() if self._take_locally(token.run_id)}
+            return {fence for fence in wanted.values() if self._take_locally(fence.run_id)}
         self._hold(wanted)
-        return {token for token, won in zip(wanted.values(), answers, strict=True) if won}
+        return {fence for fence, won in zip(wanted.values(), answers, strict=True) if won}
 
     def _is_held(self, run_id: UUID) -> bool:
         """Whether the key was there, ours or another's, a moment ago (a twentieth of its life)."""
@@ -88,9 +88,9 @@ class Throttle:
             self._local[run_id] = True
             return True
 
-    def release(self, tokens: Iterable[Token], owner: str) -> None:
+    def release(self, fences: Iterable[Fence], owner: str) -> None:
         """Give back keys that `owner` took and did not use; those it no longer owns stay as they are."""
-        run_ids = [token.run_id for token in tokens]
+        run_ids = [fence.run_id for fence in fences]
         self._drop(run_ids, lambda pipeline, key: pipeline.eval(_COMPARE_AND_DELETE, 1, key, owner))
 
     def forget(self, run_ids: Iterable[UUID]) -> None:
@@ -120,21 +120,21 @@ class Claims:
     def __init__(self, throttle: Throttle) -> None:
         self._throttle = throttle
         self._owner = uuid4().hex
-        self._taken: set[Token] = set()
-        self._made: set[Token] = set()
+        self._taken: set[Fence] = set()
+        self._made: set[Fence] = set()
 
     def __enter__(self) -> Self:
         return self
 
-    def take(self, tokens: Iterable[Token]) -> set[Token]:
-        """Those of `tokens` whose refresh is now this block's to make."""
-        won = self._throttle.take(tokens, self._owner)
+    def take(self, fences: Iterable[Fence]) -> set[Fence]:
+        """Those of `fences` whose refresh is now this block's to make."""
+        won = self._throttle.take(fences, self._owner)
         self._taken |= won
         return won
 
-    def made(self, tokens: Iterable[Token]) -> None:
+    def made(self, fences: Iterable[Fence]) -> None:
         """These refreshes were made: their keys stay, provided that the block (and its transaction) ends well."""
-        self._made |= set(tokens)
+        self._made |= set(fences)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._throttle.release(self._taken if kind else self._taken - self._made, self._owner)

@@ -84,7 +84,7 @@ def _report(services: Services, url: str, token: str, command: list[str | Path],
         if subprocess.run([*command, *only], cwd=folder).returncode:
             problems.append(f"the reports of {operation}")
         problems += _extremes(url, work.run_id, own)
-        end_runs(services, [End.by_result(work.token, Outcome(), services.logs.last_seq(work.run_id, 1))])
+        end_runs(services, [End.by_result(work.fence, Outcome(), services.logs.last_seq(work.run_id, 1))])
         problems += _unreadable(url, token, work.run_id)
         if close_log(services, work.run_id, 1) is not Closing.DONE:
             problems.append(f"the log of {work.run_id} is not closed")

@@ -17,7 +17,7 @@ from reprieve.adapters.registry import find_adapter
 from reprieve.models.errors import UnknownAdapter
 from reprieve.models.paging import pages
 from reprieve.models.status import Probe
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 from reprieve.stores.followers import Handle
 from reprieve.workers.bootstrap import Services
 
@@ -35,9 +35,9 @@ _asked: dict[str, threading.Thread] = {}
 Answers = dict[UUID, Probe]
 
 
-def ask(services: Services, tokens: Iterable[Token]) -> Answers:
-    """What the platforms say of the work under these tokens; nothing of work that no platform can be asked about."""
-    handles = [one for one in services.followers.handles(tokens) if _can_be_asked(one.adapter)]
+def ask(services: Services, fences: Iterable[Fence]) -> Answers:
+    """What the platforms say of the work under these fences; nothing of work that no platform can be asked about."""
+    handles = [one for one in services.followers.handles(fences) if _can_be_asked(one.adapter)]
     if not handles:
         return {}
     deadline = time.monotonic() + services.timing.ask_limit.total_seconds()

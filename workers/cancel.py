@@ -4,7 +4,7 @@ from uuid import UUID
 
 from reprieve.models.rows import Run
 from reprieve.models.status import Status
-from reprieve.models.work import End, Token
+from reprieve.models.work import End, Fence
 from reprieve.workers.bootstrap import Services, services
 from reprieve.workers.finish import finish
 
@@ -21,7 +21,7 @@ def cancel_run(run_id: UUID | str) -> Run:
         if status.is_final:
             return run
         # Repeated when a worker claims, or another ends, the run between the reading and the writing.
-        finish(wired, [End.by_cancel(Token(run.id, run.epoch), from_status=status)])
+        finish(wired, [End.by_cancel(Fence(run.id, run.epoch), from_status=status)])
 
 
 def _as_uuid(wired: Services, run_id: UUID | str) -> UUID:

@@ -11,11 +11,11 @@ import logging
 from datetime import timedelta
 from uuid import UUID
 
+from reprieve.models.chunks import LogKey
 from reprieve.models.closing import Closing
 from reprieve.models.owed import Duty, reason_of
 from reprieve.stores.closings import EndedLog
 from reprieve.stores.leases import Lease
-from reprieve.stores.logs import LogKey
 from reprieve.stores.partitions import keep_partitions
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services, services

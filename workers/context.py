@@ -16,7 +16,7 @@ from reprieve.models.errors import OutputNotTaken, Released
 from reprieve.models.faults import is_unfit
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import EventKind, Proof
-from reprieve.models.work import End, Token, Work, storable
+from reprieve.models.work import End, Fence, Work, storable
 from reprieve.stores.logs import Resumed
 from reprieve.workers.bootstrap import Services
 
@@ -34,7 +34,7 @@ class RunContext:
         self.attempt = work.attempt
         self.cursor = resumed.cursor if resumed else None
         self.work = work
-        self.token: Token = work.token
+        self.fence: Fence = work.fence
         self._services = services
         self._shipper = shipper
         self._log = SpooledLog(work.run_id, work.attempt, work.epoch)
@@ -83,13 +83,13 @@ class RunContext:
     def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
         process, node = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker), self._services.node
         runs = self._services.runs
-        self._record(lambda: runs.persist_run_process_metadata(self.token, node.name, process, node.slot))
+        self._record(lambda: runs.persist_run_process_metadata(self.fence, node.name, process, node.slot))
         self._process = process
 
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
         self.lives_here = host is not None and host == self._services.host
         slot = self._services.node.slot if self.lives_here else None
-        self._record(lambda: self._services.runs.persist_run_handle(self.token, host, handle, slot))
+        self._record(lambda: self._services.runs.persist_run_handle(self.fence, host, handle, slot))
         self._dispatched = True
 
     def _record(self, write: Callable[[], None]) -> None:

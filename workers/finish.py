@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from reprieve.models.work import End, Token
+from reprieve.models.work import End, Fence
 from reprieve.stores.runs import Ended
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.journal import about
@@ -30,17 +30,17 @@ def finish(services: Services, ends: Sequence[End], *, pass_over_held: bool = Fa
     with services.database.begin() as connection:
         if pass_over_held:
             ends = _without_held(services, connection, ends)
-        ended = services.runs.finish(connection, ends)
+        ended = services.runs.end(connection, ends)
     _announce(services, ended)
     return ended
 
 
 def _without_held(services: Services, connection: Connection, ends: Sequence[End]) -> list[End]:
-    free = services.runs.free(connection, [end.token.run_id for end in ends])
+    free = services.runs.free(connection, [end.fence.run_id for end in ends])
     for end in ends:
-        if end.token.run_id not in free:
-            logger.warning("Run %s is not ended yet: another transaction holds it.", end.token.run_id)
-    return [end for end in ends if end.token.run_id in free]
+        if end.fence.run_id not in free:
+            logger.warning("Run %s is not ended yet: another transaction holds it.", end.fence.run_id)
+    return [end for end in ends if end.fence.run_id in free]
 
 
 def _announce(services: Services, ended: Sequence[Ended]) -> None:
@@ -48,7 +48,7 @@ def _announce(services: Services, ended: Sequence[Ended]) -> None:
     if not ended:
         return
     services.throttle.forget([run.run_id for run in ended])
-    services.stops.send([Token(run.run_id, run.epoch) for run in ended])
+    services.stops.send([Fence(run.run_id, run.epoch) for run in ended])
     for run in ended:
         with about(run.run_id, run.attempt):
             logger.info("Run %s attempt %d: %s", run.run_id, run.attempt, run.status.value)

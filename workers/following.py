@@ -26,7 +26,7 @@ from reprieve.models.errors import Released, UnknownAdapter
 from reprieve.models.faults import Fault, fault_of, is_unfit
 from reprieve.models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
 from reprieve.models.results import last_line, raised, understood
-from reprieve.models.work import End, Outcome, Token, Work, storable
+from reprieve.models.work import End, Fence, Outcome, Work, storable
 from reprieve.workers import metrics, tracing
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import send_close
@@ -83,7 +83,7 @@ def _follow(services: Services, shipper: LogShipper, work: Work, context: RunCon
     context.has_result()
     given_up = context.given_up
     _flush(shipper, FLUSH_TIMEOUT)
-    end = given_up or End.by_result(work.token, outcome, context.last_seq, work_ended=work_ended)
+    end = given_up or End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
     if record(services, end):
         send_close(work.run_id, work.attempt)
         return outcome.error_code or "succeeded"
@@ -124,10 +124,10 @@ def record(services: Services, end: End) -> bool:
     A database that is away or unfit is waited for. An end that it will never take is recorded without its content.
     """
     try:
-        return bool(_persist(lambda: finish(services, [end]), f"The end of run {end.token.run_id} is not recorded yet"))
+        return bool(_persist(lambda: finish(services, [end]), f"The end of run {end.fence.run_id} is not recorded yet"))
     except Exception:  # Content: nothing else is raised.
-        logger.exception("How run %s ended cannot be stored as it is: %r", end.token.run_id, end.detail)
-    bare, patient = end.bare(), f"That run {end.token.run_id} ended is not recorded yet"
+        logger.exception("How run %s ended cannot be stored as it is: %r", end.fence.run_id, end.detail)
+    bare, patient = end.bare(), f"That run {end.fence.run_id} ended is not recorded yet"
     return bool(_persist(lambda: finish(services, [bare]), patient, give_up_on_content=False))
 
 
@@ -160,7 +160,7 @@ def note_late_result(services: Services, end: End) -> None:
     adapter = services.runs.note_late_result(end)
     if adapter is not None:
         metrics.SUSPECTED_FALSE_REAPS.labels(adapter).inc()
-        logger.error("Run %s was reaped, and its follower reports a result all the same.", end.token.run_id)
+        logger.error("Run %s was reaped, and its follower reports a result all the same.", end.fence.run_id)
 
 
 # -- no end
@@ -172,7 +172,7 @@ def _leave(services: Services, shipper: LogShipper, context: RunContext) -> str:
     _flush(shipper, LEAVE_TIMEOUT)
     try:
         if not _hand_over(services, work) and not context.last_seq:
-            take_back(services, work.token, f"its worker was to leave it before it had begun ({services.host})")
+            take_back(services, work.fence, f"its worker was to leave it before it had begun ({services.host})")
     except Exception as error:
         logger.error("Run %s could not be handed over (%s); the sweep will.", work.run_id, type(error).__name__)
     return "released"
@@ -205,7 +205,7 @@ def _let_go(services: Services, context: RunContext, why: str) -> str:
     work = context.work
     if work.adapter in attaching() and _hand_over(services, work):
         return "released"
-    if not context.last_seq and take_back(services, work.token, f"{services.host} could not begin it ({why})"):
+    if not context.last_seq and take_back(services, work.fence, f"{services.host} could not begin it ({why})"):
         return "returned"
     if context.is_underway and context.lives_elsewhere:
         # Nobody else could follow it; it may be alive, and its silence is the reaper's to judge.
@@ -216,23 +216,23 @@ def _let_go(services: Services, context: RunContext, why: str) -> str:
 
 
 def _hand_over(services: Services, work: Work) -> bool:
-    if not services.followers.hand_over([work.token]):
+    if not services.followers.hand_over([work.fence]):
         return False
     metrics.HANDED_OVER.labels(work.adapter).inc()
     logger.info("Run %s attempt %d: left to another worker.", work.run_id, work.attempt)
     return True
 
 
-def take_back(services: Services, token: Token, why: str) -> bool:
+def take_back(services: Services, fence: Fence, why: str) -> bool:
     """Put an attempt that began nothing back into the queue; False where it may have begun something."""
     note = storable(f"Back in the queue: {why}. The attempt does not count.")
     wait = TAKEN_BACK_FOR * random.uniform(1, 2)  # noqa: S311 - so that many do not come back at once
-    seconds = services.runs.take_back(token, note, wait, TAKEN_BACK_DOUBLINGS)
+    seconds = services.runs.take_back(fence, note, wait, TAKEN_BACK_DOUBLINGS)
     if seconds is None:
         return False
-    services.throttle.forget([token.run_id])
-    send_execute(token.run_id, after=seconds + MARGIN)
-    logger.warning("Run %s: %s", token.run_id, note)
+    services.throttle.forget([fence.run_id])
+    send_execute(fence.run_id, after=seconds + MARGIN)
+    logger.warning("Run %s: %s", fence.run_id, note)
     return True
 
 

@@ -17,11 +17,11 @@ from celery.exceptions import Reject
 from sqlalchemy import Connection
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
-from reprieve.models.chunks import Block, decode_message, describe, encode_message
+from reprieve.models.chunks import Block, LogKey, decode_message, describe, encode_message
 from reprieve.models.errors import InvalidBlock
 from reprieve.models.faults import Fault, fault_of, is_row_held, is_unfit
 from reprieve.models.status import Proof
-from reprieve.stores.logs import LogKey, TooScattered
+from reprieve.stores.logs import TooScattered
 from reprieve.workers import metrics
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services, services
@@ -106,7 +106,7 @@ def _store(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
     with services.throttle.claims() as claims, services.database.begin() as connection:
         printing = services.runs.printing(connection, {block.run_id for block in blocks})
         new = _append(services, connection, [block for block in blocks if block.run_id in printing])
-        proofs = {block.token for block in new if printing[block.run_id].out_of_process_liveness}
+        proofs = {block.fence for block in new if printing[block.run_id].out_of_process_liveness}
         refreshed = refresh(services, connection, claims, proofs, Proof.OUTPUT)
         late = [block.key for block in new if block.attempt < printing[block.run_id].live_from]
         suspected = services.runs.note_late_output(connection, late)

@@ -1,6 +1,6 @@
 """The refresh: proof of life reaches `runs.updated_at`, at most once per run and refresh interval.
 
-    SET proof:{run_id} {token} NX EX 60    who wins, refreshes         (stores/throttle.py)
+    SET proof:{run_id} {owner} NX EX 60    who wins, refreshes         (stores/throttle.py)
     UPDATE runs SET updated_at = <database clock>
      WHERE id = … AND epoch = … AND status = 'running'                 (stores/runs.py, REFRESH)
 
@@ -12,18 +12,18 @@ from collections.abc import Iterable
 from sqlalchemy import Connection
 
 from reprieve.models.status import Proof
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 from reprieve.stores.throttle import Claims
 from reprieve.workers import metrics
 from reprieve.workers.bootstrap import Services
 
 
 def refresh(
-    services: Services, connection: Connection, claims: Claims, tokens: Iterable[Token], proof: Proof
-) -> set[Token]:
-    """Refresh those of `tokens` that are due, inside the caller's transaction; returns those it wrote."""
-    tokens = set(tokens)
-    taken = claims.take(tokens)
+    services: Services, connection: Connection, claims: Claims, fences: Iterable[Fence], proof: Proof
+) -> set[Fence]:
+    """Refresh those of `fences` that are due, inside the caller's transaction; returns those it wrote."""
+    fences = set(fences)
+    taken = claims.take(fences)
     try:
         refreshed = services.runs.refresh(connection, taken, proof)
     except Exception:
@@ -32,17 +32,17 @@ def refresh(
     claims.made(refreshed)
     for result, count in (
         ("written", len(refreshed)),
-        ("throttled", len(tokens) - len(taken)),
+        ("throttled", len(fences) - len(taken)),
         ("void", len(taken) - len(refreshed)),
     ):
         metrics.REFRESHES.labels(proof.value, result).inc(count)
     return refreshed
 
 
-def give_proof(services: Services, tokens: Iterable[Token], proof: Proof) -> set[Token]:
+def give_proof(services: Services, fences: Iterable[Fence], proof: Proof) -> set[Fence]:
     """The same in a transaction of its own, if there is anything to refresh: the way of keepalives and heartbeats."""
-    tokens = set(tokens)
-    if not tokens:
+    fences = set(fences)
+    if not fences:
         return set()
     with services.throttle.claims() as claims, services.database.begin() as connection:
-        return refresh(services, connection, claims, tokens, proof)
+        return refresh(services, connection, claims, fences, proof)

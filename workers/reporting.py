@@ -20,10 +20,10 @@ from reprieve.models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Chunk, blocks_of, 
 from reprieve.models.errors import InvalidChunk, InvalidRequest, TokenRefused
 from reprieve.models.sequences import MAX_SEQ
 from reprieve.models.status import Proof, Status
-from reprieve.models.work import MAX_ERROR_MESSAGE, End, Outcome, Token
+from reprieve.models.work import MAX_ERROR_MESSAGE, End, Fence, Outcome
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import send_close
-from reprieve.workers.finish import finish as end_runs
+from reprieve.workers.finish import finish
 from reprieve.workers.following import note_late_result
 from reprieve.workers.ingest import ingest
 from reprieve.workers.refresh import give_proof
@@ -43,7 +43,7 @@ _ANY_EPOCH = 2**62
 class _Attempt:
     """What a report is of; number 0 where no worker has claimed the run. `stop`: the run has ended."""
 
-    token: Token
+    fence: Fence
     number: int
     stop: bool
 
@@ -79,7 +79,7 @@ def append(services: Services, run_id: UUID, token: object, first_seq: object, c
         ingest(
             services,
             blocks_of(
-                Chunk(run_id, of.number, of.token.epoch, seq, stream, data, cursor=str(seq), at=at)
+                Chunk(run_id, of.number, of.fence.epoch, seq, stream, data, cursor=str(seq), at=at)
                 for seq, (stream, data, at) in enumerate(records, start=first)
             ),
         )
@@ -94,11 +94,11 @@ def heartbeat(services: Services, run_id: UUID, token: object) -> dict[str, Any]
     _authorize(services, run_id, token)
     of = _attempt(services, run_id)
     if of.number and not of.stop:
-        give_proof(services, [of.token], Proof.HEARTBEAT)
+        give_proof(services, [of.fence], Proof.HEARTBEAT)
     return {"stop": of.stop}
 
 
-def finish(services: Services, run_id: UUID, token: object, outcome: object, last_seq: object) -> dict[str, Any]:
+def record_result(services: Services, run_id: UUID, token: object, outcome: object, last_seq: object) -> dict[str, Any]:
     """Record the result: `outcome` has one of `exit_status`, `signal`, `error`; `last_seq` is of the last chunk.
 
     Replies with `taken`, False only while the run waits for a worker to claim it: say it again. The first end counts;
@@ -110,13 +110,13 @@ def finish(services: Services, run_id: UUID, token: object, outcome: object, las
     last = _whole("last_seq", last_seq, 0, MAX_SEQ)
     while True:
         of = _attempt(services, run_id)
-        end = End.by_result(of.token, result, last)
+        end = End.by_result(of.fence, result, last)
         if of.stop:
             note_late_result(services, end)
             return {"taken": True}
         if not of.number:
             return {"taken": False}
-        if end_runs(services, [end]):
+        if finish(services, [end]):
             send_close(run_id, of.number)
             return {"taken": True}
         # Another worker took the follower's place over, or another end came, between the reading and the writing.
@@ -129,12 +129,12 @@ def _authorize(services: Services, run_id: UUID, token: object) -> None:
 
 def _attempt(services: Services, run_id: UUID) -> _Attempt:
     run = services.runs.get(run_id)
-    return _Attempt(Token(run_id, run.epoch), run.attempt, stop=Status(run.status).is_final)
+    return _Attempt(Fence(run_id, run.epoch), run.attempt, stop=Status(run.status).is_final)
 
 
 def _next_seq(services: Services, of: _Attempt) -> int:
     """The number of the first chunk that is neither stored nor kept aside."""
-    source = (of.token.run_id, of.number, _ANY_EPOCH)
+    source = (of.fence.run_id, of.number, _ANY_EPOCH)
     stored = services.logs.stored([source]).get(source)
     return (stored.whole_to if stored else 0) + 1
 

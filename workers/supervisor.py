@@ -39,7 +39,7 @@ from reprieve.models.owed import Duty, reason_of
 from reprieve.models.paging import pages
 from reprieve.models.rows import RunAttempt
 from reprieve.models.status import ErrorCode, EventKind, Probe, Proof
-from reprieve.models.work import End, Outcome, Token, Work, storable
+from reprieve.models.work import End, Fence, Outcome, Work, storable
 from reprieve.stores.followers import Adoption
 from reprieve.stores.logs import Resumed
 from reprieve.stores.runs import Standing
@@ -101,8 +101,8 @@ class Supervisor:
         self._node = node or f"worker@{services.host}"
         self._services = services
         self._shipper = shipper
-        self._followed: dict[Token, RunContext] = {}
-        self._followed_lately: LRUCache[Token, bool] = LRUCache(FOLLOWED_LATELY)
+        self._followed: dict[Fence, RunContext] = {}
+        self._followed_lately: LRUCache[Fence, bool] = LRUCache(FOLLOWED_LATELY)
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._draining = threading.Event()
@@ -153,13 +153,13 @@ class Supervisor:
         """The context of an attempt, watched over for as long as the block lasts."""
         context = RunContext(self._services, self._shipper, work, resumed)
         with self._lock:
-            self._followed[work.token] = context
-            self._followed_lately[work.token] = True
+            self._followed[work.fence] = context
+            self._followed_lately[work.fence] = True
         try:
             yield context
         finally:
             with self._lock:
-                del self._followed[work.token]
+                del self._followed[work.fence]
 
     def supervise(self) -> None:
         """One turn over the followed runs; a step that fails does not keep the others from theirs."""
@@ -174,18 +174,18 @@ class Supervisor:
             except Exception:
                 logger.exception("A step of supervision failed; it is tried again in a moment.")
 
-    def _contexts(self) -> dict[Token, RunContext]:
+    def _contexts(self) -> dict[Fence, RunContext]:
         with self._lock:
             return dict(self._followed)
 
-    def _be_seen(self, contexts: dict[Token, RunContext]) -> None:
+    def _be_seen(self, contexts: dict[Fence, RunContext]) -> None:
         """Say that this worker is there: nobody need take over what it follows."""
         if time.monotonic() >= self._next_sign and (contexts or not self._draining.is_set()):
             self._services.followers.seen(self.worker_id, self._node, self._services.node)
             self._next_sign = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
             self._tell_of_twins()
 
-    def _take_back_unfollowed(self, _: dict[Token, RunContext]) -> None:
+    def _take_back_unfollowed(self, _: dict[Fence, RunContext]) -> None:
         """Put back into the queue what this worker claimed without being told so: the answer was lost on the way.
 
         Nobody follows it, so that it would be found by its silence, and end without having begun. A claim that is only
@@ -196,11 +196,11 @@ class Supervisor:
             return
         timing = self._services.timing
         claimed = self._services.runs.claimed_for(self.worker_id, timing.worker_gone_after)
-        for token in claimed - self._begun():
-            take_back(self._services, token, f"the answer to the claim of {self._node} was lost")
+        for fence in claimed - self._begun():
+            take_back(self._services, fence, f"the answer to the claim of {self._node} was lost")
         self._next_look_at_claims = time.monotonic() + timing.keepalive_interval.total_seconds()
 
-    def _begun(self) -> set[Token]:
+    def _begun(self) -> set[Fence]:
         with self._lock:
             return self._followed.keys() | set(self._followed_lately)
 
@@ -210,7 +210,7 @@ class Supervisor:
             if twice.name == self._services.host:
                 logger.critical("%s", *complaints([], [twice], self._services.timing))
 
-    def _heed_revocations(self, _: dict[Token, RunContext]) -> None:
+    def _heed_revocations(self, _: dict[Fence, RunContext]) -> None:
         """Cancel the runs whose tasks were revoked or terminated, in Flower for example: a task's id is its run's.
 
         Celery tells every worker. It drops the message of a run that waits, and could not end one that runs on a
@@ -222,12 +222,12 @@ class Supervisor:
                 logger.info("Task %s was revoked: its run is %s.", task_id, cancel_run(UUID(task_id)).status)
         self._heeded = revoked
 
-    def _stop_told(self, contexts: dict[Token, RunContext]) -> None:
-        for token in self._services.stops.received(list(contexts)):
-            contexts[token].stop()
+    def _stop_told(self, contexts: dict[Fence, RunContext]) -> None:
+        for fence in self._services.stops.received(list(contexts)):
+            contexts[fence].stop()
 
-    def _end_overdue(self, contexts: dict[Token, RunContext]) -> None:
-        overdue = {token: one for token, one in contexts.items() if one.is_overdue and not one.stopping}
+    def _end_overdue(self, contexts: dict[Fence, RunContext]) -> None:
+        overdue = {fence: one for fence, one in contexts.items() if one.is_overdue and not one.stopping}
         ended = self._ended_by_themselves(overdue) if overdue else set()
         for context in overdue.values():
             if context.run_id not in ended:
@@ -241,23 +241,23 @@ class Supervisor:
             return
         context.stop()
 
-    def _ended_by_themselves(self, tokens: Iterable[Token]) -> set[UUID]:
+    def _ended_by_themselves(self, fences: Iterable[Fence]) -> set[UUID]:
         """The runs among these whose work has ended, perhaps long ago and in time, and is being read only now."""
-        handles = self._services.followers.handles(tokens)
+        handles = self._services.followers.handles(fences)
         said = ask_here(self._services, handles, time.monotonic() + OVERDUE_ASK_LIMIT)
         return {run_id for run_id, answer in said.items() if answer is Probe.ENDED}
 
-    def _keepalive(self, contexts: dict[Token, RunContext]) -> None:
+    def _keepalive(self, contexts: dict[Fence, RunContext]) -> None:
         """Give proof of life for what is alive, then stop whatever the database says is no longer ours."""
         if time.monotonic() < self._next_keepalive:
             return
         began = _clock()
-        proofs = {token: context.proof() for token, context in contexts.items()}
+        proofs = {fence: context.proof() for fence, context in contexts.items()}
         for proof in (Proof.KEEPALIVE, Proof.HEARTBEAT):
-            proven = [token for token, given in proofs.items() if given is proof]
+            proven = [fence for fence, given in proofs.items() if given is proof]
             give_proof(self._services, proven, proof)
-            for token in proven:
-                contexts[token].proof_given()
+            for fence in proven:
+                contexts[fence].proof_given()
         self._tell(contexts, {Standing.ADOPTED})
         self._in_touch_at = began
         self._proven_at = time.monotonic()
@@ -270,14 +270,14 @@ class Supervisor:
             self._proven_at = now
         if now - self._proven_at < self._services.timing.vouch_after.total_seconds() or now < self._next_vouch:
             return
-        proven = [token for token, context in contexts.items() if context.proof() is not None]
+        proven = [fence for fence, context in contexts.items() if context.proof() is not None]
         if proven and self._services.vouches.give(proven):
             metrics.VOUCHED.inc(len(proven))
-            for token in proven:
-                contexts[token].proof_given()
+            for fence in proven:
+                contexts[fence].proof_given()
         self._next_vouch = now + self._services.timing.keepalive_interval.total_seconds()
 
-    def _end_cut_off(self, contexts: dict[Token, RunContext]) -> None:
+    def _end_cut_off(self, contexts: dict[Fence, RunContext]) -> None:
         """End our own children if we have not heard for so long that a next attempt may soon begin elsewhere."""
         limit = self._services.timing.cut_off_limit
         if _clock() - self._in_touch_at <= limit.total_seconds():
@@ -287,13 +287,13 @@ class Supervisor:
                 logger.error("Run %s is ended: the database was out of reach for %s.", context.run_id, in_words(limit))
                 context.give_up(end_of_cut_off(context.work, self._services.timing))
 
-    def _tell(self, contexts: dict[Token, RunContext], leave: Container[Standing]) -> None:
+    def _tell(self, contexts: dict[Fence, RunContext], leave: Container[Standing]) -> None:
         """Have the work of runs that have ended be ended, and that of these other standings be left."""
-        for token, standing in self._services.runs.standings(contexts).items():
+        for fence, standing in self._services.runs.standings(contexts).items():
             if standing is Standing.ENDED:
-                contexts[token].stop()
+                contexts[fence].stop()
             elif standing in leave:
-                contexts[token].release()
+                contexts[fence].release()
 
     def bury(self) -> None:
         """One turn over the work that is owed its end."""
@@ -379,8 +379,8 @@ class Supervisor:
 
     def _begin_to_follow(self, adoption: Adoption) -> None:
         work = adoption.work
-        for token, context in self._contexts().items():
-            if token.run_id == work.run_id:  # We were not seen for a while, and are our own successor.
+        for fence, context in self._contexts().items():
+            if fence.run_id == work.run_id:  # We were not seen for a while, and are our own successor.
                 context.release()
         self._services.throttle.forget([work.run_id])
         metrics.ADOPTED.labels(work.adapter).inc()
@@ -389,7 +389,7 @@ class Supervisor:
         try:
             thread.start()
         except RuntimeError:  # The system gives no more threads: whoever has one may follow it.
-            self._services.followers.hand_over([work.token])
+            self._services.followers.hand_over([work.fence])
             raise
         self._adopted.append(thread)
 
@@ -458,14 +458,14 @@ class Supervisor:
         deadline, can_attach, takes_with = time.monotonic() + seconds, attaching(), takes_detached_with(self._services)
         while (contexts := self._contexts()) and time.monotonic() < deadline:
             leavable = {
-                token: one
-                for token, one in contexts.items()
+                fence: one
+                for fence, one in contexts.items()
                 if one.can_be_left and one.work.adapter in can_attach and not (takes_with and one.lives_here)
             }
             self._leave(leavable)
             self._ended.wait(0.1)
 
-    def _leave(self, contexts: dict[Token, RunContext]) -> None:
+    def _leave(self, contexts: dict[Fence, RunContext]) -> None:
         """Leave this work to others; not what has ended meanwhile, whose last words nobody else would read."""
         try:
             self._tell(contexts, {Standing.ADOPTED, Standing.CURRENT})
@@ -511,4 +511,4 @@ def _lives_elsewhere(work: Work) -> bool:
 
 def _timed_out(context: RunContext) -> End:
     outcome = Outcome.failed("Ran for longer than its max_runtime.", ErrorCode.TIMED_OUT)
-    return End.by_result(context.token, outcome, context.last_seq, work_ended=False)
+    return End.by_result(context.fence, outcome, context.last_seq, work_ended=False)

@@ -47,7 +47,7 @@ from reprieve.models.reaping import (
     should_ask,
 )
 from reprieve.models.status import Proof
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 from reprieve.stores.leases import Lease
 from reprieve.workers import metrics, tracing
 from reprieve.workers.app import app
@@ -117,7 +117,7 @@ def _judge_all(services: Services, lease: Lease, watch: Watch, now: datetime) ->
     found = services.sweeps.suspects(now - services.timing.window, now, PAGE_SIZE)
     suspects = [one for page in lease.while_going_through(found) for one in page]
     lease.renew()
-    answers = ask(services, [one.token for one in suspects if should_ask(one, now, services.timing)])
+    answers = ask(services, [one.fence for one in suspects if should_ask(one, now, services.timing)])
     watch, suspects = _listen(services, lease, watch, now), _believe(services, suspects, now)
     verdicts = [
         Verdict(one, judge(one, watch, answers.get(one.run_id), now, services.timing), answers.get(one.run_id))
@@ -149,8 +149,8 @@ def _listen(services: Services, lease: Lease, watch: Watch, now: datetime) -> Wa
 
 def _believe(services: Services, suspects: list[Suspect], now: datetime) -> list[Suspect]:
     """The suspects, with what their workers say of them now; looked at as late as possible, as canaries are."""
-    vouched = services.vouches.given([one.token for one in suspects if one.is_silent(now, services.timing)])
-    return [replace(one, vouched_at=now) if one.token in vouched else one for one in suspects]
+    vouched = services.vouches.given([one.fence for one in suspects if one.is_silent(now, services.timing)])
+    return [replace(one, vouched_at=now) if one.fence in vouched else one for one in suspects]
 
 
 def _brake(services: Services, verdicts: list[Verdict]) -> tuple[list[Verdict], Brake]:
@@ -168,7 +168,7 @@ def _brake(services: Services, verdicts: list[Verdict]) -> tuple[list[Verdict], 
 def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], now: datetime) -> int:
     """End those of these runs that were convicted, and count them."""
     convictions = [conviction(verdict, evidence, now, services.timing) for verdict, evidence in judged]
-    ends = {end.token.run_id: end for end in convictions if end is not None}
+    ends = {end.fence.run_id: end for end in convictions if end is not None}
     ended = _in_bulk(lambda some: [run.run_id for run in finish(services, some, pass_over_held=True)], ends)
     for verdict, _ in judged:
         if verdict.suspect.run_id in ended:
@@ -208,14 +208,14 @@ def _spare(services: Services, spared: Sequence[tuple[Verdict, dict[str, Any]]])
         metrics.SPARED.labels(one.judgement.value).inc()
     _in_bulk(services.sweeps.spare, {one.suspect.run_id: (one.suspect, evidence) for one, evidence in suspects})
     give_proof(
-        services, [one.suspect.token for one, _ in suspects if one.judgement is Judgement.SPARE_ALIVE], Proof.PROBE
+        services, [one.suspect.fence for one, _ in suspects if one.judgement is Judgement.SPARE_ALIVE], Proof.PROBE
     )
-    unfollowed = [one.suspect.token for one, _ in suspects if one.judgement.wants_follower]
+    unfollowed = [one.suspect.fence for one, _ in suspects if one.judgement.wants_follower]
     _in_bulk(lambda some: _run_ids(services.followers.hand_over(some)), {one.run_id: one for one in unfollowed})
 
 
-def _run_ids(tokens: Iterable[Token]) -> set[UUID]:
-    return {token.run_id for token in tokens}
+def _run_ids(fences: Iterable[Fence]) -> set[UUID]:
+    return {fence.run_id for fence in fences}
 
 
 def _orphan(services: Services) -> int:

@@ -7,9 +7,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from reprieve.models.chunks import LogKey
 from reprieve.models.errors import LogUnavailable
 from reprieve.models.owed import Duty, reason_of
-from reprieve.stores.logs import LogKey
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.journal import about
 

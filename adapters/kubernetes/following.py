@@ -110,7 +110,7 @@ class Following:
         logs = state.logs_of(pods)
         if is_terminal and self._is_over(all(log.ended for log in logs)):
             self._outcome = state.outcome_of(job, pods, before)
-            self._log.finish(logs)
+            self._log.read_rest(logs)
             if not logs and not self._log.has_read and (before or self._outcome.error_code is None):
                 self._unread = "The Pod was gone before the end of its log was read."
             return None

@@ -72,7 +72,7 @@ class LogFollower:
                 self._shut()
             self._condition.notify()
 
-    def finish(self, pods: Sequence[PodLog]) -> None:
+    def read_rest(self, pods: Sequence[PodLog]) -> None:
         """These are the last Pods, and have ended: read what is left."""
         with self._condition:
             self._finishing = True

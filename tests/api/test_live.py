@@ -40,7 +40,7 @@ def write(services: Services, work: Work, first: int, last: int) -> None:
 
 
 def end(services: Services, work: Work, last_seq: int) -> None:
-    assert finish(services, [End.by_result(work.token, Outcome(), last_seq)])
+    assert finish(services, [End.by_result(work.fence, Outcome(), last_seq)])
 
 
 class Reading:

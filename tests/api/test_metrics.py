@@ -49,7 +49,7 @@ def test_what_is_told_is_what_the_rows_say(services: Services, client: TestClien
     in_process(services)
     new_run(services)
     ended = running(services)
-    finish(services, [End.by_result(ended.token, Outcome(), 0)])
+    finish(services, [End.by_result(ended.fence, Outcome(), 0)])
     told = scraped(client)
     assert told["reprieve_runs", "detached", "queued"] == 1
     assert told["reprieve_runs", "detached", "running"] == 2
@@ -88,17 +88,17 @@ def test_proofs_of_life_are_counted_by_what_became_of_them(services: Services, m
     results = ("written", "throttled", "void", "failed")
     before = {result: refreshes(Proof.HEARTBEAT, result) for result in results}
     alive, ended, other = running(services), running(services), running(services)
-    finish(services, [End.by_result(ended.token, Outcome(), 0)])
+    finish(services, [End.by_result(ended.fence, Outcome(), 0)])
     for _ in range(2):
-        give_proof(services, [alive.token], Proof.HEARTBEAT)
-    give_proof(services, [ended.token], Proof.HEARTBEAT)
+        give_proof(services, [alive.fence], Proof.HEARTBEAT)
+    give_proof(services, [ended.fence], Proof.HEARTBEAT)
 
     def fail(*_: object) -> None:
         raise ConnectionError
 
     monkeypatch.setattr(services.runs, "refresh", fail)
     with pytest.raises(ConnectionError):
-        give_proof(services, [other.token], Proof.HEARTBEAT)
+        give_proof(services, [other.fence], Proof.HEARTBEAT)
     counted = {result: refreshes(Proof.HEARTBEAT, result) - before[result] for result in results}
     assert counted == {"written": 1, "throttled": 1, "void": 1, "failed": 1}
 

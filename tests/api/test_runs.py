@@ -181,7 +181,7 @@ def test_a_log_is_read_in_pages_and_every_byte_is_in_it(client: TestClient, serv
     second = client.get(path, params={"after": first["next_after"]}).json()
     assert [(one["seq"], one["stream"]) for one in second["chunks"]] == [(3, "stderr")]
     assert (second["ended"], second["last_seq"], second["next_after"]) == (False, None, 3)
-    finish(services, [End.by_result(work.token, Outcome(), 3)])
+    finish(services, [End.by_result(work.fence, Outcome(), 3)])
     last = client.get(path, params={"after": 3}).json()
     assert (last["chunks"], last["ended"], last["last_seq"], last["next_after"]) == ([], True, 3, 3)
 

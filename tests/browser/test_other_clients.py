@@ -65,7 +65,7 @@ def test_an_event_source_and_a_client_in_javascript_follow_a_run_across_restarts
                 served.start()
                 becomes(page, "window.seen.length", 20 * cut)
             say(20)
-            finish(services, [End.by_result(work.token, Outcome(), 60)])
+            finish(services, [End.by_result(work.fence, Outcome(), 60)])
             becomes(page, "window.ended", True)
             out, err = node.communicate(timeout=60)
         finally:
@@ -83,7 +83,7 @@ def test_the_client_in_javascript_says_why_it_is_refused_and_shows_bytes_that_ar
     served.app.state.services = services  # These ask everybody.
     work, token = running(services), services.tokens.create("reader", Scope.READ)
     ingest(services, [chunk(work, 1, b"\xff\xfe\n")])
-    finish(services, [End.by_result(work.token, Outcome(), 1)])
+    finish(services, [End.by_result(work.fence, Outcome(), 1)])
     command = [NODE, FOLLOW, served.url, str(work.run_id)]
     refused = subprocess.run(command, capture_output=True, timeout=60)
     assert refused.returncode == 1

@@ -123,7 +123,7 @@ def test_the_last_hour_is_a_picture_with_the_same_in_words(services: Services, p
     age(services, dead.run_id, 400)
     watch_for(services, 3600)
     assert sweep(services)["reaped"] == 1
-    finish(services, [End.by_result(alive.token, Outcome(), 0)])
+    finish(services, [End.by_result(alive.fence, Outcome(), 0)])
     page.goto("/")
     words = "Last hour: began 2 (above the line), ended 1 (below it), reaped 1 (in red)."
     expect(page.locator("#history-words")).to_have_text(words)
@@ -179,7 +179,7 @@ def test_a_million_lines_are_there_and_few_of_them_in_the_page(services: Service
             for seq in range(first, first + 50)
         ]
         ingest(services, chunks)
-    finish(services, [End.by_result(work.token, Outcome(), 1000)])
+    finish(services, [End.by_result(work.fence, Outcome(), 1000)])
     open_run(page, work.run_id)
     expect(page.locator("#log-state")).to_have_text("This is all of it.", timeout=120_000)
     expect(page.locator("#lines")).to_contain_text("line 999999")

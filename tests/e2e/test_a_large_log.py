@@ -44,7 +44,7 @@ def fill(services: Services, work: Work, lines: int) -> tuple[int, str]:
             payload = pack([encode((0, "stdout", text, None)) for text in texts])
             message.append(Block(work.run_id, 1, work.epoch, first + 1, first + len(texts), payload))
         ingesting.ingest(services, message)
-    finish(services, [End.by_result(work.token, Outcome(), lines)])
+    finish(services, [End.by_result(work.fence, Outcome(), lines)])
     return size, digest.hexdigest()
 
 

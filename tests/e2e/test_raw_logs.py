@@ -116,7 +116,7 @@ def test_a_log_with_a_gap_is_shown_as_far_as_it_is_there_and_gives_exit_status_1
 ) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1, b"one\n"), chunk(work, 3, b"three\n")])
-    finish(services, [End.by_result(work.token, Outcome(), 5)])
+    finish(services, [End.by_result(work.fence, Outcome(), 5)])
     with services.database.begin() as connection:  # Until a minute after its end, more may be on its way.
         connection.execute(text("UPDATE run_attempts SET finished_at = finished_at - interval '2 minutes'"))
     done = logs(*arguments, work.run_id)

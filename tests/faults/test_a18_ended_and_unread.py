@@ -15,7 +15,7 @@ from reprieve.models.reaping import Judgement
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Work
 from reprieve.stores.migrate import migrate
-from reprieve.workers import bootstrap, enqueue, supervisor
+from reprieve.workers import bootstrap, hints, supervisor
 from reprieve.workers import sweep as sweeping
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.explaining import explain
@@ -36,14 +36,14 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Says:
     """What the platform of all work says from now on."""
 
     def say(answer: Probe) -> None:
-        monkeypatch.setattr(sweeping, "ask", lambda services, tokens: {token.run_id: answer for token in tokens})
+        monkeypatch.setattr(sweeping, "ask", lambda services, fences: {fence.run_id: answer for fence in fences})
 
     return say
 
 
 def silent_for(services: Services, seconds: float) -> Work:
     work = running(services)
-    services.runs.persist_run_handle(work.token, None, {"name": "job"})
+    services.runs.persist_run_handle(work.fence, None, {"name": "job"})
     age(services, work.run_id, seconds)
     watch_for(services, 2 * DAY)
     return work
@@ -154,7 +154,7 @@ def test_a18_work_of_a_host_without_workers_is_doubted_for_as_long_as_doubt_may_
     """B01 stays closed: the host is not waited for, and its silence is counted from the first sweep that asked."""
     work = running(services)
     handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
-    services.runs.persist_run_handle(work.token, "gone", handle)
+    services.runs.persist_run_handle(work.fence, "gone", handle)
     age(services, work.run_id, DAY)
     watch_for(services, 2 * DAY)
     assert judged(services) == {"spare_unknown": 1}
@@ -186,7 +186,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
         for name, value in made.environment.items():
             monkeypatch.setenv(name, value)
         # The application of this process is set up for other servers; the sweep finds what was not sent.
-        monkeypatch.setattr(enqueue, "send_hint", lambda *_, **__: None)
+        monkeypatch.setattr(hints, "send_hint", lambda *_, **__: None)
         yield made
 
 

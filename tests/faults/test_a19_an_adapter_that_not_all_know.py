@@ -10,7 +10,7 @@ from sqlalchemy import text
 from reprieve.adapters import registry
 from reprieve.models.liveness import Timing
 from reprieve.models.status import Probe
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 from reprieve.workers import sweep as sweeping
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.explaining import explain
@@ -26,17 +26,17 @@ from tests.support.waiting import eventually
 StartWorker = Callable[..., Process]
 
 
-def dispatched(services: Services, adapter: str = "of-tomorrow", **changes: Any) -> Token:
+def dispatched(services: Services, adapter: str = "of-tomorrow", **changes: Any) -> Fence:
     """Work of an adapter that this process does not know, followed by a worker that is gone."""
     work, worker_id = running(services, adapter=adapter, **changes), uuid4()
-    services.runs.persist_run_handle(work.token, None, {"name": "job"})
+    services.runs.persist_run_handle(work.fence, None, {"name": "job"})
     services.followers.seen(worker_id, "runs@gone", a_node("gone"))
     services.followers.leave(worker_id)
     with services.database.begin() as connection:
         values = {"worker": worker_id, "id": work.run_id}
         connection.execute(text("UPDATE run_attempts SET worker_id = :worker WHERE run_id = :id"), values)
     watch_for(services, 3600)
-    return work.token
+    return work.fence
 
 
 def adoptable(services: Services, *adapters: str) -> list[UUID]:
@@ -56,18 +56,18 @@ def test_a19_so_is_silent_work_that_its_platform_sees(
     services: Services, monkeypatch: pytest.MonkeyPatch, answer: Probe
 ) -> None:
     work = running(services, adapter="of-tomorrow")
-    services.runs.persist_run_handle(work.token, None, {"name": "job"})
+    services.runs.persist_run_handle(work.fence, None, {"name": "job"})
     age(services, work.run_id, 301)
     watch_for(services, 3600)
-    monkeypatch.setattr(sweeping, "ask", lambda services, tokens: {token.run_id: answer for token in tokens})
+    monkeypatch.setattr(sweeping, "ask", lambda services, fences: {fence.run_id: answer for fence in fences})
     sweep(services)
     assert adoptable(services, "of-tomorrow") == [work.run_id]
 
 
 def test_a19_what_the_row_says_to_live_in_process_is_nobodys_to_adopt(services: Services) -> None:
-    token = dispatched(services, out_of_process_liveness=False)
+    fence = dispatched(services, out_of_process_liveness=False)
     assert sweep(services)["orphaned"] == 0
-    assert services.followers.hand_over([token]) == set()
+    assert services.followers.hand_over([fence]) == set()
     assert adoptable(services, "of-tomorrow") == []
 
 
@@ -93,13 +93,13 @@ def test_a19_a_worker_that_lacks_the_adapter_leaves_the_work_says_so_once_and_ex
 
 
 def test_a19_since_when_adoption_is_owed_is_not_forgotten_at_the_next_sweep(services: Services) -> None:
-    token = dispatched(services)
+    fence = dispatched(services)
     sweep(services)
-    before = services.runs.get_attempt(token.run_id, 1).adoption_owed_at
-    services.followers.hand_over([token])
+    before = services.runs.get_attempt(fence.run_id, 1).adoption_owed_at
+    services.followers.hand_over([fence])
     sweep(services, by_hand=True)
     assert before is not None
-    assert services.runs.get_attempt(token.run_id, 1).adoption_owed_at == before
+    assert services.runs.get_attempt(fence.run_id, 1).adoption_owed_at == before
 
 
 def test_a19_work_whose_adapter_cannot_attach_stays_owed_and_is_judged_by_its_silence(

@@ -244,18 +244,18 @@ def test_a20_output_that_cannot_be_taken_over_is_no_error_of_the_work(
 
 
 def take_back(services: Services, work: Work) -> float | None:
-    return services.runs.take_back(work.token, "why", 1.0, 3)
+    return services.runs.take_back(work.fence, "why", 1.0, 3)
 
 
 def recorded_process(services: Services, work: Work) -> None:
-    services.runs.persist_run_process_metadata(work.token, "host", ProcessIdentity(1, 1, 1.0, "ns"))
+    services.runs.persist_run_process_metadata(work.fence, "host", ProcessIdentity(1, 1, 1.0, "ns"))
 
 
 @pytest.mark.parametrize(
     "begin",
     [
         recorded_process,
-        lambda services, work: services.runs.persist_run_handle(work.token, None, {}),
+        lambda services, work: services.runs.persist_run_handle(work.fence, None, {}),
         lambda services, work: ingest(services, [chunk(work, 1)]),
         lambda *_: None,
     ],
@@ -273,7 +273,7 @@ def test_a20_only_an_attempt_that_left_nothing_is_taken_back(
 
 def test_a20_nobody_but_its_own_worker_takes_an_attempt_back(services: Services) -> None:
     work = running(services)
-    other = services.runs.take_back(work.token._replace(epoch=work.epoch - 1), "why", 1.0, 3)
+    other = services.runs.take_back(work.fence._replace(epoch=work.epoch - 1), "why", 1.0, 3)
     assert (other, status_of(services, work.run_id)) == (None, "running")
     assert take_back(services, work) is not None
     assert take_back(services, work) is None
@@ -314,7 +314,7 @@ def test_a20_who_follows_the_output_goes_on_when_the_attempt_comes_again(service
     again = services.runs.claim(work.run_id, "w")
     assert again is not None
     ingest(services, [chunk(again, 1)])
-    following.finish(services, [following.End.by_result(again.token, Outcome(), 1)])
+    following.finish(services, [following.End.by_result(again.fence, Outcome(), 1)])
     thread.join(30)
     assert [one.data for one in read if isinstance(one, Chunk)] == [b"line\n"]
 
@@ -359,8 +359,8 @@ def test_a20_work_for_which_there_is_no_thread_is_left_to_whoever_has_one(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = running(services)
-    services.runs.persist_run_handle(work.token, None, {})
-    services.followers.hand_over([work.token])
+    services.runs.persist_run_handle(work.fence, None, {})
+    services.followers.hand_over([work.fence])
     supervisor = Supervisor(services, direct_shipper(services))
 
     def none(self: threading.Thread) -> None:

@@ -93,7 +93,7 @@ def test_a21_a_recreated_container_inherits_the_retries_and_the_detached_output_
 
 def _token(services: Services, run_id: UUID) -> Any:
     run = services.runs.get(run_id)
-    return Work(run.id, run.attempt, run.epoch, run.adapter, {}, {}).token
+    return Work(run.id, run.attempt, run.epoch, run.adapter, {}, {}).fence
 
 
 @needs_namespaces
@@ -125,7 +125,7 @@ def lost(services: Services, node: str = "gone", slot: str | None = "slot-of-gon
     """An in-process run of a host that is not there, reaped so many seconds ago, which waits to be tried again."""
     work = in_process(services, max_attempts=2)
     with sleeping_process() as process:
-        services.runs.persist_run_process_metadata(work.token, node, process, slot)
+        services.runs.persist_run_process_metadata(work.fence, node, process, slot)
     assert reap(services, work.run_id)["reaped"] == 1
     pass_the_wait(services, work.run_id)
     _since(
@@ -211,7 +211,7 @@ def test_a21_of_rows_before_there_were_slots_whoever_can_see_the_process_must_be
 def test_a21_a_host_that_returns_after_the_bound_still_ends_what_is_left_of_its_work(services: Services) -> None:
     with on_another_host(services, "away") as away, sleeping_process() as process:
         work = in_process(services, max_attempts=2)
-        services.runs.persist_run_process_metadata(work.token, "away", process, away.node.slot)
+        services.runs.persist_run_process_metadata(work.fence, "away", process, away.node.slot)
         assert reap(services, work.run_id)["reaped"] == 1
         _since(
             services,
@@ -240,8 +240,8 @@ def test_a21_a_detached_run_of_a_lost_host_is_judged_and_waits_for_nothing(servi
     """Its adoption is owed to a host that is not there: it stays silent, and doubt ends."""
     work = running(services, adapter="detached")
     handle = {"host": "gone", "folder": f"{work.run_id}/1"}
-    services.runs.persist_run_handle(work.token, "gone", handle, "slot-of-gone")
-    services.followers.hand_over([work.token])
+    services.runs.persist_run_handle(work.fence, "gone", handle, "slot-of-gone")
+    services.followers.hand_over([work.fence])
     assert services.followers.to_adopt(services.node, ["detached"], 10) == []
     limit = services.timing.doubt_limit.total_seconds()
     watch_for(services, 4000)

@@ -138,7 +138,7 @@ def test_a22_a_holder_of_the_same_name_ends_adopts_and_answers_for_nothing_of_an
     with on_another_folder(services, tmp_path, services.host) as twin, sleeping_process() as process:
         assert twin.host == services.host
         work = in_process(services, max_attempts=2)
-        services.runs.persist_run_process_metadata(work.token, services.host, process, services.node.slot)
+        services.runs.persist_run_process_metadata(work.fence, services.host, process, services.node.slot)
         assert reap(services, work.run_id)["reaped"] == 1
         bury(twin)
         assert host.is_alive(process)
@@ -146,10 +146,10 @@ def test_a22_a_holder_of_the_same_name_ends_adopts_and_answers_for_nothing_of_an
         assert services.runs.claim(work.run_id, "worker@test") is None
 
         detached = _detached(services, services.node)
-        services.followers.hand_over([detached.token])
+        services.followers.hand_over([detached.fence])
         assert twin.followers.to_adopt(twin.node, ["detached"], 10) == []
         assert services.followers.to_adopt(services.node, ["detached"], 10) != []
-        services.followers.ask(services.followers.handles([detached.token]))
+        services.followers.ask(services.followers.handles([detached.fence]))
         assert answer_questions(twin) == 0
         assert answer_questions(services) == 1
         bury(services)
@@ -160,10 +160,10 @@ def test_a22_a_sweep_beside_a_holder_of_the_same_name_does_not_speak_for_the_oth
     services: Services, tmp_path: Path
 ) -> None:
     detached = _detached(services, services.node)
-    assert ask(services, [detached.token]) == {detached.run_id: Probe.DEAD}
+    assert ask(services, [detached.fence]) == {detached.run_id: Probe.DEAD}
     with on_another_folder(services, tmp_path, services.host) as twin:
         assert twin.host == services.host
-        assert ask(twin, [detached.token]) == {detached.run_id: Probe.UNKNOWN}
+        assert ask(twin, [detached.fence]) == {detached.run_id: Probe.UNKNOWN}
 
 
 def _detached(services: Services, node: Node) -> Work:
@@ -171,7 +171,7 @@ def _detached(services: Services, node: Node) -> Work:
     work = running(services, adapter="detached")
     gone = {"pid": 2**22 + 1, "process_group_id": 2**22 + 1, "started_at": 1.0, "namespace": node.namespace}
     handle = gone | {"host": node.name, "folder": f"{work.run_id}/1"}
-    services.runs.persist_run_handle(work.token, node.name, handle, node.slot)
+    services.runs.persist_run_handle(work.fence, node.name, handle, node.slot)
     return work
 
 

@@ -12,7 +12,7 @@ from redis import Redis
 
 from reprieve.models.liveness import Timing
 from reprieve.models.reaping import Judgement
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 from reprieve.stores.hints import vouch_key
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
@@ -35,35 +35,35 @@ QUIET_UNTIL = 'while [ ! -e "$0" ]; do sleep 0.2; done; echo last'
 # -- the decision, and what it is told
 
 
-def suspect_of(services: Services) -> Token:
+def suspect_of(services: Services) -> Fence:
     """An in-process run that the database has not heard of for longer than the window."""
     work = in_process(services)
     age(services, work.run_id, 301)
     watch_for(services, 3600)
-    return work.token
+    return work.fence
 
 
 def test_a24_a_run_that_is_vouched_for_is_spared_and_not_refreshed(services: Services) -> None:
-    token = suspect_of(services)
-    before = updated_at(services, token.run_id)
-    assert services.vouches.give([token])
+    fence = suspect_of(services)
+    before = updated_at(services, fence.run_id)
+    assert services.vouches.give([fence])
     assert sweep(services)["judgements"] == {"spare_vouched": 1}
-    assert updated_at(services, token.run_id) == before
+    assert updated_at(services, fence.run_id) == before
     assert sweep(services, by_hand=True)["judgements"] == {"spare_vouched": 1}
 
 
 @pytest.mark.parametrize("epoch", [-1, 1])
 def test_a24_a_vouch_for_another_epoch_is_worth_nothing(services: Services, epoch: int) -> None:
-    token = suspect_of(services)
-    services.vouches.give([token._replace(epoch=token.epoch + epoch)])
+    fence = suspect_of(services)
+    services.vouches.give([fence._replace(epoch=fence.epoch + epoch)])
     assert sweep(services)["judgements"] == {"reap_process_lost": 1}
 
 
 def test_a24_redis_forgets_a_vouch_a_tolerated_lag_after_it_was_given(services: Services, redis: Redis) -> None:
-    token = suspect_of(services)
-    services.vouches.give([token])
-    assert 0 < redis.pttl(vouch_key(token)) <= services.timing.tolerated_lag.total_seconds() * 1000
-    redis.delete(vouch_key(token))
+    fence = suspect_of(services)
+    services.vouches.give([fence])
+    assert 0 < redis.pttl(vouch_key(fence)) <= services.timing.tolerated_lag.total_seconds() * 1000
+    redis.delete(vouch_key(fence))
     assert sweep(services)["judgements"] == {"reap_process_lost": 1}
 
 
@@ -80,32 +80,32 @@ def seen_vouched(services: Services, run_id: UUID, ago: timedelta) -> None:
 def test_a24_when_redis_was_flushed_a_sweep_remembers_what_an_earlier_one_was_told(
     services: Services, redis: Redis, ago: int, judgement: Judgement
 ) -> None:
-    token = suspect_of(services)
-    services.vouches.give([token])
+    fence = suspect_of(services)
+    services.vouches.give([fence])
     sweep(services)
     redis.flushall()
-    seen_vouched(services, token.run_id, timedelta(seconds=ago))
+    seen_vouched(services, fence.run_id, timedelta(seconds=ago))
     assert sweep(services, by_hand=True)["judgements"] == {judgement.value: 1}
 
 
 def test_a24_what_is_remembered_of_a_vouch_does_not_renew_itself(services: Services, redis: Redis) -> None:
-    token = suspect_of(services)
-    services.vouches.give([token])
+    fence = suspect_of(services)
+    services.vouches.give([fence])
     sweep(services)
     redis.flushall()
-    seen_vouched(services, token.run_id, timedelta(seconds=100))
+    seen_vouched(services, fence.run_id, timedelta(seconds=100))
     sweep(services, by_hand=True)
-    (sparing,) = services.sweeps.sparings(token.run_id)
+    (sparing,) = services.sweeps.sparings(fence.run_id)
     seen = datetime.fromisoformat(sparing.detail["vouched_at"])
     assert sparing.times == 2
     assert services.database.now() - seen >= timedelta(seconds=100)
 
 
 def test_a24_output_does_not_refresh_a_run_in_process(services: Services) -> None:
-    token = suspect_of(services)
-    before = updated_at(services, token.run_id)
-    ingest(services, [a_chunk(token, 1)])
-    assert updated_at(services, token.run_id) == before
+    fence = suspect_of(services)
+    before = updated_at(services, fence.run_id)
+    ingest(services, [a_chunk(fence, 1)])
+    assert updated_at(services, fence.run_id) == before
 
 
 def test_a24_a_worker_vouches_only_when_the_database_was_not_told_for_two_keepalives(
@@ -117,7 +117,7 @@ def test_a24_a_worker_vouches_only_when_the_database_was_not_told_for_two_keepal
         with supervised(wired, work) as (supervisor, context):
             context.on_spawn(os.getpid(), os.getpgid(0), started_at())
             supervisor.vouch()
-            assert bool(redis.exists(vouch_key(work.token))) is vouched
+            assert bool(redis.exists(vouch_key(work.fence))) is vouched
 
 
 def services_at_once(services: Services) -> Services:
@@ -139,10 +139,10 @@ def test_a24_a_child_that_is_gone_is_not_vouched_for_but_a_result_that_waits_to_
     with supervised(services_at_once(services), work) as (supervisor, context):
         context.on_spawn(2**22 - 1, 2**22 - 1, 1.0)
         supervisor.vouch()
-        assert not redis.exists(vouch_key(work.token))
+        assert not redis.exists(vouch_key(work.fence))
         context.has_result()
         supervisor.vouch()
-        assert redis.exists(vouch_key(work.token))
+        assert redis.exists(vouch_key(work.fence))
 
 
 def test_a24_a_result_in_hand_outranks_a_time_limit_that_passes_while_it_cannot_be_recorded(services: Services) -> None:
@@ -161,9 +161,9 @@ def test_a24_one_heartbeat_is_one_vouch(services: Services, redis: Redis) -> Non
     with supervised(services_at_once(services), work) as (supervisor, context):
         context.heartbeat()
         supervisor.vouch()
-        redis.delete(vouch_key(work.token))
+        redis.delete(vouch_key(work.fence))
         supervisor.vouch()
-        assert not redis.exists(vouch_key(work.token))
+        assert not redis.exists(vouch_key(work.fence))
 
 
 # -- real workers

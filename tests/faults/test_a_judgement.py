@@ -112,9 +112,9 @@ def test_a13_a_refresh_between_the_select_and_the_update_spares_the_run_and_no_o
         age(services, work.run_id, 600)
     watch_for(services, 3600)
     refreshes = []
-    sweeping = interrupted(services, lambda page: refreshes.append(give_proof(services, [rescued.token], Proof.OUTPUT)))
+    sweeping = interrupted(services, lambda page: refreshes.append(give_proof(services, [rescued.fence], Proof.OUTPUT)))
     report = sweep(sweeping)
-    assert refreshes == [{rescued.token}]
+    assert refreshes == [{rescued.fence}]
     assert report["reaped"] == 1
     assert status_of(services, rescued.run_id) == "running"
     assert status_of(services, silent.run_id) == "failed"
@@ -127,7 +127,7 @@ def test_a13_a_run_claimed_anew_between_the_select_and_the_update_is_spared(serv
 
     def next_attempt(page: object) -> None:
         """Its first attempt ends for a retry, another worker claims it, and is just as silent."""
-        finish(services, [End(work.token, Status.QUEUED, EventKind.REAPED, work_ended=True)])
+        finish(services, [End(work.fence, Status.QUEUED, EventKind.REAPED, work_ended=True)])
         assert services.runs.claim(work.run_id, "worker@elsewhere") is not None
         age(services, work.run_id, 600)
 
@@ -160,7 +160,7 @@ def test_a13_a_refresh_that_is_under_way_while_the_reap_wants_the_row_decides_by
 
 def recorded(services: Services, work: Work, process: ProcessIdentity) -> Work:
     """The run, with this process on its row as its child."""
-    services.runs.persist_run_process_metadata(work.token, services.host, process)
+    services.runs.persist_run_process_metadata(work.fence, services.host, process)
     return work
 
 

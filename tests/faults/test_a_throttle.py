@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from reprieve.models.chunks import blocks_of, encode_message
 from reprieve.models.status import Proof
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 from reprieve.stores.cache import connect
 from reprieve.stores.throttle import Throttle, proof_key
 from reprieve.workers import ingest as ingesting
@@ -55,9 +55,9 @@ def test_a08_a_failed_keepalive_releases_the_key_and_surfaces(services: Services
     work = running(services)
     with poisoned(services, work.run_id):
         with pytest.raises(DBAPIError, match="poisoned row"):
-            give_proof(services, [work.token], Proof.KEEPALIVE)
+            give_proof(services, [work.fence], Proof.KEEPALIVE)
         assert redis.get(proof_key(work.run_id)) is None
-    assert give_proof(services, [work.token], Proof.KEEPALIVE) == {work.token}
+    assert give_proof(services, [work.fence], Proof.KEEPALIVE) == {work.fence}
 
 
 def test_a08_a_heartbeat_whose_refresh_failed_is_given_at_the_next_turn(services: Services) -> None:
@@ -93,11 +93,11 @@ def test_a08_a_refresh_that_matches_no_row_releases_its_key_and_keeps_the_others
     services: Services, redis: Redis
 ) -> None:
     work, superseded = running(services), running(services)
-    stale = Token(superseded.run_id, superseded.epoch - 1)
-    assert give_proof(services, [work.token, stale], Proof.HEARTBEAT) == {work.token}
+    stale = Fence(superseded.run_id, superseded.epoch - 1)
+    assert give_proof(services, [work.fence, stale], Proof.HEARTBEAT) == {work.fence}
     assert redis.get(proof_key(superseded.run_id)) is None
     assert redis.get(proof_key(work.run_id)) is not None
-    assert give_proof(services, [superseded.token], Proof.HEARTBEAT) == {superseded.token}
+    assert give_proof(services, [superseded.fence], Proof.HEARTBEAT) == {superseded.fence}
 
 
 def test_a08_the_key_of_another_owner_is_left_alone(services: Services, redis: Redis) -> None:
@@ -106,7 +106,7 @@ def test_a08_the_key_of_another_owner_is_left_alone(services: Services, redis: R
 
     def lose_the_key_and_fail() -> None:
         with services.throttle.claims() as claims:
-            assert claims.take([mine.token, theirs.token]) == {mine.token, theirs.token}
+            assert claims.take([mine.fence, theirs.fence]) == {mine.fence, theirs.fence}
             redis.set(key, "another owner", ex=60)
             raise ZeroDivisionError
 
@@ -124,7 +124,7 @@ def test_a08_without_redis_the_database_is_refreshed_once_per_interval(services:
         refreshed_at = updated_at(services, work.run_id)
         assert refreshed_at > before
         assert ingest(alone, [chunk(work, 2)])["refreshed"] == 0
-        assert give_proof(alone, [work.token], Proof.KEEPALIVE) == set()
+        assert give_proof(alone, [work.fence], Proof.KEEPALIVE) == set()
         assert updated_at(services, work.run_id) == refreshed_at
         assert ingest(alone, [chunk(other, 1), chunk(work, 3)])["refreshed"] == 1
 
@@ -133,8 +133,8 @@ def test_a08_without_redis_the_next_interval_brings_the_next_refresh(services: S
     work = running(services)
     with without_redis(services, refresh_seconds=1) as alone:
         started = time.monotonic()
-        assert give_proof(alone, [work.token], Proof.HEARTBEAT) == {work.token}
-        eventually(lambda: give_proof(alone, [work.token], Proof.HEARTBEAT) == {work.token})
+        assert give_proof(alone, [work.fence], Proof.HEARTBEAT) == {work.fence}
+        eventually(lambda: give_proof(alone, [work.fence], Proof.HEARTBEAT) == {work.fence})
         assert time.monotonic() - started >= 1
 
 
@@ -184,9 +184,9 @@ def test_a09_a_crash_right_after_the_key_was_taken_delays_the_next_refresh_by_no
     services: Services, redis: Redis
 ) -> None:
     work = running(services)
-    crashed = services.throttle.take([work.token], "a worker that is dead by now")
-    assert crashed == {work.token}
+    crashed = services.throttle.take([work.fence], "a worker that is dead by now")
+    assert crashed == {work.fence}
     pass_time(services, redis, 59)
-    assert give_proof(services, [work.token], Proof.KEEPALIVE) == set()
+    assert give_proof(services, [work.fence], Proof.KEEPALIVE) == set()
     pass_time(services, redis, 1)
-    assert give_proof(services, [work.token], Proof.KEEPALIVE) == {work.token}
+    assert give_proof(services, [work.fence], Proof.KEEPALIVE) == {work.fence}

@@ -171,7 +171,7 @@ def test_b07_a_sparing_that_cannot_be_written_costs_no_other_verdict(services: S
     in_doubt = [running(services) for _ in range(3)]
     handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
     for work in in_doubt:
-        services.runs.persist_run_handle(work.token, "gone", handle)
+        services.runs.persist_run_handle(work.fence, "gone", handle)
     dead = running(services)
     for work in (*in_doubt, dead):
         age(services, work.run_id, 600)

@@ -47,7 +47,7 @@ def test_b01_doubt_about_work_of_a_host_that_is_gone_ends_thirty_minutes_after_t
 ) -> None:
     work = running(services)
     handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
-    services.runs.persist_run_handle(work.token, "gone", handle)
+    services.runs.persist_run_handle(work.fence, "gone", handle)
     assert sweep_after(services, work, 301) == "running"
     with services.database.begin() as connection:
         moved = "UPDATE sparings SET first_at = clock_timestamp() - make_interval(secs => %s)"
@@ -62,7 +62,7 @@ def detached(services: Services, process: ProcessIdentity, **changes: object) ->
     name = f"{work.run_id}/1"
     (services.settings.data_dir / "adapters" / "detached" / name).mkdir(parents=True)
     handle = process.as_handle() | {"folder": name, "host": services.host}
-    services.runs.persist_run_handle(work.token, services.host, handle)
+    services.runs.persist_run_handle(work.fence, services.host, handle)
     return work
 
 

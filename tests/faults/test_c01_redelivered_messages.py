@@ -81,6 +81,6 @@ def test_c01_a_run_that_has_ended_is_not_started_by_a_message_that_comes_late(se
     run = new_run(services, max_attempts=3)
     work = services.runs.claim(run.id, "worker@test")
     assert work is not None
-    finish(services, [End.by_result(work.token, Outcome(), 0)])
+    finish(services, [End.by_result(work.fence, Outcome(), 0)])
     assert services.runs.claim(run.id, "worker@test") is None
     assert kinds(services, run.id) == ["enqueued", "claimed", "succeeded"]

@@ -55,7 +55,7 @@ def _said(folder: Path) -> list[str]:
 def _lost(services: Services, process: ProcessIdentity, host_name: str) -> Work:
     """An in-process run whose worker is gone, reaped for it, with its second attempt still to come."""
     work = in_process(services, max_attempts=2)
-    services.runs.persist_run_process_metadata(work.token, host_name, process)
+    services.runs.persist_run_process_metadata(work.fence, host_name, process)
     assert reap(services, work.run_id)["reaped"] == 1
     assert status_of(services, work.run_id) == "queued"
     pass_the_wait(services, work.run_id)

@@ -28,16 +28,16 @@ STATUS_AFTER = {
 
 
 def _succeeds(services: Services, work: Work) -> None:
-    finish(services, [End.by_result(work.token, Outcome(detail={"exit_status": 0}), 7)])
+    finish(services, [End.by_result(work.fence, Outcome(detail={"exit_status": 0}), 7)])
 
 
 def _fails(services: Services, work: Work) -> None:
-    finish(services, [End.by_result(work.token, Outcome.of_exit(3), 8)])
+    finish(services, [End.by_result(work.fence, Outcome.of_exit(3), 8)])
 
 
 def _times_out(services: Services, work: Work) -> None:
     outcome = Outcome.failed("Ran for too long.", ErrorCode.TIMED_OUT)
-    finish(services, [End.by_result(work.token, outcome, 9, work_ended=False)])
+    finish(services, [End.by_result(work.fence, outcome, 9, work_ended=False)])
 
 
 def _is_reaped(services: Services, work: Work) -> None:
@@ -111,14 +111,14 @@ def test_c03_the_result_of_a_lost_attempt_does_not_end_the_attempt_that_followed
     before = image(services, first, second)
     for late in (_succeeds, _fails, _times_out):
         late(services, first)
-    finish(services, [End.by_cancel(first.token, Status.RUNNING)])
+    finish(services, [End.by_cancel(first.fence, Status.RUNNING)])
     assert image(services, first, second) == before
 
 
 def test_c03_two_ends_of_one_run_in_one_statement_tell_one_event(services: Services) -> None:
     work = running(services)
-    success = End.by_result(work.token, Outcome(detail={"exit_status": 0}), 7)
-    failure = End.by_result(work.token, Outcome.of_exit(3), 8)
+    success = End.by_result(work.fence, Outcome(detail={"exit_status": 0}), 7)
+    failure = End.by_result(work.fence, Outcome.of_exit(3), 8)
     assert len(finish(services, [success, failure])) == 1
     _assert_ended_once(services, work)
 
@@ -129,8 +129,8 @@ def test_c03_the_end_of_an_old_epoch_in_the_same_statement_leaves_no_trace(servi
     settle(services, first)
     second = services.runs.claim(first.run_id, "worker@test")
     assert second is not None
-    late = End.by_result(first.token, Outcome.of_exit(3), 8)
-    current = End.by_result(second.token, Outcome(detail={"exit_status": 0}), 7)
+    late = End.by_result(first.fence, Outcome.of_exit(3), 8)
+    current = End.by_result(second.fence, Outcome(detail={"exit_status": 0}), 7)
     assert len(finish(services, [late, current])) == 1
     assert kinds(services, first.run_id)[-2:] == ["claimed", "succeeded"]
     assert services.runs.get_attempt(first.run_id, 2).outcome == {"exit_status": 0}

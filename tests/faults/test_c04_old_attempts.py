@@ -19,7 +19,7 @@ from tests.support.rows import age, chunk, ingest, running, status_of, updated_a
 def _old_and_new(services: Services) -> tuple[Work, Work]:
     """The two attempts of one out-of-process run: the first was lost, the second runs."""
     first = running(services, max_attempts=2)
-    finish(services, [End(token=first.token, status=Status.QUEUED, kind=EventKind.REAPED, work_ended=True)])
+    finish(services, [End(fence=first.fence, status=Status.QUEUED, kind=EventKind.REAPED, work_ended=True)])
     second = services.runs.claim(first.run_id, "worker@test")
     assert second is not None
     assert second.epoch == first.epoch + 1
@@ -30,7 +30,7 @@ def _late_sign_of_life(services: Services, work: Work, way: str) -> None:
     if way == "chunk":
         assert ingest(services, [chunk(work, 1, b"late\n")])["refreshed"] == 0
     else:
-        assert give_proof(services, [work.token], Proof(way)) == set()
+        assert give_proof(services, [work.fence], Proof(way)) == set()
 
 
 WAYS = ["chunk", "keepalive", "heartbeat"]
@@ -56,7 +56,7 @@ def test_c04_the_current_attempts_sign_of_life_does_count(services: Services, re
     if way == "chunk":
         assert ingest(services, [chunk(second, 1)])["refreshed"] == 1
     else:
-        assert give_proof(services, [second.token], Proof(way)) == {second.token}
+        assert give_proof(services, [second.fence], Proof(way)) == {second.fence}
     assert updated_at(services, second.run_id) > before
     assert redis.exists(proof_key(second.run_id)) == 1
 
@@ -68,7 +68,7 @@ def test_c04_a_late_sign_of_life_does_not_resurrect_a_run_that_has_ended(
 ) -> None:
     work = running(services)
     if end == "result":
-        finish(services, [End.by_result(work.token, Outcome(), 1)])
+        finish(services, [End.by_result(work.fence, Outcome(), 1)])
     elif end == "reap":
         assert reap(services, work.run_id)["reaped"] == 1
     else:
@@ -89,7 +89,7 @@ def test_c04_a_late_chunk_is_kept_in_the_log_of_its_own_attempt(services: Servic
 
 def test_c04_an_old_attempt_does_not_take_away_its_successors_throttle_key(services: Services, redis: Redis) -> None:
     first, second = _old_and_new(services)
-    give_proof(services, [second.token], Proof.KEEPALIVE)
+    give_proof(services, [second.fence], Proof.KEEPALIVE)
     key = proof_key(second.run_id)
     owner = redis.get(key)
     for way in WAYS:
@@ -108,10 +108,10 @@ def test_c04_an_old_attempt_cannot_record_what_it_starts(services: Services) -> 
     first, second = _old_and_new(services)
     before = image(services, first, second)
     with pytest.raises(Superseded):
-        services.runs.persist_run_process_metadata(first.token, "host", ProcessIdentity(1, 1, 1.0, "here"))
+        services.runs.persist_run_process_metadata(first.fence, "host", ProcessIdentity(1, 1, 1.0, "here"))
     with pytest.raises(Superseded):
-        services.runs.persist_run_handle(first.token, "host", {"name": "job"})
+        services.runs.persist_run_handle(first.fence, "host", {"name": "job"})
     assert image(services, first, second) == before
-    services.runs.persist_run_handle(second.token, "host", {"name": "job"})
+    services.runs.persist_run_handle(second.fence, "host", {"name": "job"})
     assert services.runs.get_attempt(first.run_id, 2).handle == {"name": "job"}
     assert status_of(services, first.run_id) == "running"

@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 
 
 def _result(services: Services, work: Work) -> None:
-    finish(services, [End.by_result(work.token, Outcome.of_exit(3), 7)])
+    finish(services, [End.by_result(work.fence, Outcome.of_exit(3), 7)])
 
 
 def _silence(services: Services, work: Work) -> None:
@@ -61,7 +61,7 @@ def test_c08_every_end_does_all_that_an_end_does(
     outcome: dict,
 ) -> None:
     work, neighbour = (running(services, max_runtime=timedelta(hours=1)) for _ in range(2))
-    give_proof(services, [work.token, neighbour.token], Proof.HEARTBEAT)
+    give_proof(services, [work.fence, neighbour.fence], Proof.HEARTBEAT)
     before = image(services, neighbour)
     end(services, work)
     run = services.runs.get(work.run_id)
@@ -73,14 +73,14 @@ def test_c08_every_end_does_all_that_an_end_does(
     assert attempt.termination == termination
     assert redis.exists(proof_key(work.run_id)) == 0
     assert redis.get(stop_key(work.run_id)) == b"%d" % work.epoch
-    assert services.stops.received([work.token, neighbour.token]) == {work.token}
+    assert services.stops.received([work.fence, neighbour.fence]) == {work.fence}
     assert redis.exists(proof_key(neighbour.run_id)) == 1
     assert image(services, neighbour) == before
 
 
 def test_c08_a_reap_for_a_retry_ends_the_attempt_like_every_other(services: Services, redis: Redis) -> None:
     work = in_process(services, max_attempts=2)
-    give_proof(services, [work.token], Proof.KEEPALIVE)
+    give_proof(services, [work.fence], Proof.KEEPALIVE)
     _silence(services, work)
     attempt = services.runs.get_attempt(work.run_id, 1)
     assert status_of(services, work.run_id) == "queued"
@@ -88,7 +88,7 @@ def test_c08_a_reap_for_a_retry_ends_the_attempt_like_every_other(services: Serv
     assert attempt.outcome == {"error_code": "process_lost"}
     assert attempt.termination == "owed"
     assert redis.exists(proof_key(work.run_id)) == 0
-    assert services.stops.received([work.token]) == {work.token}
+    assert services.stops.received([work.fence]) == {work.fence}
 
 
 def test_c08_the_stop_signal_of_one_attempt_does_not_stop_the_next(services: Services) -> None:
@@ -97,7 +97,7 @@ def test_c08_the_stop_signal_of_one_attempt_does_not_stop_the_next(services: Ser
     settle(services, first)
     second = services.runs.claim(first.run_id, "worker@test")
     assert second is not None
-    assert services.stops.received([first.token, second.token]) == {first.token}
+    assert services.stops.received([first.fence, second.fence]) == {first.fence}
 
 
 def test_c08_after_a_reap_the_real_follower_and_its_work_end(services: Services, redis: Redis, start_worker) -> None:

@@ -19,7 +19,7 @@ from tests.support.rows import chunk, ingest, running
 def ended(services: Services, last_seq: int) -> Work:
     """A run that has ended, naming its last chunk, of which nothing has arrived."""
     work = running(services)
-    assert finish(services, [End.by_result(work.token, Outcome(), last_seq)])
+    assert finish(services, [End.by_result(work.fence, Outcome(), last_seq)])
     return work
 
 
@@ -66,7 +66,7 @@ def test_d03_a_tail_that_does_not_come_is_waited_for_a_minute_and_then_named(
 
 def test_d03_an_end_that_names_no_last_chunk_is_waited_for_a_minute_too(services: Services) -> None:
     work = running(services)
-    finish(services, [End.by_cancel(work.token, from_status=Status.RUNNING)])
+    finish(services, [End.by_cancel(work.fence, from_status=Status.RUNNING)])
     ingest(services, [chunk(work, 1)])
     assert close_log(services, work.run_id, 1) is Closing.WAIT
     end_ago(services, work, 61)

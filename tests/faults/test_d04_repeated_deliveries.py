@@ -21,7 +21,7 @@ CHUNKS_OF_AN_ATTEMPT = 6
 
 def _two_attempts(services: Services) -> list[Work]:
     first = running(services, max_attempts=2)
-    finish(services, [End(token=first.token, status=Status.QUEUED, kind=EventKind.REAPED, work_ended=True)])
+    finish(services, [End(fence=first.fence, status=Status.QUEUED, kind=EventKind.REAPED, work_ended=True)])
     second = services.runs.claim(first.run_id, "worker@test")
     assert second is not None
     return [first, second]
@@ -52,7 +52,7 @@ def test_d04_any_deliveries_leave_each_chunk_once_and_in_order(
         assert report["new"] == len(set(delivery) - arrived)
         arrived |= set(delivery)
         for work in works:
-            own = {chunks[index].seq for index in arrived if chunks[index].token == work.token}
+            own = {chunks[index].seq for index in arrived if chunks[index].fence == work.fence}
             assert _seqs(services, work.run_id, work.attempt) == sorted(own)
     for work in works:
         stored = services.logs.read(work.run_id, work.attempt)

@@ -63,7 +63,7 @@ def test_d05_the_producer_of_a_run_that_was_ended_is_told_and_what_it_printed_is
 def test_d05_output_of_a_run_that_does_not_exist_is_kept_aside_and_not_sent_for_ever(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RESEND_AFTER", 0.05)
+    monkeypatch.setattr(module, "SHIP_AGAIN_AFTER", 0.05)
     known = running(services)
     nobody = Work(UUID(int=7), 1, 1, "detached", {}, {})
     shipper = direct_shipper(services)

@@ -51,7 +51,7 @@ def printed(services: Services) -> Work:
     for number in range(100):
         context.on_log("stdout", b"line %d\n" % number)
     assert shipper.close(30)
-    finish(services, [End.by_result(work.token, Outcome(), context.last_seq)])
+    finish(services, [End.by_result(work.fence, Outcome(), context.last_seq)])
     return work
 
 

@@ -70,7 +70,7 @@ def test_d08_log_workers_that_are_killed_and_stopped_in_a_flood_lose_nothing(
 def test_d08_a_message_that_vanished_after_the_broker_took_it_is_sent_again(
     services: Services, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RESEND_AFTER", 0.1)
+    monkeypatch.setattr(module, "SHIP_AGAIN_AFTER", 0.1)
     sent: list[Sequence[Block]] = []
 
     def publish(blocks: Sequence[Block]) -> None:

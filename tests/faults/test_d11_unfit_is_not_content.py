@@ -200,7 +200,7 @@ def test_d11_live_output_over_http_has_an_event_for_it_and_goes_on(services: Ser
     ingest(services, [chunk(work, 1)])
     set_aside(services, work, 2, 4)
     ingest(services, [chunk(work, 5)])
-    finish(services, [End.by_result(work.token, Outcome.of_exit(0), 5)])
+    finish(services, [End.by_result(work.fence, Outcome.of_exit(0), 5)])
     with calling(services) as client:
         told = client.get(f"/v1/runs/{work.run_id}/log/live").text
     events = [line.removeprefix("event: ") for line in told.splitlines() if line.startswith("event: ")]
@@ -212,7 +212,7 @@ def test_d11_a_closing_waits_for_nothing_that_is_in_quarantine_and_records_it_as
     work = running(services)
     ingest(services, [chunk(work, 1)])
     set_aside(services, work, 2, 4)
-    finish(services, [End.by_result(work.token, Outcome.of_exit(0), 4)])
+    finish(services, [End.by_result(work.fence, Outcome.of_exit(0), 4)])
     assert close_log(services, work.run_id, 1) is Closing.DONE
     archive = services.archives.find(work.run_id, 1)
     assert archive is not None
@@ -223,7 +223,7 @@ def test_d11_a_closing_waits_for_nothing_that_is_in_quarantine_and_records_it_as
 def test_d11_a_gap_that_may_still_be_filled_is_waited_for_as_before(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1)])
-    finish(services, [End.by_result(work.token, Outcome.of_exit(0), 4)])
+    finish(services, [End.by_result(work.fence, Outcome.of_exit(0), 4)])
     assert close_log(services, work.run_id, 1) is Closing.WAIT
 
 
@@ -250,5 +250,5 @@ def test_d11_what_was_in_quarantine_is_read_again_by_whoever_takes_over_under_nu
 def test_d11_a_result_is_recorded_whatever_its_words_are(services: Services, said: str) -> None:
     work = running(services)
     outcome = Outcome.failed(said, said=said, number=2**80, nested={said[:5]: [float("inf")]})
-    assert finish(services, [End.by_result(work.token, outcome, 0)])
+    assert finish(services, [End.by_result(work.fence, outcome, 0)])
     assert services.runs.get(work.run_id).status == Status.FAILED

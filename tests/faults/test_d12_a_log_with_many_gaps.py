@@ -37,7 +37,7 @@ def scattered(services: Services, gaps: int) -> Work:
 
 def end(services: Services, work: Work, last_seq: int) -> None:
     with services.database.begin() as connection:
-        services.runs.finish(connection, [End.by_result(work.token, Outcome(), last_seq)])
+        services.runs.end(connection, [End.by_result(work.fence, Outcome(), last_seq)])
 
 
 def took(act: Callable[[], object]) -> float:

@@ -46,9 +46,9 @@ def client(services: Services) -> Iterator[TestClient]:
 
 
 def end(services: Services, *works: Work, last_seq: int = 1, ago: float = 120) -> None:
-    ends = [End.by_result(work.token, Outcome(), last_seq) for work in works]
+    ends = [End.by_result(work.fence, Outcome(), last_seq) for work in works]
     with services.database.begin() as connection:
-        services.runs.finish(connection, ends)
+        services.runs.end(connection, ends)
         past = {"ids": [str(work.run_id) for work in works], "ago": timedelta(seconds=ago)}
         for table, key in (("run_attempts", "run_id"), ("runs", "id")):
             statement = f"UPDATE {table} SET finished_at = finished_at - :ago WHERE {key} = ANY(CAST(:ids AS uuid[]))"
@@ -191,7 +191,7 @@ def test_d13_the_extremes_of_a_result_that_is_taken_can_be_shown_and_closed(
     services: Services, client: TestClient, outcome: dict[str, Any], last_seq: int
 ) -> None:
     work, token = remote_with_token(services)
-    assert reporting.finish(services, work.run_id, token, outcome, last_seq) == {"taken": True}
+    assert reporting.record_result(services, work.run_id, token, outcome, last_seq) == {"taken": True}
     assert readable(client, work.run_id)
     with services.database.begin() as connection:
         connection.execute(text("UPDATE run_attempts SET finished_at = finished_at - interval '1 hour'"))

@@ -30,7 +30,7 @@ Ship = Callable[..., LogShipper]
 @pytest.fixture
 def ship(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Ship]:
     """Shippers that are soon about everything; each is closed after the test."""
-    for name in ("CHECK_INTERVAL", "ASK_INTERVAL", "BATCH_AGE", "RESEND_AFTER"):
+    for name in ("CHECK_INTERVAL", "ASK_INTERVAL", "BATCH_AGE", "SHIP_AGAIN_AFTER"):
         monkeypatch.setattr(module, name, 0.1)
     monkeypatch.setattr(module, "CHECKS", 1_000_000)
     made: list[LogShipper] = []

@@ -36,9 +36,9 @@ def ended(services: Services, last_seq: int | None = 3, seconds: float = PAST_TH
 
 
 def end_of(services: Services, work: Work, last_seq: int | None, seconds: float = PAST_THE_LIMIT) -> None:
-    end = End.by_result(work.token, Outcome(), last_seq or 0)
+    end = End.by_result(work.fence, Outcome(), last_seq or 0)
     with services.database.begin() as connection:
-        services.runs.finish(connection, [end])
+        services.runs.end(connection, [end])
         values = {"last": last_seq, "ago": timedelta(seconds=seconds), "id": work.run_id}
         connection.execute(
             text("UPDATE run_attempts SET last_seq = :last, finished_at = finished_at - :ago WHERE run_id = :id"),
@@ -60,7 +60,7 @@ def gaps(services: Services, run_id: UUID) -> list[tuple[int, int, bool]]:
 @pytest.fixture
 def held_up(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], LogShipper]]:
     """Shippers whose broker takes everything and passes it on only when told to; what they hold, they say at once."""
-    for name in ("HOLD_AFTER", "HOLD_INTERVAL", "RESEND_AFTER"):
+    for name in ("HOLD_AFTER", "HOLD_INTERVAL", "SHIP_AGAIN_AFTER"):
         monkeypatch.setattr(module, name, 0.1)
     made: list[LogShipper] = []
 

@@ -39,7 +39,7 @@ def ended(services: Services, *, count: int = COUNT, printed: Callable[[int], bo
     work = running(services)
     for number in filter(printed, range(1, count + 1)):
         ingest(services, [chunk(work, number, line(number), stream="stderr" if number == 2 else "stdout")])
-    finish(services, [End.by_result(work.token, Outcome(), count)])
+    finish(services, [End.by_result(work.fence, Outcome(), count)])
     with services.database.begin() as connection:
         moved = "UPDATE run_attempts SET finished_at = finished_at - interval '2 minutes' WHERE run_id = :id"
         connection.execute(text(moved), {"id": work.run_id})
@@ -387,7 +387,7 @@ def test_d16_a_log_with_many_gaps_has_a_header_of_bounded_length_that_says_how_m
 ) -> None:
     work = running(services)
     ingest(services, [chunk(work, number, b"x") for number in range(2, 2002, 2)])
-    finish(services, [End.by_result(work.token, Outcome(), 2000)])
+    finish(services, [End.by_result(work.fence, Outcome(), 2000)])
     with services.database.begin() as connection:
         connection.execute(text("UPDATE run_attempts SET finished_at = finished_at - interval '2 minutes'"))
     answer = download(client, work)

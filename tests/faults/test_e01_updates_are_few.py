@@ -32,10 +32,10 @@ def test_e01_ten_thousand_chunks_within_an_interval_are_one_update(services: Ser
 def test_e01_every_kind_of_proof_shares_the_one_update_of_an_interval(services: Services) -> None:
     work = running(services)
     with counting_updates(services) as updates:
-        give_proof(services, [work.token], Proof.KEEPALIVE)
+        give_proof(services, [work.fence], Proof.KEEPALIVE)
         for seq in range(1, 50):
             ingest(services, [chunk(work, seq)])
-            give_proof(services, [work.token], Proof.HEARTBEAT)
+            give_proof(services, [work.fence], Proof.HEARTBEAT)
         assert updates() == 1
 
 

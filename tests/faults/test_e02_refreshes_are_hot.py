@@ -28,8 +28,8 @@ def _updates(connection: Connection) -> tuple[int, int]:
 def _refresh_again_and_again(services: Services, connection: Connection, works: list[Work]) -> None:
     for _ in range(ROUNDS):
         for first in range(0, len(works), TOGETHER):
-            tokens = [work.token for work in works[first : first + TOGETHER]]
-            assert services.runs.refresh(connection, tokens, Proof.OUTPUT) == set(tokens)
+            fences = [work.fence for work in works[first : first + TOGETHER]]
+            assert services.runs.refresh(connection, fences, Proof.OUTPUT) == set(fences)
             connection.commit()
 
 

@@ -60,8 +60,8 @@ def _suspects_of_every_kind(services: Services) -> None:
         running(services, config=wide, max_runtime="1 hour"),
         running(services, config=wide),
     )
-    services.runs.persist_run_handle(silent.token, "host", {"pad": "x" * 100_000})
-    services.runs.persist_run_process_metadata(child.token, "host", ProcessIdentity(1, 1, 1.0, "here"))
+    services.runs.persist_run_handle(silent.fence, "host", {"pad": "x" * 100_000})
+    services.runs.persist_run_process_metadata(child.fence, "host", ProcessIdentity(1, 1, 1.0, "here"))
     age(services, silent.run_id, 400)
     age(services, child.run_id, 400)
     age(services, overdue.run_id, 3700, "started_at")

@@ -73,7 +73,7 @@ def _following(services: Services, run_id: UUID) -> Iterator[Future[list[Chunk |
 def test_e09_following_a_run_without_output_ends_empty_when_the_run_ends(services: Services) -> None:
     work = running(services)
     with _following(services, work.run_id) as seen:
-        finish(services, [End.by_result(work.token, Outcome(), 0)])
+        finish(services, [End.by_result(work.fence, Outcome(), 0)])
         assert seen.result(timeout=30) == []
 
 
@@ -90,7 +90,7 @@ def test_e09_whoever_follows_a_run_that_has_not_begun_gets_its_first_chunk(servi
         work = services.runs.claim(queued.id, "worker@test")
         assert work is not None
         ingest(services, [chunk(work, 1, b"first\n")])
-        finish(services, [End.by_result(work.token, Outcome(), 1)])
+        finish(services, [End.by_result(work.fence, Outcome(), 1)])
         assert [item.data for item in seen.result(timeout=30)] == [b"first\n"]
 
 

@@ -19,7 +19,7 @@ from reprieve.models.connections import (
     FEWEST,
     PATIENCE,
     WANTED,
-    Place,
+    ConnectionState,
     Stage,
     first_to_go,
     most_connections,
@@ -192,7 +192,7 @@ def _send(caller: socket.socket, data: bytes) -> None:
 
 class At:
     def __init__(self, stage: Stage, since: float, reads: bool = True) -> None:
-        self.place = Place(stage, since, reads)
+        self.state = ConnectionState(stage, since, reads)
 
 
 def test_e11_who_waits_for_its_caller_goes_first_then_a_reader_and_a_report_never() -> None:
@@ -206,12 +206,12 @@ def test_e11_who_waits_for_its_caller_goes_first_then_a_reader_and_a_report_neve
 
 @pytest.mark.parametrize("stage", list(Stage))
 def test_e11_each_wait_for_the_caller_has_an_end_and_being_answered_has_none(stage: Stage) -> None:
-    place = Place(stage, 100.0, True)
+    state = ConnectionState(stage, 100.0, True)
     if stage is Stage.ANSWER:
-        assert not place.is_overdue(1e9)
+        assert not state.is_overdue(1e9)
     else:
-        assert not place.is_overdue(100.0 + PATIENCE[stage])
-        assert place.is_overdue(100.1 + PATIENCE[stage])
+        assert not state.is_overdue(100.0 + PATIENCE[stage])
+        assert state.is_overdue(100.1 + PATIENCE[stage])
 
 
 @pytest.mark.parametrize(("files", "most"), [(1024, 768), (100, FEWEST), (10**6, WANTED), (WANTED + 256, WANTED)])

@@ -76,7 +76,7 @@ def serving(services: Services) -> Iterator[Served]:
 def closed_log(services: Services) -> Work:
     work = running(services)
     ingest(services, [chunk(work, 1)])
-    finish(services, [End.by_result(work.token, Outcome(), 1)])
+    finish(services, [End.by_result(work.fence, Outcome(), 1)])
     assert close_log(services, work.run_id, 1).value == "done"
     return work
 

@@ -52,7 +52,7 @@ def test_f08_a_new_producer_sends_again_until_a_new_worker_is_there(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old worker takes the message and refuses it; the broker thinks that all is well."""
-    monkeypatch.setattr(module, "RESEND_AFTER", 0.05)
+    monkeypatch.setattr(module, "SHIP_AGAIN_AFTER", 0.05)
     refused: list[dict[str, Any]] = []
 
     def publish(blocks: Sequence[Block]) -> None:

@@ -38,7 +38,7 @@ def begin(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[...,
     with ExitStack() as ending:
 
         def start(name: str, *arguments: str) -> Process:
-            process = spawn(name, celery(*arguments), environment, tmp_path, application="tests.support.impatient")
+            process = spawn(name, celery(*arguments, application="tests.support.impatient"), environment, tmp_path)
             ending.callback(process.stop)
             return process
 

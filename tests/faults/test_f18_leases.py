@@ -196,7 +196,7 @@ def test_f18_a_control_worker_that_is_frozen_in_mid_sweep_costs_two_sweeps_and_n
 def ended(services: Services) -> Work:
     work = running(services)
     ingest(services, [chunk(work, seq) for seq in range(1, 6)])
-    finish(services, [End.by_result(work.token, Outcome.of_exit(0), 5)])
+    finish(services, [End.by_result(work.fence, Outcome.of_exit(0), 5)])
     return work
 
 

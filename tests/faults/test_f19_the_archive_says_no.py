@@ -66,7 +66,7 @@ def owed(services: Services, count: int = 1) -> list[Work]:
     works = [running(services) for _ in range(count)]
     for work in works:
         ingest(services, [chunk(work, 1)])
-        finish(services, [End.by_result(work.token, Outcome(), 1)])
+        finish(services, [End.by_result(work.fence, Outcome(), 1)])
     pass_days(services, 2)
     return works
 

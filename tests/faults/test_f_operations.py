@@ -236,7 +236,7 @@ def test_f10_a_reap_tells_the_last_proof_and_its_kind_the_silence_and_what_it_wa
 ) -> None:
     work = running(services)
     if proof is not Proof.CLAIM:
-        assert give_proof(services, [work.token], proof) == {work.token}
+        assert give_proof(services, [work.fence], proof) == {work.fence}
     age(services, work.run_id, 400)
     age(services, work.run_id, 1000, "started_at")
     last_proof_at = services.runs.get(work.run_id).updated_at

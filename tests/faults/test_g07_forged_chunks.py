@@ -22,7 +22,9 @@ Report = Callable[[Services, Work, object], Any]
 REPORTS: dict[str, Report] = {
     "output": lambda services, work, token: reporting.append(services, work.run_id, token, 1, lines(b"forged")),
     "a heartbeat": lambda services, work, token: reporting.heartbeat(services, work.run_id, token),
-    "a result": lambda services, work, token: reporting.finish(services, work.run_id, token, {"exit_status": 0}, 0),
+    "a result": lambda services, work, token: reporting.record_result(
+        services, work.run_id, token, {"exit_status": 0}, 0
+    ),
     "nonsense": lambda services, work, token: reporting.append(services, work.run_id, token, "one", 7),
 }
 

@@ -75,7 +75,7 @@ def _rows_with(services: Services, evil: str, number: int) -> str:
     enqueue_run("process", {"command": ["true", evil], "cwd": f"/{evil}", "env": {"A": evil}}, labels={evil: evil})
     failed = running(services, labels={"team": evil})
     services.runs.tell_once(failed.run_id, 1, EventKind.NOTED, {"note": evil, evil: evil})
-    finish(services, [End.by_result(failed.token, Outcome.failed(evil), 3)])
+    finish(services, [End.by_result(failed.fence, Outcome.failed(evil), 3)])
     services.tokens.create(f"{number}{evil}"[:60], Scope.READ)
     with services.database.begin() as connection:
         names = {"evil": evil, "id": failed.run_id}

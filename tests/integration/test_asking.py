@@ -14,7 +14,7 @@ import pytest
 from reprieve.adapters import registry
 from reprieve.adapters.command import CommandConfig
 from reprieve.models.status import Probe
-from reprieve.models.work import Outcome, Token, Work
+from reprieve.models.work import Fence, Outcome, Work
 from reprieve.workers import asking
 from reprieve.workers.asking import answer_questions, ask
 from reprieve.workers.bootstrap import Services
@@ -63,10 +63,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     asking._asked.clear()
 
 
-def dispatched(services: Services, adapter: str, host: str | None = None, **handle: Any) -> Token:
+def dispatched(services: Services, adapter: str, host: str | None = None, **handle: Any) -> Fence:
     work = running(services, adapter=adapter)
-    services.runs.persist_run_handle(work.token, host, handle)
-    return work.token
+    services.runs.persist_run_handle(work.fence, host, handle)
+    return work.fence
 
 
 def in_a_hurry(services: Services, seconds: float = 0.5) -> Services:
@@ -96,7 +96,7 @@ def test_nobody_is_asked_about_work_without_a_handle_or_of_an_adapter_that_canno
     services: Services, install: Install
 ) -> None:
     install(cloud=everything_is(Probe.ALIVE), dumb=None)
-    started_nothing = running(services, adapter="cloud").token
+    started_nothing = running(services, adapter="cloud").fence
     assert ask(services, [started_nothing, dispatched(services, "dumb")]) == {}
     assert ask(services, []) == {}
 
@@ -115,8 +115,8 @@ def test_nothing_is_known_of_the_work_of_an_adapter_that_raises_and_others_are_a
 @pytest.mark.parametrize("wrong", [[], [Probe.ALIVE] * 3, ["perhaps"]], ids=["too few", "too many", "no answer"])
 def test_an_answer_that_is_none_is_doubt(services: Services, install: Install, wrong: list[Any]) -> None:
     install(cloud=lambda handles: wrong)
-    token = dispatched(services, "cloud")
-    assert ask(services, [token]) == {token.run_id: Probe.UNKNOWN}
+    fence = dispatched(services, "cloud")
+    assert ask(services, [fence]) == {fence.run_id: Probe.UNKNOWN}
 
 
 def test_a_handle_that_its_adapter_cannot_bear_costs_no_other_its_answer(services: Services, install: Install) -> None:
@@ -127,7 +127,7 @@ def test_a_handle_that_its_adapter_cannot_bear_costs_no_other_its_answer(service
     poisoned = dispatched(services, "cloud", poison=True)
     others = [dispatched(services, "cloud", **{"is": "alive"}) for _ in range(10)]
     answers = ask(services, [poisoned, *others])
-    assert answers == {poisoned.run_id: Probe.UNKNOWN} | {token.run_id: Probe.ALIVE for token in others}
+    assert answers == {poisoned.run_id: Probe.UNKNOWN} | {fence.run_id: Probe.ALIVE for fence in others}
 
 
 @contextmanager
@@ -159,11 +159,11 @@ def test_an_adapter_that_still_hangs_is_not_asked_again_until_it_has_come_back(
 ) -> None:
     with hanging() as (hang, asked):
         install(stuck=hang)
-        token = dispatched(services, "stuck")
+        fence = dispatched(services, "stuck")
         for _ in range(3):
-            assert ask(in_a_hurry(services, 0.2), [token]) == {token.run_id: Probe.UNKNOWN}
+            assert ask(in_a_hurry(services, 0.2), [fence]) == {fence.run_id: Probe.UNKNOWN}
         assert asked == [1]
-    eventually(lambda: ask(services, [token])[token.run_id] is Probe.DEAD)
+    eventually(lambda: ask(services, [fence])[fence.run_id] is Probe.DEAD)
 
 
 # -- work that only its own host can look at

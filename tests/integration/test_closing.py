@@ -109,7 +109,7 @@ def ended(services: Services, count: int) -> tuple[Work, list[Chunk]]:
     chunks = output(work, count)
     for start in range(0, count, 97):
         ingest(services, chunks[start : start + 97])
-    finish(services, [End.by_result(work.token, Outcome(), count)])
+    finish(services, [End.by_result(work.fence, Outcome(), count)])
     return work, [replace(one, epoch=0) for one in chunks]
 
 

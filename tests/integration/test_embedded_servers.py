@@ -36,8 +36,8 @@ PATIENCE_SECONDS = 30.0
 STARTER = """
 import sys
 from pathlib import Path
-import reprieve.stores.embedded
-server = getattr(stores.embedded, sys.argv[1])(Path(sys.argv[2]))
+from reprieve.stores import embedded
+server = getattr(embedded, sys.argv[1])(Path(sys.argv[2]))
 server.start()
 print(server.pid, flush=True)
 sys.stdin.read()

@@ -83,8 +83,8 @@ def start(server: ReportServer, tmp_path: Path) -> Iterator[Start]:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                # A shell that runs the tests in the background ignores Ctrl-C, and so would its children.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                # Who runs the tests in the background ignores Ctrl-C, or a hang-up, and so would their children.
+                preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)],
             )
         started.append((Exec(popen, folder), str(run_id)))
         return started[-1][0]

@@ -116,7 +116,7 @@ def test_output_after_a_reap_is_kept_flagged_and_shown_in_the_list(services: Ser
 @pytest.mark.usefixtures("platform")
 def test_output_after_an_end_that_was_no_reap_is_nothing_to_tell(services: Services) -> None:
     work = running(services)
-    finish(services, [End.by_result(work.token, Outcome(), 1)])
+    finish(services, [End.by_result(work.fence, Outcome(), 1)])
     ingest(services, [chunk(work, 1)])
     assert kinds(services, work.run_id)[-1] == EventKind.SUCCEEDED
 

@@ -11,7 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from reprieve.models.chunks import Block, Chunk, blocks_of
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 from reprieve.stores.cache import connect
 from reprieve.stores.hints import (
     LIVE_EVENT_BYTES,
@@ -154,20 +154,20 @@ def test_a_stream_is_gone_some_time_after_its_last_event(live: LiveEvents, redis
 def test_a_follower_is_told_by_a_signal_for_its_epoch_or_a_later_one(
     stops: StopSignals, run_id: UUID, signalled: int, told: bool
 ) -> None:
-    stops.send([Token(run_id, signalled)])
-    token = Token(run_id, 5)
-    assert stops.received([token]) == ({token} if told else set())
+    stops.send([Fence(run_id, signalled)])
+    fence = Fence(run_id, 5)
+    assert stops.received([fence]) == ({fence} if told else set())
 
 
 def test_a_signal_is_for_its_run_alone(stops: StopSignals, run_id: UUID) -> None:
-    stops.send([Token(run_id, 1)])
-    tokens = [Token(uuid4(), 1), Token(run_id, 1), Token(uuid4(), 1)]
-    assert stops.received(tokens) == {tokens[1]}
+    stops.send([Fence(run_id, 1)])
+    fences = [Fence(uuid4(), 1), Fence(run_id, 1), Fence(uuid4(), 1)]
+    assert stops.received(fences) == {fences[1]}
     assert stops.received([]) == set()
 
 
 def test_a_signal_does_not_wait_for_ever(stops: StopSignals, redis: Redis, run_id: UUID) -> None:
-    stops.send([Token(run_id, 1)])
+    stops.send([Fence(run_id, 1)])
     assert STOP_SIGNAL_LIFE - 60 < redis.ttl(stop_key(run_id)) <= STOP_SIGNAL_LIFE
 
 
@@ -178,14 +178,14 @@ def test_without_redis_a_hint_is_lost_with_a_word_and_no_error(
     away: Redis, run_id: UUID, caplog: pytest.LogCaptureFixture
 ) -> None:
     LiveEvents(away).publish([line(run_id, 1, b"hunter2")])
-    StopSignals(away).send([Token(run_id, 1)])
+    StopSignals(away).send([Fence(run_id, 1)])
     assert "1 blocks were stored without a live event" in caplog.text
     assert "followers will learn from the database" in caplog.text
     assert "hunter2" not in caplog.text
 
 
 def test_without_redis_nobody_is_told_to_stop_and_every_place_is_the_beginning(away: Redis, run_id: UUID) -> None:
-    assert StopSignals(away).received([Token(run_id, 1)]) == set()
+    assert StopSignals(away).received([Fence(run_id, 1)]) == set()
     assert LiveEvents(away).position(run_id) == "0"
 
 

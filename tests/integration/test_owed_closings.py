@@ -22,7 +22,7 @@ def owed(services: Services) -> list[Work]:
     works = [running(services) for _ in range(3)]
     for work in works:
         ingest(services, [chunk(work, 1)])
-        finish(services, [End.by_result(work.token, Outcome(), 1)])
+        finish(services, [End.by_result(work.fence, Outcome(), 1)])
     with services.database.begin() as connection:
         connection.execute(text("UPDATE run_attempts SET finished_at = finished_at - interval '10 s'"))
     return works

@@ -102,7 +102,7 @@ def test_a_run_that_no_worker_has_claimed_yet_takes_nothing_and_is_not_to_be_sto
 def test_output_goes_on_where_it_was_after_another_worker_has_taken_the_place_over(services: Services) -> None:
     work, token = remote_with_token(services)
     append(services, work.run_id, token, 1, lines(b"a", b"b"))
-    services.followers.hand_over([work.token])
+    services.followers.hand_over([work.fence])
     adoption = services.followers.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
     assert adoption is not None
     assert adoption.resumed.after_seq == 2
@@ -120,7 +120,7 @@ def test_a_takeover_between_looking_and_storing_has_the_same_chunks_asked_for_ag
 
     def after_a_takeover(wired: Services, blocks: Any) -> Any:
         if not kinds(services, work.run_id).count("attached"):
-            services.followers.hand_over([work.token])
+            services.followers.hand_over([work.fence])
             services.followers.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
         return real(wired, blocks)
 
@@ -226,9 +226,9 @@ def test_a_result_that_meets_a_takeover_is_recorded_all_the_same(
     real, asked = reporting.end_runs, list[int]()
 
     def after_a_takeover(wired: Services, ends: Any) -> Any:
-        asked.append(ends[0].token.epoch)
+        asked.append(ends[0].fence.epoch)
         if len(asked) == 1:
-            services.followers.hand_over([work.token])
+            services.followers.hand_over([work.fence])
             services.followers.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
         return real(wired, ends)
 

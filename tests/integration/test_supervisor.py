@@ -17,7 +17,7 @@ from reprieve.adapters.shipper import LogShipper
 from reprieve.models.liveness import Timing
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import ErrorCode, Proof
-from reprieve.models.work import End, Outcome, Token, Work
+from reprieve.models.work import End, Fence, Outcome, Work
 from reprieve.stores.cache import connect
 from reprieve.stores.hints import StopSignals
 from reprieve.stores.throttle import Throttle, proof_key
@@ -91,7 +91,7 @@ def test_a_stop_signal_reaches_the_run_it_is_for_and_no_other(
     services: Services, supervisor: Supervisor, follow: Follow
 ) -> None:
     told, other = follow(running(services)), follow(running(services))
-    services.stops.send([told.token])
+    services.stops.send([told.fence])
     supervisor.supervise()
     assert (told.stopping, other.stopping) == (True, False)
 
@@ -100,7 +100,7 @@ def test_a_stop_signal_of_an_earlier_epoch_is_for_somebody_else(
     services: Services, supervisor: Supervisor, follow: Follow
 ) -> None:
     context = follow(running(services))
-    services.stops.send([Token(context.run_id, context.token.epoch - 1)])
+    services.stops.send([Fence(context.run_id, context.fence.epoch - 1)])
     supervisor.supervise()
     assert not context.stopping
 
@@ -119,7 +119,7 @@ def test_without_redis_the_database_tells_a_run_that_ended_to_stop(services: Ser
     supervisor = Supervisor(blind, shipper(services))
     ended, other = running(services), running(services)
     with supervisor.follow(ended) as context, supervisor.follow(other) as untouched:
-        finish(blind, [End.by_result(ended.token, Outcome.failed("elsewhere"), 0)])
+        finish(blind, [End.by_result(ended.fence, Outcome.failed("elsewhere"), 0)])
         supervisor.supervise()
         assert (context.stopping, untouched.stopping) == (True, False)
 
@@ -211,7 +211,7 @@ def test_a_proof_that_the_database_did_not_take_holds_up_nothing_and_is_given_ag
     context, told = follow(running(services)), follow(running(services))
     age(services, context.run_id, 200)
     context.heartbeat()
-    services.stops.send([told.token])
+    services.stops.send([told.fence])
     with monkeypatch.context() as broken:
         broken.setattr(type(services.runs), "refresh", staticmethod(fail))
         supervisor.supervise()
@@ -251,7 +251,7 @@ def test_an_overdue_run_that_ended_by_itself_keeps_its_own_end(
     work = running(services, max_runtime=timedelta(seconds=0.05))
     context = follow(work)
     eventually(lambda: context.is_overdue)
-    finish(services, [End.by_result(work.token, Outcome.of_exit(0), 0)])
+    finish(services, [End.by_result(work.fence, Outcome.of_exit(0), 0)])
     supervisor.supervise()
     assert status_of(services, work.run_id) == "succeeded"
     assert kinds(services, work.run_id) == ["enqueued", "claimed", "succeeded"]
@@ -264,7 +264,7 @@ def owed(services: Services, handle: dict[str, Any] | None, named: str | None = 
     """A run that was cancelled while its work, if it has any, may still be running."""
     work = running(services, **changes)
     if handle is not None:
-        services.runs.persist_run_handle(work.token, named, handle)
+        services.runs.persist_run_handle(work.fence, named, handle)
     cancel_run(work.run_id)
     return work
 
@@ -297,7 +297,7 @@ def test_the_child_of_a_worker_that_is_gone_is_ended_by_its_process_metadata(
     services: Services, supervisor: Supervisor, spawn: Spawn
 ) -> None:
     identity, work = spawn(), in_process(services)
-    services.runs.persist_run_process_metadata(work.token, "test-host", identity)
+    services.runs.persist_run_process_metadata(work.fence, "test-host", identity)
     cancel_run(work.run_id)
     supervisor.bury()
     assert not host.is_alive(identity)
@@ -312,7 +312,7 @@ def test_an_attempt_that_started_nothing_is_settled(services: Services, supervis
 
 def test_work_that_is_not_owed_its_end_goes_on(services: Services, supervisor: Supervisor, spawn: Spawn) -> None:
     identity, work = spawn(), running(services)
-    services.runs.persist_run_handle(work.token, "test-host", identity.as_handle())
+    services.runs.persist_run_handle(work.fence, "test-host", identity.as_handle())
     supervisor.bury()
     assert host.is_alive(identity)
     assert termination(services, work) is None
@@ -322,7 +322,7 @@ def test_a_run_that_waited_for_its_old_work_to_end_is_sent_when_it_has(
     services: Services, supervisor: Supervisor, spawn: Spawn, redis: Redis
 ) -> None:
     identity, work = spawn(), in_process(services, max_attempts=2)
-    services.runs.persist_run_process_metadata(work.token, "test-host", identity)
+    services.runs.persist_run_process_metadata(work.fence, "test-host", identity)
     watch_for(services, 3600)
     age(services, work.run_id, 301)
     sweep(services, by_hand=True)

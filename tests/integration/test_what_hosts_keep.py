@@ -92,7 +92,7 @@ def test_the_files_of_a_run_that_goes_on_or_is_not_closed_or_not_known_here_stay
         keep(detached(services), f"{attempt[0]}/{attempt[1]}")
     for work in (ended, read):
         ingest(services, [chunk(work, 1)])
-        finish(services, [End.by_result(work.token, Outcome(), 1)])
+        finish(services, [End.by_result(work.fence, Outcome(), 1)])
     cancel_run(cancelled.run_id)
     close_log(services, read.run_id, 1)
     assert tidy(services) == sorted([stranger, (goes_on.run_id, 1), (ended.run_id, 1), (cancelled.run_id, 1)])

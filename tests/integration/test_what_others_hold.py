@@ -41,7 +41,7 @@ def held(services: Services, table: str, run_id: UUID) -> Iterator[None]:
 def dispatched(services: Services) -> list[Work]:
     works = [running(services) for _ in range(3)]
     for work in works:
-        services.runs.persist_run_handle(work.token, None, {"name": "job"})
+        services.runs.persist_run_handle(work.fence, None, {"name": "job"})
         ingest(services, [chunk(work, 1)])
     return works
 
@@ -97,7 +97,7 @@ def test_work_whose_log_is_held_is_adopted_later_and_hides_nothing_that_can_be_a
         begun.append(adoption.work.run_id)
 
     monkeypatch.setattr(Supervisor, "_begin_to_follow", begin)
-    services.followers.hand_over([work.token for work in works])
+    services.followers.hand_over([work.fence for work in works])
     with impatient_services(services) as impatient:
         supervisor = Supervisor(impatient, direct_shipper(impatient))
         with held(services, "attempt_logs", works[0].run_id):

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from reprieve.models.chunks import Chunk, blocks_of
 from reprieve.models.rows import Run
 from reprieve.models.status import EventKind
-from reprieve.models.work import Token, Work
+from reprieve.models.work import Fence, Work
 from reprieve.stores.runs import NewRun
 from reprieve.stores.throttle import proof_key
 from reprieve.workers import ingest as ingesting
@@ -110,7 +110,7 @@ def kinds(services: Services, run_id: uuid.UUID) -> list[str]:
     return [event.kind for event in services.runs.events(run_id)]
 
 
-def chunk(work: Work | Token, seq: int, data: bytes = b"line\n", *, attempt: int = 1, stream: str = "stdout") -> Chunk:
+def chunk(work: Work | Fence, seq: int, data: bytes = b"line\n", *, attempt: int = 1, stream: str = "stdout") -> Chunk:
     attempt = work.attempt if isinstance(work, Work) else attempt
     return Chunk(work.run_id, attempt, work.epoch, seq, stream, data)
 

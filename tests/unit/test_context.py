@@ -155,7 +155,7 @@ def everything(keys: Iterable[Any], store_back: threading.Event) -> dict[Any, Se
 def test_a_child_is_recorded_with_this_host_and_namespace_before_it_may_begin(context: RunContext, rows: Rows) -> None:
     own = own_identity()
     context.on_spawn(own.pid, own.process_group_id, own.started_at)
-    assert rows.recorded == [(context.token, "here", own, a_node("here").slot)]
+    assert rows.recorded == [(context.fence, "here", own, a_node("here").slot)]
 
 
 def test_work_elsewhere_is_recorded_with_its_handle_and_the_host_it_names(context: RunContext, rows: Rows) -> None:
@@ -163,9 +163,9 @@ def test_work_elsewhere_is_recorded_with_its_handle_and_the_host_it_names(contex
     context.on_dispatch({"job": "b"})
     context.on_dispatch({"job": "c"}, "here")
     assert rows.recorded == [
-        (context.token, "there", {"job": "a"}, None),
-        (context.token, None, {"job": "b"}, None),
-        (context.token, "here", {"job": "c"}, a_node("here").slot),
+        (context.fence, "there", {"job": "a"}, None),
+        (context.fence, None, {"job": "b"}, None),
+        (context.fence, "here", {"job": "c"}, a_node("here").slot),
     ]
 
 

@@ -29,7 +29,7 @@ from reprieve.models.reaping import (
     should_ask,
 )
 from reprieve.models.status import ErrorCode, EventKind, Probe, Status
-from reprieve.models.work import End, Token
+from reprieve.models.work import End, Fence
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 TIMING = Timing()
@@ -483,7 +483,7 @@ def test_a_conviction_for_the_time_limit_does_not_ask_for_silence() -> None:
 def test_a_reaped_run_fails_under_its_token_and_its_work_is_owed_an_end(judgement: Judgement) -> None:
     end, code = convicted(verdict(judgement), {"judgement": "x"}), judgement.error_code
     assert code is not None
-    assert (end.token, end.from_status, end.status) == (suspect().token, Status.RUNNING, Status.FAILED)
+    assert (end.fence, end.from_status, end.status) == (suspect().fence, Status.RUNNING, Status.FAILED)
     assert (end.kind, end.error_code, end.work_ended) == (EventKind.REAPED, code, False)
     assert end.detail == {"judgement": "x", "error_code": code.value, "retry": False}
 
@@ -496,13 +496,13 @@ def test_a_lost_process_with_an_attempt_left_is_queued_without_an_error_and_stil
 
 
 def test_retries_of_many_runs_are_spread_over_a_sweeps_interval_and_further_with_each_attempt() -> None:
-    tokens = [Token(UUID(int=number * 7919), 1) for number in range(1000)]
-    first = [retry_delay(token, 1, TIMING) for token in tokens]
+    fences = [Fence(UUID(int=number * 7919), 1) for number in range(1000)]
+    first = [retry_delay(fence, 1, TIMING) for fence in fences]
     assert timedelta(0) <= min(first) < max(first) < TIMING.sweep_interval
     by_tenths = [sum(n <= delay / TIMING.sweep_interval * 10 < n + 1 for delay in first) for n in range(10)]
     assert min(by_tenths) > 50
-    assert retry_delay(tokens[500], 3, TIMING) == 3 * first[500]
-    assert retry_delay(tokens[500], 99, TIMING) == 5 * first[500]
+    assert retry_delay(fences[500], 3, TIMING) == 3 * first[500]
+    assert retry_delay(fences[500], 99, TIMING) == 5 * first[500]
 
 
 @pytest.mark.parametrize(

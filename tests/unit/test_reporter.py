@@ -67,7 +67,7 @@ def test_everything_is_sent_in_order_then_the_result_with_the_last_number(server
     data = [b"%d" % number for number in range(3 * BATCH_CHUNKS)]
     for one in data:
         reporter.add("stdout", one)
-    assert reporter.finish(DONE) is None
+    assert reporter.send_result(DONE) is None
     assert server.stored == data
     assert server.calls[-1] == ("finish", {"outcome": {"exit_status": 0}, "last_seq": len(data)})
     assert max(len(body["chunks"]) for name, body in server.calls if name == "output") == BATCH_CHUNKS
@@ -78,7 +78,7 @@ def test_a_large_piece_of_output_is_cut_into_chunks(server: Server, spool: Spool
     reporter = Reporter(server, spool, RUN)
     reporter.start()
     reporter.add("stdout", b"x" * (MAX_CHUNK_BYTES + 1))
-    assert reporter.finish(DONE) is None
+    assert reporter.send_result(DONE) is None
     assert [len(one) for one in server.stored] == [MAX_CHUNK_BYTES, 1]
 
 
@@ -94,7 +94,7 @@ def test_what_the_server_took_only_a_part_of_is_sent_on_from_there(server: Serve
     for one in (b"a", b"b", b"c"):
         reporter.add("stdout", one)
     reporter.start()
-    assert reporter.finish(DONE) is None
+    assert reporter.send_result(DONE) is None
     assert server.stored == [b"a", b"b", b"c"]
 
 
@@ -103,7 +103,7 @@ def test_a_silent_command_is_said_to_be_alive_over_and_over(server: Server, spoo
     reporter.start()
     eventually(lambda: server.count("heartbeat") >= 3)
     assert server.stored == []
-    assert reporter.finish(DONE) is None
+    assert reporter.send_result(DONE) is None
 
 
 def test_heartbeats_are_given_while_output_is_not_taken(server: Server, spool: Spool) -> None:
@@ -121,7 +121,7 @@ def test_heartbeats_are_given_while_output_is_not_taken(server: Server, spool: S
     before = server.count("heartbeat")
     eventually(lambda: server.count("heartbeat") >= before + 3)
     back.set()
-    assert reporter.finish(DONE) is None
+    assert reporter.send_result(DONE) is None
     assert server.stored == [b"a"]
 
 
@@ -132,7 +132,7 @@ def test_the_work_is_told_to_stop_once_even_if_it_is_silent(server: Server, spoo
     reporter.start()
     eventually(lambda: server.count("heartbeat") >= 3)
     assert (told, reporter.stopped) == ([True], True)
-    assert reporter.finish(DONE) is None
+    assert reporter.send_result(DONE) is None
 
 
 def test_a_refusal_while_the_command_runs_is_waited_out(server: Server, spool: Spool) -> None:
@@ -150,7 +150,7 @@ def test_a_refusal_while_the_command_runs_is_waited_out(server: Server, spool: S
     eventually(lambda: server.count("output") >= 3)
     refusing.clear()
     eventually(lambda: server.stored == [b"a"])
-    assert reporter.finish(DONE) is None
+    assert reporter.send_result(DONE) is None
 
 
 def test_a_refusal_after_the_command_has_ended_is_final_and_told(server: Server, spool: Spool) -> None:
@@ -161,7 +161,7 @@ def test_a_refusal_after_the_command_has_ended_is_final_and_told(server: Server,
     reporter = Reporter(server, spool, RUN)
     reporter.add("stdout", b"a")
     reporter.start()
-    assert reporter.finish(DONE) == "HTTP status 401: no such token"
+    assert reporter.send_result(DONE) == "HTTP status 401: no such token"
     assert spool.numbers == [1]
 
 
@@ -177,7 +177,7 @@ def test_an_answer_that_makes_no_sense_is_none(server: Server, spool: Spool, ans
     reporter = Reporter(server, spool, RUN)
     reporter.add("stdout", b"a")
     reporter.start()
-    assert reporter.finish(DONE) is None
+    assert reporter.send_result(DONE) is None
     assert server.stored == [b"a"]
 
 
@@ -194,7 +194,7 @@ def test_a_result_says_how_the_command_ended(
 ) -> None:
     reporter = Reporter(server, spool, RUN)
     reporter.start()
-    assert reporter.finish(outcome) is None
+    assert reporter.send_result(outcome) is None
     assert server.calls[-1] == ("finish", {"outcome": said, "last_seq": 0})
 
 

@@ -8,9 +8,9 @@ from uuid import UUID
 import pytest
 
 from reprieve.adapters import shipper as module
-from reprieve.adapters.shipper import LogShipper, Source
+from reprieve.adapters.shipper import LogShipper
 from reprieve.adapters.spool import SpooledLog
-from reprieve.models.chunks import Block, encode
+from reprieve.models.chunks import Block, LogWriter, encode
 from reprieve.models.sequences import SeqRanges
 from tests.support.waiting import eventually
 
@@ -28,7 +28,7 @@ class Store:
         self.loses = False
         self.answers = True
         self.before_each: Callable[[], None] = lambda: None
-        self.has: dict[Source, SeqRanges] = {}
+        self.has: dict[LogWriter, SeqRanges] = {}
 
     def publish(self, blocks: Sequence[Block]) -> None:
         self.before_each()
@@ -39,9 +39,9 @@ class Store:
             return
         for block in blocks:
             whole = SeqRanges(((block.first_seq, block.last_seq),))
-            self.has[block.source] = self.has.get(block.source, SeqRanges()) | whole
+            self.has[block.writer] = self.has.get(block.writer, SeqRanges()) | whole
 
-    def stored(self, keys: Iterable[Source]) -> dict[Source, SeqRanges]:
+    def stored(self, keys: Iterable[LogWriter]) -> dict[LogWriter, SeqRanges]:
         if not self.answers:
             raise ConnectionError("no database")
         return {key: self.has[key] for key in keys if key in self.has}
@@ -84,7 +84,7 @@ def log() -> SpooledLog:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits, waits for a moment."""
-    for name in ("BATCH_AGE", "ASK_INTERVAL", "RESEND_AFTER", "TAKE_OVER_INTERVAL"):
+    for name in ("BATCH_AGE", "ASK_INTERVAL", "SHIP_AGAIN_AFTER", "TAKE_OVER_INTERVAL"):
         monkeypatch.setattr(module, name, 0.02)
 
 
@@ -255,7 +255,7 @@ def test_so_much_is_on_its_way_and_no_more(
     make: Make, store: Store, log: SpooledLog, soon: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "WINDOW_BYTES", 1)
-    monkeypatch.setattr(module, "RESEND_AFTER", NEVER)
+    monkeypatch.setattr(module, "SHIP_AGAIN_AFTER", NEVER)
     store.loses = True
     shipper = make()
     say(shipper, log, "first")
@@ -268,7 +268,7 @@ def test_so_much_is_on_its_way_and_no_more(
     assert store.texts() == ["first", "waits on disk"]
 
 
-def log_of(log: SpooledLog) -> Source:
+def log_of(log: SpooledLog) -> LogWriter:
     return (UUID(bytes=log.key[:16]), 1, 1)
 
 

@@ -185,7 +185,7 @@ def test_what_may_not_be_retried_is_not_tried_again(monkeypatch: pytest.MonkeyPa
 def test_a_retry_waits_for_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     real = reaping.retry_delay
-    monkeypatch.setattr(reaping, "retry_delay", lambda token, *rest: asked.append(token.epoch) or real(token, *rest))
+    monkeypatch.setattr(reaping, "retry_delay", lambda fence, *rest: asked.append(fence.epoch) or real(fence, *rest))
     report = simulate(replace(SHORT, faults=frozenset({FaultKind.WORKER_CRASH}), seed=3))
     assert len(asked) == report.retried
 

@@ -10,11 +10,11 @@ import pytest
 import time_machine
 from redis import Redis
 
-from reprieve.models.work import Token
+from reprieve.models.work import Fence
 from reprieve.stores import throttle as module
 from reprieve.stores.throttle import Throttle, proof_key
 
-RUNS = [Token(UUID(int=number), 1) for number in range(1, 6)]
+RUNS = [Fence(UUID(int=number), 1) for number in range(1, 6)]
 RUN, OTHER = RUNS[:2]
 
 
@@ -91,10 +91,10 @@ def test_no_more_keys_are_remembered_than_fit(
     throttle: Throttle, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HELD_RUNS", 2)
-    for token in RUNS:
-        throttle.take([token], "me")
+    for fence in RUNS:
+        throttle.take([fence], "me")
     redis.flushall()
-    assert len([token for token in RUNS if throttle.take([token], "me")]) >= 2
+    assert len([fence for fence in RUNS if throttle.take([fence], "me")]) >= 2
 
 
 def test_a_refusal_does_not_make_the_key_live_longer(throttle: Throttle, redis: Redis) -> None:
@@ -140,8 +140,8 @@ def test_the_stand_in_remembers_so_many_runs_and_lets_the_oldest_go(
 ) -> None:
     monkeypatch.setattr(module, "LOCAL_THROTTLE_RUNS", 4)
     throttle = Throttle(redis, 60)
-    for token in RUNS:
-        throttle.take([token], "me")
+    for fence in RUNS:
+        throttle.take([fence], "me")
     assert len(throttle._local) == 4
     assert throttle.take(RUNS[1:], "me") == set()
     assert throttle.take(RUNS[:1], "me") == set(RUNS[:1])

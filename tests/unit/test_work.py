@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reprieve.models.status import ErrorCode, EventKind, Status
-from reprieve.models.work import MAX_ERROR_MESSAGE, End, Outcome, Token
+from reprieve.models.work import MAX_ERROR_MESSAGE, End, Fence, Outcome
 
-TOKEN = Token(UUID(int=1), 3)
+TOKEN = Fence(UUID(int=1), 3)
 
 
 def test_exit_status_0_is_a_success() -> None:
@@ -40,7 +40,7 @@ def test_a_failure_is_the_adapters_own_unless_it_says_otherwise() -> None:
 
 def test_a_success_ends_the_run_under_its_token_without_an_error() -> None:
     end = End.by_result(TOKEN, Outcome.of_exit(0), last_seq=9)
-    assert (end.token, end.status, end.kind) == (TOKEN, Status.SUCCEEDED, EventKind.SUCCEEDED)
+    assert (end.fence, end.status, end.kind) == (TOKEN, Status.SUCCEEDED, EventKind.SUCCEEDED)
     assert (end.error_code, end.error_message, end.silent_before) == (None, None, None)
     assert (end.last_seq, end.work_ended, end.from_status) == (9, True, Status.RUNNING)
     assert end.outcome == end.detail == {"exit_status": 0}
@@ -104,5 +104,5 @@ def test_whatever_an_adapter_says_in_detail_can_be_stored(code: ErrorCode | None
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.RUNNING])
 def test_a_cancel_applies_to_the_status_that_was_seen_and_its_work_is_owed_an_end(status: Status) -> None:
     end = End.by_cancel(TOKEN, from_status=status)
-    assert (end.token, end.from_status, end.status) == (TOKEN, status, Status.CANCELLED)
+    assert (end.fence, end.from_status, end.status) == (TOKEN, status, Status.CANCELLED)
     assert (end.kind, end.error_code, end.work_ended) == (EventKind.CANCELLED, None, False)
