@@ -9,6 +9,7 @@ from bench.measure import Figures
 from bench.stack import Stack
 from reprieve.models.chunks import Chunk, blocks_of
 from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.runs.ends import write_ends
 from reprieve.workers.closing import close_log
 from reprieve.workers.explaining import explain as explain_run
 from reprieve.workers.ingest import ingest as take_in
@@ -42,7 +43,7 @@ def close(stack: Stack, gaps: int) -> Figures:
     works = [_scattered(stack, gaps) for _ in range(TRIES)]
     with stack.services.database.begin() as connection:
         for work in works:
-            stack.services.runs.end(connection, [End.by_result(work.fence, Outcome(), 2 * gaps + 1)])
+            write_ends(connection, [End.by_result(work.fence, Outcome(), 2 * gaps + 1)])
             connection.execute(LONG_AGO, {"id": work.run_id})
     waiting = iter(works)
     return _fastest(lambda: close_log(stack.services, next(waiting).run_id, 1))

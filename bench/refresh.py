@@ -13,7 +13,7 @@ from bench.measure import Figures, Result, play
 from bench.stack import Stack
 from reprieve.models.status import Proof
 from reprieve.models.work import Fence
-from reprieve.stores.runs import RunStore
+from reprieve.stores.runs.refresh import write_proof
 
 #: Refreshes in one statement: a message of output with this many runs in it.
 AT_ONCE = 1_000
@@ -35,7 +35,7 @@ def refresh(stack: Stack, fences: Sequence[Fence], seconds: float, connections: 
         shuffled = random.Random(number)
         while time.perf_counter() < began + seconds:
             with stack.services.database.begin() as connection:
-                made[number] += len(RunStore.refresh(connection, shuffled.sample(fences, AT_ONCE), Proof.OUTPUT))
+                made[number] += len(write_proof(connection, shuffled.sample(fences, AT_ONCE), Proof.OUTPUT))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(connections)]
     for thread in threads:

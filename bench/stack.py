@@ -16,7 +16,7 @@ from reprieve.models.rows import Row
 from reprieve.models.work import Work
 from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from reprieve.stores.migrate import migrate
-from reprieve.stores.runs import NewRun
+from reprieve.stores.runs.store import NewRun
 from reprieve.workers import bootstrap
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
@@ -70,7 +70,7 @@ class Stack:
         for _ in range(count):
             new = NewRun("detached", True, {"command": ["true"]}, {}, 1, None, None)
             run, _ = self.services.runs.add(new)
-            work = self.services.runs.claim(run.id, "bench")
+            work = self.services.claims.claim(run.id, "bench")
             if work is not None:
                 works.append(work)
         return works

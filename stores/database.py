@@ -1,7 +1,7 @@
 """The connection to PostgreSQL, whose clock is the only one that decides anything."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Row, TextClause, create_engine, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.orm import Session
 
@@ -66,7 +66,7 @@ _OURS = (*CLIENT_OPTIONS, "client_encoding")
 
 
 class Database:
-    """An engine and the four ways in which this project uses one. Opens nothing until it is used.
+    """An engine and the five ways in which this project uses one. Opens nothing until it is used.
 
     A session that cannot write any more (read-only after a switch-over, ended by its server) is dropped by the first
     error that says so, and with it all others of its server: whoever tries again does so on another connection.
@@ -114,6 +114,12 @@ class Database:
         """One transaction: committed at the end of the block, rolled back by an exception."""
         with self.engine.begin() as connection:
             yield connection
+
+    def run(self, statement: TextClause, values: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
+        """One statement in a transaction of its own; returns its rows, none for a statement that gives none."""
+        with self.begin() as connection:
+            result = connection.execute(statement, values)
+            return result.all() if result.returns_rows else ()
 
     @contextmanager
     def at_once(self) -> Iterator[Connection]:

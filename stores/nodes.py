@@ -1,11 +1,9 @@
 """Nodes in PostgreSQL: when each was last seen, who else holds a name, and what hosts that nobody sees still owe."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import text
 
 from reprieve.models.liveness import Timing
 from reprieve.models.nodes import HeldTwice, Node, Unseen, complaints
@@ -86,16 +84,16 @@ class NodeStore:
     def rivals(self, node: Node, gone_after: timedelta) -> list[Rival]:
         """Workers seen within `gone_after` that have the name of this node, and are not of it."""
         values = {"name": node.name, "slot": node.slot, "boot": node.boot, "gone_after": gone_after}
-        return [Rival(**row) for row in self._rows(RIVALS, values)]
+        return [Rival(**row._mapping) for row in self._database.run(RIVALS, values)]
 
     def held_twice(self, gone_after: timedelta) -> list[HeldTwice]:
         """Names that two live holders have."""
-        rows = self._rows(HELD_TWICE, {"gone_after": gone_after})
-        return [HeldTwice(row["name"], tuple(row["workers"])) for row in rows]
+        rows = self._database.run(HELD_TWICE, {"gone_after": gone_after})
+        return [HeldTwice(row.name, tuple(row.workers)) for row in rows]
 
     def unseen(self, unseen_for: timedelta) -> list[Unseen]:
         """Hosts that owe terminations and of which no worker was seen for so long."""
-        return [Unseen(**row) for row in self._rows(UNSEEN, {"unseen_for": unseen_for})]
+        return [Unseen(**row._mapping) for row in self._database.run(UNSEEN, {"unseen_for": unseen_for})]
 
     def complaints(self, timing: Timing) -> list[str]:
         """What is wrong with the hosts, a sentence each; none when all is well."""
@@ -106,13 +104,8 @@ class NodeStore:
 
         Returns how many.
         """
-        return len(self._rows(WAIVE, {"lost_after": lost_after, "right": right}))
+        return len(self._database.run(WAIVE, {"lost_after": lost_after, "right": right}))
 
     def forget(self, forgotten_after: timedelta) -> None:
         """Forget nodes that were not seen for so long."""
-        with self._database.begin() as connection:
-            connection.execute(FORGET, {"forgotten_after": forgotten_after})
-
-    def _rows(self, query: TextClause, values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        with self._database.begin() as connection:
-            return [dict(row) for row in connection.execute(query, values).mappings()]
+        self._database.run(FORGET, {"forgotten_after": forgotten_after})

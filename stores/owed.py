@@ -71,22 +71,19 @@ class Setbacks:
         if not values["ids"]:
             return set()
         pauses = {"first_pause": duty.first_pause, "longest_pause": duty.longest_pause}
-        with self._database.begin() as connection:
-            rows = connection.execute(TRY, values | pauses | {"duty": duty.value, "reason": NO_ANSWER})
-            return {(row.run_id, row.attempt) for row in rows}
+        rows = self._database.run(TRY, values | pauses | {"duty": duty.value, "reason": NO_ANSWER})
+        return {(row.run_id, row.attempt) for row in rows}
 
     def failed(self, duty: Duty, item: LogKey, reason: str) -> None:
         """Why the try that was begun has failed."""
         values = {"duty": duty.value, "run_id": item[0], "attempt": item[1], "reason": storable(reason)[:MAX_REASON]}
-        with self._database.begin() as connection:
-            connection.execute(FAIL, values)
+        self._database.run(FAIL, values)
 
     def done(self, duty: Duty, items: Iterable[LogKey]) -> None:
         """These are not owed any more, or only have to wait: none of them failed."""
         values = key_arrays(items)
         if values["ids"]:
-            with self._database.begin() as connection:
-                connection.execute(DONE, values | {"duty": duty.value})
+            self._database.run(DONE, values | {"duty": duty.value})
 
     def tidy(self) -> int:
         """Delete what is said of work that is not owed any more; returns how many."""
@@ -95,15 +92,12 @@ class Setbacks:
 
     def of_run(self, run_id: UUID) -> list[Failing]:
         """What fails of the work that is owed to a run."""
-        with self._database.begin() as connection:
-            rows = connection.execute(OF_RUN, {"run_id": run_id})
-            return [Failing(**(dict(row._mapping) | {"duty": Duty(row.duty)})) for row in rows]
+        rows = self._database.run(OF_RUN, {"run_id": run_id})
+        return [Failing(**(dict(row._mapping) | {"duty": Duty(row.duty)})) for row in rows]
 
     def backlogs(self) -> list[Backlog]:
         """How much fails, by duty."""
-        with self._database.begin() as connection:
-            rows = connection.execute(BACKLOGS)
-            return [Backlog(Duty(row.duty), row.items, row.oldest, row.reason) for row in rows]
+        return [Backlog(**(dict(row._mapping) | {"duty": Duty(row.duty)})) for row in self._database.run(BACKLOGS)]
 
     def complaints(self) -> list[str]:
         """What has been failing for a while, a sentence for each duty."""

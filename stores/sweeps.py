@@ -17,18 +17,19 @@ from reprieve.models.reaping import Suspect, Watch
 from reprieve.models.rows import Sparing
 from reprieve.stores.database import Database
 from reprieve.stores.leases import Lease, Leases
+from reprieve.stores.runs.conditions import OVERDUE
 
 # suspect ids: running runs that are silent or overdue. One pass over the running runs in whatever order is cheapest:
 # in the order of an index, a million rows would be fetched one by one.
-SUSPECT_IDS = text("""
+SUSPECT_IDS = text(f"""
 SELECT r.id FROM runs r
-WHERE r.status = 'running' AND (r.updated_at < :cutoff OR :now - r.started_at > r.max_runtime)
-""")
+WHERE r.status = 'running' AND (r.updated_at < :cutoff OR {OVERDUE})
+""")  # noqa: S608 - our own text
 
 # suspects: a page of them, as they are by now. Narrow on purpose: no config, handle or outcome. What earlier sweeps
 # were told in the same silence is read from its sparings: a question counts as unanswered since the first in vain after
 # the last that was answered; a vouch, since a sweep saw it (not since it last spared: it would renew itself).
-SUSPECTS = text("""
+SUSPECTS = text(f"""
 SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.out_of_process_liveness,
        r.started_at, r.max_runtime, r.updated_at, r.last_proof, coalesce(upper(l.stored) - 1, 0) AS last_chunk,
        a.worker_node, s.vouched_at, EXISTS (SELECT FROM run_tokens t WHERE t.run_id = r.id) AS reports,
@@ -43,9 +44,9 @@ LEFT JOIN LATERAL (
 LEFT JOIN run_attempts a ON a.run_id = r.id AND a.attempt = r.attempt
 LEFT JOIN attempt_logs l ON l.run_id = r.id AND l.attempt = r.attempt
 WHERE r.id = ANY(CAST(:ids AS uuid[])) AND r.status = 'running'
-  AND (r.updated_at < :cutoff OR :now - r.started_at > r.max_runtime)
+  AND (r.updated_at < :cutoff OR {OVERDUE})
 ORDER BY r.id
-""")
+""")  # noqa: S608 - our own text
 
 LAST_WATCH = text("""
 SELECT watching_since AS since, last_sweep_at, window_length AS window, hearing_since, heard_at,

@@ -18,7 +18,7 @@ from reprieve.models.errors import UnknownAdapter
 from reprieve.models.paging import pages
 from reprieve.models.status import Probe
 from reprieve.models.work import Fence
-from reprieve.stores.followers import Handle
+from reprieve.stores.questions import Handle
 from reprieve.workers.bootstrap import Services
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ Answers = dict[UUID, Probe]
 
 def ask(services: Services, fences: Iterable[Fence]) -> Answers:
     """What the platforms say of the work under these fences; nothing of work that no platform can be asked about."""
-    handles = [one for one in services.followers.handles(fences) if _can_be_asked(one.adapter)]
+    handles = [one for one in services.questions.handles(fences) if _can_be_asked(one.adapter)]
     if not handles:
         return {}
     deadline = time.monotonic() + services.timing.ask_limit.total_seconds()
@@ -61,16 +61,16 @@ def _ask_hosts(services: Services, handles: Sequence[Handle]) -> set[UUID]:
     """Put the questions to the hosts that have a worker; returns the runs that an answer may come for."""
     if not handles:
         return set()
-    alive = services.followers.hosts(services.timing.worker_gone_after)
+    alive = services.workers.hosts(services.timing.worker_gone_after)
     asked = [one for one in handles if one.host in alive]
-    services.followers.ask(asked)
+    services.questions.ask(asked)
     return {one.run_id for one in asked}
 
 
 def _answers_of_hosts(services: Services, asked: set[UUID], deadline: float) -> Answers:
     answers: Answers = {}
     while asked - answers.keys():
-        answers = {run_id: said for run_id, said in services.followers.answers().items() if run_id in asked}
+        answers = {run_id: said for run_id, said in services.questions.answers().items() if run_id in asked}
         if time.monotonic() > deadline:
             break
         time.sleep(LOOK_INTERVAL)
@@ -79,12 +79,12 @@ def _answers_of_hosts(services: Services, asked: set[UUID], deadline: float) -> 
 
 def answer_questions(services: Services) -> int:
     """Say what this host knows of its work that a sweep asks about; returns how many questions were answered."""
-    handles = services.followers.open_questions(services.node)
+    handles = services.questions.unanswered(services.node)
     if not handles:
         return 0
     deadline = time.monotonic() + services.timing.ask_limit.total_seconds() / 2
     said = ask_here(services, handles, deadline)
-    services.followers.answer({(one.run_id, one.attempt): said[one.run_id] for one in handles})
+    services.questions.answer({(one.run_id, one.attempt): said[one.run_id] for one in handles})
     return len(handles)
 
 

@@ -2,42 +2,53 @@
 
 import threading
 from dataclasses import dataclass, replace
+from typing import Any
 
 from reprieve.adapters.registry import Adapters
 from reprieve.models.liveness import WINDOW, Timing
 from reprieve.models.nodes import Node
 from reprieve.stores.addresses import read_addresses, read_time_scale
+from reprieve.stores.adoptions import AdoptionStore
 from reprieve.stores.archive import LogArchives
 from reprieve.stores.cache import connect
 from reprieve.stores.closings import Closings
 from reprieve.stores.database import Database
 from reprieve.stores.fleet import FleetStore
-from reprieve.stores.followers import FollowerStore
 from reprieve.stores.hints import LiveEvents, StopSignals, Vouches
 from reprieve.stores.leases import Leases
 from reprieve.stores.logs import PostgresLogStore
 from reprieve.stores.nodes import NodeStore
 from reprieve.stores.owed import Setbacks
-from reprieve.stores.runs import RunStore
+from reprieve.stores.questions import QuestionStore
+from reprieve.stores.runs.attempts import AttemptStore
+from reprieve.stores.runs.claims import ClaimStore
+from reprieve.stores.runs.resends import ResendStore
+from reprieve.stores.runs.store import RunStore
+from reprieve.stores.runs.terminations import TerminationStore
 from reprieve.stores.spooled import SpooledStore
 from reprieve.stores.sweeps import SweepStore
 from reprieve.stores.throttle import Throttle
 from reprieve.stores.tokens import TokenStore
+from reprieve.stores.workers import WorkerStore
 from reprieve.workers.identity import Identity
 from reprieve.workers.settings import Settings, load_settings
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that tasks and commands work with."""
+    """Everything that tasks and commands work with. The stores of PostgreSQL come first."""
 
-    settings: Settings
-    timing: Timing
     database: Database
     leases: Leases
     runs: RunStore
+    claims: ClaimStore
+    attempts: AttemptStore
+    resends: ResendStore
+    terminations: TerminationStore
+    workers: WorkerStore
+    adoptions: AdoptionStore
+    questions: QuestionStore
     sweeps: SweepStore
-    followers: FollowerStore
     logs: PostgresLogStore
     archives: LogArchives
     closings: Closings
@@ -45,12 +56,14 @@ class Services:
     setbacks: Setbacks
     tokens: TokenStore
     fleet: FleetStore
+    nodes: NodeStore
     throttle: Throttle
     stops: StopSignals
     vouches: Vouches
     live: LiveEvents
+    settings: Settings
+    timing: Timing
     adapters: Adapters
-    nodes: NodeStore
     identity: Identity
 
     @property
@@ -78,59 +91,50 @@ def resolve_settings() -> Settings:
 
 def build(settings: Settings) -> Services:
     """Services for these settings; connections are opened when they are first used."""
-    database = Database(settings.require_database_url())
     redis = connect(settings.require_redis_url())
-    timing = settings.timing
-    archives = LogArchives(database, settings.archive_url)
-    logs = PostgresLogStore(database, archives)
-    identity = Identity(settings)
-    leases = Leases(database, identity.name)
+    timing, identity = settings.timing, Identity(settings)
     return Services(
-        settings=settings,
-        timing=timing,
-        database=database,
-        leases=leases,
-        runs=RunStore(database),
-        sweeps=SweepStore(database, leases, timing.sweep_lease),
-        followers=FollowerStore(database, logs),
-        logs=logs,
-        archives=archives,
-        closings=Closings(database, archives),
-        spooled=SpooledStore(database),
-        setbacks=Setbacks(database),
-        tokens=TokenStore(database),
-        fleet=FleetStore(database),
+        **_stores(Database(settings.require_database_url()), settings, identity),
         throttle=Throttle(redis, timing.refresh_seconds),
         stops=StopSignals(redis),
         vouches=Vouches(redis, timing.tolerated_lag),
         live=LiveEvents(redis),
+        settings=settings,
+        timing=timing,
         adapters=Adapters(settings.data_dir / "adapters", identity.name),
-        nodes=NodeStore(database),
         identity=identity,
     )
 
 
 def beside(services: Services, connections: int) -> Services:
     """The same services over so many connections to the database that nothing else can take."""
-    database = services.database.beside(connections)
-    archives = LogArchives(database, services.settings.archive_url)
+    return replace(services, **_stores(services.database.beside(connections), services.settings, services.identity))
+
+
+def _stores(database: Database, settings: Settings, identity: Identity) -> dict[str, Any]:
+    archives, leases = LogArchives(database, settings.archive_url), Leases(database, identity.name)
     logs = PostgresLogStore(database, archives)
-    leases = Leases(database, services.identity.name)
-    return replace(
-        services,
-        database=database,
-        leases=leases,
-        runs=RunStore(database),
-        sweeps=SweepStore(database, leases, services.timing.sweep_lease),
-        followers=FollowerStore(database, logs),
-        logs=logs,
-        archives=archives,
-        closings=Closings(database, archives),
-        tokens=TokenStore(database),
-        fleet=FleetStore(database),
-        nodes=NodeStore(database),
-        setbacks=Setbacks(database),
-    )
+    return {
+        "database": database,
+        "leases": leases,
+        "runs": RunStore(database),
+        "claims": ClaimStore(database),
+        "attempts": AttemptStore(database),
+        "resends": ResendStore(database),
+        "terminations": TerminationStore(database),
+        "workers": WorkerStore(database),
+        "adoptions": AdoptionStore(database, logs),
+        "questions": QuestionStore(database),
+        "sweeps": SweepStore(database, leases, settings.timing.sweep_lease),
+        "logs": logs,
+        "archives": archives,
+        "closings": Closings(database, archives),
+        "spooled": SpooledStore(database),
+        "setbacks": Setbacks(database),
+        "tokens": TokenStore(database),
+        "fleet": FleetStore(database),
+        "nodes": NodeStore(database),
+    }
 
 
 _lock = threading.Lock()

@@ -82,14 +82,14 @@ class RunContext:
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
         process, node = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker), self._services.node
-        runs = self._services.runs
-        self._record(lambda: runs.persist_run_process_metadata(self.fence, node.name, process, node.slot))
+        attempts = self._services.attempts
+        self._record(lambda: attempts.persist_run_process_metadata(self.fence, node.name, process, node.slot))
         self._process = process
 
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
         self.lives_here = host is not None and host == self._services.host
         slot = self._services.node.slot if self.lives_here else None
-        self._record(lambda: self._services.runs.persist_run_handle(self.fence, host, handle, slot))
+        self._record(lambda: self._services.attempts.persist_run_handle(self.fence, host, handle, slot))
         self._dispatched = True
 
     def _record(self, write: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from reprieve.adapters.registry import find_adapter, validate_config
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.rows import Run
 from reprieve.models.text import is_plain_text
-from reprieve.stores.runs import NewRun
+from reprieve.stores.runs.store import NewRun
 from reprieve.workers import tracing
 from reprieve.workers.bootstrap import services
 from reprieve.workers.hints import send_execute

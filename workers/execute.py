@@ -51,8 +51,8 @@ def _claim(wired: Services, ours: Crew, run_id: UUID, request: Any) -> Work | No
 
     def attempt() -> tuple[Work | None, str | None]:
         adapters = wired.adapters.usable()
-        work = wired.runs.claim(run_id, request.hostname, ours.supervisor.worker_id, adapters)
-        return work, None if work else wired.runs.lacks_adapter(run_id, request.hostname, adapters)
+        work = wired.claims.claim(run_id, request.hostname, ours.supervisor.worker_id, adapters)
+        return work, None if work else wired.claims.lacks_adapter(run_id, request.hostname, adapters)
 
     retrying = Retrying(
         retry=retry_if_exception(is_unfit),

@@ -1,9 +1,9 @@
 """`finish`: the one way in which any run ends, whoever calls it, and the way in which an attempt ends for a retry.
 
-What makes the end a fact is one statement in one transaction (`stores.runs.FINISH`): status, the attempt's outcome,
-the event with its evidence, and the termination owed. What makes it felt soon comes after the commit and may be lost
-without harm: the throttle key expires, a follower learns from the database that it must stop, owed terminations are
-looked for every few seconds.
+One statement in one transaction makes the end a fact (`stores.runs.ends.FINISH`): status, the attempt's outcome, the
+event with its evidence, and the termination owed. What follows the commit only makes it felt soon, and may be lost
+without harm: the throttle key expires, a follower learns from the database that it must stop, and workers look for owed
+terminations every few seconds.
 """
 
 import logging
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from reprieve.models.work import End, Fence
-from reprieve.stores.runs import Ended
+from reprieve.stores.runs.ends import Ended, free_runs, write_ends
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.journal import about
 
@@ -29,14 +29,14 @@ def finish(services: Services, ends: Sequence[End], *, pass_over_held: bool = Fa
         return []
     with services.database.begin() as connection:
         if pass_over_held:
-            ends = _without_held(services, connection, ends)
-        ended = services.runs.end(connection, ends)
+            ends = _without_held(connection, ends)
+        ended = write_ends(connection, ends)
     _announce(services, ended)
     return ended
 
 
-def _without_held(services: Services, connection: Connection, ends: Sequence[End]) -> list[End]:
-    free = services.runs.free(connection, [end.fence.run_id for end in ends])
+def _without_held(connection: Connection, ends: Sequence[End]) -> list[End]:
+    free = free_runs(connection, [end.fence.run_id for end in ends])
     for end in ends:
         if end.fence.run_id not in free:
             logger.warning("Run %s is not ended yet: another transaction holds it.", end.fence.run_id)

@@ -27,6 +27,7 @@ from reprieve.models.faults import Fault, fault_of, is_unfit
 from reprieve.models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
 from reprieve.models.results import last_line, raised, understood
 from reprieve.models.work import End, Fence, Outcome, Work, storable
+from reprieve.stores.runs import late
 from reprieve.workers import metrics, tracing
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import send_close
@@ -157,7 +158,8 @@ def note_late_result(services: Services, end: End) -> None:
     """
     if "signal" in end.detail:
         return
-    adapter = services.runs.note_late_result(end)
+    with services.database.begin() as connection:
+        adapter = late.note_late_result(connection, end)
     if adapter is not None:
         metrics.SUSPECTED_FALSE_REAPS.labels(adapter).inc()
         logger.error("Run %s was reaped, and its follower reports a result all the same.", end.fence.run_id)
@@ -216,7 +218,7 @@ def _let_go(services: Services, context: RunContext, why: str) -> str:
 
 
 def _hand_over(services: Services, work: Work) -> bool:
-    if not services.followers.hand_over([work.fence]):
+    if not services.adoptions.hand_over([work.fence]):
         return False
     metrics.HANDED_OVER.labels(work.adapter).inc()
     logger.info("Run %s attempt %d: left to another worker.", work.run_id, work.attempt)
@@ -227,7 +229,7 @@ def take_back(services: Services, fence: Fence, why: str) -> bool:
     """Put an attempt that began nothing back into the queue; False where it may have begun something."""
     note = storable(f"Back in the queue: {why}. The attempt does not count.")
     wait = TAKEN_BACK_FOR * random.uniform(1, 2)  # noqa: S311 - so that many do not come back at once
-    seconds = services.runs.take_back(fence, note, wait, TAKEN_BACK_DOUBLINGS)
+    seconds = services.claims.take_back(fence, note, wait, TAKEN_BACK_DOUBLINGS)
     if seconds is None:
         return False
     services.throttle.forget([fence.run_id])

@@ -22,6 +22,7 @@ from reprieve.models.errors import InvalidBlock
 from reprieve.models.faults import Fault, fault_of, is_row_held, is_unfit
 from reprieve.models.status import Proof
 from reprieve.stores.logs import TooScattered
+from reprieve.stores.runs.late import note_late_output, printing_of
 from reprieve.workers import metrics
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services, services
@@ -104,12 +105,12 @@ def _sorted_out(blocks: Sequence[Block]) -> tuple[list[Block], list[tuple[Block,
 
 def _store(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
     with services.throttle.claims() as claims, services.database.begin() as connection:
-        printing = services.runs.printing(connection, {block.run_id for block in blocks})
+        printing = printing_of(connection, {block.run_id for block in blocks})
         new = _append(services, connection, [block for block in blocks if block.run_id in printing])
         proofs = {block.fence for block in new if printing[block.run_id].out_of_process_liveness}
-        refreshed = refresh(services, connection, claims, proofs, Proof.OUTPUT)
+        refreshed = refresh(connection, claims, proofs, Proof.OUTPUT)
         late = [block.key for block in new if block.attempt < printing[block.run_id].live_from]
-        suspected = services.runs.note_late_output(connection, late)
+        suspected = note_late_output(connection, late)
     for adapter in suspected:
         metrics.SUSPECTED_FALSE_REAPS.labels(adapter).inc()
     services.live.publish(new)

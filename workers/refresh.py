@@ -2,7 +2,7 @@
 
     SET proof:{run_id} {owner} NX EX 60    who wins, refreshes         (stores/throttle.py)
     UPDATE runs SET updated_at = <database clock>
-     WHERE id = … AND epoch = … AND status = 'running'                 (stores/runs.py, REFRESH)
+     WHERE id = … AND epoch = … AND status = 'running'                 (stores/runs/refresh.py)
 
 A key whose UPDATE failed or matched nothing is released, and a failure surfaces to the caller.
 """
@@ -13,19 +13,18 @@ from sqlalchemy import Connection
 
 from reprieve.models.status import Proof
 from reprieve.models.work import Fence
+from reprieve.stores.runs.refresh import write_proof
 from reprieve.stores.throttle import Claims
 from reprieve.workers import metrics
 from reprieve.workers.bootstrap import Services
 
 
-def refresh(
-    services: Services, connection: Connection, claims: Claims, fences: Iterable[Fence], proof: Proof
-) -> set[Fence]:
+def refresh(connection: Connection, claims: Claims, fences: Iterable[Fence], proof: Proof) -> set[Fence]:
     """Refresh those of `fences` that are due, inside the caller's transaction; returns those it wrote."""
     fences = set(fences)
     taken = claims.take(fences)
     try:
-        refreshed = services.runs.refresh(connection, taken, proof)
+        refreshed = write_proof(connection, taken, proof)
     except Exception:
         metrics.REFRESHES.labels(proof.value, "failed").inc(len(taken))
         raise
@@ -45,4 +44,4 @@ def give_proof(services: Services, fences: Iterable[Fence], proof: Proof) -> set
     if not fences:
         return set()
     with services.throttle.claims() as claims, services.database.begin() as connection:
-        return refresh(services, connection, claims, fences, proof)
+        return refresh(connection, claims, fences, proof)

@@ -40,9 +40,9 @@ from reprieve.models.paging import pages
 from reprieve.models.rows import RunAttempt
 from reprieve.models.status import ErrorCode, EventKind, Probe, Proof
 from reprieve.models.work import End, Fence, Outcome, Work, storable
-from reprieve.stores.followers import Adoption
+from reprieve.stores.adoptions import Adoption
 from reprieve.stores.logs import Resumed
-from reprieve.stores.runs import Standing
+from reprieve.stores.runs.attempts import Standing
 from reprieve.workers import metrics
 from reprieve.workers.asking import answer_questions, ask_here
 from reprieve.workers.bootstrap import Services
@@ -181,7 +181,7 @@ class Supervisor:
     def _be_seen(self, contexts: dict[Fence, RunContext]) -> None:
         """Say that this worker is there: nobody need take over what it follows."""
         if time.monotonic() >= self._next_sign and (contexts or not self._draining.is_set()):
-            self._services.followers.seen(self.worker_id, self._node, self._services.node)
+            self._services.workers.seen(self.worker_id, self._node, self._services.node)
             self._next_sign = time.monotonic() + self._services.timing.keepalive_interval.total_seconds()
             self._tell_of_twins()
 
@@ -195,7 +195,7 @@ class Supervisor:
         if time.monotonic() < self._next_look_at_claims:
             return
         timing = self._services.timing
-        claimed = self._services.runs.claimed_for(self.worker_id, timing.worker_gone_after)
+        claimed = self._services.claims.claimed_for(self.worker_id, timing.worker_gone_after)
         for fence in claimed - self._begun():
             take_back(self._services, fence, f"the answer to the claim of {self._node} was lost")
         self._next_look_at_claims = time.monotonic() + timing.keepalive_interval.total_seconds()
@@ -243,7 +243,7 @@ class Supervisor:
 
     def _ended_by_themselves(self, fences: Iterable[Fence]) -> set[UUID]:
         """The runs among these whose work has ended, perhaps long ago and in time, and is being read only now."""
-        handles = self._services.followers.handles(fences)
+        handles = self._services.questions.handles(fences)
         said = ask_here(self._services, handles, time.monotonic() + OVERDUE_ASK_LIMIT)
         return {run_id for run_id, answer in said.items() if answer is Probe.ENDED}
 
@@ -289,7 +289,7 @@ class Supervisor:
 
     def _tell(self, contexts: dict[Fence, RunContext], leave: Container[Standing]) -> None:
         """Have the work of runs that have ended be ended, and that of these other standings be left."""
-        for fence, standing in self._services.runs.standings(contexts).items():
+        for fence, standing in self._services.attempts.standings(contexts).items():
             if standing is Standing.ENDED:
                 contexts[fence].stop()
             elif standing in leave:
@@ -297,7 +297,7 @@ class Supervisor:
 
     def bury(self) -> None:
         """One turn over the work that is owed its end."""
-        owed = self._services.runs.owed_terminations(self._services.node)
+        owed = self._services.terminations.owed(self._services.node)
         due = [attempt for attempt in owed if attempt not in self._failed_lately and attempt not in self._burying]
         # What failed before may take long to fail again, and what is owed anew must not wait for all of it.
         again = [attempt for attempt in due if attempt in self._failed_before]
@@ -333,7 +333,7 @@ class Supervisor:
         run = self._services.runs.get(attempt.run_id)
         if attempt.work is not None and not self._is_gone(attempt):
             self._services.adapters.get(run.adapter).terminate(attempt.work)
-        waits = self._services.runs.settle_termination(attempt.run_id, attempt.attempt)
+        waits = self._services.terminations.settle(attempt.run_id, attempt.attempt)
         if waits is not None:
             send_execute(attempt.run_id, after=waits)
 
@@ -350,17 +350,17 @@ class Supervisor:
         if self._draining.is_set():
             return
         self._ask_for_awaited()
-        followers, node, ours = self._services.followers, self._services.node, self._services.adapters.attaching()
-        for run_id, attempt, epoch in followers.to_adopt(node, ours, ADOPT_AT_ONCE):
+        adoptions, node, ours = self._services.adoptions, self._services.node, self._services.adapters.attaching()
+        for run_id, attempt, epoch in adoptions.to_adopt(node, ours, ADOPT_AT_ONCE):
             with about(run_id, attempt):
                 self._try_to_adopt(run_id, attempt, epoch)
-        for run_id, attempt, adapter in followers.left_to_others(self._services.host, ours, LEFT_TO_OTHERS_AT_ONCE):
+        for run_id, attempt, adapter in adoptions.left_to_others(self._services.host, ours, LEFT_TO_OTHERS_AT_ONCE):
             self._leave_to_others(run_id, attempt, adapter)
 
     def _try_to_adopt(self, run_id: UUID, attempt: int, epoch: int) -> None:
         """Adopt this, if it can be: one that cannot, whose log another transaction holds, say, keeps back no other."""
         try:
-            adoption = self._services.followers.adopt(run_id, attempt, epoch, self._node, self.worker_id)
+            adoption = self._services.adoptions.adopt(run_id, attempt, epoch, self._node, self.worker_id)
         except Exception as error:
             if ends_session(error):  # The database is away: nothing else could be adopted, either.
                 raise
@@ -389,14 +389,14 @@ class Supervisor:
         try:
             thread.start()
         except RuntimeError:  # The system gives no more threads: whoever has one may follow it.
-            self._services.followers.hand_over([work.fence])
+            self._services.adoptions.hand_over([work.fence])
             raise
         self._adopted.append(thread)
 
     def _ask_for_awaited(self) -> None:
         """Once: send the runs again that other workers had no adapter for, and this one has."""
         if not self._asked_for_awaited:
-            for run_id in self._services.runs.awaiting(self._services.adapters.usable(), AWAITED_AT_ONCE):
+            for run_id in self._services.resends.awaiting(self._services.adapters.usable(), AWAITED_AT_ONCE):
                 send_execute(run_id)
             self._asked_for_awaited = True
 
@@ -488,7 +488,7 @@ class Supervisor:
         """This worker ends, its followers with it: say that it is gone, so that nobody waits for it to be missed."""
         for thread in self._adopted:
             thread.join(LEAVE_TIMEOUT)
-        self._services.followers.leave(self.worker_id)
+        self._services.workers.leave(self.worker_id)
 
 
 def _clock() -> float:

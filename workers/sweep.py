@@ -211,7 +211,7 @@ def _spare(services: Services, spared: Sequence[tuple[Verdict, dict[str, Any]]])
         services, [one.suspect.fence for one, _ in suspects if one.judgement is Judgement.SPARE_ALIVE], Proof.PROBE
     )
     unfollowed = [one.suspect.fence for one, _ in suspects if one.judgement.wants_follower]
-    _in_bulk(lambda some: _run_ids(services.followers.hand_over(some)), {one.run_id: one for one in unfollowed})
+    _in_bulk(lambda some: _run_ids(services.adoptions.hand_over(some)), {one.run_id: one for one in unfollowed})
 
 
 def _run_ids(fences: Iterable[Fence]) -> set[UUID]:
@@ -220,7 +220,7 @@ def _run_ids(fences: Iterable[Fence]) -> set[UUID]:
 
 def _orphan(services: Services) -> int:
     """Have another worker follow the work of those that are gone, without waiting for its silence."""
-    orphaned = services.followers.orphan(services.timing.worker_gone_after)
+    orphaned = services.adoptions.orphan(services.timing.worker_gone_after)
     if orphaned:
         logger.warning("%d runs have lost the worker that followed them; others take them over.", orphaned)
     return orphaned
@@ -243,7 +243,7 @@ def _waive(services: Services) -> int:
 
 def _resend(services: Services) -> int:
     """Send the messages again of runs that stay queued without having been claimed."""
-    unclaimed = services.runs.resend_unclaimed(services.timing.resend_after, RESEND_DOUBLINGS)
+    unclaimed = services.resends.unclaimed(services.timing.resend_after, RESEND_DOUBLINGS)
     for run_id in unclaimed:
         send_execute(run_id)
     return len(unclaimed)

@@ -218,7 +218,7 @@ def test_every_attempt_is_read_and_a_run_that_never_began_ends_at_once(services:
         connection.execute(text(statement), {"id": work.run_id})
         statement = "UPDATE run_attempts SET finished_at = clock_timestamp(), last_seq = 3 WHERE run_id = :id"
         connection.execute(text(statement), {"id": work.run_id})
-    again = services.runs.claim(work.run_id, "worker@elsewhere")
+    again = services.claims.claim(work.run_id, "worker@elsewhere")
     assert again is not None
     ingest(services, [chunk(again, seq, attempt=2) for seq in (1, 2)])
     end(services, again, 2)

@@ -96,7 +96,7 @@ def test_proofs_of_life_are_counted_by_what_became_of_them(services: Services, m
     def fail(*_: object) -> None:
         raise ConnectionError
 
-    monkeypatch.setattr(services.runs, "refresh", fail)
+    monkeypatch.setattr("reprieve.workers.refresh.write_proof", fail)
     with pytest.raises(ConnectionError):
         give_proof(services, [other.fence], Proof.HEARTBEAT)
     counted = {result: refreshes(Proof.HEARTBEAT, result) - before[result] for result in results}

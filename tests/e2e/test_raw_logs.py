@@ -88,7 +88,7 @@ def test_raw_gives_one_attempt_the_last_one_unless_told_otherwise(services: Serv
     ingest(services, [chunk(first, 1, b"of the first\n")])
     assert reap(services, first.run_id)["reaped"] == 1
     settle(services, first)
-    second = services.runs.claim(first.run_id, "worker@nowhere")
+    second = services.claims.claim(first.run_id, "worker@nowhere")
     assert second is not None
     ingest(services, [chunk(second, 1, b"of the second\n"), chunk(second, 2, b"its errors\n", stream="stderr")])
     raw = ("--stream", "stdout", "--raw")

@@ -31,7 +31,7 @@ from reprieve.models import liveness
 from reprieve.models.chunks import Block, decode_message, encode_message
 from reprieve.models.reaping import Suspect
 from reprieve.models.work import Work
-from reprieve.stores.runs import RunStore
+from reprieve.stores.runs.claims import ClaimStore
 from reprieve.workers.app import app as app  # The application that Celery's `-A` looks for.
 from reprieve.workers.bootstrap import Services, build
 from reprieve.workers.context import RunContext
@@ -294,14 +294,14 @@ def _set_window(seconds: str) -> None:
 
 
 def _die_after_claim(_: str) -> None:
-    claim = RunStore.claim
+    claim = ClaimStore.claim
 
-    def claim_and_die(self: RunStore, run_id: UUID, *worker: object) -> None:
+    def claim_and_die(self: ClaimStore, run_id: UUID, *worker: object) -> None:
         claim(self, run_id, *worker)  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGKILL)
         threading.Event().wait()
 
-    RunStore.claim = claim_and_die  # type: ignore[assignment,method-assign]
+    ClaimStore.claim = claim_and_die  # type: ignore[assignment,method-assign]
 
 
 def _do_without(adapter: str) -> None:

@@ -112,7 +112,7 @@ def silent(services: Services, cluster: Scripted) -> Work:
     """A claimed run whose handle is recorded, and which nobody follows."""
     claimed = running(services, adapter="kubernetes", config=cluster.work("true").config)
     handle = {"namespace": "default", "name": job_name(claimed.run_id, claimed.attempt)}
-    services.runs.persist_run_handle(claimed.fence, None, handle)
+    services.attempts.persist_run_handle(claimed.fence, None, handle)
     return claimed
 
 

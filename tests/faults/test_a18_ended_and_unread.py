@@ -43,7 +43,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Says:
 
 def silent_for(services: Services, seconds: float) -> Work:
     work = running(services)
-    services.runs.persist_run_handle(work.fence, None, {"name": "job"})
+    services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
     age(services, work.run_id, seconds)
     watch_for(services, 2 * DAY)
     return work
@@ -64,7 +64,7 @@ def move(services: Services, judgement: Judgement, seconds: float) -> None:
 
 
 def is_to_be_adopted(services: Services, run_id: UUID) -> bool:
-    return run_id in [found for found, _, _ in services.followers.to_adopt(services.node, ["detached"], 100)]
+    return run_id in [found for found, _, _ in services.adoptions.to_adopt(services.node, ["detached"], 100)]
 
 
 @pytest.mark.parametrize("watched", [0, 299, DAY])
@@ -154,7 +154,7 @@ def test_a18_work_of_a_host_without_workers_is_doubted_for_as_long_as_doubt_may_
     """B01 stays closed: the host is not waited for, and its silence is counted from the first sweep that asked."""
     work = running(services)
     handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
-    services.runs.persist_run_handle(work.fence, "gone", handle)
+    services.attempts.persist_run_handle(work.fence, "gone", handle)
     age(services, work.run_id, DAY)
     watch_for(services, 2 * DAY)
     assert judged(services) == {"spare_unknown": 1}

@@ -29,9 +29,9 @@ StartWorker = Callable[..., Process]
 def dispatched(services: Services, adapter: str = "of-tomorrow", **changes: Any) -> Fence:
     """Work of an adapter that this process does not know, followed by a worker that is gone."""
     work, worker_id = running(services, adapter=adapter, **changes), uuid4()
-    services.runs.persist_run_handle(work.fence, None, {"name": "job"})
-    services.followers.seen(worker_id, "runs@gone", a_node("gone"))
-    services.followers.leave(worker_id)
+    services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
+    services.workers.seen(worker_id, "runs@gone", a_node("gone"))
+    services.workers.leave(worker_id)
     with services.database.begin() as connection:
         values = {"worker": worker_id, "id": work.run_id}
         connection.execute(text("UPDATE run_attempts SET worker_id = :worker WHERE run_id = :id"), values)
@@ -40,7 +40,7 @@ def dispatched(services: Services, adapter: str = "of-tomorrow", **changes: Any)
 
 
 def adoptable(services: Services, *adapters: str) -> list[UUID]:
-    return [run_id for run_id, _, _ in services.followers.to_adopt(a_node("here"), adapters, 100)]
+    return [run_id for run_id, _, _ in services.adoptions.to_adopt(a_node("here"), adapters, 100)]
 
 
 def test_a19_work_of_a_worker_that_is_gone_is_to_be_adopted_whatever_the_sweep_knows(services: Services) -> None:
@@ -56,7 +56,7 @@ def test_a19_so_is_silent_work_that_its_platform_sees(
     services: Services, monkeypatch: pytest.MonkeyPatch, answer: Probe
 ) -> None:
     work = running(services, adapter="of-tomorrow")
-    services.runs.persist_run_handle(work.fence, None, {"name": "job"})
+    services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
     age(services, work.run_id, 301)
     watch_for(services, 3600)
     monkeypatch.setattr(sweeping, "ask", lambda services, fences: {fence.run_id: answer for fence in fences})
@@ -67,7 +67,7 @@ def test_a19_so_is_silent_work_that_its_platform_sees(
 def test_a19_what_the_row_says_to_live_in_process_is_nobodys_to_adopt(services: Services) -> None:
     fence = dispatched(services, out_of_process_liveness=False)
     assert sweep(services)["orphaned"] == 0
-    assert services.followers.hand_over([fence]) == set()
+    assert services.adoptions.hand_over([fence]) == set()
     assert adoptable(services, "of-tomorrow") == []
 
 
@@ -87,7 +87,7 @@ def test_a19_a_worker_that_lacks_the_adapter_leaves_the_work_says_so_once_and_ex
         connection.execute(text("UPDATE run_attempts SET adoption_owed_at = clock_timestamp() - interval '125 s'"))
     told = explain(services, run_id).text
     assert "Another worker is to follow attempt 1, for 2 min 5 s now: none that has the adapter 'of-tomorrow'" in told
-    services.followers.adopt(run_id, 1, 1, "runs@new", uuid4())
+    services.adoptions.adopt(run_id, 1, 1, "runs@new", uuid4())
     assert "Another worker is to follow" not in explain(services, run_id).text
     assert services.runs.get_attempt(run_id, 1).adoption_owed_at is None
 
@@ -96,7 +96,7 @@ def test_a19_since_when_adoption_is_owed_is_not_forgotten_at_the_next_sweep(serv
     fence = dispatched(services)
     sweep(services)
     before = services.runs.get_attempt(fence.run_id, 1).adoption_owed_at
-    services.followers.hand_over([fence])
+    services.adoptions.hand_over([fence])
     sweep(services, by_hand=True)
     assert before is not None
     assert services.runs.get_attempt(fence.run_id, 1).adoption_owed_at == before

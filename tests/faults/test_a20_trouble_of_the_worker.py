@@ -161,9 +161,9 @@ def test_a20_an_attempt_that_began_nothing_is_taken_back(services: Services) -> 
     assert any(note in sentence for sentence in explain(services, work.run_id).sentences)
     with pytest.raises(following.Released):
         context.on_log("stdout", b"too late: the number is another's now\n")
-    assert services.runs.claim(work.run_id, "another") is None
+    assert services.claims.claim(work.run_id, "another") is None
     pass_the_wait(services, work.run_id)
-    again = services.runs.claim(work.run_id, "another")
+    again = services.claims.claim(work.run_id, "another")
     assert again is not None
     assert (again.attempt, again.epoch) == (1, work.epoch + 1)
 
@@ -192,7 +192,7 @@ def test_a20_what_is_recorded_as_started_elsewhere_is_left_to_another_worker(
 
     assert troubled(services, work, start)[0] == "released"
     assert (status_of(services, work.run_id), kinds(services, work.run_id)[-1]) == ("running", "dispatched")
-    assert services.followers.to_adopt(a_node("any"), ["detached"], 10) == [(work.run_id, 1, work.epoch)]
+    assert services.adoptions.to_adopt(a_node("any"), ["detached"], 10) == [(work.run_id, 1, work.epoch)]
 
 
 @pytest.mark.parametrize(("attempts", "status"), [(2, "queued"), (1, "failed")])
@@ -244,18 +244,18 @@ def test_a20_output_that_cannot_be_taken_over_is_no_error_of_the_work(
 
 
 def take_back(services: Services, work: Work) -> float | None:
-    return services.runs.take_back(work.fence, "why", 1.0, 3)
+    return services.claims.take_back(work.fence, "why", 1.0, 3)
 
 
 def recorded_process(services: Services, work: Work) -> None:
-    services.runs.persist_run_process_metadata(work.fence, "host", ProcessIdentity(1, 1, 1.0, "ns"))
+    services.attempts.persist_run_process_metadata(work.fence, "host", ProcessIdentity(1, 1, 1.0, "ns"))
 
 
 @pytest.mark.parametrize(
     "begin",
     [
         recorded_process,
-        lambda services, work: services.runs.persist_run_handle(work.fence, None, {}),
+        lambda services, work: services.attempts.persist_run_handle(work.fence, None, {}),
         lambda services, work: ingest(services, [chunk(work, 1)]),
         lambda *_: None,
     ],
@@ -273,7 +273,7 @@ def test_a20_only_an_attempt_that_left_nothing_is_taken_back(
 
 def test_a20_nobody_but_its_own_worker_takes_an_attempt_back(services: Services) -> None:
     work = running(services)
-    other = services.runs.take_back(work.fence._replace(epoch=work.epoch - 1), "why", 1.0, 3)
+    other = services.claims.take_back(work.fence._replace(epoch=work.epoch - 1), "why", 1.0, 3)
     assert (other, status_of(services, work.run_id)) == (None, "running")
     assert take_back(services, work) is not None
     assert take_back(services, work) is None
@@ -283,9 +283,9 @@ def test_a20_an_attempt_before_it_stays_what_it_was(services: Services) -> None:
     work = in_process(services, max_attempts=2)
     recorded_process(services, work)
     following.finish(services, [following.end_of_given_up(work, "lost", services.timing)])
-    services.runs.settle_termination(work.run_id, 1)
+    services.terminations.settle(work.run_id, 1)
     pass_the_wait(services, work.run_id)
-    second = services.runs.claim(work.run_id, "w")
+    second = services.claims.claim(work.run_id, "w")
     assert second is not None
     assert take_back(services, second) is not None
     run = services.runs.get(work.run_id)
@@ -300,7 +300,7 @@ def test_a20_the_wait_doubles_up_to_a_limit(services: Services) -> None:
         assert work is not None
         waits.append(take_back(services, work))
         pass_the_wait(services, work.run_id)
-        work = services.runs.claim(work.run_id, "w")
+        work = services.claims.claim(work.run_id, "w")
     assert waits == [1, 2, 4, 8, 8]
 
 
@@ -311,7 +311,7 @@ def test_a20_who_follows_the_output_goes_on_when_the_attempt_comes_again(service
     thread.start()
     assert take_back(services, work) is not None
     pass_the_wait(services, work.run_id)
-    again = services.runs.claim(work.run_id, "w")
+    again = services.claims.claim(work.run_id, "w")
     assert again is not None
     ingest(services, [chunk(again, 1)])
     following.finish(services, [following.End.by_result(again.fence, Outcome(), 1)])
@@ -359,8 +359,8 @@ def test_a20_work_for_which_there_is_no_thread_is_left_to_whoever_has_one(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = running(services)
-    services.runs.persist_run_handle(work.fence, None, {})
-    services.followers.hand_over([work.fence])
+    services.attempts.persist_run_handle(work.fence, None, {})
+    services.adoptions.hand_over([work.fence])
     supervisor = Supervisor(services, direct_shipper(services))
 
     def none(self: threading.Thread) -> None:
@@ -370,7 +370,7 @@ def test_a20_work_for_which_there_is_no_thread_is_left_to_whoever_has_one(
         patch.setattr(threading.Thread, "start", none)
         with pytest.raises(RuntimeError):
             supervisor.adopt()
-    assert services.followers.to_adopt(a_node("any"), ["detached"], 10) == [(work.run_id, 1, work.epoch + 1)]
+    assert services.adoptions.to_adopt(a_node("any"), ["detached"], 10) == [(work.run_id, 1, work.epoch + 1)]
 
 
 @pytest.mark.parametrize(

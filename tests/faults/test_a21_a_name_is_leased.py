@@ -79,7 +79,7 @@ def test_a21_a_recreated_container_inherits_the_retries_and_the_detached_output_
     written = output.read_bytes()
     assert reap(services, retried.id)["reaped"] == 1
     pass_the_wait(services, retried.id)
-    services.followers.hand_over([_token(services, detached.id)])
+    services.adoptions.hand_over([_token(services, detached.id)])
     assert attempt_of(services, retried.id).host == "0a1b2c"
     assert attempt_of(services, retried.id).termination == "owed"
 
@@ -125,7 +125,7 @@ def lost(services: Services, node: str = "gone", slot: str | None = "slot-of-gon
     """An in-process run of a host that is not there, reaped so many seconds ago, which waits to be tried again."""
     work = in_process(services, max_attempts=2)
     with sleeping_process() as process:
-        services.runs.persist_run_process_metadata(work.fence, node, process, slot)
+        services.attempts.persist_run_process_metadata(work.fence, node, process, slot)
     assert reap(services, work.run_id)["reaped"] == 1
     pass_the_wait(services, work.run_id)
     _since(
@@ -136,7 +136,7 @@ def lost(services: Services, node: str = "gone", slot: str | None = "slot-of-gon
 
 def last_seen(services: Services, node: Node, ago: float) -> None:
     """A worker of this node was seen so many seconds ago, and none since."""
-    services.followers.seen(UUID(int=7), f"runs@{node.name}", node)
+    services.workers.seen(UUID(int=7), f"runs@{node.name}", node)
     _since(services, "UPDATE nodes SET seen_at = clock_timestamp() - :ago WHERE slot = :id", ago, node.slot)
     _since(services, "UPDATE workers SET seen_at = clock_timestamp() - :ago WHERE slot = :id", ago, node.slot)
 
@@ -161,7 +161,7 @@ def test_a21_a_retry_waits_for_a_lost_host_until_the_bound_and_no_longer(
     last_seen(services, a_node("gone"), LOST + beyond)
     work = lost(services, ago=2 * LOST)
     assert swept(services)["waived"] == waived
-    assert (services.runs.claim(work.run_id, "worker@test") is not None) == bool(waived)
+    assert (services.claims.claim(work.run_id, "worker@test") is not None) == bool(waived)
     assert attempt_of(services, work.run_id).termination == ("waived" if waived else "owed")
 
 
@@ -192,26 +192,26 @@ def test_a21_nobody_is_lost_to_a_reaper_that_has_not_looked_for_a_window(service
 
 
 def test_a21_work_that_its_live_host_cannot_end_is_waited_for_without_bound(services: Services) -> None:
-    services.followers.seen(UUID(int=7), "runs@gone", a_node("gone"))
+    services.workers.seen(UUID(int=7), "runs@gone", a_node("gone"))
     work = lost(services, ago=5 * LOST)
     assert swept(services)["waived"] == 0
     assert attempt_of(services, work.run_id).termination == "owed"
 
 
 def test_a21_of_rows_before_there_were_slots_whoever_can_see_the_process_must_be_gone(services: Services) -> None:
-    services.followers.seen(UUID(int=7), "runs@gone", a_node("gone", namespace=host.namespace()))
+    services.workers.seen(UUID(int=7), "runs@gone", a_node("gone", namespace=host.namespace()))
     lost(services, slot=None, ago=5 * LOST)
     assert swept(services)["waived"] == 0
     last_seen(services, a_node("gone"), LOST + 60)
     # The same name, held in another PID namespace, from where that process cannot be seen.
-    services.followers.seen(UUID(int=8), "runs@gone", a_node("gone", "another-slot", "boot/pid:[2]"))
+    services.workers.seen(UUID(int=8), "runs@gone", a_node("gone", "another-slot", "boot/pid:[2]"))
     assert swept(services)["waived"] == 1
 
 
 def test_a21_a_host_that_returns_after_the_bound_still_ends_what_is_left_of_its_work(services: Services) -> None:
     with on_another_host(services, "away") as away, sleeping_process() as process:
         work = in_process(services, max_attempts=2)
-        services.runs.persist_run_process_metadata(work.fence, "away", process, away.node.slot)
+        services.attempts.persist_run_process_metadata(work.fence, "away", process, away.node.slot)
         assert reap(services, work.run_id)["reaped"] == 1
         _since(
             services,
@@ -240,9 +240,9 @@ def test_a21_a_detached_run_of_a_lost_host_is_judged_and_waits_for_nothing(servi
     """Its adoption is owed to a host that is not there: it stays silent, and doubt ends."""
     work = running(services, adapter="detached")
     handle = {"host": "gone", "folder": f"{work.run_id}/1"}
-    services.runs.persist_run_handle(work.fence, "gone", handle, "slot-of-gone")
-    services.followers.hand_over([work.fence])
-    assert services.followers.to_adopt(services.node, ["detached"], 10) == []
+    services.attempts.persist_run_handle(work.fence, "gone", handle, "slot-of-gone")
+    services.adoptions.hand_over([work.fence])
+    assert services.adoptions.to_adopt(services.node, ["detached"], 10) == []
     limit = services.timing.doubt_limit.total_seconds()
     watch_for(services, 4000)
     age(services, work.run_id, limit + 60)

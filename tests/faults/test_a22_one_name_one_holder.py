@@ -63,7 +63,7 @@ def on_another_folder(services: Services, tmp_path: Path, name: str | None) -> I
 
 
 def seen(services: Services, node: Node, worker_id: UUID | None = None) -> None:
-    services.followers.seen(worker_id or uuid4(), f"runs@{node.slot}", node)
+    services.workers.seen(worker_id or uuid4(), f"runs@{node.slot}", node)
 
 
 def was_seen(services: Services, ago: float) -> None:
@@ -109,7 +109,7 @@ def test_a22_two_hosts_of_one_name_have_two_names_and_neither_takes_the_others_w
         for _ in range(4):
             eventually(_seen_anew(services, "twin-2"))
         assert services.runs.get_attempt(run.id, 1).termination == "owed"
-        assert services.runs.claim(run.id, "worker@test") is None
+        assert services.claims.claim(run.id, "worker@test") is None
         assert processes_of(run.id)
     finally:
         worker.resume()
@@ -138,18 +138,18 @@ def test_a22_a_holder_of_the_same_name_ends_adopts_and_answers_for_nothing_of_an
     with on_another_folder(services, tmp_path, services.host) as twin, sleeping_process() as process:
         assert twin.host == services.host
         work = in_process(services, max_attempts=2)
-        services.runs.persist_run_process_metadata(work.fence, services.host, process, services.node.slot)
+        services.attempts.persist_run_process_metadata(work.fence, services.host, process, services.node.slot)
         assert reap(services, work.run_id)["reaped"] == 1
         bury(twin)
         assert host.is_alive(process)
         assert services.runs.get_attempt(work.run_id, 1).termination == "owed"
-        assert services.runs.claim(work.run_id, "worker@test") is None
+        assert services.claims.claim(work.run_id, "worker@test") is None
 
         detached = _detached(services, services.node)
-        services.followers.hand_over([detached.fence])
-        assert twin.followers.to_adopt(twin.node, ["detached"], 10) == []
-        assert services.followers.to_adopt(services.node, ["detached"], 10) != []
-        services.followers.ask(services.followers.handles([detached.fence]))
+        services.adoptions.hand_over([detached.fence])
+        assert twin.adoptions.to_adopt(twin.node, ["detached"], 10) == []
+        assert services.adoptions.to_adopt(services.node, ["detached"], 10) != []
+        services.questions.ask(services.questions.handles([detached.fence]))
         assert answer_questions(twin) == 0
         assert answer_questions(services) == 1
         bury(services)
@@ -171,7 +171,7 @@ def _detached(services: Services, node: Node) -> Work:
     work = running(services, adapter="detached")
     gone = {"pid": 2**22 + 1, "process_group_id": 2**22 + 1, "started_at": 1.0, "namespace": node.namespace}
     handle = gone | {"host": node.name, "folder": f"{work.run_id}/1"}
-    services.runs.persist_run_handle(work.fence, node.name, handle, node.slot)
+    services.attempts.persist_run_handle(work.fence, node.name, handle, node.slot)
     return work
 
 

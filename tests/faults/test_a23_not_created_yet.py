@@ -293,12 +293,12 @@ def test_a23_a_job_that_is_being_created_while_its_attempt_ends_is_ended(cluster
 
 def test_a23_a_handle_that_is_recorded_again_is_one_dispatch_and_holds_for_its_epoch_only(services: Services) -> None:
     work = running(services, adapter="kubernetes")
-    services.runs.persist_run_handle(work.fence, None, {"uid": None})
-    services.runs.persist_run_handle(work.fence, None, {"uid": "a"})
+    services.attempts.persist_run_handle(work.fence, None, {"uid": None})
+    services.attempts.persist_run_handle(work.fence, None, {"uid": "a"})
     assert services.runs.get_attempt(work.run_id, 1).handle == {"uid": "a"}
     assert kinds(services, work.run_id).count("dispatched") == 1
     with pytest.raises(Superseded):
-        services.runs.persist_run_handle(work.fence._replace(epoch=work.epoch + 1), None, {"uid": "b"})
+        services.attempts.persist_run_handle(work.fence._replace(epoch=work.epoch + 1), None, {"uid": "b"})
     assert services.runs.get_attempt(work.run_id, 1).handle == {"uid": "a"}
 
 
@@ -308,7 +308,7 @@ def test_a23_a_silent_run_whose_creation_is_not_recorded_is_not_reaped_and_one_w
     waits, gone = (running(services, adapter="kubernetes", config=cluster.work("true").config) for _ in range(2))
     for work, uid in ((waits, None), (gone, "was-there")):
         handle = {"namespace": "default", "name": job_name(work.run_id, work.attempt), "uid": uid}
-        services.runs.persist_run_handle(work.fence, None, handle)
+        services.attempts.persist_run_handle(work.fence, None, handle)
     assert judge_silent(services, waits.run_id)["reaped"] == 0
     assert judge_silent(services, gone.run_id)["reaped"] == 1
     assert (status_of(services, waits.run_id), status_of(services, gone.run_id)) == ("running", "failed")

@@ -13,7 +13,7 @@ from reprieve.models.liveness import Timing
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import EventKind, Proof, Status
 from reprieve.models.work import End, Work
-from reprieve.stores.runs import REFRESH
+from reprieve.stores.runs.refresh import REFRESH
 from reprieve.workers import lifecycle
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
@@ -128,7 +128,7 @@ def test_a13_a_run_claimed_anew_between_the_select_and_the_update_is_spared(serv
     def next_attempt(page: object) -> None:
         """Its first attempt ends for a retry, another worker claims it, and is just as silent."""
         finish(services, [End(work.fence, Status.QUEUED, EventKind.REAPED, work_ended=True)])
-        assert services.runs.claim(work.run_id, "worker@elsewhere") is not None
+        assert services.claims.claim(work.run_id, "worker@elsewhere") is not None
         age(services, work.run_id, 600)
 
     assert sweep(interrupted(services, next_attempt))["reaped"] == 0
@@ -160,7 +160,7 @@ def test_a13_a_refresh_that_is_under_way_while_the_reap_wants_the_row_decides_by
 
 def recorded(services: Services, work: Work, process: ProcessIdentity) -> Work:
     """The run, with this process on its row as its child."""
-    services.runs.persist_run_process_metadata(work.fence, services.host, process)
+    services.attempts.persist_run_process_metadata(work.fence, services.host, process)
     return work
 
 

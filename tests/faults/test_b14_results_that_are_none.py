@@ -64,8 +64,8 @@ def test_b14_so_it_does_where_a_worker_follows_on(services: Services, start_work
         work = running(
             services, adapter="odd-outside", out_of_process_liveness=True, config={"what": what}, max_attempts=3
         )
-        services.runs.persist_run_handle(work.fence, None, {})
-        assert services.followers.hand_over([work.fence])
+        services.attempts.persist_run_handle(work.fence, None, {})
+        assert services.adoptions.hand_over([work.fence])
         ended[work.run_id] = what
     assert_ended_once(services, ended, worker.output)
     assert all("attached" in kinds(services, run_id) for run_id in ended)

@@ -89,7 +89,7 @@ def test_b04_a_claim_stamps_updated_at_so_the_run_is_spared_within_the_window_an
     run_id = new_run(services).id
     age(services, run_id, 600)
     before = services.database.now()
-    assert services.runs.claim(run_id, "worker@nowhere") is not None
+    assert services.claims.claim(run_id, "worker@nowhere") is not None
     claimed = services.runs.get(run_id)
     assert before < claimed.updated_at <= services.database.now()
     assert claimed.last_proof == "claim"
@@ -171,7 +171,7 @@ def test_b07_a_sparing_that_cannot_be_written_costs_no_other_verdict(services: S
     in_doubt = [running(services) for _ in range(3)]
     handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
     for work in in_doubt:
-        services.runs.persist_run_handle(work.fence, "gone", handle)
+        services.attempts.persist_run_handle(work.fence, "gone", handle)
     dead = running(services)
     for work in (*in_doubt, dead):
         age(services, work.run_id, 600)

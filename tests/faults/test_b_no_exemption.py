@@ -47,7 +47,7 @@ def test_b01_doubt_about_work_of_a_host_that_is_gone_ends_thirty_minutes_after_t
 ) -> None:
     work = running(services)
     handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
-    services.runs.persist_run_handle(work.fence, "gone", handle)
+    services.attempts.persist_run_handle(work.fence, "gone", handle)
     assert sweep_after(services, work, 301) == "running"
     with services.database.begin() as connection:
         moved = "UPDATE sparings SET first_at = clock_timestamp() - make_interval(secs => %s)"
@@ -62,7 +62,7 @@ def detached(services: Services, process: ProcessIdentity, **changes: object) ->
     name = f"{work.run_id}/1"
     (services.settings.data_dir / "adapters" / "detached" / name).mkdir(parents=True)
     handle = process.as_handle() | {"folder": name, "host": services.host}
-    services.runs.persist_run_handle(work.fence, services.host, handle)
+    services.attempts.persist_run_handle(work.fence, services.host, handle)
     return work
 
 
@@ -90,7 +90,7 @@ def test_b02_a_silent_process_that_lives_is_followed_again_and_one_that_is_gone_
 def test_b06_a_run_is_found_dead_whatever_is_known_of_its_worker(services: Services) -> None:
     known, unknown = in_process(services), in_process(services)
     worker_id = uuid4()
-    services.followers.seen(worker_id, "runs@here", a_node("here"))
+    services.workers.seen(worker_id, "runs@here", a_node("here"))
     with services.database.begin() as connection:
         values = {"worker": worker_id, "id": known.run_id}
         connection.execute(text("UPDATE run_attempts SET worker_id = :worker WHERE run_id = :id"), values)

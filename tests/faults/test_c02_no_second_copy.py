@@ -55,7 +55,7 @@ def _said(folder: Path) -> list[str]:
 def _lost(services: Services, process: ProcessIdentity, host_name: str) -> Work:
     """An in-process run whose worker is gone, reaped for it, with its second attempt still to come."""
     work = in_process(services, max_attempts=2)
-    services.runs.persist_run_process_metadata(work.fence, host_name, process)
+    services.attempts.persist_run_process_metadata(work.fence, host_name, process)
     assert reap(services, work.run_id)["reaped"] == 1
     assert status_of(services, work.run_id) == "queued"
     pass_the_wait(services, work.run_id)
@@ -69,8 +69,8 @@ def _termination(services: Services, work: Work) -> str | None:
 def _is_held_back(services: Services, run_id: UUID) -> bool:
     """Whether neither a message nor the sweep gets the next attempt started."""
     age(services, run_id, 100_000)
-    resent = services.runs.resend_unclaimed(services.timing.resend_after, 6)
-    return resent == [] and services.runs.claim(run_id, "worker@test") is None
+    resent = services.resends.unclaimed(services.timing.resend_after, 6)
+    return resent == [] and services.claims.claim(run_id, "worker@test") is None
 
 
 def test_c02_a_killed_workers_run_is_retried_only_when_nothing_of_the_first_attempt_is_left(
@@ -134,11 +134,11 @@ def test_c02_a_run_whose_old_work_cannot_be_ended_is_not_retried_and_says_so_onc
 def test_c02_once_the_old_work_is_confirmed_gone_exactly_one_second_attempt_begins(services: Services) -> None:
     with sleeping_process() as process:
         work = _lost(services, process, services.host)
-        assert services.runs.claim(work.run_id, "worker@test") is None
+        assert services.claims.claim(work.run_id, "worker@test") is None
         bury(services)
         assert not host.is_alive(process)
     assert _termination(services, work) == "done"
-    claims = all_at_once([lambda: services.runs.claim(work.run_id, "worker@test")] * 8)
+    claims = all_at_once([lambda: services.claims.claim(work.run_id, "worker@test")] * 8)
     assert [claim.attempt for claim in claims if claim is not None] == [2]
 
 
@@ -153,7 +153,7 @@ def test_c02_work_of_another_host_is_confirmed_gone_by_that_host_alone(services:
             bury(there)
         assert not host.is_alive(process)
     assert _termination(services, work) == "done"
-    assert services.runs.claim(work.run_id, "worker@test") is not None
+    assert services.claims.claim(work.run_id, "worker@test") is not None
 
 
 def test_c02_an_attempt_that_started_nothing_is_confirmed_gone_at_once(services: Services) -> None:

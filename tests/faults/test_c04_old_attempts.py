@@ -20,7 +20,7 @@ def _old_and_new(services: Services) -> tuple[Work, Work]:
     """The two attempts of one out-of-process run: the first was lost, the second runs."""
     first = running(services, max_attempts=2)
     finish(services, [End(fence=first.fence, status=Status.QUEUED, kind=EventKind.REAPED, work_ended=True)])
-    second = services.runs.claim(first.run_id, "worker@test")
+    second = services.claims.claim(first.run_id, "worker@test")
     assert second is not None
     assert second.epoch == first.epoch + 1
     return first, second
@@ -108,10 +108,10 @@ def test_c04_an_old_attempt_cannot_record_what_it_starts(services: Services) -> 
     first, second = _old_and_new(services)
     before = image(services, first, second)
     with pytest.raises(Superseded):
-        services.runs.persist_run_process_metadata(first.fence, "host", ProcessIdentity(1, 1, 1.0, "here"))
+        services.attempts.persist_run_process_metadata(first.fence, "host", ProcessIdentity(1, 1, 1.0, "here"))
     with pytest.raises(Superseded):
-        services.runs.persist_run_handle(first.fence, "host", {"name": "job"})
+        services.attempts.persist_run_handle(first.fence, "host", {"name": "job"})
     assert image(services, first, second) == before
-    services.runs.persist_run_handle(second.fence, "host", {"name": "job"})
+    services.attempts.persist_run_handle(second.fence, "host", {"name": "job"})
     assert services.runs.get_attempt(first.run_id, 2).handle == {"name": "job"}
     assert status_of(services, first.run_id) == "running"

@@ -25,7 +25,7 @@ def cluster(tmp_path: Path) -> Iterator[Scripted]:
 def dispatched(services: Services, cluster: Scripted, work: Work) -> dict[str, Any]:
     """The attempt's Job, there and recorded."""
     handle = {"namespace": "default", "name": job_name(work.run_id, work.attempt)}
-    services.runs.persist_run_handle(work.fence, None, handle)
+    services.attempts.persist_run_handle(work.fence, None, handle)
     return cluster.fake.create_job("default", manifest(work, KubernetesConfig.model_validate(work.config)))
 
 

@@ -21,13 +21,13 @@ def _detached_handle(services: Services, process: ProcessIdentity) -> dict:
 
 def _detached(services: Services, process: ProcessIdentity) -> Work:
     work = running(services)
-    services.runs.persist_run_handle(work.fence, services.host, _detached_handle(services, process))
+    services.attempts.persist_run_handle(work.fence, services.host, _detached_handle(services, process))
     return work
 
 
 def _child(services: Services, process: ProcessIdentity, **changes: int) -> Work:
     work = in_process(services, **changes)
-    services.runs.persist_run_process_metadata(work.fence, services.host, process)
+    services.attempts.persist_run_process_metadata(work.fence, services.host, process)
     return work
 
 
@@ -70,13 +70,13 @@ def test_c05_an_owed_end_of_the_first_attempt_leaves_the_second_attempts_work_al
         reap(services, first.run_id)
         bury(services)
         pass_the_wait(services, first.run_id)
-        second = services.runs.claim(first.run_id, "worker@test")
+        second = services.claims.claim(first.run_id, "worker@test")
         assert second is not None
-        services.runs.persist_run_process_metadata(second.fence, services.host, new)
+        services.attempts.persist_run_process_metadata(second.fence, services.host, new)
         before = image(services, second)
         attempt = services.runs.get_attempt(first.run_id, 1)
         services.adapters.get("process").terminate(attempt.work)
-        assert services.runs.settle_termination(first.run_id, 1) is None
+        assert services.terminations.settle(first.run_id, 1) is None
         bury(services)
         assert not host.is_alive(old)
         assert host.is_alive(new)
@@ -114,7 +114,7 @@ def test_c05_a_child_of_another_boot_or_pid_namespace_is_gone_only_if_it_was_of_
     with sleeping_process() as process:
         work = in_process(services)
         elsewhere = replace(process, namespace=namespace.format(boot=node.boot))
-        services.runs.persist_run_process_metadata(work.fence, node.name, elsewhere, slot)
+        services.attempts.persist_run_process_metadata(work.fence, node.name, elsewhere, slot)
         reap(services, work.run_id)
         bury(services)
         assert host.is_alive(process)
@@ -135,7 +135,7 @@ def test_c05_ending_work_that_is_gone_already_is_no_error(services: Services) ->
 def test_c05_an_end_that_is_owed_to_one_host_is_found_by_that_host_alone(services: Services) -> None:
     with sleeping_process() as process:
         work = running(services)
-        services.runs.persist_run_handle(work.fence, "other-host", _detached_handle(services, process))
+        services.attempts.persist_run_handle(work.fence, "other-host", _detached_handle(services, process))
         reap(services, work.run_id)
         bury(services)
         assert host.is_alive(process)

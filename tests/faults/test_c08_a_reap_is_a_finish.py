@@ -95,7 +95,7 @@ def test_c08_the_stop_signal_of_one_attempt_does_not_stop_the_next(services: Ser
     first = in_process(services, max_attempts=2)
     _silence(services, first)
     settle(services, first)
-    second = services.runs.claim(first.run_id, "worker@test")
+    second = services.claims.claim(first.run_id, "worker@test")
     assert second is not None
     assert services.stops.received([first.fence, second.fence]) == {first.fence}
 
@@ -136,7 +136,7 @@ def test_c08_a_follower_that_missed_its_stop_signal_learns_it_from_the_database(
         _silence(services, work)
         assert redis.delete(stop_key(run.id)) == 1
         # Its work is nobody's to end but the follower's own.
-        services.runs.settle_termination(run.id, 1)
+        services.terminations.settle(run.id, 1)
         worker.send(signal.SIGCONT)
         worker.wait_for("'attempt': 1, 'result': 'superseded'")
         assert processes_of(run.id) == []

@@ -22,7 +22,7 @@ CHUNKS_OF_AN_ATTEMPT = 6
 def _two_attempts(services: Services) -> list[Work]:
     first = running(services, max_attempts=2)
     finish(services, [End(fence=first.fence, status=Status.QUEUED, kind=EventKind.REAPED, work_ended=True)])
-    second = services.runs.claim(first.run_id, "worker@test")
+    second = services.claims.claim(first.run_id, "worker@test")
     assert second is not None
     return [first, second]
 

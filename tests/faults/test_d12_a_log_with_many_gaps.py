@@ -14,6 +14,7 @@ from reprieve.models.sequences import SHOWN_RANGES, SeqRanges
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores import logs as log_store
 from reprieve.stores.following import Gap, LogFollower
+from reprieve.stores.runs.ends import write_ends
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log
@@ -37,7 +38,7 @@ def scattered(services: Services, gaps: int) -> Work:
 
 def end(services: Services, work: Work, last_seq: int) -> None:
     with services.database.begin() as connection:
-        services.runs.end(connection, [End.by_result(work.fence, Outcome(), last_seq)])
+        write_ends(connection, [End.by_result(work.fence, Outcome(), last_seq)])
 
 
 def took(act: Callable[[], object]) -> float:

@@ -23,6 +23,7 @@ from reprieve.models.owed import NO_ANSWER, TOLD_AFTER, Duty
 from reprieve.models.sequences import MAX_SEQ
 from reprieve.models.status import Status
 from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.runs.ends import write_ends
 from reprieve.workers import closing, reporting, turns
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
@@ -48,7 +49,7 @@ def client(services: Services) -> Iterator[TestClient]:
 def end(services: Services, *works: Work, last_seq: int = 1, ago: float = 120) -> None:
     ends = [End.by_result(work.fence, Outcome(), last_seq) for work in works]
     with services.database.begin() as connection:
-        services.runs.end(connection, ends)
+        write_ends(connection, ends)
         past = {"ids": [str(work.run_id) for work in works], "ago": timedelta(seconds=ago)}
         for table, key in (("run_attempts", "run_id"), ("runs", "id")):
             statement = f"UPDATE {table} SET finished_at = finished_at - :ago WHERE {key} = ANY(CAST(:ids AS uuid[]))"
@@ -393,7 +394,7 @@ def test_d13_an_end_of_work_that_fails_or_hangs_keeps_no_other_from_its_end_and_
             let_go.wait(60)
         if attempt.run_id == failing:
             fail()
-        services.runs.settle_termination(attempt.run_id, attempt.attempt)
+        services.terminations.settle(attempt.run_id, attempt.attempt)
 
     monkeypatch.setattr(Supervisor, "_end_work", end_work)
     monkeypatch.setattr("reprieve.workers.supervisor.BURY_DEADLINE", 1.5)
@@ -401,12 +402,12 @@ def test_d13_an_end_of_work_that_fails_or_hangs_keeps_no_other_from_its_end_and_
         connection.execute(text("UPDATE run_attempts SET termination = 'owed'"))
     try:
         bury(services)
-        left = {run_id for run_id, _ in services.runs.owed_terminations(services.node)}
+        left = {run_id for run_id, _ in services.terminations.owed(services.node)}
         assert left == {*hung, failing}
         assert "could not be ended, tried once" in explain(services, failing).text
     finally:
         let_go.set()
-    eventually(lambda: services.runs.owed_terminations(services.node) == [(failing, 1)])
+    eventually(lambda: services.terminations.owed(services.node) == [(failing, 1)])
 
 
 def test_d13_work_that_cannot_be_adopted_is_told_until_it_is_owed_no_more(
@@ -415,7 +416,7 @@ def test_d13_work_that_cannot_be_adopted_is_told_until_it_is_owed_no_more(
     work = running(services)
     with services.database.begin() as connection:
         connection.execute(text("UPDATE run_attempts SET adoption = 'owed', handle = '{}'"))
-    monkeypatch.setattr(services.followers.__class__, "adopt", lambda *_: fail())
+    monkeypatch.setattr(services.adoptions.__class__, "adopt", lambda *_: fail())
     supervisor = Supervisor(services, direct_shipper(services))
     supervisor.adopt()
     assert "No worker could take over the work of attempt 1" in explain(services, work.run_id).text
@@ -432,7 +433,7 @@ def test_d13_work_that_cannot_be_adopted_hides_none_that_can(services: Services)
     *poison, healthy = sorted((work.run_id for work in works), key=str)
 
     def looked_at() -> list[UUID]:
-        found = services.followers.to_adopt(services.node, ["detached"], ADOPT_AT_ONCE)
+        found = services.adoptions.to_adopt(services.node, ["detached"], ADOPT_AT_ONCE)
         return [run_id for run_id, _, _ in found]
 
     assert healthy not in looked_at()

@@ -16,6 +16,7 @@ from reprieve.models.closing import HOLDER_BELIEVED_FOR, Closing
 from reprieve.models.status import Status
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores.following import Gap, LogFollower
+from reprieve.stores.runs.ends import write_ends
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log, close_owed
@@ -38,7 +39,7 @@ def ended(services: Services, last_seq: int | None = 3, seconds: float = PAST_TH
 def end_of(services: Services, work: Work, last_seq: int | None, seconds: float = PAST_THE_LIMIT) -> None:
     end = End.by_result(work.fence, Outcome(), last_seq or 0)
     with services.database.begin() as connection:
-        services.runs.end(connection, [end])
+        write_ends(connection, [end])
         values = {"last": last_seq, "ago": timedelta(seconds=seconds), "id": work.run_id}
         connection.execute(
             text("UPDATE run_attempts SET last_seq = :last, finished_at = finished_at - :ago WHERE run_id = :id"),

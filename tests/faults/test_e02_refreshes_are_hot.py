@@ -6,6 +6,7 @@ from sqlalchemy import Connection, text
 from reprieve.models.rows import Run
 from reprieve.models.status import Proof
 from reprieve.models.work import Work
+from reprieve.stores.runs.refresh import write_proof
 from reprieve.workers.bootstrap import Services
 from tests.support.rows import running
 
@@ -29,7 +30,7 @@ def _refresh_again_and_again(services: Services, connection: Connection, works: 
     for _ in range(ROUNDS):
         for first in range(0, len(works), TOGETHER):
             fences = [work.fence for work in works[first : first + TOGETHER]]
-            assert services.runs.refresh(connection, fences, Proof.OUTPUT) == set(fences)
+            assert write_proof(connection, fences, Proof.OUTPUT) == set(fences)
             connection.commit()
 
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import TextClause, event, text
 
 from reprieve.models.process import ProcessIdentity
-from reprieve.stores.followers import HANDLES
+from reprieve.stores.questions import HANDLES
 from reprieve.stores.sweeps import SUSPECT_IDS, SUSPECTS
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
@@ -60,8 +60,8 @@ def _suspects_of_every_kind(services: Services) -> None:
         running(services, config=wide, max_runtime="1 hour"),
         running(services, config=wide),
     )
-    services.runs.persist_run_handle(silent.fence, "host", {"pad": "x" * 100_000})
-    services.runs.persist_run_process_metadata(child.fence, "host", ProcessIdentity(1, 1, 1.0, "here"))
+    services.attempts.persist_run_handle(silent.fence, "host", {"pad": "x" * 100_000})
+    services.attempts.persist_run_process_metadata(child.fence, "host", ProcessIdentity(1, 1, 1.0, "here"))
     age(services, silent.run_id, 400)
     age(services, child.run_id, 400)
     age(services, overdue.run_id, 3700, "started_at")

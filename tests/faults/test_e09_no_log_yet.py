@@ -87,7 +87,7 @@ def test_e09_following_a_run_that_never_begins_ends_empty_when_it_is_cancelled(s
 def test_e09_whoever_follows_a_run_that_has_not_begun_gets_its_first_chunk(services: Services) -> None:
     queued = new_run(services)
     with _following(services, queued.id) as seen:
-        work = services.runs.claim(queued.id, "worker@test")
+        work = services.claims.claim(queued.id, "worker@test")
         assert work is not None
         ingest(services, [chunk(work, 1, b"first\n")])
         finish(services, [End.by_result(work.fence, Outcome(), 1)])

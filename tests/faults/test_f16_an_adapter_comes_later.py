@@ -94,37 +94,37 @@ def test_f16_a_message_that_nobody_can_use_is_passed_on_for_minutes_and_then_lef
 def test_f16_the_claim_itself_asks_for_the_adapter(
     services: Services, adapters: list[str] | None, claimed: bool
 ) -> None:
-    work = services.runs.claim(odd(services), "w", adapters=adapters)
+    work = services.claims.claim(odd(services), "w", adapters=adapters)
     assert (work is not None) is claimed
 
 
 def test_f16_that_an_adapter_is_lacking_is_told_once_whoever_lacks_it(services: Services) -> None:
     run_id = odd(services)
     for worker in ("one", "two", "one"):
-        assert services.runs.lacks_adapter(run_id, worker, ["process"]) == "odd-inside"
+        assert services.claims.lacks_adapter(run_id, worker, ["process"]) == "odd-inside"
     assert len(notes(services, run_id)) == 1
 
 
 def test_f16_nothing_is_lacking_for_a_run_that_waits_for_no_adapter(services: Services) -> None:
     run_id, claimed = odd(services), running(services, adapter="odd-inside", config=WELL)
-    assert services.runs.lacks_adapter(run_id, "w", ["odd-inside"]) is None
-    assert services.runs.lacks_adapter(claimed.run_id, "w", ["process"]) is None
+    assert services.claims.lacks_adapter(run_id, "w", ["odd-inside"]) is None
+    assert services.claims.lacks_adapter(claimed.run_id, "w", ["process"]) is None
     assert notes(services, run_id) == notes(services, claimed.run_id) == []
 
 
 def test_f16_a_worker_with_a_new_adapter_asks_for_the_runs_that_waited_for_it(services: Services) -> None:
     waits, other, _ = odd(services), odd(services, "another"), odd(services)
     for run_id in (waits, other):
-        services.runs.lacks_adapter(run_id, "old", ["process"])
-    assert services.runs.awaiting(["odd-inside", "process"], 10) == [waits]
-    assert services.runs.awaiting(["process"], 10) == []
+        services.claims.lacks_adapter(run_id, "old", ["process"])
+    assert services.resends.awaiting(["odd-inside", "process"], 10) == [waits]
+    assert services.resends.awaiting(["process"], 10) == []
 
 
 def test_f16_the_sweep_goes_on_sending_what_nobody_could_use(services: Services) -> None:
     run_id = odd(services)
-    services.runs.lacks_adapter(run_id, "old", ["process"])
+    services.claims.lacks_adapter(run_id, "old", ["process"])
     age(services, run_id, 100)
-    assert services.runs.resend_unclaimed(timedelta(seconds=60), 6) == [run_id]
+    assert services.resends.unclaimed(timedelta(seconds=60), 6) == [run_id]
     assert "resent" in kinds(services, run_id)
 
 

@@ -15,7 +15,7 @@ from reprieve.models.errors import Released
 from reprieve.models.reaping import Judgement
 from reprieve.models.status import EventKind, Probe
 from reprieve.models.work import Fence, Work
-from reprieve.stores.runs import Standing
+from reprieve.stores.runs.attempts import Standing
 from reprieve.workers import sweep as module
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.supervisor import Supervisor
@@ -68,7 +68,7 @@ def is_whole(printed: str) -> bool:
 
 def dispatched(services: Services, *, worker_id: UUID | None = None, host: str | None = None) -> Work:
     work = running(services)
-    services.runs.persist_run_handle(work.fence, host, {"name": "job"})
+    services.attempts.persist_run_handle(work.fence, host, {"name": "job"})
     if worker_id is not None:
         with services.database.begin() as connection:
             values = {"worker": worker_id, "id": work.run_id}
@@ -78,11 +78,11 @@ def dispatched(services: Services, *, worker_id: UUID | None = None, host: str |
 
 def to_adopt(services: Services, host: str | None = None) -> list[UUID]:
     node = a_node(host) if host else services.node
-    return [run_id for run_id, _, _ in services.followers.to_adopt(node, ["detached"], 100)]
+    return [run_id for run_id, _, _ in services.adoptions.to_adopt(node, ["detached"], 100)]
 
 
 def not_seen_for(services: Services, worker_id: UUID, seconds: float) -> None:
-    services.followers.seen(worker_id, "runs@here", a_node("here"))
+    services.workers.seen(worker_id, "runs@here", a_node("here"))
     with services.database.begin() as connection:
         statement = text("UPDATE workers SET seen_at = clock_timestamp() - make_interval(secs => :s) WHERE id = :id")
         connection.execute(statement, {"s": seconds, "id": worker_id})
@@ -133,15 +133,15 @@ def test_being_followed_is_no_proof_of_life(services: Services) -> None:
     work = dispatched(services)
     age(services, work.run_id, 200)
     before = updated_at(services, work.run_id)
-    services.followers.hand_over([work.fence])
-    assert services.followers.adopt(work.run_id, 1, work.epoch, "runs@here", uuid4()) is not None
+    services.adoptions.hand_over([work.fence])
+    assert services.adoptions.adopt(work.run_id, 1, work.epoch, "runs@here", uuid4()) is not None
     assert updated_at(services, work.run_id) == before
 
 
 def test_of_many_workers_that_look_one_adopts(services: Services) -> None:
     work = dispatched(services)
-    services.followers.hand_over([work.fence])
-    adopt = lambda: services.followers.adopt(work.run_id, 1, work.epoch, "runs@here", uuid4())  # noqa: E731
+    services.adoptions.hand_over([work.fence])
+    adopt = lambda: services.adoptions.adopt(work.run_id, 1, work.epoch, "runs@here", uuid4())  # noqa: E731
     adoptions = [one for one in all_at_once([adopt] * 8) if one is not None]
     assert [one.work.epoch for one in adoptions] == [work.epoch + 1]
     assert to_adopt(services) == []
@@ -150,7 +150,7 @@ def test_of_many_workers_that_look_one_adopts(services: Services) -> None:
 
 def test_work_of_a_host_is_adopted_by_its_own_workers_only(services: Services) -> None:
     far, anywhere = dispatched(services, host="far"), dispatched(services)
-    services.followers.hand_over([far.fence, anywhere.fence])
+    services.adoptions.hand_over([far.fence, anywhere.fence])
     assert to_adopt(services) == [anywhere.run_id]
     assert set(to_adopt(services, "far")) == {far.run_id, anywhere.run_id}
 
@@ -158,20 +158,20 @@ def test_work_of_a_host_is_adopted_by_its_own_workers_only(services: Services) -
 def test_work_that_ended_in_the_meantime_is_not_adopted_and_its_log_stays_as_it_is(services: Services) -> None:
     work = dispatched(services)
     ingest(services, [chunk(work, 1), chunk(work, 2)])
-    services.followers.hand_over([work.fence])
+    services.adoptions.hand_over([work.fence])
     cancel_run(work.run_id)
-    assert services.followers.adopt(work.run_id, 1, work.epoch, "runs@here", uuid4()) is None
+    assert services.adoptions.adopt(work.run_id, 1, work.epoch, "runs@here", uuid4()) is None
     assert services.logs.last_seq(work.run_id, 1) == 2
     assert to_adopt(services) == []
 
 
 def test_the_old_follower_learns_that_it_is_to_leave_and_not_to_end_the_work(services: Services) -> None:
     work, ended = dispatched(services), dispatched(services)
-    services.followers.hand_over([work.fence])
-    services.followers.adopt(work.run_id, 1, work.epoch, "runs@here", uuid4())
+    services.adoptions.hand_over([work.fence])
+    services.adoptions.adopt(work.run_id, 1, work.epoch, "runs@here", uuid4())
     cancel_run(ended.run_id)
     new = Fence(work.run_id, work.epoch + 1)
-    assert services.runs.standings([work.fence, new, ended.fence]) == {
+    assert services.attempts.standings([work.fence, new, ended.fence]) == {
         work.fence: Standing.ADOPTED,
         new: Standing.CURRENT,
         ended.fence: Standing.ENDED,
@@ -180,8 +180,8 @@ def test_the_old_follower_learns_that_it_is_to_leave_and_not_to_end_the_work(ser
 
 def test_what_the_old_follower_still_sends_is_refused_and_refreshes_nothing(services: Services) -> None:
     work = dispatched(services)
-    services.followers.hand_over([work.fence])
-    services.followers.adopt(work.run_id, 1, work.epoch, "runs@here", uuid4())
+    services.adoptions.hand_over([work.fence])
+    services.adoptions.adopt(work.run_id, 1, work.epoch, "runs@here", uuid4())
     age(services, work.run_id, 200)
     assert ingest(services, [chunk(work, 1, b"old")]) == {"chunks": 1, "new": 0, "refreshed": 0, "refused": 0}
     adopted = Fence(work.run_id, work.epoch + 1)
@@ -378,7 +378,7 @@ def test_a_worker_that_drains_begins_nothing_and_adopts_nothing(services: Servic
     supervisor = Supervisor(services, direct_shipper(services))
     supervisor.drain()
     work = dispatched(services)
-    services.followers.hand_over([work.fence])
+    services.adoptions.hand_over([work.fence])
     supervisor.adopt()
     assert supervisor.is_draining
     assert to_adopt(services) == [work.run_id]

@@ -65,7 +65,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
 
 def dispatched(services: Services, adapter: str, host: str | None = None, **handle: Any) -> Fence:
     work = running(services, adapter=adapter)
-    services.runs.persist_run_handle(work.fence, host, handle)
+    services.attempts.persist_run_handle(work.fence, host, handle)
     return work.fence
 
 
@@ -188,7 +188,7 @@ def test_work_of_another_host_is_asked_about_through_a_worker_of_that_host(
     services: Services, install: Install
 ) -> None:
     install(local=everything_is(Probe.DEAD))
-    services.followers.seen(UUID(int=1), "runs@far", a_node("far"))
+    services.workers.seen(UUID(int=1), "runs@far", a_node("far"))
     far = dispatched(services, "local", "far")
     answering = answers_in_the_background(there(services, "far"))
     assert ask(services, [far]) == {far.run_id: Probe.DEAD}
@@ -197,7 +197,7 @@ def test_work_of_another_host_is_asked_about_through_a_worker_of_that_host(
 
 def test_a_host_that_does_not_answer_in_time_is_in_doubt(services: Services, install: Install) -> None:
     install(local=everything_is(Probe.DEAD))
-    services.followers.seen(UUID(int=1), "runs@far", a_node("far"))
+    services.workers.seen(UUID(int=1), "runs@far", a_node("far"))
     far, near = dispatched(services, "local", "far"), dispatched(services, "local", services.host)
     assert ask(in_a_hurry(services), [far, near]) == {far.run_id: Probe.UNKNOWN, near.run_id: Probe.DEAD}
 
@@ -206,12 +206,12 @@ def test_a_host_without_a_worker_is_not_waited_for(services: Services, install: 
     install(local=everything_is(Probe.DEAD))
     far = dispatched(services, "local", "far")
     assert ask(services, [far]) == {far.run_id: Probe.UNKNOWN}
-    assert services.followers.open_questions(a_node("far")) == []
+    assert services.questions.unanswered(a_node("far")) == []
 
 
 def test_an_answer_to_an_earlier_sweep_is_none_to_this_one(services: Services, install: Install) -> None:
     install(local=everything_is(Probe.ALIVE))
-    services.followers.seen(UUID(int=1), "runs@far", a_node("far"))
+    services.workers.seen(UUID(int=1), "runs@far", a_node("far"))
     far = dispatched(services, "local", "far")
     answering = answers_in_the_background(there(services, "far"))
     assert ask(services, [far]) == {far.run_id: Probe.ALIVE}

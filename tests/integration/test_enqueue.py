@@ -132,7 +132,7 @@ def test_an_adapter_that_is_not_installed_is_refused_with_those_that_are(service
 @pytest.mark.parametrize("limit", [timedelta(days=3650), timedelta(days=300_000 * 365), timedelta.max])
 def test_no_limit_that_is_accepted_keeps_the_reaper_from_other_runs(services: Services, limit: timedelta) -> None:
     with suppress(InvalidRequest):
-        services.runs.claim(enqueue_run("process", TRUE, max_runtime=limit).id, "worker@nowhere")
+        services.claims.claim(enqueue_run("process", TRUE, max_runtime=limit).id, "worker@nowhere")
     dead = running(services)
     watch_for(services, 3600)
     age(services, dead.run_id, 301)
@@ -219,7 +219,7 @@ def test_a_run_whose_message_no_broker_took_is_brought_by_the_sweep(
 
 
 def resend(services: Services) -> list[Any]:
-    return services.runs.resend_unclaimed(MINUTE, RESEND_DOUBLINGS)
+    return services.resends.unclaimed(MINUTE, RESEND_DOUBLINGS)
 
 
 @pytest.mark.parametrize("sends", range(8))
@@ -253,7 +253,7 @@ def test_only_queued_runs_that_wait_for_nothing_are_sent_again(services: Service
     for run_id in (waiting.id, claimed.run_id, cancelled.id, owing):
         age(services, run_id, 3600)
     assert resend(services) == [waiting.id]
-    services.runs.settle_termination(owing, 1)
+    services.terminations.settle(owing, 1)
     assert resend(services) == []
     pass_the_wait(services, owing)
     assert resend(services) == [owing]

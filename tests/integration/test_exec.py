@@ -177,7 +177,7 @@ def test_output_of_a_run_that_no_worker_has_claimed_yet_waits_for_one(
     run_id, token = waiting_with_token(services)
     done = start(run_id, token, "echo", "early")
     eventually(lambda: [body for body in server.bodies("output") if body["chunks"]])
-    work = services.runs.claim(run_id, "worker@test")
+    work = services.claims.claim(run_id, "worker@test")
     assert work is not None
     assert done.wait() == 0, done.stderr
     assert stored(services, work) == b"early\n"

@@ -67,10 +67,10 @@ def test_a_job_whose_worker_was_killed_is_followed_to_its_end_by_another(
     first = start()
     run_id = enqueue(f"echo one; while [ ! -e {go} ]; do sleep 0.05; done; echo two")
     eventually(lambda: output(services, run_id) == b"one\n")
-    eventually(lambda: services.followers.hosts(timedelta(minutes=1)), what="the worker to be seen")
+    eventually(lambda: services.workers.hosts(timedelta(minutes=1)), what="the worker to be seen")
     first.kill()
     # What the next sweep does, once the worker has not been seen for a while.
-    assert services.followers.orphan(timedelta(0)) == 1
+    assert services.adoptions.orphan(timedelta(0)) == 1
     start()
     eventually(lambda: "attached" in kinds(services, run_id))
     go.touch()

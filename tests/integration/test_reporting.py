@@ -95,15 +95,15 @@ def test_a_run_that_no_worker_has_claimed_yet_takes_nothing_and_is_not_to_be_sto
     assert heartbeat(services, run_id, token) == {"stop": False}
     assert finish(services, run_id, token, {"exit_status": 0}, 0) == {"taken": False}
     assert status_of(services, run_id) == Status.QUEUED
-    services.runs.claim(run_id, "worker@test")
+    services.claims.claim(run_id, "worker@test")
     assert append(services, run_id, token, 1, lines(b"early"))["next_seq"] == 2
 
 
 def test_output_goes_on_where_it_was_after_another_worker_has_taken_the_place_over(services: Services) -> None:
     work, token = remote_with_token(services)
     append(services, work.run_id, token, 1, lines(b"a", b"b"))
-    services.followers.hand_over([work.fence])
-    adoption = services.followers.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
+    services.adoptions.hand_over([work.fence])
+    adoption = services.adoptions.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
     assert adoption is not None
     assert adoption.resumed.after_seq == 2
     assert append(services, work.run_id, token, 3, lines(b"c")) == {"next_seq": 4, "stop": False}
@@ -120,8 +120,8 @@ def test_a_takeover_between_looking_and_storing_has_the_same_chunks_asked_for_ag
 
     def after_a_takeover(wired: Services, blocks: Any) -> Any:
         if not kinds(services, work.run_id).count("attached"):
-            services.followers.hand_over([work.fence])
-            services.followers.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
+            services.adoptions.hand_over([work.fence])
+            services.adoptions.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
         return real(wired, blocks)
 
     monkeypatch.setattr(reporting, "ingest", after_a_takeover)
@@ -228,8 +228,8 @@ def test_a_result_that_meets_a_takeover_is_recorded_all_the_same(
     def after_a_takeover(wired: Services, ends: Any) -> Any:
         asked.append(ends[0].fence.epoch)
         if len(asked) == 1:
-            services.followers.hand_over([work.fence])
-            services.followers.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
+            services.adoptions.hand_over([work.fence])
+            services.adoptions.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
         return real(wired, ends)
 
     monkeypatch.setattr(reporting, "end_runs", after_a_takeover)
@@ -267,7 +267,7 @@ def held(services: Services, work: Work) -> Iterator[tuple[Supervisor, RunContex
 
 
 def claimed(services: Services) -> tuple[Work, str]:
-    work = services.runs.claim(new_run(services, adapter="remote", config={}).id, "worker@test")
+    work = services.claims.claim(new_run(services, adapter="remote", config={}).id, "worker@test")
     assert work is not None
     return work, services.tokens.issue(work.run_id)
 
@@ -290,7 +290,7 @@ def test_a_worker_that_leaves_leaves_the_place_to_another(services: Services) ->
     with held(services, work) as (supervisor, _, came_of_it):
         supervisor.drain()
         eventually(lambda: came_of_it == ["released"])
-    assert [run_id for run_id, *_ in services.followers.to_adopt(a_node("any-host"), ["remote"], 10)] == [work.run_id]
+    assert [run_id for run_id, *_ in services.adoptions.to_adopt(a_node("any-host"), ["remote"], 10)] == [work.run_id]
     assert not heartbeat(services, work.run_id, token)["stop"]
 
 
@@ -317,7 +317,7 @@ def test_another_worker_holds_the_place_until_it_is_to_leave(services: Services)
 def test_its_termination_is_settled_though_nobody_can_be_ended_from_here(services: Services) -> None:
     work = remote(services)
     cancel_run(work.run_id)
-    assert services.runs.owed_terminations(a_node("any-host")) == [(work.run_id, 1)]
+    assert services.terminations.owed(a_node("any-host")) == [(work.run_id, 1)]
     Supervisor(services, direct_shipper(services)).bury()
     assert services.runs.get_attempt(work.run_id, 1).termination == "done"
 

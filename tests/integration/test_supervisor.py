@@ -132,7 +132,7 @@ def test_without_redis_a_run_that_was_claimed_anew_is_told_to_stop(services: Ser
         age(services, work.run_id, 301)
         sweep(blind, by_hand=True)
         settle(services, work)
-        assert services.runs.claim(work.run_id, "another@nowhere") is not None
+        assert services.claims.claim(work.run_id, "another@nowhere") is not None
         supervisor.supervise()
         assert context.stopping
 
@@ -213,7 +213,7 @@ def test_a_proof_that_the_database_did_not_take_holds_up_nothing_and_is_given_ag
     context.heartbeat()
     services.stops.send([told.fence])
     with monkeypatch.context() as broken:
-        broken.setattr(type(services.runs), "refresh", staticmethod(fail))
+        broken.setattr("reprieve.workers.refresh.write_proof", fail)
         supervisor.supervise()
     assert "the database is away" in caplog.text
     assert silent_seconds(services, context.run_id) >= 200
@@ -264,7 +264,7 @@ def owed(services: Services, handle: dict[str, Any] | None, named: str | None = 
     """A run that was cancelled while its work, if it has any, may still be running."""
     work = running(services, **changes)
     if handle is not None:
-        services.runs.persist_run_handle(work.fence, named, handle)
+        services.attempts.persist_run_handle(work.fence, named, handle)
     cancel_run(work.run_id)
     return work
 
@@ -297,7 +297,7 @@ def test_the_child_of_a_worker_that_is_gone_is_ended_by_its_process_metadata(
     services: Services, supervisor: Supervisor, spawn: Spawn
 ) -> None:
     identity, work = spawn(), in_process(services)
-    services.runs.persist_run_process_metadata(work.fence, "test-host", identity)
+    services.attempts.persist_run_process_metadata(work.fence, "test-host", identity)
     cancel_run(work.run_id)
     supervisor.bury()
     assert not host.is_alive(identity)
@@ -312,7 +312,7 @@ def test_an_attempt_that_started_nothing_is_settled(services: Services, supervis
 
 def test_work_that_is_not_owed_its_end_goes_on(services: Services, supervisor: Supervisor, spawn: Spawn) -> None:
     identity, work = spawn(), running(services)
-    services.runs.persist_run_handle(work.fence, "test-host", identity.as_handle())
+    services.attempts.persist_run_handle(work.fence, "test-host", identity.as_handle())
     supervisor.bury()
     assert host.is_alive(identity)
     assert termination(services, work) is None
@@ -322,7 +322,7 @@ def test_a_run_that_waited_for_its_old_work_to_end_is_sent_when_it_has(
     services: Services, supervisor: Supervisor, spawn: Spawn, redis: Redis
 ) -> None:
     identity, work = spawn(), in_process(services, max_attempts=2)
-    services.runs.persist_run_process_metadata(work.fence, "test-host", identity)
+    services.attempts.persist_run_process_metadata(work.fence, "test-host", identity)
     watch_for(services, 3600)
     age(services, work.run_id, 301)
     sweep(services, by_hand=True)

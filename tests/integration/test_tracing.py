@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from reprieve import enqueue_run
-from reprieve.stores.runs import NewRun
+from reprieve.stores.runs.store import NewRun
 from reprieve.workers import tracing
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.hints import send_execute
@@ -95,7 +95,7 @@ def test_work_that_is_followed_on_and_work_that_is_reaped_stay_in_their_trace(
     assert adoption.attributes["reprieve.result"] == "exit_status"
 
     dead = placed_run(services, ["true"])
-    services.runs.claim(dead, "worker@nowhere")
+    services.claims.claim(dead, "worker@nowhere")
     age(services, dead, 400)
     eventually(lambda: collecting.of(dead, "reap"), timeout=60)
     (reap,) = collecting.of(dead, "reap")

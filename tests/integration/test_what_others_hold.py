@@ -17,7 +17,7 @@ from reprieve.models.chunks import blocks_of
 from reprieve.models.faults import is_row_held
 from reprieve.models.rows import RunAttempt
 from reprieve.models.work import Work
-from reprieve.stores.followers import Adoption
+from reprieve.stores.adoptions import Adoption
 from reprieve.workers import execute as executing
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
@@ -41,13 +41,13 @@ def held(services: Services, table: str, run_id: UUID) -> Iterator[None]:
 def dispatched(services: Services) -> list[Work]:
     works = [running(services) for _ in range(3)]
     for work in works:
-        services.runs.persist_run_handle(work.fence, None, {"name": "job"})
+        services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
         ingest(services, [chunk(work, 1)])
     return works
 
 
 def owed_adoption(services: Services) -> list[UUID]:
-    return [run_id for run_id, _, _ in services.followers.to_adopt(services.node, ["detached"], 100)]
+    return [run_id for run_id, _, _ in services.adoptions.to_adopt(services.node, ["detached"], 100)]
 
 
 # -- sweeps
@@ -71,7 +71,7 @@ def test_work_whose_attempt_is_held_is_orphaned_by_the_next_sweep_and_the_others
 ) -> None:
     watch_for(services, 3600)
     worker_id, works = uuid4(), dispatched(services)
-    services.followers.seen(worker_id, "runs@here", a_node("here"))
+    services.workers.seen(worker_id, "runs@here", a_node("here"))
     with services.database.begin() as connection:
         connection.execute(text("UPDATE run_attempts SET worker_id = :worker"), {"worker": worker_id})
         connection.execute(text("UPDATE workers SET seen_at = clock_timestamp() - interval '100 s'"))
@@ -97,7 +97,7 @@ def test_work_whose_log_is_held_is_adopted_later_and_hides_nothing_that_can_be_a
         begun.append(adoption.work.run_id)
 
     monkeypatch.setattr(Supervisor, "_begin_to_follow", begin)
-    services.followers.hand_over([work.fence for work in works])
+    services.adoptions.hand_over([work.fence for work in works])
     with impatient_services(services) as impatient:
         supervisor = Supervisor(impatient, direct_shipper(impatient))
         with held(services, "attempt_logs", works[0].run_id):
@@ -126,7 +126,7 @@ def test_a_log_that_is_held_keeps_no_output_of_others_that_came_with_it_from_bei
 
 def claimed_without_being_told(services: Services, monkeypatch: pytest.MonkeyPatch, supervisor: Supervisor) -> UUID:
     """A run whose claim by this worker was committed; then the connection was lost on which it would have said so."""
-    run_id, claim, lost = new_run(services).id, services.runs.claim, iter([True])
+    run_id, claim, lost = new_run(services).id, services.claims.claim, iter([True])
 
     def claim_and_lose(*arguments: Any) -> Work | None:
         work = claim(*arguments)
@@ -134,7 +134,7 @@ def claimed_without_being_told(services: Services, monkeypatch: pytest.MonkeyPat
             raise psycopg2.OperationalError("server closed the connection unexpectedly")
         return work
 
-    monkeypatch.setattr(services.runs, "claim", claim_and_lose)
+    monkeypatch.setattr(services.claims, "claim", claim_and_lose)
     request: Any = SimpleNamespace(hostname="runs@here", headers={})
     crew: Any = SimpleNamespace(supervisor=supervisor)
     assert executing._claim(services, crew, run_id, request) is None
@@ -157,7 +157,7 @@ def test_a_run_whose_claim_nobody_was_told_of_goes_back_to_the_queue_and_does_no
 def test_what_was_followed_or_is_anothers_is_not_taken_back(services: Services) -> None:
     supervisor = Supervisor(services, direct_shipper(services))
     followed, ended, anothers = (
-        services.runs.claim(new_run(services).id, "runs@here", worker_id)
+        services.claims.claim(new_run(services).id, "runs@here", worker_id)
         for worker_id in (supervisor.worker_id, supervisor.worker_id, uuid4())
     )
     assert followed

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from reprieve.models.rows import Run
 from reprieve.stores.database import Database
-from reprieve.stores.runs import RunStore
+from reprieve.stores.runs.store import RunStore
 from tests.support.fleet import Workers
 from tests.support.waiting import eventually
 

@@ -11,7 +11,7 @@ from tests.support.rows import new_run, running
 def remote(services: Services, **changes: Any) -> Work:
     """A remote run that a worker, which does not exist, holds the place of."""
     work = running(services, adapter="remote", config={}, **changes)
-    services.runs.persist_run_handle(work.fence, None, {})
+    services.attempts.persist_run_handle(work.fence, None, {})
     return work
 
 

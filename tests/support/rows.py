@@ -12,7 +12,7 @@ from reprieve.models.chunks import Chunk, blocks_of
 from reprieve.models.rows import Run
 from reprieve.models.status import EventKind
 from reprieve.models.work import Fence, Work
-from reprieve.stores.runs import NewRun
+from reprieve.stores.runs.store import NewRun
 from reprieve.stores.throttle import proof_key
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
@@ -35,7 +35,7 @@ def new_run(services: Services, **changes: Any) -> Run:
 
 def running(services: Services, **changes: Any) -> Work:
     """A run that a worker, which does not exist, has claimed."""
-    work = services.runs.claim(new_run(services, **changes).id, "worker@nowhere")
+    work = services.claims.claim(new_run(services, **changes).id, "worker@nowhere")
     assert work is not None
     return work
 
@@ -81,7 +81,7 @@ def happened(services: Services, run_id: uuid.UUID, kind: EventKind, *ago: float
 
 def settle(services: Services, work: Work) -> None:
     """Confirm the work of a lost attempt gone, and let its retry's wait pass."""
-    services.runs.settle_termination(work.run_id, work.attempt)
+    services.terminations.settle(work.run_id, work.attempt)
     pass_the_wait(services, work.run_id)
 
 

@@ -1,0 +1,17 @@
+"""The conditions that several statements share, over `r` (runs) and `a` (its attempt `r.attempt`)."""
+
+#: A worker may claim the run now: its wait before a retry is over, and no earlier attempt's work may still be running.
+CLAIMABLE = """
+    r.status = 'queued' AND (r.not_before IS NULL OR r.not_before <= clock_timestamp())
+    AND NOT EXISTS (SELECT FROM run_attempts o WHERE o.run_id = r.id AND o.termination = 'owed')"""
+
+#: The run has exceeded its `max_runtime` at `:now` (`models.reaping.Suspect.is_overdue`).
+OVERDUE = ":now - r.started_at > r.max_runtime"
+
+#: Another worker can follow the attempt: it runs outside its worker, has a handle, and is not up for adoption yet.
+ORPHANABLE = """
+    a.finished_at IS NULL AND a.handle IS NOT NULL AND a.adoption IS NULL
+    AND r.status = 'running' AND r.out_of_process_liveness"""
+
+#: The node `:host`, `:slot` can act on the attempt's work: any node can, or exactly this one (`Handle.is_for`).
+FOR_THIS_NODE = "(a.host IS NULL OR a.host = :host AND (a.slot IS NULL OR a.slot = :slot))"

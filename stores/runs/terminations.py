@@ -1,0 +1,54 @@
+"""Terminations: work of an ended attempt that may still be running, which must be ended and confirmed gone."""
+
+from uuid import UUID
+
+from sqlalchemy import text
+
+from reprieve.models.nodes import Node
+from reprieve.stores.database import Database
+from reprieve.stores.runs.conditions import FOR_THIS_NODE
+
+# owed: work that must still be ended and that this node can end; nobody need wait for that any more (`waived`). A name
+# that others hold as well is not enough, but where nothing else was recorded.
+OWED = text(f"""
+SELECT run_id, attempt FROM run_attempts a WHERE termination = 'owed' AND {FOR_THIS_NODE}
+UNION ALL
+SELECT run_id, attempt FROM run_attempts a WHERE termination = 'waived' AND host IS NOT NULL AND {FOR_THIS_NODE}
+ORDER BY run_id
+""")  # noqa: S608 - our own text
+
+# settle: the work of an attempt is confirmed gone; the run, if it waits for that, may be claimed again, in so many s.
+SETTLE = text("""
+WITH settled AS (
+    UPDATE run_attempts SET termination = 'done'
+    WHERE run_id = :run_id AND attempt = :attempt AND termination IN ('owed', 'waived')
+    RETURNING run_id, attempt
+), told AS (
+    INSERT INTO run_events (run_id, attempt, kind) SELECT run_id, attempt, 'terminated' FROM settled
+)
+SELECT greatest(0, extract(epoch FROM coalesce(r.not_before, clock_timestamp()) - clock_timestamp()))::float AS seconds
+FROM settled s JOIN runs r ON r.id = s.run_id WHERE r.status = 'queued'
+""")
+
+
+class TerminationStore:
+    """Owed terminations in PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def owed(self, node: Node) -> list[tuple[UUID, int]]:
+        """Run and attempt of all work that must still be ended and that `node` can end.
+
+        All of it: behind a limit, work that cannot be ended would hide the work that can.
+        """
+        rows = self._database.run(OWED, {"host": node.name, "slot": node.slot})
+        return [(row.run_id, row.attempt) for row in rows]
+
+    def settle(self, run_id: UUID, attempt: int) -> float | None:
+        """Record that an attempt's work is confirmed gone.
+
+        Where its run waits for exactly that, returns in how many seconds the run may be claimed; otherwise None.
+        """
+        rows = self._database.run(SETTLE, {"run_id": run_id, "attempt": attempt})
+        return next((row.seconds for row in rows), None)
