@@ -77,9 +77,9 @@ def _problem(details: Any, adapter_class: type[Adapter]) -> str:
     return f"{field}: {told[:1].lower()}{told[1:]}"
 
 
-def attaching() -> list[str]:
-    """The adapters whose work another worker can follow."""
-    return [name for name, adapter_class in adapter_classes().items() if issubclass(adapter_class, Attaching)]
+def can_attach(adapter_type: str) -> bool:
+    """Whether another worker that has this adapter can follow the work; False for one that is not installed here."""
+    return issubclass(adapter_classes().get(adapter_type, object), Attaching)
 
 
 class Adapters:
@@ -92,8 +92,8 @@ class Adapters:
         self._broken: set[str] = set()
 
     def attaching(self) -> list[str]:
-        """Those of them that can follow work which another worker has started."""
-        return [name for name in self.usable() if issubclass(find_adapter(name), Attaching)]
+        """Those that this process can use to follow what another worker has started."""
+        return [name for name in self.usable() if can_attach(name)]
 
     def get(self, adapter_type: str) -> Adapter:
         """Raises `UnknownAdapter`."""
@@ -121,5 +121,4 @@ class Adapters:
 
     def keeping(self) -> list[Keeping]:
         """The adapters that keep something of their attempts on this host."""
-        names = [name for name in self.usable() if issubclass(find_adapter(name), Keeping)]
-        return [adapter for name in names if isinstance(adapter := self.get(name), Keeping)]
+        return [adapter for name in self.usable() if isinstance(adapter := self.get(name), Keeping)]

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import uvicorn
 from pydantic import SecretStr
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
 from reprieve.api.app import create_app
 from reprieve.api.connections import run
@@ -17,13 +16,12 @@ from reprieve.cli.render import say
 from reprieve.models.access import Scope
 from reprieve.models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
 from reprieve.models.errors import SettingsError
-from reprieve.models.faults import is_unfit
-from reprieve.models.results import last_line
 from reprieve.stores.tokens import OWN_TOKEN, make_own_token, own_token
 from reprieve.workers import journal, tracing
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.files import raise_files
 from reprieve.workers.settings import host_and_port
+from reprieve.workers.waiting import until_fit
 
 #: Seconds that open streams get to end when the process is asked to; their readers come back to where they were.
 GRACE = 3
@@ -91,11 +89,7 @@ def with_own_token(services: Services) -> Services:
 def _once_it_answers(services: Services) -> bool:
     """Whether there is a token, in the settings or the database; asked for as long as that takes to say so."""
 
-    def tell(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        told = last_line(error) if error else ""
-        say(f"The API waits for the database (try {state.attempt_number}): {told}", problem=True)
+    def tell(tries: int, why: str) -> None:
+        say(f"The API waits for the database (try {tries}): {why}", problem=True)
 
-    wait = wait_exponential_jitter(multiplier=0.5, max=15)
-    retrying = Retrying(retry=retry_if_exception(is_unfit), wait=wait, before_sleep=tell)
-    return bool(services.settings.api_tokens) or retrying(services.tokens.any_for_api)
+    return bool(services.settings.api_tokens) or until_fit(services.tokens.any_for_api, tell, longest=15)

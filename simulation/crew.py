@@ -10,7 +10,7 @@ from reprieve.simulation.faults import host_of
 from reprieve.simulation.fleet import Fleet, Kind, Truth
 from reprieve.simulation.spans import Bools, Floats, Ints
 
-#: Seconds from "is to be adopted" to the new follower's first look (`workers.supervisor.ADOPT_INTERVAL`, attaching).
+#: Seconds from "is to be adopted" to the new follower's first look (`workers.supervisor.INTERVALS`, attaching).
 ADOPTED_AFTER = (1.0, 5.0)
 #: What one worker takes over in a tick: `ADOPT_AT_ONCE` at each of its turns.
 ADOPTED_PER_TICK = 20 * int(TICK / 2)

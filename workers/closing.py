@@ -13,7 +13,7 @@ from uuid import UUID
 
 from reprieve.models.chunks import LogKey
 from reprieve.models.closing import Closing
-from reprieve.models.owed import Duty, reason_of
+from reprieve.models.owed import Duty
 from reprieve.stores.closings import EndedLog
 from reprieve.stores.leases import Lease
 from reprieve.stores.partitions import keep_partitions
@@ -21,7 +21,7 @@ from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services, services
 from reprieve.workers.hints import send_hint
 from reprieve.workers.journal import about
-from reprieve.workers.turns import Tally, fulfil, take_turns, tell
+from reprieve.workers.turns import Tally, fulfil, set_back, take_turns
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +54,7 @@ def close_task(run_id: str, attempt: int) -> dict[str, str]:
     try:
         return {"run": run_id, "log": close_log(services(), *log).value}
     except Exception as error:
-        services().setbacks.begin(Duty.CLOSING, [log])
-        services().setbacks.failed(Duty.CLOSING, log, reason_of(error))
-        return {"run": run_id, "log": tell(Duty.CLOSING, log, error)}
+        return {"run": run_id, "log": set_back(services().setbacks, Duty.CLOSING, log, error)}
 
 
 @app.task(name="logs.close_owed")  # type: ignore[untyped-decorator]
@@ -154,7 +152,7 @@ def _close_owed(services: Services, log: LogKey) -> str:
         step = Closing.ARCHIVE  # What is wrong with it, the try will say.
     if step is Closing.WAIT:
         return step.value
-    return fulfil(services, Duty.CLOSING, log, lambda: close_log(services, *log).value)
+    return fulfil(services.setbacks, Duty.CLOSING, log, lambda: close_log(services, *log).value)
 
 
 def expire_logs(services: Services) -> int:
@@ -165,7 +163,7 @@ def expire_logs(services: Services) -> int:
     tally = Tally()
     take_turns(
         services.archives.expired(timedelta(days=days), EXPIRE_AT_ONCE),
-        lambda log: tally.add(fulfil(services, Duty.REMOVAL, log, lambda: _remove(services, log))),
+        lambda log: tally.add(fulfil(services.setbacks, Duty.REMOVAL, log, lambda: _remove(services, log))),
         at_once=AT_ONCE,
         deadline=DEADLINE,
         name="remove",

@@ -6,19 +6,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tenacity import Retrying, retry_if_exception, wait_exponential_jitter
-
 from reprieve.adapters.host import is_alive, namespace
 from reprieve.adapters.shipper import LogShipper
 from reprieve.adapters.spool import SpooledLog
 from reprieve.models.chunks import MAX_CHUNK_BYTES, check_cursor, check_stream, encode, split_output
 from reprieve.models.errors import OutputNotTaken, Released
-from reprieve.models.faults import is_unfit
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import EventKind, Proof
 from reprieve.models.work import End, Fence, Work, storable
 from reprieve.stores.logs import Resumed
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.waiting import until_fit
 
 logger = logging.getLogger(__name__)
 
@@ -97,16 +95,10 @@ class RunContext:
 
         It waits until the run has ended or is not ours any more, which its supervisor learns when the database is back.
         """
-        retrying = Retrying(
-            retry=retry_if_exception(is_unfit),
-            wait=wait_exponential_jitter(multiplier=0.1, max=5),
-            stop=lambda _: self._wake.is_set(),
-            before_sleep=lambda _: logger.error("Run %s: its work waits to be recorded.", self.run_id),
-            reraise=True,
-        )
+        waits = f"Run {self.run_id}: its work waits to be recorded."
         self._awaits_record = True
         try:
-            retrying(write)
+            until_fit(write, lambda *_: logger.error(waits), stop=lambda _: self._wake.is_set())
         finally:
             self._awaits_record = False
 
@@ -170,6 +162,16 @@ class RunContext:
         """The run has ended: its adapter is to end the work."""
         self._stopping = True
         self._wake.set()
+
+    def flush(self, timeout: float) -> None:
+        """Send what output there is at once, within so many seconds; what is not sent by then is sent later.
+
+        Trouble with that never outranks how the work ended.
+        """
+        try:
+            self._shipper.flush(timeout)
+        except Exception:
+            logger.exception("Output could not be sent at once; it is in the spool.")
 
     def has_result(self) -> None:
         """The work has ended, and this worker holds its result: the only thing left to do is to record it."""

@@ -9,8 +9,6 @@ import random
 from typing import Any
 from uuid import UUID
 
-from tenacity import Retrying, retry_if_exception, wait_exponential_jitter
-
 from reprieve.models.faults import is_unfit
 from reprieve.models.queueing import passed_on_in
 from reprieve.models.results import last_line
@@ -21,6 +19,7 @@ from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.hints import PASSED_ON, send_execute
 from reprieve.workers.journal import about
 from reprieve.workers.lifecycle import Crew, crew
+from reprieve.workers.waiting import until_fit
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +39,7 @@ def execute_task(self: Any, run_id: str) -> dict[str, Any]:
         return {"run": run_id, "started": False}
     wired.throttle.forget([work.run_id])
     with about(work.run_id, work.attempt), ours.supervisor.follow(work) as context:
-        result = follow_to_the_end(
-            wired, ours.shipper, context, lambda adapter, work: adapter.execute(work, context), "attempt"
-        )
+        result = follow_to_the_end(wired, context, lambda adapter, work: adapter.execute(work, context), "attempt")
     return {"run": run_id, "attempt": work.attempt, "result": result, "chunks": context.last_seq}
 
 
@@ -54,14 +51,8 @@ def _claim(wired: Services, ours: Crew, run_id: UUID, request: Any) -> Work | No
         work = wired.claims.claim(run_id, request.hostname, ours.supervisor.worker_id, adapters)
         return work, None if work else wired.claims.lacks_adapter(run_id, request.hostname, adapters)
 
-    retrying = Retrying(
-        retry=retry_if_exception(is_unfit),
-        wait=wait_exponential_jitter(multiplier=0.2, max=5),
-        stop=lambda state: ours.supervisor.is_draining or (state.seconds_since_start or 0) > CLAIM_FOR,
-        reraise=True,
-    )
     try:
-        work, lacking = retrying(attempt)
+        work, lacking = until_fit(attempt, stop=lambda tried: ours.supervisor.is_draining or tried > CLAIM_FOR)
     except Exception as error:
         if not is_unfit(error):
             raise

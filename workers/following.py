@@ -16,11 +16,9 @@ from typing import TypeVar
 from uuid import UUID
 
 from cachetools import TTLCache
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
 from reprieve.adapters.protocol import Adapter
-from reprieve.adapters.registry import attaching
-from reprieve.adapters.shipper import LogShipper
+from reprieve.adapters.registry import can_attach
 from reprieve.models.draining import end_of_given_up
 from reprieve.models.errors import Released, UnknownAdapter
 from reprieve.models.faults import Fault, fault_of, is_unfit
@@ -34,6 +32,7 @@ from reprieve.workers.closing import send_close
 from reprieve.workers.context import RunContext
 from reprieve.workers.finish import finish
 from reprieve.workers.hints import send_execute
+from reprieve.workers.waiting import until_fit
 
 logger = logging.getLogger(__name__)
 
@@ -63,27 +62,27 @@ class _Unable(Exception):
     """Raised when this worker is in no state to go on with an attempt; its cause says why. Not an end."""
 
 
-def follow_to_the_end(services: Services, shipper: LogShipper, context: RunContext, follow: Follow, name: str) -> str:
+def follow_to_the_end(services: Services, context: RunContext, follow: Follow, name: str) -> str:
     """Have the adapter follow the context's work, and record the end; returns what came of it, in a word.
 
     `name` is what this is called in a trace.
     """
     with tracing.following(context.work, name) as (work, span):
-        result = _follow(services, shipper, work, context, follow)
+        result = _follow(services, work, context, follow)
         tracing.came_to(span, result)
     return result
 
 
-def _follow(services: Services, shipper: LogShipper, work: Work, context: RunContext, follow: Follow) -> str:
+def _follow(services: Services, work: Work, context: RunContext, follow: Follow) -> str:
     try:
         outcome, work_ended = _perform(services, work, follow)
     except Released:
-        return _leave(services, shipper, context)
+        return _leave(services, context)
     except _Unable as unable:
-        return _give_up(services, shipper, context, last_line(unable.__cause__ or unable))
+        return _give_up(services, context, last_line(unable.__cause__ or unable))
     context.has_result()
     given_up = context.given_up
-    _flush(shipper, FLUSH_TIMEOUT)
+    context.flush(FLUSH_TIMEOUT)
     end = given_up or End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
     if record(services, end):
         send_close(work.run_id, work.attempt)
@@ -108,47 +107,31 @@ def _perform(services: Services, work: Work, follow: Follow) -> tuple[Outcome, b
     return understood(work.adapter, answer), isinstance(answer, Outcome) and answer.work_ended is True
 
 
-def _flush(shipper: LogShipper, timeout: float) -> None:
-    """Trouble with the output never outranks how the work ended: what is not sent yet is sent later."""
-    try:
-        shipper.flush(timeout)
-    except Exception:
-        logger.exception("Output could not be sent at once; it is in the spool.")
-
-
 # -- an end
 
 
 def record(services: Services, end: End) -> bool:
-    """Record an end, retrying for as long as it takes; False when another end was first.
+    """Record how the attempt ended, retrying while the database is down. Returns False if the run had already ended.
 
-    A database that is away or unfit is waited for. An end that it will never take is recorded without its content.
+    An end whose content the database will never take is recorded without it.
     """
+    run_id = end.fence.run_id
     try:
-        return bool(_persist(lambda: finish(services, [end]), f"The end of run {end.fence.run_id} is not recorded yet"))
+        return bool(_persist(lambda: finish(services, [end]), f"The end of run {run_id} is not recorded yet"))
     except Exception:  # Content: nothing else is raised.
-        logger.exception("How run %s ended cannot be stored as it is: %r", end.fence.run_id, end.detail)
-    bare, patient = end.bare(), f"That run {end.fence.run_id} ended is not recorded yet"
-    return bool(_persist(lambda: finish(services, [bare]), patient, give_up_on_content=False))
+        logger.exception("How run %s ended cannot be stored as it is: %r", run_id, end.detail)
+    bare, patient = end.bare(), f"That run {run_id} ended is not recorded yet"
+    return bool(_persist(lambda: finish(services, [bare]), patient, again=lambda _: True))
 
 
 def _persist(
-    write: Callable[[], T], otherwise: str, *, stop: Callable[[], bool] = lambda: False, give_up_on_content: bool = True
+    write: Callable[[], T],
+    otherwise: str,
+    stop: Callable[[float], bool] = lambda _: False,
+    again: Callable[[BaseException], bool] = lambda error: fault_of(error) is not Fault.CONTENT,
 ) -> T:
     """Write what must not be lost, for as long as it takes or until `stop`; raises what no second try would change."""
-
-    def say(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        logger.error("%s: %s", otherwise, last_line(error) if error else "")
-
-    retrying = Retrying(
-        retry=retry_if_exception(lambda error: not give_up_on_content or fault_of(error) is not Fault.CONTENT),
-        wait=wait_exponential_jitter(multiplier=0.2, max=15),
-        stop=lambda _: stop(),
-        before_sleep=say,
-        reraise=True,
-    )
-    return retrying(write)
+    return until_fit(write, lambda _, why: logger.error("%s: %s", otherwise, why), longest=15, stop=stop, again=again)
 
 
 def note_late_result(services: Services, end: End) -> None:
@@ -168,10 +151,10 @@ def note_late_result(services: Services, end: End) -> None:
 # -- no end
 
 
-def _leave(services: Services, shipper: LogShipper, context: RunContext) -> str:
+def _leave(services: Services, context: RunContext) -> str:
     """Leave the work to another worker, if none has it yet. The sweep finds what could not be left."""
     work = context.work
-    _flush(shipper, LEAVE_TIMEOUT)
+    context.flush(LEAVE_TIMEOUT)
     try:
         if not _hand_over(services, work) and not context.last_seq:
             take_back(services, work.fence, f"its worker was to leave it before it had begun ({services.host})")
@@ -180,7 +163,7 @@ def _leave(services: Services, shipper: LogShipper, context: RunContext) -> str:
     return "released"
 
 
-def _give_up(services: Services, shipper: LogShipper, context: RunContext, why: str) -> str:
+def _give_up(services: Services, context: RunContext, why: str) -> str:
     """This worker is in trouble: leave what goes on without it, take back what began nothing; the rest is lost.
 
     Which of them it is, the rows say: what was recorded may have been so without our having been told.
@@ -191,11 +174,11 @@ def _give_up(services: Services, shipper: LogShipper, context: RunContext, why: 
         try:
             context.wait(_pause(work.run_id))
         except Released:
-            return _leave(services, shipper, context)
-    _flush(shipper, LEAVE_TIMEOUT)
+            return _leave(services, context)
+    context.flush(LEAVE_TIMEOUT)
     otherwise = f"Run {work.run_id} is neither left to another worker nor back in the queue yet"
     try:
-        return _persist(lambda: _let_go(services, context, why), otherwise, stop=lambda: context.is_told)
+        return _persist(lambda: _let_go(services, context, why), otherwise, stop=lambda _: context.is_told)
     except Exception as error:
         logger.error("Run %s is left to the sweep (%s).", work.run_id, type(error).__name__)
         return "released"
@@ -205,7 +188,7 @@ def _give_up(services: Services, shipper: LogShipper, context: RunContext, why: 
 
 def _let_go(services: Services, context: RunContext, why: str) -> str:
     work = context.work
-    if work.adapter in attaching() and _hand_over(services, work):
+    if can_attach(work.adapter) and _hand_over(services, work):
         return "released"
     if not context.last_seq and take_back(services, work.fence, f"{services.host} could not begin it ({why})"):
         return "returned"

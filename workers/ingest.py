@@ -15,7 +15,6 @@ from typing import Any
 
 from celery.exceptions import Reject
 from sqlalchemy import Connection
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from reprieve.models.chunks import Block, LogKey, decode_message, describe, encode_message
 from reprieve.models.errors import InvalidBlock
@@ -27,6 +26,7 @@ from reprieve.workers import metrics
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services, services
 from reprieve.workers.refresh import refresh
+from reprieve.workers.waiting import until_fit
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +39,13 @@ OUR_FAULT_PAUSE = 5.0
 @app.task(name="logs.ingest", acks_late=True, acks_on_failure_or_timeout=True)  # type: ignore[untyped-decorator]
 def ingest_task(message: dict[str, Any]) -> dict[str, int]:
     blocks = decode_message(message)
+
     # Tried again here, not by a delayed message: a message's delay is counted by the clock of whoever takes it.
-    retrying = Retrying(
-        retry=retry_if_exception(is_unfit),
-        wait=wait_exponential_jitter(multiplier=0.1, max=5),
-        stop=stop_after_delay(TRY_FOR),
-        before_sleep=lambda state: logger.error("Ingest failed (try %d), trying again.", state.attempt_number),
-        reraise=True,
-    )
+    def tell(tries: int, _: str) -> None:
+        logger.error("Ingest failed (try %d), trying again.", tries)
+
     try:
-        return retrying(ingest, services(), blocks)
+        return until_fit(lambda: ingest(services(), blocks), tell, stop=lambda tried: tried >= TRY_FOR)
     except Exception as error:
         if not is_unfit(error):
             return _put_behind(blocks)

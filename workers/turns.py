@@ -7,10 +7,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from sqlalchemy.exc import DBAPIError
+
 from reprieve.models.chunks import LogKey
 from reprieve.models.errors import LogUnavailable
 from reprieve.models.owed import Duty, reason_of
-from reprieve.workers.bootstrap import Services
+from reprieve.stores.owed import Setbacks
 from reprieve.workers.journal import about
 
 logger = logging.getLogger(__name__)
@@ -55,25 +57,36 @@ def take_turns(
         changed.clear()
 
 
-def fulfil(services: Services, duty: Duty, item: LogKey, act: Callable[[], str]) -> str:
+def fulfil(setbacks: Setbacks, duty: Duty, item: LogKey, act: Callable[[], str]) -> str:
     """Do what is owed to an attempt, and remember what came of it: "failed", or what `act` returns.
 
     That it is tried is remembered first: if it hangs, or ends this process, it goes behind the others all the same.
     "left" where it was tried lately, or is being tried just now.
     """
     with about(*item):
-        if not services.setbacks.begin(duty, [item]):
+        if not setbacks.begin(duty, [item]):
             return "left"
         try:
             result = act()
         except Exception as error:
-            services.setbacks.failed(duty, item, reason_of(error))
-            return tell(duty, item, error)
-        services.setbacks.done(duty, [item])
+            setbacks.failed(duty, item, reason_of(error))
+            return _tell(duty, item, error)
+        setbacks.done(duty, [item])
         return result
 
 
-def tell(duty: Duty, item: LogKey, error: Exception) -> str:
+def set_back(setbacks: Setbacks, duty: Duty, item: LogKey, error: Exception) -> str:
+    """Log why a try failed, and remember it for whoever asks about its run; returns what the failure is called."""
+    result = _tell(duty, item, error)
+    try:
+        setbacks.begin(duty, [item])
+        setbacks.failed(duty, item, reason_of(error))
+    except DBAPIError as problem:
+        logger.warning("That this failed could not be written down (%s).", type(problem.orig).__name__)
+    return result
+
+
+def _tell(duty: Duty, item: LogKey, error: Exception) -> str:
     """Log a failure, and return what it is called; what the archive refuses, it has said itself, once for all logs."""
     if isinstance(error, LogUnavailable):
         return "refused"

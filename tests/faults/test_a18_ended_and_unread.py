@@ -15,11 +15,12 @@ from reprieve.models.reaping import Judgement
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Work
 from reprieve.stores.migrate import migrate
-from reprieve.workers import bootstrap, hints, supervisor
+from reprieve.workers import bootstrap, hints
 from reprieve.workers import sweep as sweeping
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.explaining import explain
 from reprieve.workers.settings import load_settings
+from reprieve.workers.supervision import stopping
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import reap_event, supervised
 from tests.support.fleet import Fleet
@@ -168,7 +169,7 @@ def test_a18_work_of_a_host_without_workers_is_doubted_for_as_long_as_doubt_may_
 def test_a18_whoever_reads_how_overdue_work_has_ended_is_given_the_time_to(
     services: Services, monkeypatch: pytest.MonkeyPatch, answer: Probe, status: str
 ) -> None:
-    monkeypatch.setattr(supervisor, "ask_here", lambda _, handles, __: {one.run_id: answer for one in handles})
+    monkeypatch.setattr(stopping, "ask_here", lambda _, handles, __: {one.run_id: answer for one in handles})
     work = replace(running(services), max_runtime_seconds=0.0)
     with supervised(services, work) as (watcher, context):
         context.on_dispatch({"name": "job"})

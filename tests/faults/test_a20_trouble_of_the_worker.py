@@ -143,7 +143,7 @@ def test_a20_trouble_that_passes_costs_a_run_neither_its_work_nor_an_attempt(
 def troubled(services: Services, work: Work, act: Callable[[RunContext], Any]) -> tuple[str, RunContext]:
     shipper = direct_shipper(services)
     context = RunContext(services, shipper, work)
-    return follow_to_the_end(services, shipper, context, lambda *_: act(context), "attempt"), context
+    return follow_to_the_end(services, context, lambda *_: act(context), "attempt"), context
 
 
 def no_files(*_: object) -> Any:
@@ -237,7 +237,7 @@ def test_a20_output_that_cannot_be_taken_over_is_no_error_of_the_work(
         context.on_log("stdout", b"line\n")
         return Outcome()
 
-    assert follow_to_the_end(services, shipper, context, start, "attempt") == "returned"
+    assert follow_to_the_end(services, context, start, "attempt") == "returned"
 
 
 # -- taken back, or not

@@ -25,11 +25,11 @@ from reprieve.models.errors import NoIdentity
 from reprieve.models.nodes import Node
 from reprieve.models.status import Probe
 from reprieve.models.work import Work
-from reprieve.workers import supervisor
 from reprieve.workers.asking import answer_questions, ask
 from reprieve.workers.bootstrap import Services, build
 from reprieve.workers.lifecycle import NO_IDENTITY
 from reprieve.workers.naming import take_name
+from reprieve.workers.supervision import vouching
 from reprieve.workers.supervisor import Supervisor
 from tests.faults.helpers_cdeg import bury, direct_shipper, reap
 from tests.support.containers import Containers, containers, needs_namespaces
@@ -305,10 +305,10 @@ def test_a22_a_worker_whose_name_is_held_twice_says_so_in_its_log(
     ours.supervise()
     assert "held twice" not in caplog.text
     seen(services, replace(services.node, slot="another"))
-    ours._next_sign = 0.0
+    ours._vouching._heartbeat._due_at = 0.0
     ours.supervise()
     assert f"The name {services.host} is held twice" in caplog.text
-    assert supervisor.logger.name in {record.name for record in caplog.records}
+    assert vouching.logger.name in {record.name for record in caplog.records}
 
 
 # -- who looks

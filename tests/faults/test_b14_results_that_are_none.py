@@ -74,7 +74,7 @@ def test_b14_so_it_does_where_a_worker_follows_on(services: Services, start_work
 
 def follow(services: Services, work: Work, answer: object) -> str:
     shipper = direct_shipper(services)
-    return follow_to_the_end(services, shipper, RunContext(services, shipper, work), lambda *_: answer, "attempt")
+    return follow_to_the_end(services, RunContext(services, shipper, work), lambda *_: answer, "attempt")
 
 
 @pytest.mark.parametrize("answer", [None, 0, "done"])
@@ -94,7 +94,7 @@ def test_b14_trouble_in_sending_the_last_output_outranks_no_result(
 
     monkeypatch.setattr(shipper, "flush", broken)
     context = RunContext(services, shipper, work)
-    assert follow_to_the_end(services, shipper, context, lambda *_: Outcome.of_exit(3), "attempt") == "exit_status"
+    assert follow_to_the_end(services, context, lambda *_: Outcome.of_exit(3), "attempt") == "exit_status"
     assert services.runs.get(work.run_id).error_code == "exit_status"
 
 

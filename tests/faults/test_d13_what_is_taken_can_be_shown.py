@@ -29,7 +29,9 @@ from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log, close_owed, close_task, expire_logs
 from reprieve.workers.explaining import explain
-from reprieve.workers.supervisor import ADOPT_AT_ONCE, Supervisor
+from reprieve.workers.supervision.adopting import ADOPT_AT_ONCE
+from reprieve.workers.supervision.burying import Burying
+from reprieve.workers.supervisor import Supervisor
 from tests.faults.helpers_cdeg import bury, direct_shipper
 from tests.support.http import calling
 from tests.support.remote import remote_with_token
@@ -389,15 +391,15 @@ def test_d13_an_end_of_work_that_fails_or_hangs_keeps_no_other_from_its_end_and_
     works, let_go = [running(services) for _ in range(12)], threading.Event()
     hung, failing = {work.run_id for work in works[:9]}, works[9].run_id
 
-    def end_work(_: Supervisor, attempt: Any) -> None:
+    def end_work(_: Burying, attempt: Any) -> None:
         if attempt.run_id in hung:
             let_go.wait(60)
         if attempt.run_id == failing:
             fail()
         services.terminations.settle(attempt.run_id, attempt.attempt)
 
-    monkeypatch.setattr(Supervisor, "_end_work", end_work)
-    monkeypatch.setattr("reprieve.workers.supervisor.BURY_DEADLINE", 1.5)
+    monkeypatch.setattr(Burying, "_end_work", end_work)
+    monkeypatch.setattr("reprieve.workers.supervision.burying.BURY_DEADLINE", 1.5)
     with services.database.begin() as connection:
         connection.execute(text("UPDATE run_attempts SET termination = 'owed'"))
     try:

@@ -124,7 +124,7 @@ def test_output_after_an_end_that_was_no_reap_is_nothing_to_tell(services: Servi
 def finished_late(services: Services, work: Work, outcome: Outcome) -> str:
     """What a follower reports that was not told that its run was reaped."""
     shipper = direct_shipper(services)
-    return follow_to_the_end(services, shipper, RunContext(services, shipper, work), lambda *_: outcome, "attempt")
+    return follow_to_the_end(services, RunContext(services, shipper, work), lambda *_: outcome, "attempt")
 
 
 @pytest.mark.usefixtures("platform")

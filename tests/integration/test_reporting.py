@@ -250,9 +250,7 @@ def held(services: Services, work: Work) -> Iterator[tuple[Supervisor, RunContex
         with supervisor.follow(work) as context:
             contexts.append(context)
             came_of_it.append(
-                follow_to_the_end(
-                    services, supervisor._shipper, context, lambda adapter, work: adapter.execute(work, context), ""
-                )
+                follow_to_the_end(services, context, lambda adapter, work: adapter.execute(work, context), "")
             )
 
     contexts: list[RunContext] = []

@@ -21,10 +21,10 @@ from reprieve.models.work import End, Fence, Outcome, Work
 from reprieve.stores.cache import connect
 from reprieve.stores.hints import StopSignals
 from reprieve.stores.throttle import Throttle, proof_key
-from reprieve.workers import supervisor as module
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
 from reprieve.workers.finish import finish
+from reprieve.workers.supervision import burying
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.support.rows import age, in_process, kinds, running, settle, status_of, updated_at, watch_for
@@ -356,7 +356,7 @@ def test_work_that_cannot_be_ended_stays_owed_is_told_once_and_does_not_hold_up_
 def test_work_that_could_not_be_ended_is_tried_again_after_a_while_and_not_before(
     services: Services, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BURY_AGAIN", 1.0)
+    monkeypatch.setattr(burying, "BURY_AGAIN", 1.0)
     identity, supervisor = spawn(), Supervisor(services, shipper(services))
     work, tries = owed(services, identity.as_handle()), []
 

@@ -21,6 +21,8 @@ from reprieve.stores.adoptions import Adoption
 from reprieve.workers import execute as executing
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.supervision.adopting import Adopting
+from reprieve.workers.supervision.burying import Burying
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import impatient_services, locked
@@ -90,13 +92,13 @@ def test_work_whose_attempt_is_held_is_orphaned_by_the_next_sweep_and_the_others
 def test_work_whose_log_is_held_is_adopted_later_and_hides_nothing_that_can_be_adopted(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reprieve.workers.supervisor.ADOPT_AT_ONCE", 1)
+    monkeypatch.setattr("reprieve.workers.supervision.adopting.ADOPT_AT_ONCE", 1)
     works, begun = dispatched(services), list[UUID]()
 
-    def begin(_: Supervisor, adoption: Adoption) -> None:
+    def begin(_: Adopting, adoption: Adoption) -> None:
         begun.append(adoption.work.run_id)
 
-    monkeypatch.setattr(Supervisor, "_begin_to_follow", begin)
+    monkeypatch.setattr(Adopting, "_begin_to_follow", begin)
     services.adoptions.hand_over([work.fence for work in works])
     with impatient_services(services) as impatient:
         supervisor = Supervisor(impatient, direct_shipper(impatient))
@@ -180,18 +182,18 @@ def test_terminations_that_fail_again_and_again_are_few_in_each_turn_and_what_is
 ) -> None:
     tried, failing = list[UUID](), [running(services).run_id for _ in range(30)]
 
-    def end(_: Supervisor, attempt: RunAttempt) -> None:
+    def end(_: Burying, attempt: RunAttempt) -> None:
         tried.append(attempt.run_id)
         if attempt.run_id in failing:
             raise ConnectionError("the platform is away")
 
-    monkeypatch.setattr(Supervisor, "_end_work", end)
+    monkeypatch.setattr(Burying, "_end_work", end)
     with services.database.begin() as connection:
         connection.execute(text("UPDATE run_attempts SET termination = 'owed'"))
     supervisor = Supervisor(services, direct_shipper(services))
     supervisor.bury()
     assert set(tried) == set(failing)
-    supervisor._failed_lately.clear()
+    supervisor._burying._next_try.update(dict.fromkeys(supervisor._burying._next_try, 0.0))
     tried.clear()
     new = running(services).run_id
     with services.database.begin() as connection:

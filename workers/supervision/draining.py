@@ -1,0 +1,79 @@
+"""Draining: what becomes of the followed runs when this worker is asked to stop."""
+
+import logging
+import threading
+import time
+
+from sqlalchemy.exc import DBAPIError
+
+from reprieve.adapters.registry import can_attach
+from reprieve.models.draining import end_of_drained
+from reprieve.stores.runs.attempts import Standing
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.finish import finish
+from reprieve.workers.identity import ends_container
+from reprieve.workers.supervision.followed import LEAVE_TIMEOUT, Contexts, Followed, goes_on_without_us
+
+logger = logging.getLogger(__name__)
+
+
+class Draining:
+    """Lets go of what is followed. Once it has begun, nothing new is begun here."""
+
+    def __init__(self, services: Services, followed: Followed) -> None:
+        self._services, self._followed = services, followed
+        self._begun = threading.Event()
+
+    @property
+    def has_begun(self) -> bool:
+        return self._begun.is_set()
+
+    def drain(self) -> None:
+        """Leave what others can follow; wait for the rest, which goes on to be vouched for, up to a limit; end that.
+
+        Where the end of this worker is that of its container, detached work is of the rest. Returns when nothing is
+        followed here any more.
+        """
+        self._begun.set()
+        limit = self._services.settings.drain_seconds
+        self._wait_for_followers(limit)
+        for context in self._followed.contexts().values():
+            self._give_up(context, limit)
+        self._wait_for_followers(LEAVE_TIMEOUT)
+
+    def _wait_for_followers(self, seconds: float) -> None:
+        deadline, takes_detached = time.monotonic() + seconds, takes_detached_with(self._services)
+        while (contexts := self._followed.contexts()) and time.monotonic() < deadline:
+            leavable = {
+                fence: one
+                for fence, one in contexts.items()
+                if one.can_be_left and can_attach(one.work.adapter) and not (takes_detached and one.lives_here)
+            }
+            self._leave(leavable)
+            time.sleep(0.1)
+
+    def _leave(self, contexts: Contexts) -> None:
+        """Leave this work to others; not what has ended meanwhile, whose last words nobody else would read."""
+        try:
+            self._followed.heed(contexts, {Standing.ADOPTED, Standing.CURRENT})
+        except DBAPIError:  # Nobody can say what has ended; whoever attaches will know.
+            for context in contexts.values():
+                context.release()
+
+    def _give_up(self, context: RunContext, waited: float) -> None:
+        """Work that lives elsewhere goes on without us; work of ours is ended, and its run tried again elsewhere."""
+        if goes_on_without_us(context.work):
+            context.release()
+            return
+        try:
+            finish(self._services, [end_of_drained(context.work, waited, self._services.timing)])
+        except DBAPIError as error:
+            logger.error("Run %s is ended; a sweep will find it (%s).", context.run_id, type(error.orig).__name__)
+        context.stop()
+
+
+def takes_detached_with(services: Services) -> bool:
+    """Whether the end of this worker ends what else runs beside it on its host, as that of a container does."""
+    by_hand = services.settings.ends_container
+    return ends_container() if by_hand is None else by_hand

@@ -1,0 +1,72 @@
+"""The runs that this worker follows: a context for each, by its fence."""
+
+import threading
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+
+from cachetools import LRUCache
+
+from reprieve.adapters.registry import find_adapter
+from reprieve.adapters.shipper import LogShipper
+from reprieve.models.errors import UnknownAdapter
+from reprieve.models.work import Fence, Work
+from reprieve.stores.logs import Resumed
+from reprieve.stores.runs.attempts import Standing
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+
+#: Attempts that are remembered as having been followed here.
+FOLLOWED_LATELY = 100_000
+#: Seconds that followers which were told to leave may take.
+LEAVE_TIMEOUT = 10.0
+
+Contexts = Mapping[Fence, RunContext]
+
+
+class Followed:
+    """Which runs are followed in this process. Thread-safe."""
+
+    def __init__(self, services: Services, shipper: LogShipper) -> None:
+        self._services = services
+        self._shipper = shipper
+        self._contexts: dict[Fence, RunContext] = {}
+        self._lately: LRUCache[Fence, bool] = LRUCache(FOLLOWED_LATELY)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def follow(self, work: Work, resumed: Resumed | None = None) -> Iterator[RunContext]:
+        """The context of an attempt, which is followed for as long as the block lasts."""
+        context = RunContext(self._services, self._shipper, work, resumed)
+        with self._lock:
+            self._contexts[work.fence] = context
+            self._lately[work.fence] = True
+        try:
+            yield context
+        finally:
+            with self._lock:
+                del self._contexts[work.fence]
+
+    def contexts(self) -> dict[Fence, RunContext]:
+        with self._lock:
+            return dict(self._contexts)
+
+    def begun(self) -> set[Fence]:
+        """What is followed now, or was lately."""
+        with self._lock:
+            return self._contexts.keys() | set(self._lately)
+
+    def heed(self, contexts: Contexts, leave: Container[Standing]) -> None:
+        """Stop the followers of runs that have ended, and release those whose standing is to `leave`."""
+        for fence, standing in self._services.attempts.standings(contexts).items():
+            if standing is Standing.ENDED:
+                contexts[fence].stop()
+            elif standing in leave:
+                contexts[fence].release()
+
+
+def goes_on_without_us(work: Work) -> bool:
+    """Whether the work is no child of this worker: it runs out of process."""
+    try:
+        return find_adapter(work.adapter).has_out_of_process_liveness
+    except UnknownAdapter:
+        return False

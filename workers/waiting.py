@@ -1,0 +1,42 @@
+"""Waiting until the environment is fit again: the database is back, the disk has room (`models.faults`)."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
+
+from reprieve.models.faults import is_unfit
+from reprieve.models.results import last_line
+
+T = TypeVar("T")
+
+#: Seconds before the second try; twice as long before each further one.
+FIRST_PAUSE = 0.2
+
+
+def until_fit(
+    act: Callable[[], T],
+    say: Callable[[int, str], None] = lambda *_: None,
+    *,
+    longest: float = 5.0,
+    stop: Callable[[float], bool] = lambda _: False,
+    again: Callable[[BaseException], bool] = is_unfit,
+) -> T:
+    """Try `act` until it succeeds, and return its result. Pauses grow up to `longest` seconds.
+
+    Before each pause, `say` gets the number of the try and why it failed. Raises an error that is not to be tried
+    `again`, or the last one once `stop`, given the seconds since the first try, says so.
+    """
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        say(state.attempt_number, last_line(error) if error else "")
+
+    retrying = Retrying(
+        retry=retry_if_exception(again),
+        wait=wait_exponential_jitter(multiplier=FIRST_PAUSE, max=longest),
+        stop=lambda state: stop(state.seconds_since_start or 0.0),
+        before_sleep=tell,
+        reraise=True,
+    )
+    return retrying(act)
