@@ -39,7 +39,8 @@ from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.enqueue import enqueue_run
 from reprieve.workers.explaining import explain
-from reprieve.workers.settings import PARTS, SERVERS, load_settings
+from reprieve.workers.servers import PARTS, SERVERS
+from reprieve.workers.settings import load_settings
 
 #: All timings divided by this: a window of 10 seconds.
 DEMO_SCALE = 30

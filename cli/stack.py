@@ -27,7 +27,8 @@ from reprieve.stores.database import Database
 from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis, EmbeddedServerError
 from reprieve.stores.embedded.address import choose_port, port_is_free
 from reprieve.stores.migrate import migrate
-from reprieve.workers.settings import PARTS, SERVERS, Settings
+from reprieve.workers.servers import PARTS, SERVERS
+from reprieve.workers.settings import Settings
 
 #: Seconds that a role may take to end when asked …
 STOP_SECONDS = 10

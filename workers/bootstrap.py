@@ -91,10 +91,10 @@ def resolve_settings() -> Settings:
 
 def build(settings: Settings) -> Services:
     """Services for these settings; connections are opened when they are first used."""
-    redis = connect(settings.require_redis_url())
+    database, redis = Database(settings.require_database_url()), connect(settings.require_redis_url())
     timing, identity = settings.timing, Identity(settings)
     return Services(
-        **_stores(Database(settings.require_database_url()), settings, identity),
+        **_stores(database, settings, identity),
         throttle=Throttle(redis, timing.refresh_seconds),
         stops=StopSignals(redis),
         vouches=Vouches(redis, timing.tolerated_lag),

@@ -1,19 +1,15 @@
 """The settings: one class, read from the environment (prefix `REPRIEVE_`) and from `.env`, validated once.
 
-Timings are not settings. `REPRIEVE_TIME_SCALE` divides all of them together, for tests and the demo.
+Timings are not settings. `REPRIEVE_TIME_SCALE` divides all of them together, for tests and the demo. One class that
+holds each setting with its check and its description is longer than other files; where the values come from is in
+`environment.py`, and how a server's parts make a URL in `servers.py`.
 """
 
-import difflib
-import os
 import re
 import socket
-from collections.abc import Iterable, Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -28,26 +24,8 @@ from reprieve.stores import cache, database
 from reprieve.stores.objects import check_address
 from reprieve.stores.urls import Url
 from reprieve.workers import broker
-
-PREFIX = "REPRIEVE_"
-
-#: What Kubernetes sets in every container for a service that is called `reprieve-…`: names, and values of `…_PORT`.
-_OF_A_SERVICE = re.compile(r"_SERVICE(_|$)|_PORT_")
-_OF_ITS_PORT = re.compile(r"(tcp|udp|sctp)://")
-
-#: Where settings may stand beside the environment, which goes before it.
-ENV_FILE = Path(".env")
-
-#: Names with our prefix that are no settings: what work is told of itself, and `reprieve exec` of its run.
-OWN_NAMES = frozenset({"REPRIEVE_RUN_ID", "REPRIEVE_ATTEMPT", "REPRIEVE_RUN_TOKEN"})
-
-#: `REPRIEVE_…_FILE` of a secret names a file that holds it.
-_FILE = "_file"
-
-#: The servers, each with the scheme of a URL that is made of its host, and how the database in it is called there.
-SERVERS = {"database": "postgresql", "redis": "redis", "broker": "amqp"}
-PARTS = ("host", "port", "name", "user", "password")
-_A_HOST = re.compile(r"[\w.-]+|\[?[0-9a-fA-F:]*:[0-9a-fA-F:.]*\]?")
+from reprieve.workers.environment import FILE, OWN_NAMES, PREFIX, given, refuse_misspelt, with_secrets_from_files
+from reprieve.workers.servers import PARTS, SERVERS, completed
 
 #: HOST:PORT; an IPv6 address in brackets.
 ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):\d{1,5}$"
@@ -189,7 +167,7 @@ class Settings(BaseSettings):
             parts = {part: _plain(whole.pop(f"{server}_{part}", None)) for part in PARTS}
             if any(parts.values()):
                 url = _plain(whole.get(f"{server}_url"))
-                whole[f"{server}_url"] = SecretStr(_completed(server, url, parts))
+                whole[f"{server}_url"] = SecretStr(completed(server, url, parts))
         return whole
 
     @field_validator("database_url")
@@ -304,9 +282,11 @@ class _Given(PydanticBaseSettingsSource):
         raise NotImplementedError
 
     def __call__(self) -> dict[str, Any]:
-        found = _of_a_file(ENV_FILE) | _ours(os.environ)
-        _refuse_misspelt(found)
-        return _with_secrets_from_files({name.removeprefix(PREFIX).lower(): value for name, value in found.items()})
+        found = given()
+        refuse_misspelt(found, _known())
+        return with_secrets_from_files(
+            {name.removeprefix(PREFIX).lower(): value for name, value in found.items()}, _secret_files()
+        )
 
 
 def load_settings(**instead: Any) -> Settings:
@@ -328,142 +308,23 @@ def _problem(location: tuple[int | str, ...], message: str) -> str:
     return name + message.removeprefix("Value error, ")
 
 
-def _ours(values: Mapping[str, str | None]) -> dict[str, str]:
-    """Those of our prefix, in capitals, and without what Kubernetes says of a service."""
-    found = {}
-    for name, value in values.items():
-        of_a_service = _OF_A_SERVICE.search(name) or (value and _OF_ITS_PORT.match(value) and name.endswith("_PORT"))
-        if not value or of_a_service or not _is_meant_for_us(name.upper()):
-            continue
-        if not value.isascii() and _is_not_text(value):
-            raise SettingsError(f"{name} is not UTF-8 text.")
-        found[name.upper()] = value
-    return found
-
-
-def _is_meant_for_us(name: str) -> bool:
-    prefix = name.partition("_")[0]
-    # XREPRIEVE_… is somebody else's; REPREIVE_… is ours, misspelt.
-    misspelt = "REPRIEVE" not in prefix and bool(difflib.get_close_matches(prefix, ["REPRIEVE"], 1, 0.85))
-    return name.startswith(PREFIX) or misspelt
-
-
-def _is_not_text(value: str) -> bool:
-    """Whether it is bytes that are no UTF-8, which Python hands on as lone surrogates."""
-    return any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _of_a_file(file: Path) -> dict[str, str]:
-    """What the file gives, if there is one. A folder of that name is no settings file: some call a virtualenv so."""
-    try:
-        if file.is_dir() or not file.exists():
-            return {}
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise SettingsError(f"{file.absolute()} is not UTF-8 text; save it as that, or remove it.") from None
-    except OSError as error:
-        raise SettingsError(f"{file.absolute()} cannot be read ({error.strerror}); it holds settings.") from None
-    for line in parse_stream(StringIO(text)):
-        if PREFIX in line.original.string and (line.error or (line.key and line.value is None)):
-            raise SettingsError(f"{file.absolute()}, line {line.original.line}, is not of the form NAME=VALUE.")
-    return _ours(dotenv_values(stream=StringIO(text), interpolate=False))
-
-
-def _refuse_misspelt(names: Iterable[str]) -> None:
-    """A near miss is a mistake; other names may be anybody's."""
-    known = [PREFIX + name.upper() for name in (*Settings.model_fields, *_secret_files())]
-    for name in names:
-        if name not in known and (near := difflib.get_close_matches(name, known, 1, 0.85)):
-            raise SettingsError(f"{name} is no setting; did you mean {near[0]}?")
-
-
 def unknown_names() -> list[str]:
     """Names with our prefix, in the environment or `.env`, that nothing reads: a later version may."""
-    known = {PREFIX + name.upper() for name in (*Settings.model_fields, *_secret_files())} | OWN_NAMES
-    return sorted((_of_a_file(ENV_FILE) | _ours(os.environ)).keys() - known)
+    return sorted(given().keys() - {*_known(), *OWN_NAMES})
+
+
+def _known() -> list[str]:
+    return [PREFIX + name.upper() for name in (*Settings.model_fields, *_secret_files())]
 
 
 def _secret_files() -> list[str]:
     """The fields that hold one secret, each with `_file` behind it."""
     fields = Settings.model_fields.items()
-    return [name + _FILE for name, field in fields if field.annotation == SecretStr | None or name == "api_tokens"]
-
-
-def _with_secrets_from_files(given: dict[str, str]) -> dict[str, str]:
-    """With what is in the files that fields name; the newline that an editor puts at the end is no part of it."""
-    whole = dict(given)
-    for name in _secret_files():
-        file = whole.pop(name, None)
-        if file is None:
-            continue
-        setting = (PREFIX + name).upper()
-        field = name.removesuffix(_FILE)
-        if field in given:
-            raise SettingsError(f"{setting} and {(PREFIX + field).upper()} are both set; leave one out.")
-        try:
-            whole[field] = Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError:
-            raise SettingsError(f"{setting} names a file that is not UTF-8 text: {file}.") from None
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or "no path"
-            raise SettingsError(f"{setting} names a file that cannot be read ({why}): {file}.") from None
-        if "\0" in whole[field]:
-            raise SettingsError(f"{setting} names a file with a NUL in it, which no server takes: {file}.")
-        if not whole[field]:
-            raise SettingsError(f"{setting} names a file that is empty: {file}.")
-    return whole
+    return [name + FILE for name, field in fields if field.annotation == SecretStr | None or name == "api_tokens"]
 
 
 def _plain(value: Any) -> Any:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
-
-
-def _completed(server: str, url: str | None, parts: Mapping[str, str | None]) -> str:
-    """The URL with these parts in it, or made of them; raises ValueError where two say the same, or none says where."""
-    setting = f"{PREFIX}{server.upper()}_"
-    names = {part: f"{setting}{part.upper()}" for part in PARTS}
-    if url is None and not parts["host"]:
-        first = next(names[part] for part in PARTS if parts[part])
-        raise ValueError(
-            f"{first} is set, but neither {setting}URL nor {names['host']}, which would say of which server"
-        )
-    try:
-        read = Url.parse(url) if url else Url(SERVERS[server])
-        return str(_with_parts(read, parts))
-    except _WrongPart as wrong:
-        part, told = wrong.args
-        raise ValueError(f"{names[part]}: {told}") from None
-    except ValueError as error:
-        raise ValueError(f"{setting}URL: {error}") from None
-
-
-class _WrongPart(Exception):
-    """Raised when a part cannot be one, or is said by the URL too; names it, and says what would do."""
-
-
-def _with_parts(url: Url, parts: Mapping[str, str | None]) -> Url:
-    said = {"host": url.hosts, "port": url.hosts[0][1] if url.hosts else None, "name": url.path}
-    said |= {"user": url.user, "password": url.password}
-    for part in PARTS:
-        if parts[part] and said[part]:
-            raise _WrongPart(part, "is said by the URL as well; leave one out")
-    host = parts["host"]
-    if host and not _A_HOST.fullmatch(host) and not (url.scheme == SERVERS["database"] and host.startswith("/")):
-        raise _WrongPart("host", "must be the name or the address of one host; its port is a setting of its own")
-    if parts["port"] and not (parts["port"].isdecimal() and 0 < int(parts["port"]) < 65536):
-        raise _WrongPart("port", "must be a port, from 1 to 65535")
-    port = int(parts["port"]) if parts["port"] else None
-    hosts = url.hosts or (((host.strip("[]"), port),) if host else ())
-    if port and url.hosts:
-        hosts = tuple((host, port) for host, _ in url.hosts)
-    return Url(
-        url.scheme,
-        url.user or parts["user"],
-        url.password or parts["password"],
-        hosts,
-        url.path or parts["name"] or "",
-        url.query,
-    )
 
 
 def _require(value: SecretStr | None, name: str, example: str) -> str:

@@ -81,6 +81,8 @@ class Supervisor:
             self._step(self._vouching.end_cut_off, contexts)
             self._step(self._stopping.heed_signals, contexts)
             self._step(self._stopping.end_overdue, contexts)
+        else:
+            self._vouching.follow_nothing()
         self._step(self._vouching.take_back_unfollowed)
 
     @staticmethod

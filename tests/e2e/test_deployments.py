@@ -19,7 +19,8 @@ import yaml
 from reprieve.cli.roles import ROLES
 from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from reprieve.stores.embedded.address import choose_port
-from reprieve.workers.settings import PARTS, SERVERS, Settings
+from reprieve.workers.servers import PARTS, SERVERS
+from reprieve.workers.settings import Settings
 from tests.support.processes import Process, spawn
 from tests.support.waiting import eventually
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from reprieve.adapters import shipper as module
 from reprieve.adapters.shipper import LogShipper
-from reprieve.cli.doctor import commits_are_safe, standbys
+from reprieve.cli.checks.postgres import commits_are_safe, standbys
 from reprieve.models.status import Status
 from reprieve.models.work import Work
 from reprieve.stores.embedded import EmbeddedPostgres

@@ -156,7 +156,7 @@ def test_g11_an_error_that_quotes_others_is_one_line(
     def fail(*_: Any) -> None:
         raise ReprieveError(f"It said: {HOSTILE[name]}")
 
-    monkeypatch.setattr("reprieve.cli.main.services", fail)
+    monkeypatch.setattr("reprieve.cli.commands.runs.services", fail)
     monkeypatch.setattr(sys, "argv", ["reprieve", "ps"])
     with pytest.raises(SystemExit) as ended:
         main()

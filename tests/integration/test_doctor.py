@@ -145,7 +145,7 @@ def test_an_adapter_that_is_broken_is_named(services: Services, monkeypatch: pyt
     assert doctor.plug_ins(services)[0]
     known = dict(registry.adapter_classes())
     del known["remote"]
-    monkeypatch.setattr(doctor, "adapter_classes", lambda: known)
+    monkeypatch.setattr("reprieve.cli.checks.machine.adapter_classes", lambda: known)
     assert bad(doctor.plug_ins(services), "remote")
 
 

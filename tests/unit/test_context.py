@@ -76,7 +76,7 @@ def shipped() -> Shipped:
 def make(rows: Rows, shipped: Shipped) -> Callable[..., RunContext]:
     def build(shipper: Any = shipped, max_runtime_seconds: float | None = None) -> RunContext:
         work = Work(RUN, 2, 5, "any", {}, {}, max_runtime_seconds)
-        return RunContext(SimpleNamespace(runs=rows, host="here", node=a_node("here")), shipper, work)
+        return RunContext(SimpleNamespace(runs=rows, attempts=rows, host="here", node=a_node("here")), shipper, work)
 
     return build
 
@@ -277,7 +277,8 @@ def test_to_be_told_to_stop_is_not_to_be_told_to_leave(context: RunContext, ship
 
 
 def test_whoever_goes_on_begins_after_the_last_stored_number_and_from_its_cursor(rows: Rows, shipped: Shipped) -> None:
-    services, work = SimpleNamespace(runs=rows, host="here", node=a_node("here")), Work(RUN, 2, 5, "any", {}, {})
+    services = SimpleNamespace(runs=rows, attempts=rows, host="here", node=a_node("here"))
+    work = Work(RUN, 2, 5, "any", {}, {})
     context = RunContext(services, shipped, work, Resumed(41, "there"))
     assert (context.cursor, context.last_seq) == ("there", 41)
     context.on_log("stdout", b"more")

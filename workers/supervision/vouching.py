@@ -76,8 +76,6 @@ class Vouching:
         Nothing in it waits for the database: a connection that swallows everything cannot hold it up.
         """
         contexts = self._followed.contexts()
-        if not contexts:
-            self._in_touch_at = _clock()
         if self._out_of_touch_for() < self._services.timing.vouch_after.total_seconds() or not self._vouch.is_due:
             return
         proven = [fence for fence, context in contexts.items() if context.proof() is not None]
@@ -86,6 +84,10 @@ class Vouching:
             for fence in proven:
                 contexts[fence].proof_given()
         self._vouch.made()
+
+    def follow_nothing(self) -> None:
+        """Nothing is followed, so that nothing need be proven."""
+        self._in_touch_at = _clock()
 
     def end_cut_off(self, contexts: Contexts) -> None:
         """End our own children if the database is out of reach for so long that a next attempt may begin elsewhere."""

@@ -1,0 +1,33 @@
+"""Checks of the fleet: the reaper, the hosts, and the log archive as the workers see it."""
+
+from reprieve.cli.checks import Found
+from reprieve.models.health import ailments, refused
+from reprieve.stores.objects import folder_of
+from reprieve.workers.bootstrap import Services
+
+
+def reaper(wired: Services) -> Found:
+    reasons = ailments(wired.sweeps.pulse(), wired.timing)
+    return (False, " ".join(reasons)) if reasons else (True, "Sweeps are made, and canaries come back.")
+
+
+def hosts(wired: Services) -> Found:
+    reasons = wired.nodes.complaints(wired.timing)
+    return (
+        (False, " ".join(reasons)) if reasons else (True, "Each name has one holder, and each host that owes is seen.")
+    )
+
+
+def archive(wired: Services) -> Found:
+    """Whether the archive takes, gives and removes an object, for this user on this machine."""
+    folder = folder_of(wired.settings.archive_url)
+    if folder is not None and not folder.exists():
+        return True, f"The folder {folder} of the log archive is not there yet: the first log that is closed makes it."
+    wired.archives.objects.probe()
+    return True, f"An object was written, read, listed and removed in {wired.settings.archive_url}."
+
+
+def archiving(wired: Services) -> Found:
+    """Whether the workers are refused what they ask of the archive, wherever they are."""
+    reasons = refused(wired.archives.refusals())
+    return (False, " ".join(reasons)) if reasons else (True, "The workers are refused nothing by the log archive.")

@@ -1,0 +1,8 @@
+"""The commands, a file for each subject: a few lines each over the rooms. `cli/main.py` has their list."""
+
+from typing import Annotated
+
+import typer
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the beginning or end of one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For a program to read.")]

@@ -1,0 +1,69 @@
+"""Commands that judge: sweep, health, doctor, simulate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reprieve.cli.commands import AsJson
+from reprieve.cli.render import say, say_json
+from reprieve.models.records import HealthRecord
+from reprieve.simulation.plan import Plan, parse_faults, parse_guards
+from reprieve.workers.bootstrap import fleet_services
+from reprieve.workers.health import complaints
+from reprieve.workers.sweep import sweep as sweep_once
+
+
+def sweep() -> None:
+    """Have the reaper look now, instead of at its next turn."""
+    say_json(sweep_once(fleet_services(), by_hand=True))
+
+
+def health(as_json: AsJson = False) -> None:
+    """Say whether the reaper sees and hears; exit status 1 with the reasons if it does not."""
+    wired = fleet_services()
+    pulse = wired.sweeps.pulse()
+    reasons = complaints(wired, pulse)
+    account = wired.sweeps.account()
+    if as_json:
+        say_json(HealthRecord.of(pulse, reasons, account).model_dump(mode="json"))
+    else:
+        say(*(reasons or ["Well: sweeps are made, and output comes through."]))
+        if not reasons and pulse and pulse.under_way:
+            say(pulse.under_way)
+        for line in account:
+            say(f"{line.adapter}: {line.reaped} reaped, {line.suspected_false} of them gave signs of life later")
+    if reasons:
+        raise typer.Exit(1)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is set up, what is not, and what to do, a line each; exit status 1 if something is wrong."""
+    from reprieve.cli.doctor import examine
+
+    raise typer.Exit(examine(as_json=as_json))
+
+
+def simulate(
+    runs: Annotated[int, typer.Option(help="How many are started over the time.")] = 100_000,
+    hours: Annotated[float, typer.Option(help="Virtual hours.")] = 24.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same, to the letter.")] = 1,
+    seeds: Annotated[int, typer.Option(help="So many seeds, from --seed on.")] = 1,
+    faults: Annotated[str, typer.Option(help="all, none, or names with commas between them.")] = "all",
+    without: Annotated[
+        str | None, typer.Option(help="Also without each of these: watch,listen,ask,brake,adopt, or all.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the first seed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate a fleet under faults through the reaper's own decisions; exit status 1 if it broke its promise."""
+    from reprieve.cli.simulate import run_simulate
+
+    plan = Plan(runs=runs, hours=hours, seed=seed, faults=parse_faults(faults))
+    guards = parse_guards(without) if without is not None else ()
+    try:
+        status = run_simulate(plan, seeds=seeds, without=guards, picture=picture, as_json=as_json)
+    except KeyboardInterrupt:
+        say("the simulation was stopped.", problem=True)
+        raise typer.Exit(130) from None
+    raise typer.Exit(status)

@@ -1,0 +1,216 @@
+"""Commands about runs: start, list, read, end, explain."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reprieve.adapters.spool import SPOOL_BYTES
+from reprieve.cli import output, render
+from reprieve.cli.commands import AsJson, RunId
+from reprieve.cli.exec import run_reported
+from reprieve.cli.render import say, say_json
+from reprieve.models.errors import InvalidRequest
+from reprieve.models.records import RunRecord
+from reprieve.models.rows import Run
+from reprieve.models.status import Status
+from reprieve.workers.bootstrap import Services, fleet_services, services
+from reprieve.workers.cancel import cancel_run
+from reprieve.workers.enqueue import enqueue_run
+from reprieve.workers.explaining import explain as explain_run
+
+Command = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="COMMAND…", help="After --: the program and its arguments; none for a remote run."),
+]
+Config = Annotated[
+    str | None, typer.Option(help="The config of an adapter that runs no command here: JSON, or @FILE with JSON.")
+]
+Secrets = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=env:VARIABLE or NAME=file:/PATH, which the worker has; masked in the output; may be repeated."
+    ),
+]
+Pty = Annotated[bool, typer.Option("--pty", help="Give it a terminal: many programs then print each line at once.")]
+
+
+def run(
+    command: Command = None,
+    adapter: Annotated[str, typer.Option(help="What does the work.")] = "process",
+    config: Config = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show its output; exit with its exit status.")] = False,
+    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")] = None,
+    env: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the command; may be repeated.")] = None,
+    secret: Secrets = None,
+    pty: Pty = False,
+    cwd: Annotated[Path | None, typer.Option(help="Folder to run in; the current one by default.")] = None,
+    max_runtime: Annotated[float | None, typer.Option(help="Seconds after which it is ended.")] = None,
+    max_attempts: Annotated[int, typer.Option(help="How often it may be started if its worker is lost.")] = 1,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run.")] = None,
+) -> None:
+    """Start a run."""
+    started = enqueue_run(
+        adapter,
+        _config(config) | _command_fields(command or [], cwd, env, secret, pty, by_itself=config is None),
+        labels=_pairs("--label", label),
+        max_runtime=max_runtime,
+        max_attempts=max_attempts,
+        idempotency_key=idempotency_key,
+    )
+    if not follow:
+        say(started.id)
+        return
+    say(f"run {started.id}", problem=True)
+    raise typer.Exit(_follow_to_the_end(services(), started))
+
+
+def _command_fields(
+    command: list[str],
+    cwd: Path | None,
+    env: list[str] | None,
+    secret: list[str] | None,
+    pty: bool,
+    *,
+    by_itself: bool,
+) -> dict[str, Any]:
+    """The config that the options of a command make.
+
+    `cwd` and `env` are in it for a command that has no other config, or if they are given: other adapters may not know
+    them.
+    """
+    here = bool(command) and by_itself
+    fields: dict[str, Any] = {"command": command} if command else {}
+    if here or cwd:
+        fields["cwd"] = str((cwd or Path.cwd()).absolute())
+    if here or env:
+        fields["env"] = _pairs("--env", env)
+    if secret:
+        fields["secrets"] = _pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
+    return fields | ({"pty": True} if pty else {})
+
+
+def _config(given: str | None) -> dict[str, Any]:
+    """A config given as JSON, or as the name of a file with it."""
+    if given is None:
+        return {}
+    try:
+        text = Path(given[1:]).read_text() if given.startswith("@") else given
+        config = json.loads(text)
+    except OSError as error:
+        raise InvalidRequest(f"--config: {given[1:]} cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise InvalidRequest(f"--config is no JSON ({error}); give an object, or @FILE.") from None
+    if not isinstance(config, dict):
+        raise InvalidRequest(f"--config is a {type(config).__name__}; give an object of fields and values.")
+    return config
+
+
+def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:
+    pairs = {}
+    for value in values or []:
+        name, equals, rest = value.partition("=")
+        if not equals or not name:
+            raise InvalidRequest(f"{option} {value!r} is not of the form {form}.")
+        pairs[name] = rest
+    return pairs
+
+
+def _follow_to_the_end(wired: Services, started: Run) -> int:
+    try:
+        output.write(output.follower(wired, started).follow())
+    except KeyboardInterrupt:
+        say(f"the run goes on; `reprieve cancel {started.id}` ends it.", problem=True)
+        return 130
+    ended = wired.runs.get(started.id)
+    if ended.status != Status.SUCCEEDED:
+        code = f" ({ended.error_code})" if ended.error_code else ""
+        say(f"{ended.status}{code}. {ended.error_message or ''}".rstrip(), problem=True)
+    return output.exit_status(ended)
+
+
+def _find(wired: Services, run_id: str) -> Run:
+    """The run that a person means; raises `RunNotFound`."""
+    return wired.runs.get(wired.runs.resolve(run_id))
+
+
+def ps(
+    status: Annotated[list[Status] | None, typer.Option(help="Only these; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, the newest first."""
+    wired = services()
+    runs = wired.runs.list(statuses=status or [], limit=limit)
+    if as_json:
+        say_json([RunRecord.of(each).model_dump(mode="json") for each in runs])
+    elif runs:
+        console = render.terminal()
+        for line in render.runs_table(runs, wired.database.now(), console.width):
+            console.print(line, soft_wrap=True)
+    else:
+        say("No runs. Start one with `reprieve run -- COMMAND`.")
+
+
+def logs(
+    run_id: RunId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="From this attempt on; the first by default.")] = None,
+    after: Annotated[int, typer.Option(min=0, help="After this sequence number of that attempt.")] = 0,
+    stream: Annotated[str | None, typer.Option(help="Only this stream, for example stdout.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="With --stream: its bytes on standard output, of one attempt, the last one.")
+    ] = False,
+) -> None:
+    """Show what a run has printed, byte for byte. Exit status 1 if some of it is missing."""
+    if raw and stream is None:
+        raise InvalidRequest("--raw needs --stream, for example --stream stdout: one file cannot hold two streams.")
+    wired = services()
+    wanted = _find(wired, run_id)
+    if attempt is not None and attempt > wanted.attempt and not follow:
+        raise InvalidRequest(f"There is no attempt {attempt} (yet): the run has had {wanted.attempt}.")
+    first = attempt or (max(wanted.attempt, 1) if raw else 1)
+    reader = output.follower(wired, wanted)
+    attempts = range(first, wanted.attempt + 1)[: 1 if raw else None]
+    stored = (item for number in attempts for item in reader.stored(number, after if number == first else 0))
+    try:
+        whole = output.write(reader.follow(first, after) if follow else stored, stream=stream, raw=raw)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if not whole:
+        raise typer.Exit(1)
+
+
+def cancel(run_id: RunId) -> None:
+    """End a run and its work."""
+    wired = services()
+    before = _find(wired, run_id)
+    after = cancel_run(before.id)
+    already = "had already ended: " if Status(before.status).is_final else ""
+    say(f"{after.id} {already}{after.status}")
+
+
+def explain(run_id: RunId, as_json: AsJson = False) -> None:
+    """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
+    wired = fleet_services()
+    told = explain_run(wired, wired.runs.resolve(run_id))
+    if as_json:
+        say_json(told.record.model_dump(mode="json"))
+    else:
+        say(*told.lines)
+
+
+def exec_reported(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND…", help="After --: the program and its arguments.")],
+    run_id: Annotated[str, typer.Option("--run", help="The whole id of the remote run that this is the work of.")],
+    server: Annotated[str, typer.Option(help="The address of the API, for example https://reprieve.example.com.")],
+    spool: Annotated[
+        Path | None, typer.Option(help="Folder for output that waits for the server; a temporary one by default.")
+    ] = None,
+    spool_bytes: Annotated[
+        int, typer.Option(min=1024 * 1024, help="Bytes that may wait there; beyond it, the command waits.")
+    ] = SPOOL_BYTES,
+) -> None:
+    """Run a command here and report it to a remote run; the run's token is in REPRIEVE_RUN_TOKEN."""
+    raise typer.Exit(run_reported(run_id, server, command, spool, spool_bytes))
