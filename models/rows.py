@@ -7,6 +7,8 @@ Three rules keep a refresh cheap (a HOT update, no index touched), and tests hol
 3. what is wide or belongs to one attempt lives in a table beside it (`run_specs`, `run_attempts`).
 
 The tables of logs have no foreign key to `runs`: checking one locks the run's row, which would write it once per block.
+
+All tables are in this one file, long as it is, so that the schema reads as a whole beside its migrations.
 """
 
 import uuid
@@ -99,9 +101,9 @@ class Run(Row):
 
 
 class RunSpec(Row):
-    """What was asked for: written once, read by whoever starts the work.
+    """What was asked for: written once, read when the work starts.
 
-    `trace_parent` is the place of who asked in a trace of theirs, as W3C Trace Context writes it.
+    `trace_parent` is the caller's place in a trace, as W3C Trace Context writes it.
     """
 
     __tablename__ = "run_specs"
@@ -210,10 +212,10 @@ class RunEvent(Row):
 
 
 class AttemptLog(Row):
-    """What is stored of an attempt's log. Whoever writes segments of it holds this row: they never overlap.
+    """What is stored of an attempt's log. A writer of its segments locks this row, so that they never overlap.
 
-    It is also the store's acknowledgement: the shippers read `stored`, and forget what is in it. Chunks of an epoch
-    before `epoch` are refused: whoever attached under it reads their source again.
+    It is also the store's acknowledgement: shippers read `stored` and forget what is in it. Chunks of an epoch before
+    `epoch` are refused: the follower that attached under it reads their source again.
     """
 
     __tablename__ = "attempt_logs"
@@ -278,7 +280,7 @@ class ArchiveRefusal(Row):
 
 
 class LogQuarantine(Row):
-    """A block that could not be stored, and why: kept aside, so that it holds up no other and is not lost."""
+    """A block that could not be stored, and why: a dead-letter queue, so that it holds up no other and is not lost."""
 
     __tablename__ = "log_quarantine"
 
@@ -347,7 +349,7 @@ class ReaperWatch(Row):
 
 
 class Lease(Row):
-    """Who alone may do something just now, and until when; `token` tells one taking from the next."""
+    """Who alone may do something just now, and until when; `token` tells each taking of the lease from the next."""
 
     __tablename__ = "leases"
 
@@ -359,7 +361,7 @@ class Lease(Row):
 
 
 class Worker(Row):
-    """A process that follows runs, and when it was last seen. A hint: whether a run lives is never asked of it.
+    """A process that follows runs, and its last heartbeat. A hint: it never decides whether a run is alive.
 
     `slot` and `namespace` tell holders of one name apart; NULL of a release that had none.
     """
@@ -417,7 +419,7 @@ class Sparing(Row):
 
 
 class RunToken(Row):
-    """The SHA-256 of the token by which work outside reports for its run; the token itself is kept nowhere."""
+    """The SHA-256 of the token by which remote work reports for its run; the token itself is stored nowhere."""
 
     __tablename__ = "run_tokens"
 
@@ -427,7 +429,7 @@ class RunToken(Row):
 
 
 class ApiToken(Row):
-    """The SHA-256 of a token for the HTTP API, and what it is good for; the token itself is kept nowhere."""
+    """The SHA-256 of a token for the HTTP API, and its scope; the token itself is stored nowhere."""
 
     __tablename__ = "api_tokens"
     __table_args__ = (CheckConstraint(_one_of("scope", Scope), name="api_tokens_scope_known"),)

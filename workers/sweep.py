@@ -8,8 +8,8 @@
     judge     what follows from all that?                              models.reaping.judge
     brake     are these too many at once?                              models.reaping.brake
     reap      end it, if it is still silent; evidence beside it        models.reaping.conviction, workers.finish
-    spare     keep why; what is alive is refreshed, and adopted        workers.proof, stores.followers
-    bury      end its work, on whichever host that is                  workers.supervisor
+    spare     keep why; what is alive is refreshed, and adopted        workers.refresh, stores.adoptions
+    bury      end its work, on whichever host that is                  workers.supervision.burying
 
 A sweep is single-flight and repeatable: it decides nothing by itself that the UPDATE does not check again. Its lease is
 renewed at each step; one that stood still meanwhile, and thaws after another has swept, writes nothing and stops.
