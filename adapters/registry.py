@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @cache
 def adapter_classes() -> Mapping[str, type[Adapter]]:
-    """Every installed adapter class by its type. A plug-in that is broken is left out: it must not end others' runs."""
+    """Every installed adapter class by its type, without broken plug-ins: those must not end the runs of others."""
     return {adapter_class.type: adapter_class for adapter_class in map(_load, _plugins()) if adapter_class is not None}
 
 
@@ -83,7 +83,7 @@ def can_attach(adapter_type: str) -> bool:
 
 
 class Adapters:
-    """The adapters of one process, each built when it is first needed; `host` gives this host's name by then."""
+    """The adapters of one process, each built when it is first needed, with the name that `host` returns then."""
 
     def __init__(self, folder: Path, host: Callable[[], str]) -> None:
         self._folder = folder
@@ -103,7 +103,7 @@ class Adapters:
         return self._built[adapter_type]
 
     def usable(self) -> list[str]:
-        """The adapters that this process can work with: one that is installed but cannot be built here is none."""
+        """The adapters that this process can use: those that are installed and can be built here."""
         return [name for name in adapter_classes() if self._can_be_built(name)]
 
     def _can_be_built(self, name: str) -> bool:
@@ -112,7 +112,7 @@ class Adapters:
         try:
             self.get(name)
         except Exception as error:
-            if is_unfit(error):  # Of this worker, just now: that says nothing of the adapter.
+            if is_unfit(error):  # This worker's trouble, which says nothing about the adapter.
                 return True
             logger.exception("The adapter %r cannot be used here; its runs wait for a worker that can.", name)
             self._broken.add(name)

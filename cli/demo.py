@@ -13,10 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from uuid import UUID
 
 import psutil
 from rich.console import Console
@@ -28,9 +25,9 @@ from reprieve.cli.door import page_address, token_of_up
 from reprieve.cli.render import say, terminal
 from reprieve.cli.roles import ROLES
 from reprieve.cli.stack import Stack
+from reprieve.cli.story import Story, event_text
 from reprieve.models.errors import ReprieveError
 from reprieve.models.liveness import Timing
-from reprieve.models.rows import Run, RunEvent
 from reprieve.models.status import EventKind, Status
 from reprieve.models.text import shown, span
 from reprieve.stores.embedded import EmbeddedPostgres
@@ -44,44 +41,6 @@ from reprieve.workers.settings import load_settings
 
 #: All timings divided by this: a window of 10 seconds.
 DEMO_SCALE = 30
-#: Seconds that a slow machine may add to window and sweep before the demo calls a reap late.
-MACHINE_ALLOWANCE = 3.0
-
-
-@dataclass
-class Story:
-    """One run, what must become of it, and what did."""
-
-    name: str
-    told: str
-    expected: str
-    run_id: UUID
-    must_be_reaped: bool = False
-    lines: int | None = None
-    """How many lines it prints, where its log is counted: each must be there once, in order."""
-    events_told: int = 0
-    seen: list[str] = field(default_factory=list)
-    found_after: float | None = None
-
-    def learn(self, run: Run, events: list[RunEvent]) -> None:
-        """Note what a run's row and events say about how it ended."""
-        words = {EventKind.ATTACHED: "followed by another worker"}
-        reaps_and_words = [event for event in events if event.kind in (EventKind.REAPED, *words)]
-        self.seen = [event.detail.get("error_code") or words[EventKind(event.kind)] for event in reaps_and_words]
-        if run.status != Status.FAILED:
-            self.seen.append(run.status)
-        for event in events:
-            if event.kind == EventKind.REAPED:
-                last_sign = datetime.fromisoformat(event.detail["last_proof_at"])
-                self.found_after = (event.at - last_sign).total_seconds()
-
-    def came_out(self, timing: Timing) -> bool:
-        if ", then ".join(self.seen) != self.expected:
-            return False
-        if not self.must_be_reaped:
-            return self.found_after is None
-        limit = (timing.window + timing.sweep_interval).total_seconds() + MACHINE_ALLOWANCE
-        return self.found_after is not None and self.found_after <= limit
 
 
 class Demo:
@@ -194,7 +153,7 @@ class Demo:
             events = self._services.runs.events(story.run_id)
             for event in events[story.events_told :]:
                 if event.kind not in (EventKind.ENQUEUED, EventKind.SPAWNED, EventKind.DISPATCHED):
-                    self.say(story.name, _event_text(event))
+                    self.say(story.name, event_text(event))
             story.events_told = len(events)
 
     def _judge(self) -> bool:
@@ -230,26 +189,6 @@ class Demo:
         return printed == [b"line %d" % number for number in range(1, story.lines + 1)]
 
 
-def _name(event: RunEvent) -> str:
-    """The worker of an event, as Rich takes it for nothing but text."""
-    return escape(shown(event.detail.get("worker_node")))
-
-
-def _event_text(event: RunEvent) -> str:
-    if event.kind == EventKind.REAPED:
-        again = "; queued again" if event.detail["retry"] else ""
-        return (
-            f"[red]reaped[/] as {event.detail['error_code']}, silent for {span(event.detail['silent_seconds'])}{again}"
-        )
-    texts = {
-        EventKind.CLAIMED: f"attempt {event.attempt} is running on {_name(event)}",
-        EventKind.SUCCEEDED: "[green]succeeded[/]",
-        EventKind.ATTACHED: f"goes on, followed by {_name(event)}",
-        EventKind.TERMINATED: f"the work of attempt {event.attempt} is confirmed gone",
-    }
-    return texts.get(EventKind(event.kind), event.kind)
-
-
 def run_demo(*, real_time: bool) -> int:
     """Set everything up, tell the stories, end everything; the exit status."""
     console = terminal()
@@ -278,7 +217,7 @@ def run_demo(*, real_time: bool) -> int:
 
 
 def _tell_on_a_stack(folder: Path, scale: int, console: Console, started: set[psutil.Process]) -> bool:
-    """Whether all came out as foretold; notes what runs below this process before it ends it."""
+    """Whether all came out as expected; notes what runs below this process before it ends it."""
     no_servers = {f"{server}_{part}": None for server in SERVERS for part in ("url", *PARTS)}
     settings = load_settings(data_dir=folder, time_scale=scale, **no_servers)
     token = token_of_up(settings)
@@ -302,7 +241,7 @@ def _tell_on_a_stack(folder: Path, scale: int, console: Console, started: set[ps
 
 
 def _let_look(console: Console, page: str) -> None:
-    """Leave the page open to somebody who sits there; to a program, there is nothing to wait for."""
+    """Leave the page open while a person is at the terminal; for a program, there is nothing to wait for."""
     if not (sys.stdin.isatty() and console.is_terminal):
         return
     console.print(f"\n[bold]The page is still open: {page}[/]  Press Enter to end it all.", soft_wrap=True)

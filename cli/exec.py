@@ -129,7 +129,7 @@ class ReportingContext:
         return self._stopping.wait(seconds)
 
     def stop(self) -> None:
-        """Have the command be ended, on a thread: whoever reads its output may be waiting for room in the spool."""
+        """End the command, on a thread: the reader of its output may be waiting for room in the spool."""
         self._stopping.set()
         if self._process is not None:
             threading.Thread(target=host.terminate, args=(self._process,), daemon=True).start()
@@ -137,7 +137,7 @@ class ReportingContext:
 
 @contextmanager
 def _heeding_signals(context: ReportingContext) -> Iterator[threading.Event]:
-    """Ctrl-C, SIGTERM and a terminal that goes end the command, which is then reported; a second one gives that up.
+    """Ctrl-C, SIGTERM and a closed terminal end the command, which is then reported; a second one gives that up.
 
     So does the first once the command has ended, which the event is set to say: there is nothing else left to end.
     """
@@ -165,7 +165,7 @@ def _heeding_signals(context: ReportingContext) -> Iterator[threading.Event]:
 
 @contextmanager
 def _spool(folder: Path | None, limit: int) -> Iterator[Spool]:
-    """A spool below `folder`, or in a temporary one. Of the former, what could not be sent stays there."""
+    """A spool below `folder`, where what could not be sent stays, or in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="reprieve-exec-") as temporary:
         spool = Spool.create(folder or Path(temporary), limit=limit, file_bytes=FILE_BYTES)
         try:

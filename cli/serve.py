@@ -28,7 +28,7 @@ GRACE = 3
 
 
 def serve(services: Services) -> None:
-    """Until it is asked to end. A database that is away is waited for, since the tokens are in it.
+    """Serve until asked to end. It waits for a database that is down, since the tokens are in it.
 
     Raises `SettingsError` rather than be open to a network, or closed to everybody.
     """
@@ -53,7 +53,7 @@ def serve(services: Services) -> None:
 
 
 def with_own_token(services: Services) -> Services:
-    """The same services, to which the token of the data folder is known, if there is one.
+    """The same services, with the token of the data folder added to the known ones, if there is one.
 
     It is made where there is no other, for a machine of its own. Raises `SettingsError` for what is to be open, or has
     no token, and is not on loopback.

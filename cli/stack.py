@@ -67,7 +67,7 @@ environment={environment}
 
 
 class StackError(ReprieveError):
-    """Raised when the processes of one machine cannot be started, or one that all need has ended."""
+    """Raised when the processes of one machine cannot be started, or one that all others need has ended."""
 
 
 class Stack:

@@ -2,7 +2,7 @@
 
 Each list of owed work is ordered, and would begin with the same poison item each time. So a try that fails, or that is
 never heard of again, is a *setback*: a row that says how often, why, and when the item is tried next. What never failed
-comes first; what failed waits longer each time, up to a limit; why is told to whoever asks.
+comes first; what failed waits longer each time, up to a limit (exponential backoff); `explain` and health report why.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,9 @@
 """Adoptions: another worker follows what its own has left.
 
-That work is to be adopted is a fact on its attempt (`run_attempts.adoption`), decided by the row alone: it lives out
-of process, and it has a handle. No message tells of it, and whoever writes it need not know the adapter. Every worker
-of runs looks again and again for what it can adopt itself; the epoch that it raises fences whoever followed before.
+An *orphan* is out-of-process work whose worker has no fresh heartbeat, or has left it. That it is to be adopted is a
+fact on its attempt (`run_attempts.adoption`), decided by the row alone, so that the writer need not know the adapter.
+There is no message: every worker of runs looks again and again for what it can adopt. The epoch that it raises fences
+off the follower before.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,14 +24,13 @@ from reprieve.stores.logs import PostgresLogStore, Resumed
 from reprieve.stores.runs.claims import work_of
 from reprieve.stores.runs.conditions import FOR_THIS_NODE, ORPHANABLE
 
-# orphan: out-of-process work whose worker has not been seen for a while is to be followed by another one, whoever has
-# its adapter; but for what another transaction holds, which must not keep the others waiting.
+# orphan: out-of-process work whose worker has had no heartbeat for a while goes up for adoption. Rows that another
+# transaction holds are skipped, so that they do not keep the others waiting.
 ORPHAN = text(f"""
 WITH orphans AS (
     SELECT a.run_id, a.attempt FROM workers w JOIN run_attempts a ON a.worker_id = w.id
     JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
-    WHERE w.seen_at < clock_timestamp() - :gone_after
-      AND {ORPHANABLE}
+    WHERE w.seen_at < clock_timestamp() - :gone_after AND {ORPHANABLE}
     FOR NO KEY UPDATE OF a SKIP LOCKED
 )
 UPDATE run_attempts a SET adoption = 'owed', adoption_owed_at = clock_timestamp()
@@ -46,7 +46,7 @@ WHERE w.seen_at < clock_timestamp() - :gone_after AND NOT EXISTS (
     WHERE a.worker_id = w.id AND {ORPHANABLE})
 """)  # noqa: S608 - our own text
 
-# hand over: the same, by a follower that leaves or a sweep that found the work alive and nobody speaking for it.
+# hand over: the same, by a follower that leaves, or by a sweep that found the work alive without a follower.
 HAND_OVER = text(f"""
 UPDATE run_attempts a SET adoption = 'owed', adoption_owed_at = clock_timestamp()
 FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch) JOIN runs r ON r.id = t.id
@@ -109,14 +109,14 @@ class AdoptionStore:
         self._logs = logs
 
     def orphan(self, gone_after: timedelta) -> int:
-        """Have the work of workers that are gone adopted; returns how many runs are newly owed that."""
+        """Put the work of workers without a heartbeat up for adoption; returns how many runs that are."""
         with self._database.begin() as connection:
             orphaned = len(connection.execute(ORPHAN, {"gone_after": gone_after}).all())
             connection.execute(FORGET_GONE, {"gone_after": gone_after})
             return orphaned
 
     def hand_over(self, fences: Iterable[Fence]) -> set[Fence]:
-        """Have the work under these fences adopted; returns those to which it applied."""
+        """Put the work under these fences up for adoption; returns those to which it applied."""
         values = fence_arrays(fences)
         if not values["ids"]:
             return set()
@@ -136,9 +136,9 @@ class AdoptionStore:
         return [(row.run_id, row.attempt, row.adapter) for row in self._database.run(LEFT_TO_OTHERS, values)]
 
     def adopt(self, run_id: UUID, attempt: int, epoch: int, node: str, worker_id: UUID) -> Adoption | None:
-        """Take work over, or None when another did, or the run has ended.
+        """Take work over; None when another worker did, or the run has ended.
 
-        In the same transaction its log is cut to what can be read on from, and whoever wrote it before is refused.
+        The same transaction cuts its log to where it can be read on from, and refuses its earlier writer from then on.
         """
         place = {"run_id": run_id, "attempt": attempt, "epoch": epoch}
         with suppress(Superseded), self._database.begin() as connection:

@@ -74,28 +74,23 @@ class FleetStore:
         self._database = database
 
     def active(self) -> list[Active]:
-        with self._database.begin() as connection:
-            return [Active(**row._mapping) for row in connection.execute(ACTIVE)]
+        return [Active(**row._mapping) for row in self._database.run(ACTIVE)]
 
     def ages(self, bounds: Sequence[float]) -> dict[str, Ages]:
         """By adapter; `bounds` are upper bounds in seconds, in order."""
         found: dict[str, Ages] = {}
-        with self._database.begin() as connection:
-            for row in connection.execute(AGES, {"bounds": list(bounds)}):
-                of = found.get(row.adapter, Ages([0] * (len(bounds) + 1), 0.0))
-                of.buckets[row.bucket] = row.runs
-                found[row.adapter] = Ages(of.buckets, of.seconds + row.seconds)
+        for row in self._database.run(AGES, {"bounds": list(bounds)}):
+            of = found.get(row.adapter, Ages([0] * (len(bounds) + 1), 0.0))
+            of.buckets[row.bucket] = row.runs
+            found[row.adapter] = Ages(of.buckets, of.seconds + row.seconds)
         return found
 
     def history(self, step: timedelta, steps: int) -> list[Step]:
         """What happened in each of the last steps, the newest last."""
-        found = {}
-        with self._database.begin() as connection:
-            for row in connection.execute(HISTORY, {"step": step, "steps": steps}):
-                found[row.steps_ago] = Step(row.started, row.ended, row.reaped)
+        rows = self._database.run(HISTORY, {"step": step, "steps": steps})
+        found = {row.steps_ago: Step(row.started, row.ended, row.reaped) for row in rows}
         return [found.get(ago, Step()) for ago in reversed(range(steps))]
 
     def owed(self) -> dict[str, int]:
         """How many attempts are owed a termination, an adoption, the closing of their log."""
-        with self._database.begin() as connection:
-            return dict(connection.execute(OWED).one()._mapping)
+        return dict(self._database.run(OWED)[0]._mapping)

@@ -1,4 +1,4 @@
-"""Nodes in PostgreSQL: when each was last seen, who else holds a name, and what hosts that nobody sees still owe."""
+"""Nodes in PostgreSQL: when each was last seen, who else holds its name, and what unseen hosts still owe."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -44,8 +44,8 @@ SELECT host AS name, count(*) AS owed, clock_timestamp() - max(last_seen) AS uns
 FROM owing GROUP BY host, slot HAVING max(last_seen) < clock_timestamp() - :unseen_for ORDER BY host
 """)  # noqa: S608 - our own text
 
-# waive: nobody waits for these terminations any more. They stay to be done, should the host come back. One that another
-# transaction holds is passed over.
+# waive: nobody waits for these terminations any more. They are still done if the host comes back. Rows that another
+# transaction holds are skipped.
 WAIVE = text(f"""
 WITH owing AS ({OWING}), lost AS (
     SELECT a.run_id, a.attempt, l.last_seen
@@ -100,9 +100,9 @@ class NodeStore:
         return complaints(self.unseen(timing.window), self.held_twice(timing.worker_gone_after), timing)
 
     def waive(self, lost_after: timedelta, right: str) -> int:
-        """Have nobody wait for terminations of hosts not seen for so long; `right` tells why, after the host's name.
+        """Stop waiting for terminations of hosts not seen for so long; returns how many.
 
-        Returns how many.
+        `right` says why, and follows the host's name in the event.
         """
         return len(self._database.run(WAIVE, {"lost_after": lost_after, "right": right}))
 

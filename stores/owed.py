@@ -1,4 +1,4 @@
-"""Setbacks: what of the owed work failed, and when it is tried next (`models.owed`). One place for every duty."""
+"""Setbacks: owed work that failed, and when it is tried next (`models.owed`). One place for every duty."""
 
 from collections.abc import Iterable
 from uuid import UUID
@@ -11,8 +11,8 @@ from reprieve.models.work import storable
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
 
-# try: these items are about to be tried. That is written before they are: one that hangs, or ends its process, goes
-# behind the others all the same, and another process leaves it alone meanwhile.
+# try: these items are about to be tried. It is written before the try, so that an item that hangs, or that kills its
+# process, still goes behind the others, and other processes leave it alone meanwhile.
 TRY = text("""
 INSERT INTO setbacks AS s (duty, run_id, attempt, tries, reason, next_try_at)
 SELECT :duty, k.run_id, k.attempt, 1, :reason, clock_timestamp() + :first_pause
@@ -35,7 +35,7 @@ DELETE FROM setbacks s USING unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[
 WHERE s.duty = :duty AND s.run_id = k.run_id AND s.attempt = k.attempt
 """)
 
-# Of what is not owed any more, a setback says nothing: somebody else did it, or the run has ended.
+# A setback of work that is no longer owed means nothing: it was done elsewhere, or the run has ended.
 _OWED_STILL = """EXISTS (
     SELECT FROM run_attempts a LEFT JOIN log_archives v USING (run_id, attempt)
     WHERE a.run_id = s.run_id AND a.attempt = s.attempt AND CASE s.duty
@@ -66,7 +66,7 @@ class Setbacks:
         self._database = database
 
     def begin(self, duty: Duty, items: Iterable[LogKey]) -> set[LogKey]:
-        """Those of these items that may be tried now; until they are `done`, they count as having failed."""
+        """Those of these items that may be tried now; until they are `done`, they count as failed."""
         values = key_arrays(items)
         if not values["ids"]:
             return set()
@@ -75,18 +75,18 @@ class Setbacks:
         return {(row.run_id, row.attempt) for row in rows}
 
     def failed(self, duty: Duty, item: LogKey, reason: str) -> None:
-        """Why the try that was begun has failed."""
+        """Record why the try that was begun has failed."""
         values = {"duty": duty.value, "run_id": item[0], "attempt": item[1], "reason": storable(reason)[:MAX_REASON]}
         self._database.run(FAIL, values)
 
     def done(self, duty: Duty, items: Iterable[LogKey]) -> None:
-        """These are not owed any more, or only have to wait: none of them failed."""
+        """These are not owed any more, or only have to wait: none of them has failed."""
         values = key_arrays(items)
         if values["ids"]:
             self._database.run(DONE, values | {"duty": duty.value})
 
     def tidy(self) -> int:
-        """Delete what is said of work that is not owed any more; returns how many."""
+        """Delete the setbacks of work that is no longer owed; returns how many."""
         with self._database.begin() as connection:
             return connection.execute(TIDY).rowcount
 

@@ -1,4 +1,4 @@
-"""Questions of a sweep about work that only the workers of its host can look at, and their answers."""
+"""Questions of a sweep about work that only the workers of its host can see, and their answers."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from reprieve.models.work import Fence
 from reprieve.stores.arrays import fence_arrays, key_arrays
 from reprieve.stores.database import Database
 
-# handles: what the platform is asked about, for the runs among these that have one.
+# handles: what to ask the platform about, for those of these runs that have a handle.
 HANDLES = text("""
 SELECT a.run_id, a.attempt, r.adapter, a.host, a.handle, a.slot
 FROM unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch)
@@ -23,7 +23,7 @@ JOIN run_attempts a ON a.run_id = r.id AND a.attempt = r.attempt
 WHERE a.handle IS NOT NULL
 """)
 
-# ask: what a sweep wants to know of work that only the workers of its host can look at.
+# ask: what a sweep asks about work that only the workers of its host can see.
 ASK = text("""
 INSERT INTO questions (run_id, attempt, host, adapter, handle)
 SELECT * FROM jsonb_to_recordset(CAST(:questions AS jsonb))
@@ -50,7 +50,7 @@ FORGET_QUESTIONS = text("DELETE FROM questions")
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """Work of an attempt as its platform knows it; `host` is the only one that can act on it, None for any."""
+    """Work of an attempt as its platform knows it; only `host` can act on it, or any host if that is None."""
 
     run_id: UUID
     attempt: int
@@ -60,7 +60,7 @@ class Handle:
     slot: str | None = None
 
     def is_for(self, node: Node | None) -> bool:
-        """Whether this node can act on it: any can, or this very one."""
+        """Whether this node can act on it: any can, or exactly this one."""
         if self.host is None:
             return True
         return node is not None and self.host == node.name and self.slot in (None, node.slot)
@@ -80,7 +80,7 @@ class QuestionStore:
         return [Handle(**row._mapping) for row in self._database.run(HANDLES, values)]
 
     def ask(self, handles: Sequence[Handle]) -> None:
-        """Ask the workers of the handles' hosts; questions of an earlier sweep are forgotten."""
+        """Ask the workers of the handles' hosts, and delete the questions of earlier sweeps."""
         questions = [asdict(handle) | {"run_id": str(handle.run_id)} for handle in handles]
         with self._database.begin() as connection:
             connection.execute(FORGET_QUESTIONS)
@@ -100,5 +100,5 @@ class QuestionStore:
         self._database.run(ANSWER, values)
 
     def answers(self) -> dict[UUID, Probe]:
-        """What the hosts have said so far."""
+        """The answers so far."""
         return {row.run_id: Probe(row.answer) for row in self._database.run(ANSWERS)}

@@ -56,9 +56,7 @@ class TokenStore:
     def issue(self, run_id: UUID) -> str:
         """A new token, good for this run only; it cannot be shown again. Raises `RunNotFound`."""
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        with self._database.begin() as connection:
-            issued = connection.execute(ISSUE, {"run_id": run_id, "hash": hash_of(token)}).one_or_none()
-        if issued is None:
+        if not self._database.run(ISSUE, {"run_id": run_id, "hash": hash_of(token)}):
             raise RunNotFound(f"There is no run {run_id}.")
         return token
 
@@ -66,9 +64,8 @@ class TokenStore:
         """Whether this is the run's token, in a time that tells nothing of how much of it is right."""
         if not isinstance(token, str):
             return False
-        with self._database.begin() as connection:
-            found: bytes | None = connection.execute(FIND, {"run_id": run_id}).scalar()
-        return found is not None and hmac.compare_digest(bytes(found), hash_of(token))
+        found = self._database.run(FIND, {"run_id": run_id})
+        return bool(found) and hmac.compare_digest(bytes(found[0].hash), hash_of(token))
 
     # -- of the HTTP API
 
@@ -77,10 +74,8 @@ class TokenStore:
         if not (is_plain_text(name) and 1 <= len(name.strip()) <= MAX_NAME_LENGTH):
             raise InvalidRequest(f"The name {name!r} will not do; give text of 1 to {MAX_NAME_LENGTH} characters.")
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        with self._database.begin() as connection:
-            values = {"name": name, "hash": hash_of(token), "scope": scope.value}
-            if connection.execute(CREATE, values).one_or_none() is None:
-                raise InvalidRequest(f"There is a token {name!r} already; revoke it first, or choose another name.")
+        if not self._database.run(CREATE, {"name": name, "hash": hash_of(token), "scope": scope.value}):
+            raise InvalidRequest(f"There is a token {name!r} already; revoke it first, or choose another name.")
         return token
 
     def revoke(self, name: str) -> bool:
@@ -100,9 +95,7 @@ class TokenStore:
 
     def scope_of(self, token: str) -> Scope | None:
         """What a token is good for; None for one that is not known."""
-        with self._database.begin() as connection:
-            found: str | None = connection.execute(SCOPE, {"hash": hash_of(token)}).scalar()
-        return Scope(found) if found else None
+        return next((Scope(row.scope) for row in self._database.run(SCOPE, {"hash": hash_of(token)})), None)
 
 
 def own_token(data_dir: Path) -> str | None:

@@ -79,7 +79,7 @@ class Services:
 def resolve_settings() -> Settings:
     """The settings, with the embedded servers' addresses where none are set and `reprieve up` runs here.
 
-    Whoever talks to the database of that `up` keeps its time, whatever the environment says.
+    A process that uses the database of that `up` uses its time scale too, whatever the environment says.
     """
     settings = load_settings()
     missing = {name: url for name, url in read_addresses(settings.data_dir).items() if not getattr(settings, name)}
@@ -156,9 +156,9 @@ def services() -> Services:
 
 
 def fleet_services() -> Services:
-    """The services of a command that judges the fleet, or sweeps it: at the time scale of the last sweep, whoever's.
+    """The services of a command that judges or sweeps the fleet, at the time scale of the last sweep.
 
-    A sweep at another one would begin a new watch, and a fleet in a hurry look dead to who takes his time.
+    A sweep at another scale would begin a new watch, and judge the fleet by times that it does not keep.
     """
     wired = services()
     watch = wired.sweeps.last_watch()

@@ -1,4 +1,4 @@
-"""What an adapter is given while it follows one attempt: its way to the log, to the row, and to being told to stop."""
+"""What an adapter gets while it follows one attempt: access to the log and to the row, and the signal to stop."""
 
 import logging
 import threading
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class RunContext:
     """Implements `adapters.protocol.Context` for one attempt on this worker. Thread-safe.
 
-    `resumed` is from where the log goes on of work that another worker has started.
+    `resumed` says where the log goes on, for work that another worker has started.
     """
 
     def __init__(self, services: Services, shipper: LogShipper, work: Work, resumed: Resumed | None = None) -> None:
@@ -66,13 +66,13 @@ class RunContext:
             # The usual case, at no more than it must cost: this is called for each line that a run prints.
             self._take(encode((at, stream, chunk, cursor)))
         elif pieces := split_output(chunk):
-            # Only the last piece bears the cursor: whoever reads on from it must have all of them.
+            # Only the last piece carries the cursor: a reader that goes on from it must have all of them.
             places = [None] * (len(pieces) - 1) + [cursor]
             records = zip(pieces, places, strict=True)
             self._take(*[encode((at, stream, piece, place)) for piece, place in records])
 
     def _take(self, *chunks: bytes) -> None:
-        """Have the shipper take these chunks over. What it cannot do is no fault of the work."""
+        """Hand these chunks to the shipper. Its failure is not the work's."""
         try:
             self._shipper.add(self._log, chunks)
         except Exception as error:
@@ -91,9 +91,9 @@ class RunContext:
         self._dispatched = True
 
     def _record(self, write: Callable[[], None]) -> None:
-        """Write what must be recorded before the work may begin; a database that is away or unfit is waited for.
+        """Write what must be recorded before the work may begin, retrying while the database is down.
 
-        It waits until the run has ended or is not ours any more, which its supervisor learns when the database is back.
+        It stops when the run has ended or is not ours any more, which the supervisor learns once the database is back.
         """
         waits = f"Run {self.run_id}: its work waits to be recorded."
         self._awaits_record = True
@@ -130,12 +130,12 @@ class RunContext:
 
     @property
     def last_seq(self) -> int:
-        """The number of the last chunk handed over: the end of the attempt names it."""
+        """The number of the last chunk handed to the shipper, which the end of the attempt records."""
         return self._log.last_seq
 
     @property
     def is_overdue(self) -> bool:
-        """Whether its time is over; never once it has a result, which outranks whatever came after."""
+        """Whether it has exceeded its `max_runtime`; never once it has a result, which outranks anything later."""
         return self._deadline is not None and time.monotonic() > self._deadline and not self._has_result
 
     @property
@@ -150,12 +150,12 @@ class RunContext:
 
     @property
     def is_told(self) -> bool:
-        """Whether this follower was told to stop, or to leave."""
+        """Whether this follower was asked to stop or to leave."""
         return self._wake.is_set()
 
     @property
     def can_be_left(self) -> bool:
-        """Whether there is a handle by which another worker could go on, and this one was told nothing yet."""
+        """Whether another worker could go on by the handle, and this one has not been asked to stop or leave."""
         return self._dispatched and not self._wake.is_set()
 
     def stop(self) -> None:
@@ -188,9 +188,9 @@ class RunContext:
         self._wake.set()
 
     def proof(self) -> Proof | None:
-        """What can be said for this run: its process lives, or a heartbeat came that has not been given yet.
+        """The proof of life that can be given now: its process is alive, or there is a heartbeat not given yet.
 
-        While its beginning or its result waits to be recorded, this worker itself is what keeps the run alive.
+        While its beginning or its result waits to be recorded, this worker itself keeps the run alive.
         """
         if self._awaits_record or self._has_result or (self._process is not None and is_alive(self._process)):
             return Proof.KEEPALIVE

@@ -21,7 +21,7 @@ _OF_ITS_PORT = re.compile(r"(tcp|udp|sctp)://")
 #: Where settings may stand beside the environment, which goes before it.
 ENV_FILE = Path(".env")
 
-#: Names with our prefix that are no settings: what work is told of itself, and `reprieve exec` of its run.
+#: Names with our prefix that are not settings: of the environment of a run's work, and of `reprieve exec`.
 OWN_NAMES = frozenset({"REPRIEVE_RUN_ID", "REPRIEVE_ATTEMPT", "REPRIEVE_RUN_TOKEN"})
 
 #: `REPRIEVE_…_FILE` of a secret names a file that holds it.
@@ -34,7 +34,7 @@ def given() -> dict[str, str]:
 
 
 def _ours(values: Mapping[str, str | None]) -> dict[str, str]:
-    """Those of our prefix, in capitals, and without what Kubernetes says of a service."""
+    """Those with our prefix, in capitals, and without the variables that Kubernetes sets for services."""
     found = {}
     for name, value in values.items():
         of_a_service = _OF_A_SERVICE.search(name) or (value and _OF_ITS_PORT.match(value) and name.endswith("_PORT"))
@@ -54,12 +54,12 @@ def _is_meant_for_us(name: str) -> bool:
 
 
 def _is_not_text(value: str) -> bool:
-    """Whether it is bytes that are no UTF-8, which Python hands on as lone surrogates."""
+    """Whether it holds bytes that are not UTF-8, which Python represents as lone surrogates."""
     return any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _of_a_file(file: Path) -> dict[str, str]:
-    """What the file gives, if there is one. A folder of that name is no settings file: some call a virtualenv so."""
+    """What the file gives, if there is one. A folder of that name is not one: some people name a virtualenv so."""
     try:
         if file.is_dir() or not file.exists():
             return {}
@@ -75,14 +75,14 @@ def _of_a_file(file: Path) -> dict[str, str]:
 
 
 def refuse_misspelt(names: Iterable[str], known: Sequence[str]) -> None:
-    """A near miss is a mistake; other names may be anybody's."""
+    """Refuse near misses, which are mistakes; other names may belong to anything."""
     for name in names:
         if name not in known and (near := difflib.get_close_matches(name, known, 1, 0.85)):
             raise SettingsError(f"{name} is no setting; did you mean {near[0]}?")
 
 
 def with_secrets_from_files(given: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
-    """With what is in the files that fields name; the newline that an editor puts at the end is no part of it."""
+    """Replace the name of each file by its content, without the newline that an editor puts at the end."""
     whole = dict(given)
     for name in names:
         file = whole.pop(name, None)

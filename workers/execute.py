@@ -1,7 +1,7 @@
 """`runs.execute`: claim a run, have its adapter do the work, record how it ended.
 
 The message is acknowledged early and may come twice or never: the claim starts one attempt, and the row is what a
-lost message is found by. A worker that cannot use a message (it has not the adapter, or not the database) passes it on.
+lost message is found by. A worker that cannot use a message (it lacks the adapter, or the database) passes it on.
 """
 
 import logging
@@ -23,8 +23,8 @@ from reprieve.workers.waiting import until_fit
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a claim is tried while the database is away: other messages wait in the broker as long. Then it may be
-#: this worker that cannot reach it, and another one that can.
+#: Seconds to retry a claim while the database is down; other messages wait in the broker meanwhile. After that, perhaps
+#: only this worker cannot reach it.
 CLAIM_FOR = 30.0
 
 
@@ -44,7 +44,7 @@ def execute_task(self: Any, run_id: str) -> dict[str, Any]:
 
 
 def _claim(wired: Services, ours: Crew, run_id: UUID, request: Any) -> Work | None:
-    """Claim a run for this worker; None when it is not to be had. A message that others may use is passed on."""
+    """Claim a run for this worker; None when it cannot. A message that another worker may use is passed on."""
 
     def attempt() -> tuple[Work | None, str | None]:
         adapters = wired.adapters.usable()

@@ -1,4 +1,4 @@
-"""`finish`: the one way in which any run ends, whoever calls it, and the way in which an attempt ends for a retry.
+"""`finish`: the one way in which any run ends, and any attempt that is to be retried.
 
 One statement in one transaction makes the end a fact (`stores.runs.ends.FINISH`): status, the attempt's outcome, the
 event with its evidence, and the termination owed. What follows the commit only makes it felt soon, and may be lost
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 def finish(services: Services, ends: Sequence[End], *, pass_over_held: bool = False) -> list[Ended]:
     """End runs; returns those to which their end applied. The first final state wins: a late result changes nothing.
 
-    `pass_over_held` is for many at once that can be ended later as well: a run that another transaction is writing just
-    now, or that one which has stalled holds, keeps none of the others from its end.
+    `pass_over_held` is for many at once that can be ended later as well: it skips a run that another transaction is
+    writing, or that a stalled transaction holds, so that the others end now.
     """
     if not ends:
         return []
@@ -44,7 +44,7 @@ def _without_held(connection: Connection, ends: Sequence[End]) -> list[End]:
 
 
 def _announce(services: Services, ended: Sequence[Ended]) -> None:
-    """After the commit: free the throttle, and tell whoever still follows these runs to stop."""
+    """After the commit: release the throttle, and signal the followers of these runs to stop."""
     if not ended:
         return
     services.throttle.forget([run.run_id for run in ended])

@@ -1,11 +1,11 @@
-"""Follow one attempt to its end, whoever started it, and record how it ended.
+"""Follow one attempt to its end, whichever worker started it, and record how it ended.
 
 Nothing that an adapter raises ends the worker. A follower that is to leave (`Released`) records no end: the work goes
 on, and another worker follows it.
 
-Nor does this worker's own trouble end the work: too few descriptors, a full disk, a lost connection (`models.faults`)
-say nothing of it. What was recorded as started elsewhere is left to whoever follows it next, this worker after a pause
-among them; what has begun nothing goes back to the queue, and its attempt does not count.
+Nor does this worker's own trouble end the work: too few descriptors, a full disk or a lost connection (`models.faults`)
+say nothing about it. Work that was recorded as started elsewhere is left to its next follower, which may be this worker
+after a pause. An attempt that has begun nothing goes back to the queue, and does not count.
 """
 
 import logging
@@ -59,13 +59,13 @@ _lock = threading.Lock()
 
 
 class _Unable(Exception):
-    """Raised when this worker is in no state to go on with an attempt; its cause says why. Not an end."""
+    """Raised when this worker cannot go on with an attempt, for the reason in its cause. Not an end."""
 
 
 def follow_to_the_end(services: Services, context: RunContext, follow: Follow, name: str) -> str:
-    """Have the adapter follow the context's work, and record the end; returns what came of it, in a word.
+    """Have the adapter follow the context's work, and record the end; returns the result in a word.
 
-    `name` is what this is called in a trace.
+    `name` is the name of the span in a trace.
     """
     with tracing.following(context.work, name) as (work, span):
         result = _follow(services, work, context, follow)
@@ -130,14 +130,14 @@ def _persist(
     stop: Callable[[float], bool] = lambda _: False,
     again: Callable[[BaseException], bool] = lambda error: fault_of(error) is not Fault.CONTENT,
 ) -> T:
-    """Write what must not be lost, for as long as it takes or until `stop`; raises what no second try would change."""
+    """Write what must not be lost, retrying until it succeeds or `stop` says so; raises what no retry would change."""
     return until_fit(write, lambda _, why: logger.error("%s: %s", otherwise, why), longest=15, stop=stop, again=again)
 
 
 def note_late_result(services: Services, end: End) -> None:
-    """A result of an attempt that was reaped: kept as an event, and counted as a reap that may have been wrong.
+    """Keep the result of an attempt that was reaped as an event, and count the reap as one that may have been wrong.
 
-    Work that a signal has ended says nothing of that: it was ours, for the run was reaped.
+    Work that a signal has ended says nothing about that: the signal was ours, because the run was reaped.
     """
     if "signal" in end.detail:
         return
@@ -152,7 +152,7 @@ def note_late_result(services: Services, end: End) -> None:
 
 
 def _leave(services: Services, context: RunContext) -> str:
-    """Leave the work to another worker, if none has it yet. The sweep finds what could not be left."""
+    """Hand the work over, if no other worker has it yet. The sweep finds what could not be handed over."""
     work = context.work
     context.flush(LEAVE_TIMEOUT)
     try:
@@ -166,7 +166,7 @@ def _leave(services: Services, context: RunContext) -> str:
 def _give_up(services: Services, context: RunContext, why: str) -> str:
     """This worker is in trouble: leave what goes on without it, take back what began nothing; the rest is lost.
 
-    Which of them it is, the rows say: what was recorded may have been so without our having been told.
+    The rows say which of these it is: a record may have been committed without this worker hearing so.
     """
     work = context.work
     logger.error("Run %s attempt %d: trouble of this worker, not of the work: %s", work.run_id, work.attempt, why)
@@ -222,7 +222,7 @@ def take_back(services: Services, fence: Fence, why: str) -> bool:
 
 
 def _pause(run_id: UUID) -> float:
-    """Seconds for which work is left alone that this worker could not follow: longer each time."""
+    """Seconds to leave work alone that this worker could not follow; longer each time."""
     with _lock:
         times = _troubles[run_id] = _troubles.get(run_id, 0) + 1
     pause: float = min(TROUBLE_PAUSE * 2 ** (times - 1), LONGEST_TROUBLE_PAUSE)

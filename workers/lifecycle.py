@@ -1,4 +1,4 @@
-"""What a worker process has beside its tasks, and when it begins and ends."""
+"""The start and the end of a worker process, and what it has beside its tasks."""
 
 import logging
 import threading
@@ -20,9 +20,9 @@ from reprieve.workers.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a worker which ends waits for the store to have all of its output.
+#: Seconds that a worker that ends waits until all of its output is stored.
 CLOSE_TIMEOUT = 10.0
-#: The exit status of a worker that could not have a name (EX_CONFIG).
+#: The exit status of a worker that could not get a name (EX_CONFIG).
 NO_IDENTITY = 78
 
 
@@ -66,7 +66,7 @@ def take_place(instance: Any, **_: Any) -> None:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def begin(sender: Any, **_: Any) -> None:
-    """A worker of runs looks at once for what an earlier one of its host left; one of control sweeps at once."""
+    """A worker of runs at once takes up what an earlier one of its host left; a control worker sweeps at once."""
     queues = set(sender.app.amqp.queues.consume_from)
     if "runs" in queues:
         allow_files(sender.controller.concurrency)
@@ -81,21 +81,21 @@ def begin(sender: Any, **_: Any) -> None:
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def drain(**_: Any) -> None:
-    """The worker was asked to stop: leave what can be left, at once; Celery waits for the tasks of the rest."""
+    """The worker was asked to stop: hand over what others can follow; Celery waits for the tasks of the rest."""
     if _crew is not None:
         threading.Thread(target=_crew.supervisor.drain, name="drain", daemon=True).start()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def end(**_: Any) -> None:
-    """Nothing is followed here any more: send the last output, and let the crew go."""
+    """Nothing is followed here any more: send the last output, and end the crew."""
     global _crew
     if _crew is None:
         return
     try:
         _crew.supervisor.leave()
     except Exception as error:
-        # Whatever is the matter: the last output is to be sent all the same.
+        # Whatever the error is, the last output must still be sent.
         logger.error(
             *("That this worker has ended could not be written (%s); it will be missed.", type(error).__name__),
             exc_info=not is_unfit(error),

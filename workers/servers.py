@@ -13,7 +13,7 @@ _A_HOST = re.compile(r"[\w.-]+|\[?[0-9a-fA-F:]*:[0-9a-fA-F:.]*\]?")
 
 
 def completed(server: str, url: str | None, parts: Mapping[str, str | None]) -> str:
-    """The URL with these parts in it, or made of them; raises ValueError where two say the same, or none says where."""
+    """The URL completed by these parts, or made of them; ValueError for what is given twice, or without a host."""
     setting = f"{PREFIX}{server.upper()}_"
     names = {part: f"{setting}{part.upper()}" for part in PARTS}
     if url is None and not parts["host"]:
@@ -32,7 +32,7 @@ def completed(server: str, url: str | None, parts: Mapping[str, str | None]) -> 
 
 
 class _WrongPart(Exception):
-    """Raised when a part cannot be one, or is said by the URL too; names it, and says what would do."""
+    """Raised when a part is invalid, or is in the URL too; names it, and says what would do."""
 
 
 def _with_parts(url: Url, parts: Mapping[str, str | None]) -> Url:

@@ -38,7 +38,7 @@ ApiTokenSetting = tuple[Scope, SecretStr]
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """The two parts of an address of this form; an IPv6 address without its brackets."""
+    """Split HOST:PORT; an IPv6 address loses its brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _one_url_for_each_server(cls, given: Any) -> Any:
-        """Put what is set beside a URL into it, quoted: from here on there are URLs only."""
+        """Merge the parts into their URLs, quoted: from here on there are URLs only."""
         if not isinstance(given, dict):
             return given
         whole = dict(given)
@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _for_psycopg2(cls, value: SecretStr | None) -> SecretStr | None:
-        """Accept what other tools write, and say so when it is another database altogether."""
+        """Accept the schemes that other tools write; refuse other databases."""
         if value is None:
             return None
         url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", value.get_secret_value())
@@ -254,7 +254,7 @@ class Settings(BaseSettings):
 
     @property
     def host_name(self) -> str:
-        """The name that was asked for by hand, else what the host calls itself: the base of a node's name."""
+        """The configured name, else the host's own: the base of a node's name."""
         return self.node_name or as_name(socket.gethostname())
 
     @property
@@ -290,9 +290,9 @@ class _Given(PydanticBaseSettingsSource):
 
 
 def load_settings(**instead: Any) -> Settings:
-    """The settings of this process, these instead of what is given for them.
+    """The settings of this process; `instead` overrides them.
 
-    Raises `SettingsError` that names the setting and what would do.
+    Raises a `SettingsError` that names the setting and what would do.
     """
     try:
         return Settings(**instead)
@@ -309,7 +309,7 @@ def _problem(location: tuple[int | str, ...], message: str) -> str:
 
 
 def unknown_names() -> list[str]:
-    """Names with our prefix, in the environment or `.env`, that nothing reads: a later version may."""
+    """Names with our prefix, in the environment or `.env`, that this version does not read."""
     return sorted(given().keys() - {*_known(), *OWN_NAMES})
 
 

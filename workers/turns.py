@@ -1,4 +1,4 @@
-"""Many pieces of owed work in one turn: some at once, and none holds up the others, however long it takes or fails."""
+"""Many pieces of owed work in one turn: several at once, so that one that hangs or fails does not hold up the rest."""
 
 import logging
 import threading
@@ -29,10 +29,10 @@ def take_turns(
     seconds: float = float("inf"),
     name: str = "turn",
 ) -> None:
-    """Do this with each item, on so many threads at once; `act` raises nothing.
+    """Apply `act`, which raises nothing, to each item, on so many threads at once.
 
-    One that takes longer than `deadline` seconds counts no more: another takes its place, and nobody waits for it.
-    After so many `seconds` no other is begun.
+    An item that takes longer than `deadline` seconds gives its place to another, and is not waited for. After so many
+    `seconds` no further item is begun.
     """
     waiting, ends_at = deque(items), time.monotonic() + seconds
     under_way: dict[threading.Thread, float] = {}
@@ -58,10 +58,10 @@ def take_turns(
 
 
 def fulfil(setbacks: Setbacks, duty: Duty, item: LogKey, act: Callable[[], str]) -> str:
-    """Do what is owed to an attempt, and remember what came of it: "failed", or what `act` returns.
+    """Do what is owed to an attempt, and record the result: "failed", or what `act` returns.
 
-    That it is tried is remembered first: if it hangs, or ends this process, it goes behind the others all the same.
-    "left" where it was tried lately, or is being tried just now.
+    The try is recorded first: if it hangs, or kills this process, it still goes behind the others. Returns "left" if it
+    was tried lately, or is being tried just now.
     """
     with about(*item):
         if not setbacks.begin(duty, [item]):
@@ -76,7 +76,7 @@ def fulfil(setbacks: Setbacks, duty: Duty, item: LogKey, act: Callable[[], str])
 
 
 def set_back(setbacks: Setbacks, duty: Duty, item: LogKey, error: Exception) -> str:
-    """Log why a try failed, and remember it for whoever asks about its run; returns what the failure is called."""
+    """Log why a try failed, and record it so that `explain` can say so; returns what the failure is called."""
     result = _tell(duty, item, error)
     try:
         setbacks.begin(duty, [item])
@@ -87,7 +87,7 @@ def set_back(setbacks: Setbacks, duty: Duty, item: LogKey, error: Exception) -> 
 
 
 def _tell(duty: Duty, item: LogKey, error: Exception) -> str:
-    """Log a failure, and return what it is called; what the archive refuses, it has said itself, once for all logs."""
+    """Log a failure, and return what it is called. A refusal of the archive has been logged already, for all logs."""
     if isinstance(error, LogUnavailable):
         return "refused"
     logger.error("Run %s attempt %d: %s.", *item, duty.failure, exc_info=error)
@@ -95,7 +95,7 @@ def _tell(duty: Duty, item: LogKey, error: Exception) -> str:
 
 
 class Tally:
-    """Counts what came of each item; thread-safe."""
+    """Counts the results; thread-safe."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

@@ -14,8 +14,8 @@ from reprieve.models.work import Fence
 from reprieve.stores.arrays import fence_arrays
 from reprieve.stores.database import Database
 
-# persist: what the attempt started, recorded before it may begin, unless the attempt was ended in the meantime. That a
-# handle is recorded again, since more is known of the work, is no second beginning: no event tells of it.
+# persist: what the attempt started, recorded before it may begin, unless the attempt has ended meanwhile. A handle may
+# be recorded again when more is known of the work; that is no second start, and makes no second event.
 PERSIST = text("""
 WITH before AS (
     SELECT run_id, attempt, handle IS NULL AND process_pid IS NULL AS is_first FROM run_attempts
@@ -36,8 +36,8 @@ WITH before AS (
 SELECT run_id FROM recorded
 """)
 
-# standing: which of these fences may still write. Where another worker has attached to the same attempt, the work goes
-# on and its old follower is to leave it; in every other case it is to be ended.
+# standing: which of these fences may still write. If another worker has adopted the attempt, the work goes on and its
+# old follower is to leave it; in every other case the work is to be ended.
 STANDING = text("""
 SELECT t.id, t.epoch, CASE WHEN r.epoch = t.epoch THEN 'current' ELSE 'adopted' END AS standing
 FROM runs r JOIN unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch) ON t.id = r.id
@@ -46,7 +46,7 @@ WHERE r.status = 'running' AND (r.epoch = t.epoch OR r.out_of_process_liveness A
 
 
 class Standing(StrEnum):
-    """What a fencing token is still worth."""
+    """What a fence is still worth."""
 
     CURRENT = "current"
     """Its follower may write."""

@@ -11,8 +11,7 @@ from reprieve.models.work import Fence, Work
 from reprieve.stores.database import Database
 from reprieve.stores.runs.conditions import CLAIMABLE
 
-# claim: one worker of all that got the message, and that have the adapter, starts the next attempt; not before the last
-# one's work is ended.
+# claim: of all workers that got the message and have the adapter, one starts the next attempt.
 CLAIM = text(f"""
 WITH claimed AS (
     UPDATE runs r
@@ -31,7 +30,7 @@ WITH claimed AS (
 SELECT c.*, s.config, s.labels, s.trace_parent FROM claimed c JOIN run_specs s ON s.run_id = c.id
 """)  # noqa: S608 - our own text
 
-# lacks: whether a queued run waits for an adapter that this worker has not; told once for each attempt, whoever it is.
+# lacks: whether a queued run waits for an adapter that this worker lacks. An event says so, once for each attempt.
 LACKS = text("""
 WITH lacking AS (
     SELECT id, attempt, adapter FROM runs
@@ -48,7 +47,7 @@ WITH lacking AS (
 SELECT adapter FROM lacking
 """)
 
-# unfollowed: what this worker claimed some time ago, and nothing is recorded of since. It follows some of it; of the
+# unfollowed: what this worker claimed some time ago and has recorded nothing of. It follows some of these; for the
 # rest, the answer to its claim was lost on the way.
 UNFOLLOWED = text("""
 SELECT r.id, r.epoch FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
@@ -56,8 +55,8 @@ WHERE a.worker_id = :worker_id AND a.finished_at IS NULL AND a.handle IS NULL AN
   AND r.status = 'running' AND r.epoch = a.epoch AND r.started_at < clock_timestamp() - :claimed_before
 """)
 
-# take back: an attempt that began nothing. Its number is used again, so nothing may be left that bears it: no work that
-# was recorded, and no output. Run before attempt, the order in which an end takes them. The wait doubles with each time
+# take back: an attempt that began nothing. Its number is used again, so nothing may carry it: no work that was
+# recorded, and no output. Run before attempt, the order in which an end locks them. The wait doubles with each time
 # that this attempt was taken back.
 TAKE_BACK = text("""
 WITH mine AS (
@@ -109,19 +108,19 @@ class ClaimStore:
         return next((work_of(row, row.max_runtime) for row in self._database.run(CLAIM, values)), None)
 
     def lacks_adapter(self, run_id: UUID, worker_node: str, adapters: Sequence[str]) -> str | None:
-        """The adapter that a queued run waits for and that is not among these, which is told once; None for no such."""
+        """The adapter that a queued run waits for, if it is not among these; an event reports it once."""
         values = {"run_id": run_id, "worker_node": worker_node, "adapters": list(adapters)}
         return next((row.adapter for row in self._database.run(LACKS, values)), None)
 
     def claimed_for(self, worker_id: UUID, claimed_before: timedelta) -> set[Fence]:
-        """What this worker claimed so long ago or longer, and has recorded nothing of."""
+        """What this worker claimed at least so long ago and has recorded nothing of."""
         values = {"worker_id": worker_id, "claimed_before": claimed_before}
         return {Fence(row.id, row.epoch) for row in self._database.run(UNFOLLOWED, values)}
 
     def take_back(self, fence: Fence, note: str, wait: float, doublings: int) -> float | None:
-        """Put a run back into the queue whose attempt began nothing; in how many seconds it may be claimed.
+        """Put a run whose attempt began nothing back into the queue; returns in how many seconds it may be claimed.
 
-        The attempt does not count. None when it recorded work, has output, or is not this fence's any more.
+        The attempt does not count. None if it recorded work, has output, or the fence no longer holds.
         """
         values = fence._asdict() | {"note": note, "wait": wait, "doublings": doublings}
         return next((row.seconds for row in self._database.run(TAKE_BACK, values)), None)

@@ -1,4 +1,4 @@
-"""What comes of an attempt after it was reaped: the sign that it may have been alive.
+"""Output and results that arrive after their attempt was reaped: a sign that it may have been alive.
 
 Functions here are part of the caller's transaction.
 """
@@ -13,13 +13,13 @@ from sqlalchemy import Connection, text
 from reprieve.models.work import End
 from reprieve.stores.arrays import key_arrays
 
-# printing: whose output is its proof of life, and whose comes late.
+# printing: whose output is its proof of life, and whose is late.
 PRINTING = text("""
 SELECT id, out_of_process_liveness, CASE WHEN status = 'running' THEN attempt ELSE attempt + 1 END AS live_from
 FROM runs WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
-# late output: the first that comes of an attempt after it was reaped; told once.
+# late output: the first that arrives after an attempt was reaped, reported once.
 LATE_OUTPUT = text("""
 WITH late AS (
     UPDATE run_attempts a SET late_output_at = clock_timestamp()
@@ -32,7 +32,7 @@ WITH late AS (
 SELECT r.adapter FROM late l JOIN runs r ON r.id = l.run_id
 """)
 
-# late result: what the follower of a reaped attempt reported all the same.
+# late result: what the follower of a reaped attempt reported afterwards.
 LATE_RESULT = text("""
 WITH late AS (
     UPDATE run_attempts a SET late_result_at = clock_timestamp(), last_seq = coalesce(a.last_seq, :last_seq)

@@ -1,4 +1,4 @@
-"""Runs as they were asked for and as they are by now: added and read here."""
+"""Adding runs, and reading them with their attempts and events."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from reprieve.models.rows import Run, RunAttempt, RunEvent, RunSpec
 from reprieve.models.status import EventKind, Status
 from reprieve.stores.database import Database
 
-# tell once: an event, unless exactly that has been told already.
+# tell once: an event, unless there is exactly this one already.
 TELL_ONCE = text("""
 INSERT INTO run_events (run_id, attempt, kind, detail)
 SELECT :run_id, :attempt, :kind, CAST(:detail AS jsonb)
@@ -30,7 +30,7 @@ WHERE NOT EXISTS (
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run as it was asked for, already validated."""
+    """A requested run, already validated."""
 
     adapter: str
     out_of_process_liveness: bool
@@ -49,9 +49,9 @@ class RunStore:
         self._database = database
 
     def add(self, new: NewRun) -> tuple[Run, bool]:
-        """Write the row of a new run; the same idempotency key gives the run of the first time, and False.
+        """Write the row of a new run; the same idempotency key gives the first run again, and False.
 
-        Raises `IdempotencyConflict` when that one was asked to do something else.
+        Raises `IdempotencyConflict` when that run has another adapter or config.
         """
         run_id = uuid7()
         try:
@@ -137,12 +137,12 @@ class RunStore:
             return session.execute(query).scalars().all()
 
     def tell_once(self, run_id: UUID, attempt: int, kind: EventKind, detail: dict[str, Any]) -> None:
-        """Write an event, unless exactly that has been told of the attempt already."""
+        """Write an event, unless the attempt has exactly this one already."""
         values = {"run_id": run_id, "attempt": attempt, "kind": kind.value, "detail": json.dumps(detail)}
         self._database.run(TELL_ONCE, values)
 
     def trace_parents(self, run_ids: Iterable[UUID]) -> dict[UUID, str | None]:
-        """The places of these runs in the traces of those who asked for them."""
+        """The place of each of these runs in its caller's trace."""
         with self._database.session() as session:
             found = session.execute(select(RunSpec.run_id, RunSpec.trace_parent).where(RunSpec.run_id.in_(run_ids)))
             return {row.run_id: row.trace_parent for row in found}

@@ -8,8 +8,8 @@ from reprieve.models.nodes import Node
 from reprieve.stores.database import Database
 from reprieve.stores.runs.conditions import FOR_THIS_NODE
 
-# owed: work that must still be ended and that this node can end; nobody need wait for that any more (`waived`). A name
-# that others hold as well is not enough, but where nothing else was recorded.
+# owed: work that this node can end and that must still be ended; for some of it nobody waits any more (`waived`). The
+# node's name alone is enough only where no slot was recorded, since another node may have the same name.
 OWED = text(f"""
 SELECT run_id, attempt FROM run_attempts a WHERE termination = 'owed' AND {FOR_THIS_NODE}
 UNION ALL
@@ -40,7 +40,7 @@ class TerminationStore:
     def owed(self, node: Node) -> list[tuple[UUID, int]]:
         """Run and attempt of all work that must still be ended and that `node` can end.
 
-        All of it: behind a limit, work that cannot be ended would hide the work that can.
+        There is no limit: work that cannot be ended would fill it, and hide the work that can.
         """
         rows = self._database.run(OWED, {"host": node.name, "slot": node.slot})
         return [(row.run_id, row.attempt) for row in rows]

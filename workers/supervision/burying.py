@@ -1,7 +1,7 @@
-"""Burying: end work of this host that is owed its end, whichever worker it was of.
+"""Burying: end work of this host that is owed its end, whichever worker started it.
 
-Why one failed is remembered in `setbacks`, for whoever asks about its run. When it is tried next is this worker's own
-memory: another one may have the adapter, or the access to a platform, that this one lacks, and must not wait for it.
+A failure is recorded in `setbacks`, so that `explain` can report it. When to try again is this worker's own memory:
+another worker may have the adapter, or the access to a platform, that this one lacks, and must not wait for it.
 """
 
 import logging
@@ -32,7 +32,7 @@ BURY_AT_ONCE = 8
 #: Seconds after which one that has not come to its end keeps no other from its turn.
 BURY_DEADLINE = 30.0
 #: Seconds before a termination that failed is tried again.
-BURY_AGAIN = 30.0
+BURY_AGAIN = Duty.TERMINATION.first_pause.total_seconds()
 
 
 @dataclass(frozen=True)
