@@ -10,6 +10,19 @@ from pydantic import BaseModel
 from reprieve.models.status import Probe
 from reprieve.models.work import Outcome, Work
 
+__all__ = [
+    "Adapter",
+    "Attaching",
+    "Attempt",
+    "ConfigModel",
+    "Context",
+    "Keeping",
+    "Outcome",
+    "Probe",
+    "Probing",
+    "Work",
+]
+
 #: A run, and the number of its attempt.
 Attempt = tuple[UUID, int]
 
