@@ -47,7 +47,7 @@ def allow(needed: Scope) -> Callable[..., None]:
 
 
 def cookie_name(request: Request) -> str:
-    """The cookie of those who gave their token to the page: browsers tell hosts apart by it, but not ports."""
+    """The cookie of a caller who gave the page a token: browsers tell hosts apart by it, but not ports."""
     return f"reprieve_token_{request.url.port or request.url.scheme}"
 
 
@@ -91,7 +91,7 @@ def _without_a_token(request: Request, wired: Services) -> None:
 
 
 def scope_of(services: Services, token: str) -> Scope | None:
-    """What a token is good for; compared in a time that tells nothing of how much of it is right."""
+    """What a token is good for; compared in constant time."""
     given = hash_of(token)
     found = None
     for scope, secret in services.settings.api_tokens:

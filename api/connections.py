@@ -1,6 +1,6 @@
 """A connection has a deadline for all that its caller owes, and a limit for how many there are, below the descriptors.
 
-Whoever sends half a head, half a body, or does not read what it is answered, costs a descriptor; a few hundred such
+A client that sends half a head or half a body, or does not read its answer, costs a descriptor; a few hundred such
 callers would have them all, and reports of remote work could not be accepted any more. Which connection goes, and
 when, is decided in `models.connections`.
 """

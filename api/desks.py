@@ -33,7 +33,7 @@ class Desk:
     def __init__(self, services: Services, at_once: int, busy: str) -> None:
         self.services = services
         self._turns = anyio.CapacityLimiter(at_once)
-        # Whoever has a turn has a thread: there are as many of them as turns, and no pool in between.
+        # Every turn has a thread: there are as many of them as turns, and no pool in between.
         self._threads = anyio.CapacityLimiter(math.inf)
         self._busy = busy
 

@@ -129,10 +129,10 @@ async def live() -> dict[str, bool]:
 async def ready(desk: HealthDesk) -> Response:
     """Whether the system does what it is for; 503 with the reasons when it does not.
 
-    An archive that refuses is told, and no reason to be sent no reports: until it takes them, logs are in the database.
+    An archive that refuses is reported, but the API stays ready: until it accepts them, logs are in the database.
     """
-    reasons, told = await desk.serve(_reasons)
-    return JSONResponse(Ready(ready=not reasons, reasons=told).model_dump(), 503 if reasons else 200)
+    reasons, problems = await desk.serve(_reasons)
+    return JSONResponse(Ready(ready=not reasons, reasons=problems).model_dump(), 503 if reasons else 200)
 
 
 def _reasons(wired: Services) -> tuple[list[str], list[str]]:

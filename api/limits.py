@@ -28,7 +28,7 @@ HEADERS = {
 class Limits:
     """Refuses bodies that are too large, whatever they say of their size, and adds the headers above.
 
-    Of whoever shows no token at all, no body is read: to take one in costs the time of everybody.
+    The body of a request without any token is never read: receiving one would cost every other caller time.
     """
 
     def __init__(self, app: App) -> None:

@@ -80,10 +80,10 @@ class Facts(Collector):
         yield failing
 
     def _archive(self) -> Iterator[Metric]:
-        told = (
+        message = (
             "Seconds for which the log archive has been refusing this, without a success in between; 0 if it does not."
         )
-        refusing = GaugeMetricFamily("reprieve_archive_refusing_seconds", told, labels=["operation"])
+        refusing = GaugeMetricFamily("reprieve_archive_refusing_seconds", message, labels=["operation"])
         now = self._services.database.now()
         since = {one.operation: one.since for one in self._services.archives.refusals()}
         for operation in (WRITE, REMOVE):
@@ -93,8 +93,8 @@ class Facts(Collector):
     def _hosts(self) -> Iterator[Metric]:
         nodes, timing = self._services.nodes, self._services.timing
         unseen = sum(one.owed for one in nodes.unseen(timing.window))
-        told = "Terminations that are owed by hosts of which nobody has seen a worker for a window."
-        yield GaugeMetricFamily("reprieve_terminations_of_unseen_hosts", told, value=unseen)
+        message = "Terminations that are owed by hosts of which nobody has seen a worker for a window."
+        yield GaugeMetricFamily("reprieve_terminations_of_unseen_hosts", message, value=unseen)
         twice = len(nodes.held_twice(timing.worker_gone_after))
         yield GaugeMetricFamily("reprieve_names_held_twice", "Names that two live hosts have.", value=twice)
 
@@ -107,8 +107,8 @@ class Facts(Collector):
             yield GaugeMetricFamily("reprieve_sweep_age_seconds", "Age of the last completed sweep.", value=age)
         if pulse is not None and pulse.lag is not None:
             lag = pulse.lag.total_seconds()
-            told = "Age of the newest canary that came back through the log queue."
-            yield GaugeMetricFamily("reprieve_canary_age_seconds", told, value=lag)
+            message = "Age of the newest canary that came back through the log queue."
+            yield GaugeMetricFamily("reprieve_canary_age_seconds", message, value=lag)
 
     def _queues(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("reprieve_queue_messages", "Messages that wait in a queue.", labels=["queue"])

@@ -12,7 +12,7 @@ from reprieve.models.access import Caller
 #: Where Linux lists the sockets of this network namespace, each with its owner: of IPv4, of IPv6.
 _LISTS = {4: Path("/proc/self/net/tcp"), 6: Path("/proc/self/net/tcp6")}
 
-#: The state of a socket that its owner holds. Of one that was closed, Linux says that it is root's, whoever had it.
+#: The state of a socket that its owner holds. Of one that was closed, Linux says that it is root's, whoever owned it.
 _ESTABLISHED = "01"
 
 _End = tuple[str, int]
@@ -20,7 +20,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def caller(request: Request) -> Caller:
-    """Whoever sent this request."""
+    """The process that sent this request."""
     client, server = request.scope.get("client"), request.scope.get("server")
     near = client is not None and is_loopback(client[0])
     return Caller(

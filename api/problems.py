@@ -68,7 +68,7 @@ class Problem(BaseModel):
     errors: list[WrongField] = []
 
 
-#: Two answers with one status, which a program may have to tell apart.
+#: Answers that share a status and that a program may have to distinguish.
 KINDS: Mapping[type[Exception], str] = {LogRemoved: "log-removed", LogLost: "log-lost"}
 
 
@@ -119,8 +119,8 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     wrong = [
         WrongField(field=".".join(str(part) for part in one["loc"]), detail=str(one["msg"])) for one in error.errors()
     ]
-    told = "; ".join(f"{one.field}: {one.detail}" for one in wrong)
-    return problem(422, f"The request cannot be taken: {told}.", wrong)
+    message = "; ".join(f"{one.field}: {one.detail}" for one in wrong)
+    return problem(422, f"The request cannot be taken: {message}.", wrong)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
@@ -143,11 +143,11 @@ def _allowed(request: Request) -> str:
 
 async def _database(request: Request, error: Exception) -> JSONResponse:
     """503 where asking again may help; what the database refused for another reason is a mistake of ours."""
-    told = database_trouble(error)
-    if told is None:
+    message = database_trouble(error)
+    if message is None:
         return await _unforeseen(request, error)
-    logger.error("%s (%s)", told, type(getattr(error, "orig", None) or error).__name__)
-    return problem(503, f"{told} {_what_follows(request, error)}" if is_unfit(error) else told)
+    logger.error("%s (%s)", message, type(getattr(error, "orig", None) or error).__name__)
+    return problem(503, f"{message} {_what_follows(request, error)}" if is_unfit(error) else message)
 
 
 def _what_follows(request: Request, error: Exception) -> str:

@@ -28,7 +28,7 @@ PROXY_PREFIXES = ("x-forwarded", "x-original-", "x-envoy-", "fly-", "cf-")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What is known of whoever sends a request without a token."""
+    """What is known of the sender of a request without a token."""
 
     from_loopback: bool
     """Whether the connection comes from this machine by its loopback."""

@@ -68,7 +68,7 @@ class LogLost(ReprieveError):
 
 
 class LeaseLost(ReprieveError):
-    """Raised when whoever did something alone finds that another does it now: it stood still for too long. It stops."""
+    """Raised when a process finds that its lease has expired and another process holds it. It stops."""
 
 
 class Superseded(ReprieveError):
