@@ -1,4 +1,4 @@
-"""The errors that callers may want to catch: a small tree. Each says when it is raised; its text says what would do."""
+"""The errors that callers may want to catch: a small tree. The text of each says what would work."""
 
 import os
 from pathlib import Path

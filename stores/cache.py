@@ -22,7 +22,7 @@ LONGEST_BLOCK = 1.0
 
 
 def connect(url: str) -> Redis:
-    """A client that opens nothing until it is used. Raises ValueError, with what would do, for what is no address."""
+    """A client that connects when it is first used. Raises ValueError, naming what would work, for a bad address."""
     patience: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT,
         "socket_connect_timeout": SOCKET_TIMEOUT,
@@ -42,7 +42,7 @@ def connect(url: str) -> Redis:
 
 
 def checked(url: str) -> Url:
-    """A URL of a Redis, read; raises ValueError, with what would do, for anything in it that nobody heeds."""
+    """A URL of a Redis, read; raises ValueError, naming what would work, for parts that have no effect."""
     read = Url.parse(url)
     if read.scheme in SCHEMES:
         SentinelAddress.parse(url)

@@ -73,7 +73,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, pool_size: int = 5, max_overflow: int = 10) -> None:
-        """Raises ValueError, with what would do, for a URL that says what cannot be heeded."""
+        """Raises ValueError, naming what would work, for a URL that says what cannot be heeded."""
         self._url = url
         read = Url.parse(url)
         #: The schema that all tables are in, where the URL names one.
@@ -156,7 +156,7 @@ def clock(connection: Connection) -> datetime:
 def connect_arguments(url: Url) -> tuple[str | None, dict[str, Any]]:
     """The schema that a URL asks for, and what its connections are made with, beside what it says itself.
 
-    Raises ValueError, with what would do, for what cannot be heeded.
+    Raises ValueError, naming what would work, for what cannot be heeded.
     """
     asked = url.asked
     for name in asked:

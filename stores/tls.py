@@ -34,7 +34,7 @@ class Tls:
 
     @classmethod
     def of(cls, url: Url) -> Self | None:
-        """None for an address without TLS. Raises ValueError with what would do."""
+        """None for an address without TLS. Raises ValueError, naming what would work."""
         asked = {name: value for name, value in url.asked.items() if name in NAMES}
         if url.scheme not in SCHEMES:
             if asked:

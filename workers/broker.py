@@ -40,7 +40,7 @@ _RABBIT = ("amqp", "amqps", "pyamqp")
 def configuration(url: str) -> dict[str, Any]:
     """Celery's settings for a broker: `broker_url`, `broker_transport_options`, `broker_use_ssl`.
 
-    Raises ValueError, with what would do, for anything in the URL that nobody heeds.
+    Raises ValueError, naming what would work, for parts of the URL that have no effect.
     """
     # Celery takes several RabbitMQs, of which it tries one after the other.
     all_read = [Url.parse(one) for one in re.split(r";(?=\w+://)", url)]

@@ -28,7 +28,7 @@ MISSING_CLIENT = "the Kubernetes client is not installed on this worker; install
 
 
 class NotConnected(Exception):
-    """Raised when there is no client, or nothing says how to reach a cluster; the text says what would do."""
+    """Raised when there is no client, or nothing says how to reach a cluster; the text says what would work."""
 
 
 @dataclass
