@@ -1,6 +1,9 @@
 # Python 3.11, pip and make are all that is needed. `make help` lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# Stamps of what is installed: what the demo needs, or everything.
+DEMO := .venv/.demo
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
@@ -9,15 +12,21 @@ READY := .venv/.ready
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(READY): requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+$(DEMO): requirements-demo.lock pyproject.toml
+	@$(PYTHON) -m venv .venv
+	@echo "Installing what the demo needs into .venv: half a minute, mostly."
+	@$(PIP) --require-hashes -r requirements-demo.lock
+	@$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 
-setup: $(READY) ## Create .venv from the lock file
+$(READY): requirements.lock $(DEMO)
+	@echo "Installing what the tests and the tools need, too."
+	@$(PIP) --require-hashes -r requirements.lock
+	@touch $@
 
-demo: setup ## Show live runs survive and dead ones found (about a minute; REAL_TIME=1: 8 minutes)
+setup: $(READY) ## Create .venv from the lock files
+
+demo: $(DEMO) ## Show live runs survive and dead ones found (about a minute; REAL_TIME=1: 8 minutes)
 	$(BIN)/reprieve demo $(if $(REAL_TIME),--real-time)
 
 test: setup ## Run the tests, on real PostgreSQL, Redis and Celery workers of their own
@@ -73,6 +82,8 @@ bench: setup ## Measure: ingest, on_log, latency, sweep, refresh, growth (ARGS="
 lock: setup ## Write the lock files anew from the ranges in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--all-extras --group dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+		--extra embedded --extra flower --group build -c requirements.lock pyproject.toml -o requirements-demo.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--extra flower --extra kubernetes --extra tracing pyproject.toml -o requirements-runtime.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \

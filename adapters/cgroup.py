@@ -1,7 +1,7 @@
 """A cgroup (version 2) of an attempt's own, where the worker's cgroup is delegated to it.
 
 Nothing leaves a cgroup by forking, by a session of its own or by emptying its environment, and the kernel ends all of
-it at once (`cgroup.kill`, Linux 5.14). It is used where whoever set the worker up meant it: systemd with
+it at once (`cgroup.kill`, Linux 5.14). It is used only where the deployment delegates one: systemd with
 `Delegate=yes`, or a container whose cgroup namespace is its own and can be written to. Everywhere else there is none,
 and descent and marker have to do (`adapters.ownership`). The launcher moves the command into it, and stays outside.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 #: What the folders of our cgroups begin with.
 PREFIX = "reprieve-"
-#: How whoever delegates a cgroup says so (systemd.io/CGROUP_DELEGATION).
+#: How delegation is marked (systemd.io/CGROUP_DELEGATION).
 DELEGATED = ("user.delegate", "trusted.delegate")
 
 

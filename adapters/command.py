@@ -157,7 +157,7 @@ class Launched:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.channel.close()
         if error is not None:
-            # Not let go, or told why it cannot start: in either case it ends by itself.
+            # Not released, or told why it cannot start: either way it ends by itself.
             with self.popen:
                 pass
         if self._terminal_fd >= 0:

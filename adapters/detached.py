@@ -39,7 +39,7 @@ LOOK_INTERVAL = 0.2
 SECRETS_INTERVAL = 5.0
 READ_SIZE = 64 * 1024
 STREAMS = ("stdout", "stderr")
-#: The stream in which a gap is told.
+#: The stream that reports a gap.
 GAPS = "reprieve"
 
 
@@ -81,7 +81,7 @@ class DetachedAdapter:
         try:
             return _follow(folder, launched.identity, launched.masker, context, launched.popen.poll)
         finally:
-            # The launcher is our child while we live: it is collected when it ends, whoever follows it then.
+            # The launcher is our child while we live: it is reaped when it ends, no matter who follows it then.
             threading.Thread(target=launched.popen.wait, daemon=True).start()
 
     def attach(self, run: Work, handle: dict[str, Any], context: Context) -> Outcome:
@@ -131,7 +131,7 @@ class DetachedAdapter:
 
 
 def _is_unstarted(folder: Path) -> bool:
-    """Whether the worker was gone before it let the command begin: whoever attaches starts it."""
+    """Whether the worker was gone before it let the command begin: the next follower starts it."""
     return (folder / UNSTARTED).exists()
 
 
@@ -227,7 +227,7 @@ class _Source:
 
     @property
     def place(self) -> int:
-        """Where to read on: after what was handed over. What is held back is still to be read by whoever attaches."""
+        """Where to read on: after what was handed over. The next follower still has to read what is held back."""
         return self.offset - self.masker.held
 
 

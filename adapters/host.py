@@ -52,7 +52,7 @@ def namespace() -> str:
 def started_at(pid: int) -> float | None:
     """Seconds after boot at which a process started; None when there is none, or only its zombie.
 
-    Raises `OSError` when it cannot be told, for want of a descriptor for example.
+    Raises `OSError` when that cannot be determined, for want of a descriptor for example.
     """
     found = ownership.look(pid)
     return None if found is None else _seconds(found)
@@ -87,7 +87,7 @@ def is_alive(process: ProcessIdentity) -> bool:
 
 
 def _exists(pid: int) -> bool:
-    """The same, as far as it can be told without a descriptor: of an uncollected child of ours, exactly."""
+    """The same, as far as it is known without a descriptor: exact for our own unreaped children."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:

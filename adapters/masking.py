@@ -33,7 +33,7 @@ class Masker:
     """Masks one stream. Not thread-safe: one follower feeds it.
 
     What it has not given back yet is the last `held` bytes of its input. A fresh one that is fed from there on gives
-    what this one would: whoever reads a source again begins at `offset read - held`. Its memory is bounded by the
+    what this one would: a reader that starts again begins at `offset read - held`. Its memory is bounded by the
     longest pattern, whatever comes.
     """
 

@@ -1,4 +1,4 @@
-"""Which processes belong to an attempt, and how all of them are ended. Linux; elsewhere, as far as psutil can tell.
+"""Which processes belong to an attempt, and how all of them are ended. Linux; elsewhere, as far as psutil knows.
 
 A process group, a process number, a session are numbers that work may leave (`setsid`, `timeout`, job control, any
 daemon) or that somebody else may have a moment later. What belongs to an attempt is known by what it *inherited*:
@@ -46,9 +46,9 @@ Find = Callable[[], Iterable[Found]]
 
 
 def look(pid: int) -> Found | None:
-    """The process of this number; None when there is none, or only its zombie. Raises `OSError` when it cannot be told.
+    """The process of this number; None when there is none, or only its zombie. Raises `OSError` when that is unknown.
 
-    A host without a free descriptor cannot tell, for example: that is no reason to take a process for dead.
+    A host without a free descriptor cannot know, for example; that does not mean that the process is dead.
     """
     stat = _stat(pid)
     return None if stat is None else Found(pid, stat[1])

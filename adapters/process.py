@@ -86,7 +86,7 @@ class _Following:
                 self._flush()
             finally:
                 self._end_what_is_left()
-                self._launched.channel.close()  # Whoever was let go stays; the launcher ends.
+                self._launched.channel.close()  # Processes that were let go stay; the launcher ends.
                 popen.wait()
         outcome = Outcome.of_exit(self._exited.returncode if self._exited else popen.returncode)
         return replace(outcome, work_ended=self._all_ended)

@@ -10,6 +10,19 @@ from pydantic import BaseModel
 from reprieve.models.status import Probe
 from reprieve.models.work import Outcome, Work
 
+__all__ = [
+    "Adapter",
+    "Attaching",
+    "Attempt",
+    "ConfigModel",
+    "Context",
+    "Keeping",
+    "Outcome",
+    "Probe",
+    "Probing",
+    "Work",
+]
+
 #: A run, and the number of its attempt.
 Attempt = tuple[UUID, int]
 
@@ -29,7 +42,7 @@ class Context(Protocol):
     def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
         """Hand over output. `cursor` is the adapter's own place in its source after this chunk, as short text.
 
-        It names the place in the whole source, all of its streams: whoever attaches gets one, and reads on from there.
+        It is a position in the whole source, all of its streams: the next follower gets it and reads on from there.
         Blocks while the shipper's buffer is full, so that a pipe pushes back; never drops. Raises `InvalidChunk`, and
         `Released` as every call here does.
         """
@@ -55,9 +68,9 @@ class Context(Protocol):
         ...
 
     def note(self, sentence: str) -> None:
-        """Tell a person something about this attempt that is neither output nor its end: why it cannot begin, say.
+        """Record a sentence for people about this attempt that is neither output nor its end: why it cannot begin, say.
 
-        It becomes an event of the run; the same sentence again is told once. Best effort: a failure is logged.
+        It becomes an event of the run; repeats of a sentence are recorded once. Best effort: a failure is logged.
         """
         ...
 

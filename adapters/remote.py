@@ -1,4 +1,4 @@
-"""The `remote` adapter: work that is started elsewhere, by whoever has the run's token, and reports by itself.
+"""The `remote` adapter: work that is started elsewhere with the run's token, and reports by itself.
 
 What it prints, its heartbeats and its result come through `workers.reporting`, not through a worker that follows it.
 The follower here only holds the place: it gives no proof of life, for it sees nothing, and ends when the run does.
@@ -43,7 +43,7 @@ class RemoteAdapter:
         return _wait(context)
 
     def terminate(self, handle: dict[str, Any]) -> None:
-        """Does nothing: the producer cannot be reached. It is told *stop* in the reply to whatever it sends next."""
+        """Does nothing: the producer cannot be reached. The reply to its next report says *stop*."""
 
 
 def _wait(context: Context) -> Outcome:

@@ -2,7 +2,7 @@
 
 Whatever the server does (away, slow, an answer lost on the way), the same report is sent until it is taken. A chunk
 gets its number when it is sent, as the one that the server wants next, so output that comes twice is stored once. While
-the server is away, output waits in the spool; when that is full, `add` blocks, and a pipe pushes back.
+the server is down, output waits in the spool; when that is full, `add` blocks, and a pipe pushes back.
 """
 
 import json
@@ -152,7 +152,7 @@ class Reporter:
 
     @property
     def answered(self) -> bool:
-        """Whether the server has ever answered, so that it is there, though it may be away just now."""
+        """Whether the server has ever answered, so that it exists, though it may be down just now."""
         return self._answered
 
     def greet(self) -> Away | None:
@@ -315,7 +315,7 @@ class _Reading:
 
 
 def _tell_first(state: RetryCallState) -> None:
-    """Say once of each outage that the server is away, not at each try."""
+    """Report each outage once, not at each try."""
     if state.attempt_number == 1 and state.outcome:
         logger.warning("reprieve: the server did not take a report (%s); it is tried again.", state.outcome.exception())
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from reprieve.adapters.masking import MIN_CHARACTERS, patterns_of
 
-#: What a worker's environment holds of ours (addresses with passwords) is not a command's to know.
+#: A command must not see Reprieve's own settings in the worker's environment (addresses with passwords).
 OWN_PREFIXES = ("REPRIEVE_", "FLOWER_", "CELERY_")
-#: What else a process of ours uses to reach its servers and its archive. A command gets it only if its run names it.
+#: What else our processes use to reach their servers and the archive. A command gets it only if its run names it.
 OWN_NAMES = frozenset(
     {
         "PGPASSWORD",
@@ -83,19 +83,19 @@ def _read(name: str, source: str, environment: Mapping[str, str]) -> str:
 
 
 def _read_file(name: str, path: Path) -> str:
-    told = f"its secret {name} comes from the file {path}, which"
+    message = f"its secret {name} comes from the file {path}, which"
     try:
         # Asked first: to open a pipe or a device could wait for ever.
         if not path.is_file():
-            raise SecretUnavailable(f"{told} is not there on this host, or is no file")
+            raise SecretUnavailable(f"{message} is not there on this host, or is no file")
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise SecretUnavailable(f"{told} cannot be read ({error.strerror})") from None
+        raise SecretUnavailable(f"{message} cannot be read ({error.strerror})") from None
     if len(content) > MAX_FILE_BYTES:
-        raise SecretUnavailable(f"{told} is larger than {MAX_FILE_BYTES // 1024} KiB")
+        raise SecretUnavailable(f"{message} is larger than {MAX_FILE_BYTES // 1024} KiB")
     if b"\0" in content:
-        raise SecretUnavailable(f"{told} holds a NUL, which no variable can")
+        raise SecretUnavailable(f"{message} holds a NUL, which no variable can")
     return content.decode("utf-8", "surrogateescape").rstrip("\r\n")
 
 

@@ -61,7 +61,7 @@ class Lease:
     def __init__(self, node: Node, lock: IO[bytes], *, is_first: bool) -> None:
         self.node = node
         self.is_first = is_first
-        # Closed, never LOCK_UN, which would let go for whoever shares the descriptor.
+        # Closed, never LOCK_UN, which would release it for every process that shares the descriptor.
         self._close = weakref.finalize(self, lock.close)
         _leases.add(self)
 
@@ -117,17 +117,17 @@ class Slots:
             raise NoIdentity(self._why(error)) from error
 
     def _why(self, error: OSError) -> str:
-        told = f"No name can be leased from the data folder {self._folder.parent} ({error.strerror}): "
+        message = f"No name can be leased from the data folder {self._folder.parent} ({error.strerror}): "
         if error.errno in _NO_LOCKS:
             return (
-                told
+                message
                 + "its file system has no locks. Set REPRIEVE_DATA_DIR to a disk of this host, or mount with locks."
             )
-        return told + "a worker of runs needs a folder that it may write to. Set REPRIEVE_DATA_DIR to one."
+        return message + "a worker of runs needs a folder that it may write to. Set REPRIEVE_DATA_DIR to one."
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One process at a time looks and takes. Whoever is killed meanwhile is not alone any more."""
+        """One process at a time looks and takes; a killed holder loses the lock."""
         deadline = time.monotonic() + LONGEST_WAIT
         with (self._folder / "lock").open("a+b") as lock:
             while not _try_lock(lock, fcntl.LOCK_EX):

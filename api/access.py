@@ -1,4 +1,4 @@
-"""Who asks, and whether they may: by a token, always; without one where somebody chose so, on this machine only."""
+"""Authentication and authorisation: by token, or without one where `REPRIEVE_API_OPEN` allows it on this machine."""
 
 import hmac
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
 
 
 async def services_of(request: Request) -> Services:
-    """What the app was made with. It takes no thread: reports wait for none."""
+    """The app's services. A coroutine, so that reports need no thread for it."""
     found: Services = request.app.state.services
     return found
 
@@ -30,7 +30,7 @@ Wired = Annotated[Services, Depends(services_of)]
 
 
 def allow(needed: Scope) -> Callable[..., None]:
-    """A dependency that lets only those pass who have a scope."""
+    """A dependency that admits only callers with this scope."""
 
     def check(request: Request, wired: Wired, credentials: Credentials) -> None:
         token = credentials.credentials if credentials else _token_of_page(request)
@@ -47,15 +47,15 @@ def allow(needed: Scope) -> Callable[..., None]:
 
 
 def cookie_name(request: Request) -> str:
-    """The cookie of those who gave their token to the page: browsers tell hosts apart by it, but not ports."""
+    """The cookie of a caller who gave the page a token: browsers tell hosts apart by it, but not ports."""
     return f"reprieve_token_{request.url.port or request.url.scheme}"
 
 
 def _token_of_page(request: Request) -> str | None:
-    """The token of somebody who uses the page: in a cookie that no script can read and no other site can send.
+    """The page's token, in a cookie that scripts cannot read and other sites cannot send.
 
-    It counts for what our own page asks, as the browser says (`Sec-Fetch-Site`); what changes something must say so by
-    its `Origin`, too. A page at another port of this host is of the same site, and another origin.
+    It counts only for requests of our own page, as the browser says (`Sec-Fetch-Site`); one that changes something must
+    show it by its `Origin`, too. A page at another port of this host is of the same site, and another origin.
     """
     token = request.cookies.get(cookie_name(request))
     if token is None:
@@ -76,10 +76,10 @@ def _is_from_here(request: Request) -> bool:
 
 
 def _without_a_token(request: Request, wired: Services) -> None:
-    """Raises, unless somebody has chosen that this API is open, and this comes from who it is open to.
+    """Raises unless this API was opened on purpose and the request comes from the user it is open to.
 
     A page from elsewhere, open in a browser of this machine, gives itself away by `Origin` or `Sec-Fetch-Site` or,
-    where it has its own name point here, by `Host`. That a header does not do so convinces nobody of anything else.
+    if its name resolves to this machine, by `Host`. A header alone never grants access.
     """
     if not wired.settings.api_open:
         raise HTTPException(401, TOKEN_NEEDED)
@@ -91,7 +91,7 @@ def _without_a_token(request: Request, wired: Services) -> None:
 
 
 def scope_of(services: Services, token: str) -> Scope | None:
-    """What a token is good for; compared in a time that tells nothing of how much of it is right."""
+    """The scope of a token; compared in constant time."""
     given = hash_of(token)
     found = None
     for scope, secret in services.settings.api_tokens:
@@ -106,7 +106,7 @@ MayAdministrate = Depends(allow(Scope.ADMIN))
 
 
 async def bearer(credentials: Credentials) -> str | None:
-    """The token itself, for those who check it by other means."""
+    """The token itself, for routes that check it in another way."""
     return credentials.credentials if credentials else None
 
 

@@ -13,13 +13,13 @@ from reprieve.api.limits import Limits
 from reprieve.workers.bootstrap import Services
 
 DESCRIPTION = """\
-Runs are asked for, followed and ended here; work that runs elsewhere reports here. Errors are problem documents
-(RFC 9457) whose `detail` says what would do.
+Start, follow and end runs; remote work reports here. Errors are problem documents (RFC 9457) whose `detail` says what
+to do.
 """
 
 
 def create_app(wired: Services) -> FastAPI:
-    """The application over these services."""
+    """Build the application over these services."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -32,7 +32,7 @@ def create_app(wired: Services) -> FastAPI:
         version=version("reprieve"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        # Its page takes scripts from elsewhere; the document itself is at /openapi.json.
+        # Swagger UI would load scripts from a CDN; the document itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
     )

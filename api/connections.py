@@ -1,8 +1,8 @@
-"""A connection has a deadline for all that its caller owes, and a limit for how many there are, below the descriptors.
+"""Connections have deadlines for their clients, and a maximum number below the limit of descriptors.
 
-Whoever sends half a head, half a body, or does not read what it is answered, costs a descriptor; a few hundred such
-callers would have them all, and reports of remote work could not be accepted any more. Which connection goes, and
-when, is decided in `models.connections`.
+A client that sends half a head or half a body, or does not read its answer, costs a descriptor; a few hundred such
+of them would exhaust the process, and reports of remote work could no longer be accepted. Which connection is closed,
+and when, is decided in `models.connections`.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reprieve.models.connections import ConnectionState, Stage, first_to_go
 
-#: Seconds between two looks whether a connection is overdue.
+#: Seconds between two checks for overdue connections.
 LOOK_INTERVAL = 2.0
-#: Connections that are accepted in one turn of the event loop, before any can be let go …
+#: Connections accepted in one turn of the event loop, before any can be closed …
 ACCEPTED_AT_ONCE = 32
-#: … and those that wait meanwhile in the kernel, without a descriptor of ours.
+#: … and the backlog in the kernel meanwhile, which uses none of our descriptors.
 WAITING_AT_MOST = 2048
-#: To a caller that took too long, if it still listens.
+#: For a client that took too long, if it still reads.
 TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class Connection(H11Protocol):
-    """uvicorn's, with deadlines. `most` is how many there may be."""
+    """uvicorn's protocol with deadlines; at most `most` of them at once."""
 
     most: ClassVar[int]
 
@@ -42,7 +42,7 @@ class Connection(H11Protocol):
 
     @property
     def state(self) -> ConnectionState:
-        """Where it is now, and since when as far as was seen."""
+        """Its current state, and since when it has been observed."""
         stage = self._stage()
         now = (stage, self.cycle, self._unsent() if stage in (Stage.STALLED, Stage.CLOSING) else 0)
         if now != self._seen:
@@ -60,7 +60,7 @@ class Connection(H11Protocol):
         return Stage.BODY if self.cycle.more_body else Stage.ANSWER
 
     def _unsent(self) -> int:
-        """Bytes that the system holds for the caller: a slow one takes of them long before there is room for ours."""
+        """Bytes in the kernel's send buffer: a slow client drains those long before there is room for ours."""
         try:
             held = ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
         except OSError:
@@ -97,24 +97,24 @@ class Connection(H11Protocol):
         self._look_later = self.loop.call_later(LOOK_INTERVAL, self._look)
 
     def _make_room(self) -> None:
-        """Keep to the limit: another one goes, or this one where all others come first."""
+        """Keep to the limit: close another connection, or this one if all others take precedence."""
         there = [one for one in self.connections if isinstance(one, Connection) and not one.is_gone]
         if len(there) > self.most:
             (first_to_go(one for one in there if one is not self) or self).transport.abort()
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was let go already, and its descriptor is closed in the next turn."""
+        """Whether it was closed already; its descriptor is released in the next turn of the loop."""
         return self.transport.is_closing() and self.transport.get_write_buffer_size() == 0
 
 
 def limited(most: int) -> type[Connection]:
-    """Connections of which there are so many at the most."""
+    """At most this many connections."""
     return type("LimitedConnection", (Connection,), {"most": most})
 
 
 def run(config: Config, listening: socket.socket, most: int) -> None:
-    """Serve until the process is asked to end, with so many connections at the most."""
+    """Serve until the process is asked to end, with at most this many connections."""
     config.http = limited(most)
     config.backlog = ACCEPTED_AT_ONCE
     _Server(config).run(sockets=[listening])
@@ -124,4 +124,4 @@ class _Server(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for one in sockets or []:
-            one.listen(WAITING_AT_MOST)  # asyncio takes one number for both.
+            one.listen(WAITING_AT_MOST)  # asyncio uses one number for both.

@@ -1,7 +1,7 @@
-"""Desks: where requests of one kind are served, so that those of another kind never wait for them.
+"""Desks: bulkheads. Requests of one kind are served at a desk of their own, so that no other kind waits for them.
 
-A desk has so many threads of its own, and may have connections to the database of its own. At the desk of closed logs
-sixty readers may wait for an object store that hangs; the reports of remote work are taken at theirs meanwhile.
+A desk has its own threads and, if need be, its own connections to the database. Sixty readers may wait at the desk of
+closed logs for an object store that hangs; reports of remote work are accepted at theirs meanwhile.
 """
 
 import math
@@ -18,7 +18,7 @@ from reprieve.workers.bootstrap import Services, beside
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Reports of remote work that are taken at once, and questions after health that are answered at once.
+#: Reports of remote work, and health checks, that are served at once.
 REPORTS_AT_ONCE = 8
 HEALTH_AT_ONCE = 2
 #: Closed logs that are read at once for pages and downloads.
@@ -28,23 +28,23 @@ LONGEST_WAIT = 10.0
 
 
 class Desk:
-    """So many threads for one kind of request."""
+    """A fixed number of threads for one kind of request."""
 
     def __init__(self, services: Services, at_once: int, busy: str) -> None:
         self.services = services
         self._turns = anyio.CapacityLimiter(at_once)
-        # Whoever has a turn has a thread: there are as many of them as turns, and no pool in between.
+        # Every turn has a thread: there are as many of them as turns, and no pool in between.
         self._threads = anyio.CapacityLimiter(math.inf)
         self._busy = busy
 
     async def serve(self, call: Callable[Concatenate[Services, P], T], *given: P.args, **named: P.kwargs) -> T:
-        """What `call` returns, given these services; 503 where its turn does not come in time."""
+        """What `call` returns, given these services; 503 if its turn does not come in time."""
         turn = object()
         try:
             with anyio.fail_after(LONGEST_WAIT):
                 await self._turns.acquire_on_behalf_of(turn)
         except TimeoutError:
-            raise HTTPException(503, f"{self._busy} Ask again in a moment.", {"Retry-After": "5"}) from None
+            raise HTTPException(503, f"{self._busy} Try again in a moment.", {"Retry-After": "5"}) from None
         try:
             return await to_thread.run_sync(partial(call, self.services, *given, **named), limiter=self._threads)
         finally:
@@ -52,7 +52,7 @@ class Desk:
 
 
 class Desks:
-    """All desks of one process. Those of reports and of health have connections that nothing else can take.
+    """All desks of a process. Those of reports and of health have reserved database connections.
 
     Opens nothing until it is used.
     """

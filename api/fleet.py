@@ -1,4 +1,4 @@
-"""The fleet and the system itself: what is under way, which adapters there are, whether all is well."""
+"""The fleet and the system itself: what is running, which adapters are installed, whether all is well."""
 
 from datetime import datetime
 from typing import Any
@@ -32,7 +32,7 @@ class ActiveRuns(BaseModel):
 
 
 class Fleet(BaseModel):
-    """What is under way, and how the reaper is."""
+    """What is running, and the state of the reaper."""
 
     active: list[ActiveRuns]
     health: HealthRecord
@@ -41,7 +41,7 @@ class Fleet(BaseModel):
 
 
 class History(BaseModel):
-    """What happened lately, in steps of equal length, the newest last."""
+    """Recent history in steps of equal length, the newest last."""
 
     step_seconds: float = Field(description="The interval between two sweeps.")
     started: list[int] = Field(description="Attempts that began.")
@@ -65,7 +65,9 @@ class AdapterList(BaseModel):
 
 class Ready(BaseModel):
     ready: bool
-    reasons: list[str] = Field(description="What is wrong, a sentence each; what does not keep it from its work, too.")
+    reasons: list[str] = Field(
+        description="What is wrong, one sentence each, including what does not stop the system from working."
+    )
 
 
 @router.get("/v1/fleet", dependencies=[MayRead], responses=answers(401, 403, 503))
@@ -91,7 +93,7 @@ def fleet(wired: Wired) -> Fleet:
 
 @router.get("/v1/fleet/history", dependencies=[MayRead], responses=answers(401, 403, 503))
 def history(wired: Wired) -> History:
-    """The last hour, by the minute: what began, what ended, what was reaped."""
+    """The last hour, by the minute: runs that began, ended and were reaped."""
     step = wired.timing.sweep_interval
     steps = wired.fleet.history(step, HISTORY_STEPS)
     return History(
@@ -104,7 +106,7 @@ def history(wired: Wired) -> History:
 
 @router.get("/v1/adapters", dependencies=[MayRead], responses=answers(401, 403))
 def adapters() -> AdapterList:
-    """The adapters, and the form of their configs."""
+    """The adapters and the JSON schemas of their configs."""
     return AdapterList(
         adapters=[
             AdapterRecord(
@@ -121,22 +123,22 @@ def adapters() -> AdapterList:
 
 @router.get("/health/live")
 async def live() -> dict[str, bool]:
-    """Whether this process answers. It takes no thread."""
+    """Whether this process answers. Needs no thread."""
     return {"live": True}
 
 
 @router.get("/health/ready", responses={503: {"model": Ready, "description": "Something is wrong."}})
 async def ready(desk: HealthDesk) -> Response:
-    """Whether the system does what it is for; 503 with the reasons when it does not.
+    """Whether the system keeps its promises; 503 with the reasons if it does not.
 
-    An archive that refuses is told, and no reason to be sent no reports: until it takes them, logs are in the database.
+    An archive that refuses is reported, but the API stays ready: until it accepts them, logs are in the database.
     """
-    reasons, told = await desk.serve(_reasons)
-    return JSONResponse(Ready(ready=not reasons, reasons=told).model_dump(), 503 if reasons else 200)
+    reasons, problems = await desk.serve(_reasons)
+    return JSONResponse(Ready(ready=not reasons, reasons=problems).model_dump(), 503 if reasons else 200)
 
 
 def _reasons(wired: Services) -> tuple[list[str], list[str]]:
-    """What keeps the system from what it is for; and that with what does not."""
+    """The reasons why the system does not keep its promises; and those together with lesser complaints."""
     if not is_current(wired.database):
         return [NOT_CURRENT], [NOT_CURRENT]
     reasons = ailments(wired.sweeps.pulse(), wired.timing)

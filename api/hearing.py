@@ -1,7 +1,7 @@
-"""Our own hearing: an API that could not take reports for a while is a gap in it, and silence in a gap proves nothing.
+"""The reaper's hearing: while no API could accept reports, silence proves nothing.
 
-Each API notes every 20 seconds, on the way that reports take (the same threads, the same connections), that it takes
-them. The reaper reads it (`models.reaping.hears_reports`).
+Every 20 seconds each API records, on the path that reports take (same threads, same connections), that it accepts
+them. The reaper reads that (`models.reaping.hears_reports`).
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def hearing(desk: Desk) -> AsyncIterator[None]:
-    """For as long as the block lasts, it is noted that reports are taken."""
+    """While the block lasts, record that reports are accepted."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_note, desk)
         yield
@@ -31,14 +31,14 @@ async def hearing(desk: Desk) -> AsyncIterator[None]:
 async def _note(desk: Desk) -> None:
     timing, last = desk.services.timing, time.monotonic()
     while True:
-        # A process that stood still knows it, whatever others have noted meanwhile.
+        # A process that stood still knows it, whatever others have recorded meanwhile.
         stood_still = time.monotonic() - last > timing.tolerated_lag.total_seconds()
         try:
             await desk.serve(_take_reports, stood_still)
             last = time.monotonic()
-        except Exception as error:  # Whatever is the matter: that nothing is noted is what the reaper is to see.
+        except Exception as error:  # Whatever the reason: a missing record is what the reaper has to see.
             unfit = isinstance(error, HTTPException) or is_unfit(error)
-            logger.warning("It cannot be noted that reports are taken: %s.", type(error).__name__, exc_info=not unfit)
+            logger.warning("Cannot record that reports are accepted: %s.", type(error).__name__, exc_info=not unfit)
         await anyio.sleep(timing.keepalive_interval.total_seconds())
 
 

@@ -1,4 +1,4 @@
-"""What a request may carry, and what every answer says to a browser."""
+"""Limits of a request, and the headers of every response."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,7 +16,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 #: Bytes of a request's body: a full report of output, in Base64 and JSON, and some room.
 LARGEST_BODY = 2 * 1024 * 1024
 
-#: Log text is nobody's program: it is never taken for HTML, and what is answered here runs no script.
+#: Log text is not a program: it is never taken for HTML, and no response runs a script.
 HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; sandbox",
@@ -26,9 +26,9 @@ HEADERS = {
 
 
 class Limits:
-    """Refuses bodies that are too large, whatever they say of their size, and adds the headers above.
+    """Refuses bodies that are too large, whatever their Content-Length says, and adds the headers above.
 
-    Of whoever shows no token at all, no body is read: to take one in costs the time of everybody.
+    The body of a request without any token is never read: receiving one would cost every other caller time.
     """
 
     def __init__(self, app: App) -> None:
@@ -61,7 +61,7 @@ class Limits:
 
 
 def _is_anonymous(scope: Scope) -> bool:
-    """Whether this is asked of the API without anything that may be a token, and the API is not open."""
+    """Whether this is a request to a closed API without anything that could be a token."""
     names = {name for name, _ in scope["headers"]}
     is_open = scope["app"].state.services.settings.api_open
     return scope["path"].startswith("/v1/") and not is_open and not names & {b"authorization", b"cookie"}

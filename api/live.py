@@ -2,7 +2,7 @@
 
 One *hub* in a process asks for all of its readers: Redis for what is new, and the database, once a second and in one
 statement, how far the logs are. A reader holds its place and a few blocks; what it does not get in time, since it is
-slow or Redis is away, it reads from the store. So a thousand readers cost one connection, and a slow one no memory.
+slow or Redis is down, it reads from the store. So a thousand readers cost one connection, and a slow one no memory.
 """
 
 import asyncio

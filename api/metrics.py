@@ -1,7 +1,7 @@
-"""`/metrics`: what the fleet is like, read from the rows at each scrape. What a worker does, it counts itself.
+"""`/metrics`: the fleet, read from the rows at each scrape. Workers count their own work.
 
-So it is right after every restart, and whichever of several API processes is asked. A source that does not answer costs
-its own metrics only: their absence is the alarm.
+So the figures are right after a restart, and the same from every API process. A source that does not answer costs only
+its own metrics; their absence is the alarm.
 """
 
 import logging
@@ -34,7 +34,7 @@ AGE_BOUNDS = (15.0, 30.0, 60.0, 80.0, 120.0, 180.0, 240.0, 300.0, 360.0)
 
 
 class Facts(Collector):
-    """What the rows say, and how long the queues are."""
+    """The rows, and the lengths of the queues."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -44,7 +44,7 @@ class Facts(Collector):
             try:
                 yield from list(source())
             except Exception as error:
-                # Whatever is the matter: what is missing is the alarm, and the others are not to be missed with it.
+                # Whatever the reason: a missing metric is the alarm, and must not take the others with it.
                 logger.error("Metrics are missing: %s.", type(error).__name__, exc_info=not is_unfit(error))
 
     def _runs(self) -> Iterator[Metric]:
@@ -80,10 +80,10 @@ class Facts(Collector):
         yield failing
 
     def _archive(self) -> Iterator[Metric]:
-        told = (
+        message = (
             "Seconds for which the log archive has been refusing this, without a success in between; 0 if it does not."
         )
-        refusing = GaugeMetricFamily("reprieve_archive_refusing_seconds", told, labels=["operation"])
+        refusing = GaugeMetricFamily("reprieve_archive_refusing_seconds", message, labels=["operation"])
         now = self._services.database.now()
         since = {one.operation: one.since for one in self._services.archives.refusals()}
         for operation in (WRITE, REMOVE):
@@ -93,8 +93,8 @@ class Facts(Collector):
     def _hosts(self) -> Iterator[Metric]:
         nodes, timing = self._services.nodes, self._services.timing
         unseen = sum(one.owed for one in nodes.unseen(timing.window))
-        told = "Terminations that are owed by hosts of which nobody has seen a worker for a window."
-        yield GaugeMetricFamily("reprieve_terminations_of_unseen_hosts", told, value=unseen)
+        message = "Terminations that are owed by hosts of which nobody has seen a worker for a window."
+        yield GaugeMetricFamily("reprieve_terminations_of_unseen_hosts", message, value=unseen)
         twice = len(nodes.held_twice(timing.worker_gone_after))
         yield GaugeMetricFamily("reprieve_names_held_twice", "Names that two live hosts have.", value=twice)
 
@@ -107,8 +107,8 @@ class Facts(Collector):
             yield GaugeMetricFamily("reprieve_sweep_age_seconds", "Age of the last completed sweep.", value=age)
         if pulse is not None and pulse.lag is not None:
             lag = pulse.lag.total_seconds()
-            told = "Age of the newest canary that came back through the log queue."
-            yield GaugeMetricFamily("reprieve_canary_age_seconds", told, value=lag)
+            message = "Age of the newest canary that came back through the log queue."
+            yield GaugeMetricFamily("reprieve_canary_age_seconds", message, value=lag)
 
     def _queues(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("reprieve_queue_messages", "Messages that wait in a queue.", labels=["queue"])
@@ -126,7 +126,7 @@ class Facts(Collector):
     responses={200: {"description": "For Prometheus.", "content": {"text/plain": {}}}, **answers(401, 403)},
 )
 def metrics(wired: Wired) -> Response:
-    """What the fleet is like, for Prometheus."""
+    """The fleet's metrics, for Prometheus."""
     registry = CollectorRegistry()
     registry.register(Facts(wired))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

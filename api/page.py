@@ -1,4 +1,4 @@
-"""The page at `/`, and the session by which a browser keeps a token: its files need no build and load nothing else."""
+"""The page at `/`, and the browser session that keeps a token. Its files need no build and load nothing else."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ router = APIRouter()
 FILES = Path(__file__).parent / "page_files"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
-#: Scripts and styles of ours, and no others: what a run has printed can bring none.
+#: Only our own scripts and styles: a run's output cannot inject any.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -38,7 +38,7 @@ def file(name: str) -> FileResponse:
 
 
 def _file(name: str) -> FileResponse:
-    """One of the files that there are, by its name: nothing that comes from outside becomes a path."""
+    """One of the known files, by name: nothing from outside becomes a path."""
     if name not in {path.name for path in FILES.iterdir()}:
         raise HTTPException(404, "The page has no such file.")
     headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
@@ -47,7 +47,7 @@ def _file(name: str) -> FileResponse:
 
 @router.post("/session", status_code=204, include_in_schema=False, responses=answers(401))
 def begin(request: Request, wired: Wired, token: Annotated[str, Body(embed=True)]) -> Response:
-    """Keep a token in a cookie that no script can read and no other site can send."""
+    """Keep a token in a cookie that scripts cannot read and other sites cannot send."""
     if scope_of(wired, token) is None:
         raise HTTPException(401, "The token is not known here; `reprieve token create` makes one.")
     answer = Response(status_code=204)
@@ -62,7 +62,7 @@ def _keep(answer: Response, request: Request, token: str) -> None:
 
 @router.get("/session", include_in_schema=False)
 def session(request: Request) -> dict[str, bool]:
-    """Whether this browser keeps a token."""
+    """Whether this browser has a session."""
     return {"kept": cookie_name(request) in request.cookies}
 
 

@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection from this machine, as far as its system says."""
+"""Which user is at the other end of a local connection, as far as the kernel says."""
 
 import ipaddress
 import os
@@ -9,10 +9,10 @@ from starlette.requests import Request
 
 from reprieve.models.access import Caller
 
-#: Where Linux lists the sockets of this network namespace, each with its owner: of IPv4, of IPv6.
+#: Where Linux lists the sockets of this network namespace with their owners: IPv4, IPv6.
 _LISTS = {4: Path("/proc/self/net/tcp"), 6: Path("/proc/self/net/tcp6")}
 
-#: The state of a socket that its owner holds. Of one that was closed, Linux says that it is root's, whoever had it.
+#: The state of an open socket. Linux shows a closed one as root's, no matter who owned it.
 _ESTABLISHED = "01"
 
 _End = tuple[str, int]
@@ -20,7 +20,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def caller(request: Request) -> Caller:
-    """Whoever sent this request."""
+    """The process that sent this request."""
     client, server = request.scope.get("client"), request.scope.get("server")
     near = client is not None and is_loopback(client[0])
     return Caller(
@@ -40,7 +40,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_our_user(client: _End, server: _End) -> bool | None:
-    """Whether the socket from there to us is our own user's. One that is not listed is not; None where no list is."""
+    """Whether the socket from there to us is our own user's. False if it is not listed; None if there is no list."""
     try:
         near, far = _plain(ipaddress.ip_address(client[0])), _plain(ipaddress.ip_address(server[0]))
         sockets = _LISTS[near.version].read_text()
@@ -52,11 +52,11 @@ def _is_our_user(client: _End, server: _End) -> bool | None:
 
 
 def _plain(address: _Address) -> _Address:
-    """An IPv4 address as such, where IPv6 has wrapped it."""
+    """An IPv4 address, unwrapped from its IPv6 form."""
     return getattr(address, "ipv4_mapped", None) or address
 
 
 def _listed(address: _Address, port: int) -> str:
-    """An end as Linux lists it: groups of four bytes as numbers of this machine, in hexadecimal."""
+    """An endpoint as Linux lists it: groups of four bytes in host byte order, in hexadecimal."""
     groups = struct.unpack(f"={len(address.packed) // 4}I", address.packed)
     return "".join(f"{group:08X}" for group in groups) + f":{port:04X}"

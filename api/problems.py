@@ -1,4 +1,4 @@
-"""Every error as a problem document (RFC 9457): what is wrong, in a sentence, and what would do."""
+"""Every error as a problem document (RFC 9457): what is wrong, and what to do."""
 
 import logging
 from collections.abc import Mapping
@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-#: The SQLSTATE of a database that takes no change.
+#: The SQLSTATE of a read-only transaction.
 READ_ONLY = "25006"
 
-#: Seconds after which a client may ask again what could not be answered now.
+#: Seconds after which a client may repeat a request that could not be answered.
 RETRY_AFTER = 5
 
-#: The status of each error that a client can bring about; any other is ours.
+#: The status of each error that a client can cause; any other is our fault.
 STATUSES: Mapping[type[ReprieveError], int] = {
     RunNotFound: 404,
     IdempotencyConflict: 409,
@@ -68,7 +68,7 @@ class Problem(BaseModel):
     errors: list[WrongField] = []
 
 
-#: Two answers with one status, which a program may have to tell apart.
+#: Answers that share a status and that a program may have to distinguish.
 KINDS: Mapping[type[Exception], str] = {LogRemoved: "log-removed", LogLost: "log-lost"}
 
 
@@ -100,7 +100,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Have the app answer every error so."""
+    """Register the handlers with the app."""
     app.add_exception_handler(ReprieveError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -119,8 +119,8 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     wrong = [
         WrongField(field=".".join(str(part) for part in one["loc"]), detail=str(one["msg"])) for one in error.errors()
     ]
-    told = "; ".join(f"{one.field}: {one.detail}" for one in wrong)
-    return problem(422, f"The request cannot be taken: {told}.", wrong)
+    message = "; ".join(f"{one.field}: {one.detail}" for one in wrong)
+    return problem(422, f"The request cannot be taken: {message}.", wrong)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
@@ -135,26 +135,28 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> str:
-    """All methods that a path takes: of several routes on one path, the router names the first one's only."""
+    """All methods of a path: where it has several routes, the router names only those of the first."""
     paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
     methods = (name for path, item in paths.items() if compile_path(path)[0].match(request.url.path) for name in item)
     return ", ".join(sorted(name.upper() for name in methods))
 
 
 async def _database(request: Request, error: Exception) -> JSONResponse:
-    """503 where asking again may help; what the database refused for another reason is a mistake of ours."""
-    told = database_trouble(error)
-    if told is None:
+    """503 if a retry may help; anything else that the database refused is our bug."""
+    message = database_trouble(error)
+    if message is None:
         return await _unforeseen(request, error)
-    logger.error("%s (%s)", told, type(getattr(error, "orig", None) or error).__name__)
-    return problem(503, f"{told} {_what_follows(request, error)}" if is_unfit(error) else told)
+    logger.error("%s (%s)", message, type(getattr(error, "orig", None) or error).__name__)
+    return problem(503, f"{message} {_what_follows(request, error)}" if is_unfit(error) else message)
 
 
 def _what_follows(request: Request, error: Exception) -> str:
-    """What to do after trouble of the database, which may have come after a change was made, or as it was."""
+    """What to do after a database error, which may have come after the change was committed, or during it."""
     if request.method in ("GET", "HEAD") or sqlstate_of(error) == READ_ONLY:
-        return "Nothing was changed. Ask again in a moment."
-    return "Whether anything was changed is not known: ask again with the same Idempotency-Key, or look first."
+        return "Nothing was changed. Try again in a moment."
+    return (
+        "It is not known whether anything was changed: repeat the request with the same Idempotency-Key, or look first."
+    )
 
 
 async def _unforeseen(_: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What work outside reports, by the token of its run: a thin coat over `workers.reporting` (docs/remote.md)."""
+"""Reports of remote work, with the token of its run: a thin layer over `workers.reporting` (docs/remote.md)."""
 
 from typing import Annotated, Any
 from uuid import UUID
@@ -17,7 +17,7 @@ CHUNKS = [{"stream": "stdout", "data": "aGVsbG8K", "at": 1790000000123}]
 
 
 class OutputTaken(BaseModel):
-    next_seq: int = Field(description="The number of the first chunk that is not stored: go on from there.")
+    next_seq: int = Field(description="The number of the first chunk that is not stored: continue from there.")
     stop: bool = Field(description="The run has ended: end the work.")
 
 
@@ -26,11 +26,11 @@ class HeartbeatTaken(BaseModel):
 
 
 class ResultTaken(BaseModel):
-    taken: bool = Field(description="False only while no worker has claimed the run: say it again.")
+    taken: bool = Field(description="False only while no worker has claimed the run: send it again.")
 
 
 class RunTokenMade(BaseModel):
-    token: str = Field(description="Shown this once; it replaces any that the run had.")
+    token: str = Field(description="Shown only once; it replaces any earlier token of the run.")
 
 
 @router.post("/output", responses=answers(400, 401, 404, 413, 422, 503))
@@ -41,7 +41,7 @@ async def output(
     first_seq: Annotated[int, Body(strict=True, examples=[1])],
     chunks: Annotated[list[Any], Body(examples=[CHUNKS])],
 ) -> OutputTaken:
-    """Append output. A number that is not the next one is answered with the one that is."""
+    """Append output. If the number is not the next one, the answer gives the next one."""
     return OutputTaken(**await desk.serve(reporting.append, run_id, token, first_seq, chunks))
 
 

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -78,10 +77,10 @@ class Stack:
     @contextmanager
     def log_workers(self, count: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
         """So many workers of the logs, as `reprieve up` starts them."""
-        _, *arguments = ROLES["worker-logs"]
+        command = ROLES["worker-logs"]
         with ExitStack() as ending:
             started = [
-                ending.enter_context(_worker([*arguments, f"--hostname=logs{number}@bench"], self.folder))
+                ending.enter_context(_worker([*command, f"--hostname=logs{number}@bench"], self.folder))
                 for number in range(count)
             ]
             wait_for_workers(count)
@@ -94,9 +93,8 @@ def wait_for_workers(count: int) -> None:
 
 
 @contextmanager
-def _worker(arguments: Sequence[str], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def _worker(command: Sequence[str], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
     with (folder / "workers.log").open("ab") as log:
-        command = [sys.executable, "-m", "celery", *arguments]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         yield process

@@ -9,7 +9,7 @@ from typing import NoReturn
 from reprieve.stores.objects import Objects
 from reprieve.workers.settings import load_settings
 
-_CELERY = ("celery", "-A", "reprieve.workers.app")
+_CELERY = (sys.executable, "-P", "-m", "reprieve.workers")
 _WORKER = (*_CELERY, "worker", "--without-gossip", "--without-mingle", "--loglevel=INFO")
 
 #: Runs that a worker has under way at once, unless it is told otherwise.

@@ -28,7 +28,7 @@ PROXY_PREFIXES = ("x-forwarded", "x-original-", "x-envoy-", "fly-", "cf-")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What is known of whoever sends a request without a token."""
+    """What is known of the sender of a request without a token."""
 
     from_loopback: bool
     """Whether the connection comes from this machine by its loopback."""
@@ -43,7 +43,7 @@ class Caller:
 
         A proxy on this machine connects from loopback as our own requests do, and is known by its headers, by HTTP/1.0
         (a bare `proxy_pass` of nginx says no more than that), or by its user. One of our own user that speaks HTTP/1.1
-        and adds nothing is not told from the user.
+        and adds nothing cannot be distinguished from the user.
         """
         if not self.from_loopback:
             return "it comes from another machine"

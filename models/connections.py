@@ -43,7 +43,7 @@ def most_connections(files: int) -> int:
 
 
 def most_readers(connections: int) -> int:
-    """How many of them may be streams of live output: the rest is for reports, and for whoever starts a run."""
+    """How many of them may be streams of live output: the rest is kept for reports and for starting runs."""
     return int(connections * SHARE_OF_READERS)
 
 
@@ -55,7 +55,7 @@ class ConnectionState:
     since: float
     """When it came to this stage, by a clock that only goes forward."""
     reads: bool
-    """Whether its request only reads: whoever sent it may come again, to where it was."""
+    """Whether its request only reads: its sender can reconnect and resume."""
 
     def is_overdue(self, now: float) -> bool:
         return now - self.since > PATIENCE.get(self.stage, float("inf"))

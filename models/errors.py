@@ -1,4 +1,4 @@
-"""The errors that callers may want to catch: a small tree. Each says when it is raised; its text says what would do."""
+"""The errors that callers may want to catch: a small tree. The text of each says what would work."""
 
 import os
 from pathlib import Path
@@ -68,7 +68,7 @@ class LogLost(ReprieveError):
 
 
 class LeaseLost(ReprieveError):
-    """Raised when whoever did something alone finds that another does it now: it stood still for too long. It stops."""
+    """Raised when a process finds that its lease has expired and another process holds it. It stops."""
 
 
 class Superseded(ReprieveError):

@@ -59,7 +59,7 @@ _UNFIT_ERRNOS = frozenset(
     if hasattr(errno, name)
 )
 
-#: Errors of the clients of Redis and of brokers, by name: whoever has no need of those libraries need not load them.
+#: Errors of the clients of Redis and of brokers, by name, so that this module need not import those libraries.
 _UNFIT_NAMES = frozenset(
     (
         *("ConnectionError", "TimeoutError", "BusyLoadingError", "ReadOnlyError", "OutOfMemoryError"),

@@ -87,9 +87,9 @@ def ailments(pulse: Pulse | None, timing: Timing) -> list[str]:
         )
         reasons.append(_with_holder(overdue, pulse))
     if pulse.lag is None or pulse.lag > timing.tolerated_lag + timing.sweep_interval:
-        told = "none ever did" if pulse.lag is None else f"the last was sent {pulse.lag.total_seconds():.0f} s ago"
+        last = "none ever did" if pulse.lag is None else f"the last was sent {pulse.lag.total_seconds():.0f} s ago"
         reasons.append(
-            f"Canaries do not come back through the log queue ({told}): output is late, and silence convicts nobody. "
+            f"Canaries do not come back through the log queue ({last}): output is late, and silence convicts nobody. "
             "Is a worker of the queue logs running, and does it keep up?"
         )
     if pulse.deaf_for is not None and pulse.deaf_for > timing.tolerated_lag + timing.sweep_interval:

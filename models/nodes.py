@@ -1,4 +1,4 @@
-"""Nodes: who holds a data folder. What a recorded name means to its holder, and what may be said of a host not seen.
+"""Nodes: who holds a data folder, what a recorded name means to its holder, and what is known of an unseen host.
 
 A node's name is for people, and for finding rows. What it *is* is its slot: a folder below the data folder, whose id is
 recorded beside the name, so that two data folders under one name are never taken for each other. A number of a

@@ -11,7 +11,7 @@ from typing import Any
 from reprieve.models.status import ErrorCode
 from reprieve.models.work import Outcome, storable
 
-#: Bytes of an outcome's detail, as JSON: it is on the attempt's row and in an event, and whoever lists runs reads it.
+#: Bytes of an outcome's detail, as JSON: it is on the attempt's row and in an event, and each listing of runs reads it.
 MAX_DETAIL = 1024 * 1024
 #: Characters that are shown of what an adapter returned.
 SHOWN = 200

@@ -14,7 +14,7 @@ MAX_ERROR_MESSAGE = 2_000
 
 
 class Fence(NamedTuple):
-    """The fencing token: whoever writes for a run does so only while the run's epoch is still this one."""
+    """A fencing token: a write for a run applies only while the run's epoch is still this one."""
 
     run_id: UUID
     epoch: int
@@ -42,7 +42,7 @@ class Work:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the work itself is told, as variables: which attempt it is, and its place in a trace."""
+        """The work's own environment variables: which attempt it is, and its trace context."""
         own = {"REPRIEVE_RUN_ID": str(self.run_id), "REPRIEVE_ATTEMPT": str(self.attempt)}
         return own | ({"TRACEPARENT": self.trace_parent} if self.trace_parent else {})
 

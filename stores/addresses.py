@@ -15,8 +15,8 @@ _SCALE = "time_scale"
 
 def write_addresses(data_dir: Path, database_url: str | None, redis_url: str | None, time_scale: int = 1) -> None:
     """Remember the addresses of the servers that run; they hold passwords, so the file is the owner's alone."""
-    told = {"database_url": database_url, "redis_url": redis_url, _SCALE: time_scale}
-    write_private(data_dir / _FILE, json.dumps({name: value for name, value in told.items() if value}))
+    addresses = {"database_url": database_url, "redis_url": redis_url, _SCALE: time_scale}
+    write_private(data_dir / _FILE, json.dumps({name: value for name, value in addresses.items() if value}))
 
 
 def read_addresses(data_dir: Path) -> Mapping[str, SecretStr]:
@@ -26,16 +26,16 @@ def read_addresses(data_dir: Path) -> Mapping[str, SecretStr]:
 
 def read_time_scale(data_dir: Path, database_url: str) -> int | None:
     """The time scale of what runs here on that database; None when nothing does."""
-    told = _read(data_dir)
-    return told.get(_SCALE) if told.get("database_url") == database_url else None
+    addresses = _read(data_dir)
+    return addresses.get(_SCALE) if addresses.get("database_url") == database_url else None
 
 
 def _read(data_dir: Path) -> dict[str, Any]:
     try:
-        told: dict[str, Any] = json.loads((data_dir / _FILE).read_text())
+        addresses: dict[str, Any] = json.loads((data_dir / _FILE).read_text())
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    return told
+    return addresses
 
 
 def forget_addresses(data_dir: Path) -> None:

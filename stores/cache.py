@@ -1,6 +1,6 @@
 """The connection to Redis for throttles and hints (the broker has its own).
 
-Redis is allowed to be away: every use has an answer for that. So a call waits for 2 seconds at most, and never retries
+Redis may be down; every caller has a fallback. So a call waits for 2 seconds at most, and never retries
 by itself: redis-py's defaults turned a 5 s timeout into 58 s.
 """
 
@@ -22,7 +22,7 @@ LONGEST_BLOCK = 1.0
 
 
 def connect(url: str) -> Redis:
-    """A client that opens nothing until it is used. Raises ValueError, with what would do, for what is no address."""
+    """A client that connects when it is first used. Raises ValueError, naming what would work, for a bad address."""
     patience: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT,
         "socket_connect_timeout": SOCKET_TIMEOUT,
@@ -31,8 +31,8 @@ def connect(url: str) -> Redis:
     read = checked(url)
     if read.scheme not in SCHEMES:
         secure = Tls.of(read)
-        told = secure.for_redis if secure else {}
-        return Redis.from_url(str(read.without(NAMES)), health_check_interval=30, **patience, **told)
+        tls = secure.for_redis if secure else {}
+        return Redis.from_url(str(read.without(NAMES)), health_check_interval=30, **patience, **tls)
     address = SentinelAddress.parse(url)
     sentinel = Sentinel(address.sentinels, sentinel_kwargs=patience | address.sentinel_login)
     client: Redis = sentinel.master_for(
@@ -42,7 +42,7 @@ def connect(url: str) -> Redis:
 
 
 def checked(url: str) -> Url:
-    """A URL of a Redis, read; raises ValueError, with what would do, for anything in it that nobody heeds."""
+    """A URL of a Redis, read; raises ValueError, naming what would work, for parts that have no effect."""
     read = Url.parse(url)
     if read.scheme in SCHEMES:
         SentinelAddress.parse(url)

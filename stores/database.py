@@ -29,11 +29,11 @@ UNANSWERED_TIMEOUT = 30
 #: silence, again after so many, and given up after so many questions: 30 seconds as well.
 CLIENT_KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
 
-#: Milliseconds after which PostgreSQL ends a statement of ours: a hung one would hold up every run of a worker.
+#: Milliseconds after which PostgreSQL cancels a statement: a hung one would hold up every run of a worker.
 STATEMENT_TIMEOUT_MS = 30_000
 #: The same for waiting for a row that another transaction holds …
 LOCK_TIMEOUT_MS = 5_000
-#: … and for a transaction of ours that does nothing: a stopped worker must not hold its rows for ever.
+#: … and for an idle transaction: a stopped worker must not hold its row locks for ever.
 IDLE_TRANSACTION_TIMEOUT_MS = 120_000
 #: Seconds after which PostgreSQL asks whether a client that is silent is still there, seconds between two questions,
 #: and how many stay unanswered before its session ends: within 50 seconds. Its own default is two hours, and for so
@@ -69,11 +69,11 @@ class Database:
     """An engine and the five ways in which this project uses one. Opens nothing until it is used.
 
     A session that cannot write any more (read-only after a switch-over, ended by its server) is dropped by the first
-    error that says so, and with it all others of its server: whoever tries again does so on another connection.
+    error that says so, and with it all others of its server: a retry uses another connection.
     """
 
     def __init__(self, url: str, *, pool_size: int = 5, max_overflow: int = 10) -> None:
-        """Raises ValueError, with what would do, for a URL that says what cannot be heeded."""
+        """Raises ValueError, naming what would work, for a URL that says what cannot be heeded."""
         self._url = url
         read = Url.parse(url)
         #: The schema that all tables are in, where the URL names one.
@@ -162,7 +162,7 @@ def clock(connection: Connection) -> datetime:
 def connect_arguments(url: Url) -> tuple[str | None, dict[str, Any]]:
     """The schema that a URL asks for, and what its connections are made with, beside what it says itself.
 
-    Raises ValueError, with what would do, for what cannot be heeded.
+    Raises ValueError, naming what would work, for what cannot be heeded.
     """
     asked = url.asked
     for name in asked:
@@ -176,7 +176,9 @@ def connect_arguments(url: Url) -> tuple[str | None, dict[str, Any]]:
     if len(set(paths)) > 1 or (paths and schema is None):
         raise ValueError("has a search_path that is not one schema; all tables are in one")
     if schema is not None and (len(schema.encode()) > 63 or schema.startswith("pg_") or schema == "information_schema"):
-        raise ValueError("has a search_path that can be no schema of ours: give a name of 63 bytes at most, not pg_…")
+        raise ValueError(
+            "has a search_path that cannot be a schema of Reprieve's: give a name of 63 bytes at most, not pg_…"
+        )
     if taken := sorted(wanted.keys() & SERVER_OPTIONS.keys()):
         raise ValueError(f"sets {', '.join(taken)} by its options, which is Reprieve's own to set; leave it out")
     if schema is not None:

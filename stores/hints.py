@@ -54,7 +54,7 @@ def live_key(run_id: UUID) -> str:
 
 
 class StopSignals:
-    """Tells the follower of a run, wherever it is, that the run has ended without it."""
+    """Signals the follower of a run, on any host, that the run has ended without it."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -67,18 +67,18 @@ class StopSignals:
                     pipeline.set(stop_key(fence.run_id), fence.epoch, ex=STOP_SIGNAL_LIFE)
                 pipeline.execute()
         except RedisError as error:
-            logger.warning("Redis is away (%s): followers will learn from the database that they must stop.", error)
+            logger.warning("Redis is down (%s): followers will learn from the database that they must stop.", error)
 
     def received(self, fences: Sequence[Fence]) -> set[Fence]:
-        """Those of these fences that were told to stop: the signal names their epoch or a later one."""
+        """The fences among these with a stop signal: the signal names their epoch or a later one."""
         if not fences:
             return set()
         try:
             answers = cast("list[bytes | None]", self._redis.mget([stop_key(fence.run_id) for fence in fences]))
         except RedisError:
             return set()
-        told = zip(fences, answers, strict=True)
-        return {fence for fence, epoch in told if epoch is not None and int(epoch) >= fence.epoch}
+        signals = zip(fences, answers, strict=True)
+        return {fence for fence, epoch in signals if epoch is not None and int(epoch) >= fence.epoch}
 
 
 class Vouches:
@@ -101,19 +101,19 @@ class Vouches:
                     pipeline.set(vouch_key(fence), 1, px=self._milliseconds)
                 pipeline.execute()
         except RedisError as error:
-            logger.error("Neither the database nor Redis (%s) can be told that runs of this worker live.", error)
+            logger.error("Neither the database nor Redis (%s) can record that this worker's runs are alive.", error)
             return False
         return True
 
     def given(self, fences: Iterable[Fence]) -> set[Fence]:
-        """Those of these fences that are vouched for, under just their epoch; none of any while Redis is away."""
+        """Those of these fences that are vouched for, under just their epoch; none while Redis is down."""
         vouched: set[Fence] = set()
         try:
             for page in pages(list(fences), VOUCHES_AT_ONCE):
                 answers = cast("list[bytes | None]", self._redis.mget([vouch_key(fence) for fence in page]))
                 vouched |= {fence for fence, answer in zip(page, answers, strict=True) if answer is not None}
         except RedisError as error:
-            logger.warning("Redis is away (%s): nobody can be asked which runs workers vouch for.", error)
+            logger.warning("Redis is down (%s): it is not known which runs workers vouch for.", error)
         return vouched
 
 
@@ -128,14 +128,14 @@ class LiveEvent:
 class LiveEvents:
     """A bounded Redis stream per run that somebody watches, written after the commit.
 
-    Most runs are watched by nobody, and an event costs more than storing what it tells.
+    Most runs have no watcher, and publishing an event costs more than storing its content.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def publish(self, blocks: Sequence[Block]) -> None:
-        """Tell those who watch. Best effort: a failure is logged, never raised; the blocks are stored."""
+        """Publish to the watchers. Best effort: a failure is logged, never raised; the blocks are stored."""
         if not blocks:
             return
         try:
@@ -148,7 +148,7 @@ class LiveEvents:
                     pipeline.expire(live_key(run_id), LIVE_STREAM_LIFE)
                 pipeline.execute()
         except RedisError as error:
-            logger.warning("Redis is away (%s): %d blocks were stored without a live event.", error, len(blocks))
+            logger.warning("Redis is down (%s): %d blocks were stored without a live event.", error, len(blocks))
 
     def _watched(self, run_ids: Iterable[UUID]) -> set[UUID]:
         ordered = list(run_ids)
@@ -158,7 +158,7 @@ class LiveEvents:
     def position(self, run_id: UUID) -> str:
         """Begin to watch a run: the place of its newest event, from which `wait` goes on.
 
-        To be called before the store is read: whatever is stored after that is then told of.
+        Call it before the store is read: whatever is stored later is then announced.
         """
         try:
             self.watch([run_id])
@@ -170,7 +170,7 @@ class LiveEvents:
     def wait(self, run_id: UUID, after: str) -> tuple[list[LiveEvent], str]:
         """The events after a position, waiting up to `LONGEST_BLOCK` seconds for one, and the position after them.
 
-        Raises `RedisError` when Redis is away: the caller reads the store instead.
+        Raises `RedisError` when Redis is down: the caller reads the store instead.
         """
         self.watch([run_id])
         events, positions = self._read({run_id: after}, LONGEST_BLOCK, 500)

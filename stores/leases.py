@@ -90,7 +90,7 @@ class Leases:
     """The leases of one system, as this node takes them."""
 
     def __init__(self, database: Database, node: Callable[[], str]) -> None:
-        """`node` tells this node's name, which may not be known yet."""
+        """`node` returns this node's name, which may not be known yet."""
         self._database = database
         self._node = node
 

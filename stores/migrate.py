@@ -56,7 +56,7 @@ _NOT_THERE = ("42P01", "42703", "42883")
 
 
 def database_trouble(error: BaseException) -> str | None:
-    """What is the matter with a database that raised this, in a sentence for a person; None for a mistake of ours."""
+    """What is wrong with a database that raised this, in a sentence; None for a bug in Reprieve."""
     if is_unfit(error) and "certificate" in str(error):
         return "The database's certificate is not to be trusted: name its authority by sslrootcert=FILE in the URL."
     if is_unfit(error):

@@ -42,10 +42,10 @@ RETRIES: Any = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}
 PART_BYTES = 8 * 1024 * 1024
 PARTS_AT_ONCE = 2
 
-#: Characters of what a store said that are told.
+#: Characters that are shown of a store's own error message.
 LONGEST_CAUSE = 300
 
-#: How the client tells of an answer that is an error, and what S3 and its like say in it.
+#: How the client reports an error response, and what S3-compatible stores put in it.
 _STATUS = re.compile(r"status code: (\d{3}[\w ]*)")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 
@@ -61,7 +61,7 @@ def check_address(url: str) -> None:
         parts = urlsplit(url)
     except ValueError as error:
         raise ValueError(f"is no address ({error}); {EXAMPLES}") from None
-    for is_wrong, told in (
+    for is_wrong, message in (
         (not parts.scheme, f"is no address of an object store; {EXAMPLES}"),
         (
             parts.password is not None,
@@ -75,7 +75,7 @@ def check_address(url: str) -> None:
         (parts.scheme != "file" and not parts.netloc, f"names no bucket; {EXAMPLES}"),
     ):
         if is_wrong:
-            raise ValueError(told)
+            raise ValueError(message)
     if parts.scheme == "file":
         _check_folder(url, parts.netloc)
     else:
@@ -86,8 +86,8 @@ def _check_store(url: str) -> None:
     try:
         from_url(url)
     except REFUSALS as error:
-        told = f"is no address of an object store that is known here ({cause_of(error)}); {EXAMPLES}"
-        raise ValueError(told) from None
+        message = f"is no address of an object store that is known here ({cause_of(error)}); {EXAMPLES}"
+        raise ValueError(message) from None
 
 
 def _check_folder(url: str, host: str) -> None:
@@ -220,15 +220,15 @@ class Objects:
 
     def probe(self) -> None:
         """Write, read, list and remove an object; the error says which of these was refused. Leaves nothing behind."""
-        key, told = f"doctor-{uuid4().hex}", b"reprieve doctor\n"
+        key, content = f"doctor-{uuid4().hex}", b"reprieve doctor\n"
         self._call(PROBE_SECONDS, "cannot be opened", lambda: self._there)
 
         def read() -> None:
-            if bytes(obstore.get(self._there, key).bytes()) != told:
+            if bytes(obstore.get(self._there, key).bytes()) != content:
                 raise ValueError("it gave back something else than was written")
 
         steps: list[tuple[str, Callable[[], object]]] = [
-            ("cannot be written to", lambda: obstore.put(self._there, key, told)),
+            ("cannot be written to", lambda: obstore.put(self._there, key, content)),
             ("cannot be read", read),
             ("cannot be listed", lambda: list(obstore.list(self._there, key))),
             (f"cannot remove objects ({key} may be left)", lambda: obstore.delete(self._there, key)),
@@ -246,17 +246,17 @@ class Objects:
         try:
             return self._patience.call(seconds, work)
         except TimeoutError:
-            told = f"it has not answered for {seconds:.0f} s. Does this host reach it?"
-            raise _NoAnswer(f"The log archive {self.url} {refused}: {told}") from None
+            message = f"it has not answered for {seconds:.0f} s. Does this host reach it?"
+            raise _NoAnswer(f"The log archive {self.url} {refused}: {message}") from None
         except FileNotFoundError as error:
             if "NoSuchBucket" not in str(error):
                 raise ObjectLost(f"The log archive {self.url} {refused}: {cause_of(error)}") from None
-            told = "there is no such bucket. Make it, or name another one."
+            message = "there is no such bucket. Make it, or name another one."
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            told = f"{cause_of(error)}. May its user write, read, list and remove there?"
+            message = f"{cause_of(error)}. May its user write, read, list and remove there?"
         except REFUSALS as error:
-            told = cause_of(error)
-        raise LogUnavailable(f"The log archive {self.url} {refused}: {told}") from None
+            message = cause_of(error)
+        raise LogUnavailable(f"The log archive {self.url} {refused}: {message}") from None
 
 
 def cause_of(error: BaseException) -> str:

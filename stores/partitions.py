@@ -19,7 +19,7 @@ from reprieve.stores.database import Database
 
 logger = logging.getLogger(__name__)
 
-#: Days for which there are partitions in advance: so long may the daily task be away.
+#: Days for which partitions exist in advance: the daily task may fail for that long.
 DAYS_AHEAD = 7
 #: Days for which an empty partition is kept: clocks of those who enqueue may differ.
 DAYS_KEPT = 2
@@ -83,8 +83,8 @@ def _drop_if_empty(database: Database, day: date) -> bool:
     return True
 
 
-def _may_wait(error: DBAPIError, told: str) -> None:
+def _may_wait(error: DBAPIError, message: str) -> None:
     """Pass over what the next turn does: rows that are in the way, a table that is busy. Raises any other error."""
     if sqlstate_of(error) not in _IN_THE_WAY:
         raise error
-    logger.info("%s: %s", told, str(error.orig).splitlines()[0])
+    logger.info("%s: %s", message, str(error.orig).splitlines()[0])

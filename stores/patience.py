@@ -39,7 +39,7 @@ class Patience:
     def _act(self, work: Callable[[], T], said: "Future[T]") -> None:
         try:
             result = work()
-        except BaseException as error:  # Whoever waits for it is told, whatever it is.
+        except BaseException as error:  # Re-raised to the caller, whatever it is.
             self._free.release()
             said.set_exception(error)
         else:

@@ -31,7 +31,7 @@ class SentinelAddress:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Raises ValueError with what would do."""
+        """Raises ValueError, naming what would work."""
         try:
             read = Url.parse(url)
         except ValueError as error:

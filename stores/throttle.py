@@ -65,7 +65,7 @@ class Throttle:
                     pipeline.set(proof_key(run_id), owner, nx=True, ex=self._refresh_seconds)
                 answers = pipeline.execute()
         except RedisError as error:
-            logger.warning("Redis is away (%s): throttling refreshes in memory.", error)
+            logger.warning("Redis is down (%s): throttling refreshes in memory.", error)
             return {fence for fence in wanted.values() if self._take_locally(fence.run_id)}
         self._hold(wanted)
         return {fence for fence, won in zip(wanted.values(), answers, strict=True) if won}
@@ -111,7 +111,7 @@ class Throttle:
                     command(pipeline, proof_key(run_id))
                 pipeline.execute()
         except RedisError as error:
-            logger.warning("Redis is away (%s): %d throttle keys stay until they expire.", error, len(run_ids))
+            logger.warning("Redis is down (%s): %d throttle keys stay until they expire.", error, len(run_ids))
 
 
 class Claims:

@@ -1,7 +1,7 @@
 """What an address says of TLS, for every client of it alike: verified, the host's name too, unless it says otherwise.
 
 Left to themselves the clients differ: redis-py verifies a plain `rediss://`, kombu takes any certificate for the same
-address, and py-amqp's default has changed. So each is told everything, by these two functions.
+address, and py-amqp's default has changed. So these two functions set everything for each.
 """
 
 import os
@@ -34,7 +34,7 @@ class Tls:
 
     @classmethod
     def of(cls, url: Url) -> Self | None:
-        """None for an address without TLS. Raises ValueError with what would do."""
+        """None for an address without TLS. Raises ValueError, naming what would work."""
         asked = {name: value for name, value in url.asked.items() if name in NAMES}
         if url.scheme not in SCHEMES:
             if asked:
@@ -61,7 +61,7 @@ class Tls:
         return {"ssl_cert_reqs": self.verify, "ssl_check_hostname": self.check_hostname, **self._files("ssl_")}
 
     def for_amqp(self, host: str) -> dict[str, Any]:
-        """What py-amqp takes. It checks the host's name if, and only if, it is told one."""
+        """What py-amqp takes. It checks the host's name only if it is given one."""
         named = {"server_hostname": host} if self.check_hostname else {}
         return {"cert_reqs": self.verify, **named, **self._files("")}
 
@@ -89,7 +89,7 @@ VERIFYING = ("verify-ca", "verify-full")
 
 
 def for_postgres(url: Url) -> dict[str, str]:
-    """What libpq is told beside what the URL says of TLS itself, which it obeys.
+    """libpq's TLS options beside those of the URL, which take precedence.
 
     Of a URL that says nothing, a certificate that the server shows is verified, its host's name too, by the authorities
     of this machine; within this machine nobody can be in between. Raises ValueError for a file that is not there.
@@ -102,8 +102,8 @@ def for_postgres(url: Url) -> dict[str, str]:
         raise ValueError(f"has an sslmode that is none of {', '.join(MODES)}")
     given, authority = postgres_mode(url), asked.get("sslrootcert") or os.environ.get("PGSSLROOTCERT")
     mode = given or ("verify-full" if authority or not is_local_postgres(url) else None)
-    told = {"sslmode": mode} if mode and not given else {}
-    return told if mode not in VERIFYING or authority else told | {"sslrootcert": _authorities()}
+    options = {"sslmode": mode} if mode and not given else {}
+    return options if mode not in VERIFYING or authority else options | {"sslrootcert": _authorities()}
 
 
 def postgres_mode(url: Url) -> str | None:
@@ -112,13 +112,13 @@ def postgres_mode(url: Url) -> str | None:
 
 
 def is_local_postgres(url: Url) -> bool:
-    """Whether the database is on this machine, as far as its address says; libpq may be told of another elsewhere."""
+    """Whether the database is on this machine, as far as its address says; libpq's environment may name another."""
     elsewhere = "service" in url.asked or (not url.hosts and {"PGHOST", "PGHOSTADDR", "PGSERVICE"} & os.environ.keys())
     return url.is_local and not elsewhere
 
 
 def may_be_plain(url: Url) -> bool:
-    """Whether a PostgreSQL that has no TLS will do: nobody asked for it. Then whoever is in between can read all."""
+    """Whether a PostgreSQL without TLS is accepted: nobody asked for it. Anyone on the way can then read all of it."""
     return not postgres_mode(url) and "sslrootcert" not in url.asked and "PGSSLROOTCERT" not in os.environ
 
 

@@ -40,7 +40,7 @@ CREATE = text("""
 INSERT INTO api_tokens (name, hash, scope) VALUES (:name, :hash, :scope) ON CONFLICT (name) DO NOTHING RETURNING name
 """)
 
-# scope: found by the hash of what was given, which tells nobody anything about the hash of another.
+# scope: found by the hash of the given token, which reveals nothing about other hashes.
 SCOPE = text("SELECT scope FROM api_tokens WHERE hash = :hash")
 
 #: Characters of a token's name.
@@ -61,7 +61,7 @@ class TokenStore:
         return token
 
     def check(self, run_id: UUID, token: object) -> bool:
-        """Whether this is the run's token, in a time that tells nothing of how much of it is right."""
+        """Whether this is the run's token, compared in constant time."""
         if not isinstance(token, str):
             return False
         found = self._database.run(FIND, {"run_id": run_id})
@@ -113,7 +113,7 @@ def own_token(data_dir: Path) -> str | None:
 
 
 def make_own_token(data_dir: Path) -> str:
-    """The token of a data folder, made if there is none: by whoever is first. Raises `SettingsError`."""
+    """The token of a data folder, made by the first caller if there is none. Raises `SettingsError`."""
     if (found := own_token(data_dir)) is not None:
         return found
     try:

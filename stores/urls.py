@@ -35,7 +35,7 @@ class Url:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError with what would do, which quotes nothing of the text."""
+        """Raises ValueError, naming what would work, which quotes nothing of the text."""
         form = _FORM.fullmatch(text.strip())
         if form is None or _HALF_QUOTED.search(text):
             raise ValueError(UNREADABLE)

@@ -43,7 +43,7 @@ def configuration() -> dict[str, Any]:
         },
         "beat_schedule": beat_schedule(settings.timing),
         "beat_max_loop_interval": pulse.BEAT_TURN,
-        # Pickle runs code for whoever can reach the broker.
+        # Pickle would let anyone who can reach the broker run code.
         "accept_content": ["json", "msgpack"],
         "task_serializer": "json",
         # Rows are the results. None is kept, so none piles up.
@@ -51,12 +51,12 @@ def configuration() -> dict[str, Any]:
         "result_backend": None,
         # A run's message is worth nothing once its row is claimed; take no more than can be worked on.
         "worker_prefetch_multiplier": 1,
-        # Flower is a user of ours, and messages are few.
+        # Flower relies on events, and messages are few.
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "worker_hijack_root_logger": True,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        # A broker that is away comes back some time. Celery's 100 tries are under an hour, after which it would end a
+        # A broker that is down comes back eventually. Celery's 100 tries last under an hour; then it would end a
         # worker with the children of its runs, or beat.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -64,7 +64,7 @@ def configuration() -> dict[str, Any]:
         # RabbitMQ closes the channel of a worker that has held a message for half an hour, as one does whose threads
         # are all busy. That is a lost connection, and not the end of the worker and of the children of all its runs.
         "broker_channel_error_retry": True,
-        # Who publishes has a better answer to a broker that is away than waiting: the row is written.
+        # A publisher need not wait for a broker that is down: the row is written.
         "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2},
         "timezone": "UTC",
     }

@@ -1,4 +1,4 @@
-"""The broker: what its transport is told, and kombu's transport for Redis, made to bear that its connection is gone.
+"""The broker: the options of its transport, and a Redis transport for kombu that survives a lost connection.
 
 A worker that lost Redis closes its channel and opens another. What it has in hand still belongs to the old one: tasks
 that run, or wait for a thread or for their time. As each of them is acknowledged, or given back, kombu 5.7 makes that
@@ -38,22 +38,22 @@ _RABBIT = ("amqp", "amqps", "pyamqp")
 
 
 def configuration(url: str) -> dict[str, Any]:
-    """What Celery is told of a broker: `broker_url`, `broker_transport_options`, `broker_use_ssl`.
+    """Celery's settings for a broker: `broker_url`, `broker_transport_options`, `broker_use_ssl`.
 
-    Raises ValueError, with what would do, for anything in the URL that nobody heeds.
+    Raises ValueError, naming what would work, for parts of the URL that have no effect.
     """
     # Celery takes several RabbitMQs, of which it tries one after the other.
     all_read = [Url.parse(one) for one in re.split(r";(?=\w+://)", url)]
     read = all_read[0]
     if read.scheme in _REDIS:
         return _of_redis(read)
-    told: dict[str, Any] = {"broker_url": url, "broker_transport_options": {}, "broker_use_ssl": False}
+    options: dict[str, Any] = {"broker_url": url, "broker_transport_options": {}, "broker_use_ssl": False}
     if read.scheme not in _RABBIT:
         if read.scheme.partition("+")[0] not in TRANSPORT_ALIASES:
             raise ValueError("is of no broker that Celery knows; amqp:// is a RabbitMQ")
         if read.scheme in ("memory", "filesystem"):
             raise ValueError("is no broker that several processes share; give redis:// or amqp://")
-        return told
+        return options
     secure = Tls.of(read)
     read.refuse_unknown(tls.NAMES if secure else ())
     if secure and len(all_read) > 1:
@@ -75,7 +75,7 @@ def _of_redis(read: Url) -> dict[str, Any]:
     }
     if read.scheme in sentinel.SCHEMES:
         named = SentinelAddress.parse(str(read))
-        # redis-py would ask each Sentinel that is away ten times more, at growing gaps.
+        # redis-py would ask each Sentinel that is down ten more times, at growing gaps.
         once = patience | {"retry": Retry(NoBackoff(), 0)}
         return {
             "broker_url": named.for_celery,

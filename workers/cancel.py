@@ -10,7 +10,7 @@ from reprieve.workers.finish import finish
 
 
 def cancel_run(run_id: UUID | str) -> Run:
-    """End a run that has not ended; its producer is told to stop and its work is terminated. Returns its row.
+    """End a run that has not ended: tell its producer to stop and terminate its work. Returns its row.
 
     A run that had already ended stays as it is. Raises `RunNotFound`.
     """

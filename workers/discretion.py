@@ -1,4 +1,4 @@
-"""What Celery's own log may tell of a message: that it was refused, why and how large it was; never what was in it.
+"""What Celery's own log may say about a message: that it was refused, why, and its size; never its content.
 
 Celery prints up to 1 KiB of the body of a message that it cannot decode or has no task for, and at DEBUG some of one
 that it takes. Of a log message, that is the log, which has readers of its own. Tracebacks and causes go too: those of a
@@ -38,8 +38,8 @@ class Discretion(logging.Filter):
         try:
             record.args = rewrite(*(record.args or ()))
         except (TypeError, AttributeError):
-            # Another release of Celery says it with other arguments: rather too little told than too much.
-            record.msg, record.args = "A message is told of in a form that is not known here; it is not shown.", ()
+            # Another release of Celery logs this with other arguments: better to say too little than too much.
+            record.msg, record.args = "Celery reported a message in an unknown form; it is not shown.", ()
         record.exc_info = record.exc_text = None
         return True
 

@@ -41,7 +41,7 @@ def enqueue_run(
 
     `max_runtime` limits one attempt, in seconds. `max_attempts` limits how often the work may be started when the
     worker that owned it is lost; work that ends by itself is never started again. Raises `UnknownAdapter` and
-    `InvalidRequest` at once, naming the field and what would do, and `IdempotencyConflict`.
+    `InvalidRequest` at once, naming the field and what would work, and `IdempotencyConflict`.
     """
     run, _ = enqueue_once(
         adapter,

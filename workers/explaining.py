@@ -1,4 +1,4 @@
-"""Why a run is as it is: what is known of it, gathered, and told in words to a person who was woken for it."""
+"""Why a run is in its state: everything known about it, in sentences for the person who was woken up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

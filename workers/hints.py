@@ -1,4 +1,4 @@
-"""Messages are hints: what they make happen soon is found in the rows, sooner or later, without them."""
+"""Messages are hints: a lost one only delays what the rows say must happen."""
 
 import logging
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ PASSED_ON = "reprieve_passed_on"
 
 
 def send_hint(task: str, arguments: Sequence[Any] = (), *, otherwise: str, **options: Any) -> bool:
-    """Send a task's message; False where the broker is away, which is logged with what happens `otherwise`."""
+    """Send a task's message. Returns False if the broker is down, and logs what happens `otherwise`."""
     try:
         app.send_task(task, args=list(arguments), **options)
     except Exception as error:  # kombu raises whatever its transport raises

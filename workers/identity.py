@@ -1,6 +1,6 @@
 """Who this process is: the name of its node, leased from the data folder (`adapters/slots.py`).
 
-Workers of runs hold the name. A control worker beside them on the same folder, and whoever sweeps by hand, only look:
+Workers of runs hold the name. A control worker beside them on the same folder, and a sweep by hand, only look:
 they speak for the host's processes where the node is theirs too. The API, the command line and clients need no name,
 take none, and write nothing to the data folder for it.
 """

@@ -73,12 +73,12 @@ class Lines(logging.Formatter):
             None,
             None,
         )
-        told = [self._inner.format(plain)]
+        lines = [self._inner.format(plain)]
         if record.exc_info:
-            told += self.formatException(record.exc_info).split("\n")
+            lines += self.formatException(record.exc_info).split("\n")
         if record.stack_info:
-            told += record.stack_info.split("\n")
-        return "\n    ".join([told[0], *map(shown, told[1:])])
+            lines += record.stack_info.split("\n")
+        return "\n    ".join([lines[0], *map(shown, lines[1:])])
 
 
 def formatter() -> logging.Formatter:

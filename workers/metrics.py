@@ -48,7 +48,7 @@ def serve(services: Services) -> None:
     try:
         start_http_server(port, host)
     except OSError as error:
-        told = (
+        message = (
             "REPRIEVE_METRICS_ADDRESS is %s, where this worker cannot answer: %s. Give each worker of a host its own."
         )
-        logger.error(told, address, error.strerror or error)
+        logger.error(message, address, error.strerror or error)

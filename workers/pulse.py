@@ -1,7 +1,7 @@
 """A file that a worker, or beat, touches for as long as it turns: what a container's health check looks at.
 
 To look at a file's age costs a worker nothing, and says what it should: its loop turns and has its broker. It is no
-reason to end a worker: that would end the work of all its runs, over a broker that is away.
+reason to end a worker: that would end the work of all its runs, over a broker that is down.
 """
 
 import logging
@@ -33,7 +33,7 @@ def pulse(**_: Any) -> None:
 
 
 def be_due(sender: Any, **_: Any) -> None:
-    """Have each entry of ours be due as beat starts, too, whatever scheduler it has; called before its first turn.
+    """Make every entry due when beat starts, whatever its scheduler; called before its first tick.
 
     An interval counts from beat's start otherwise: a beat that never lives as long as one would never send anything. To
     send an entry once more is harmless: of a backlog of sweeps one is made, and what has expired expires once. What

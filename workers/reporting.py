@@ -75,7 +75,7 @@ def append(services: Services, run_id: UUID, token: object, first_seq: object, c
         return {"next_seq": first + len(records) if of.stop else 1, "stop": of.stop}
     wanted = _next_seq(services, of)
     if first <= wanted < first + len(records):
-        # The cursor is the number itself: whoever takes the place of the follower over then loses nothing of the log.
+        # The cursor is the number itself: the next follower then loses nothing of the log.
         ingest(
             services,
             blocks_of(

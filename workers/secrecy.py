@@ -1,4 +1,4 @@
-"""What a process of ours keeps from the runs beside it: its environment, its memory, its descriptors.
+"""What Reprieve's processes hide from the runs beside them: their environment, memory and descriptors.
 
 A run is a process of its worker's user, mostly. That user's processes may read each other's `/proc/PID/environ` and
 memory, unless a process says otherwise. Ours do, as soon as they have begun:
@@ -26,7 +26,7 @@ from reprieve.adapters.secrets import is_withheld
 PR_SET_DUMPABLE = 4
 #: What stays to be seen: by these, processes are known to belong to a run, or to a data folder.
 _SHOWN = (MARKER, "REPRIEVE_RUN_ID", "REPRIEVE_DATA_DIR")
-#: Where the area is told, in `/proc/self/stat`, counted from the state behind the name (proc_pid_stat(5): 50, 51).
+#: The area's bounds in `/proc/self/stat`, counted from the state behind the name (proc_pid_stat(5): 50, 51).
 _ENV_START, _ENV_END = 47, 48
 
 
@@ -49,7 +49,7 @@ def _wipe(start: int, end: int) -> None:
     for address, name, length in list(_withheld(ctypes.string_at(start, end - start), start)):
         if name in os.environ:
             os.environ[name] = os.environ[name]  # The C library's copy moves to new memory.
-        # Not with NULs: two of them are the end, for whoever looks there for what stays.
+        # Not with NULs: two in a row would end the environment for its readers.
         ctypes.memset(address, ord("*"), length)
 
 

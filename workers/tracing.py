@@ -1,8 +1,8 @@
-"""OpenTelemetry: one trace of a run, from whoever asked for it to its end.
+"""OpenTelemetry: one trace per run, from the caller that enqueued it to its end.
 
 `enqueue_run` is a span of its caller's trace, and its place is kept with the run. Each attempt is a span under it,
-whichever worker follows, each adoption and each reap as well; and the work itself is told its place in `TRACEPARENT`.
-Without the extra `tracing`, or where nobody collects spans, all of this does nothing.
+whichever worker follows, each adoption and each reap as well; and the work itself gets its trace context in
+`TRACEPARENT`. Without the extra `tracing`, or where nobody collects spans, all of this does nothing.
 """
 
 import logging
@@ -72,7 +72,7 @@ def place() -> str | None:
 
 @contextmanager
 def following(work: Work, name: str) -> Iterator[tuple[Work, Span]]:
-    """The span in which a worker follows an attempt, and the work, which is told its place in it."""
+    """The span of a worker that follows an attempt, and the work, which gets the span as its parent."""
     attributes = _names(work.run_id, work.attempt, work.adapter)
     with _tracer.start_as_current_span(name, _under(work.trace_parent), SpanKind.CONSUMER, attributes) as span:
         yield replace(work, trace_parent=place()), span

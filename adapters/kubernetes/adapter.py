@@ -63,7 +63,7 @@ class KubernetesAdapter:
         created = Creation(self._api, self._timings, context, handle, body).until_there(may_be_there=may_be_there)
         if isinstance(created, Outcome):
             return created
-        # Told to stop, it may be there all the same; whoever follows ends it.
+        # Told to stop, it may be there all the same; its next follower ends it.
         return follow(self._api, self._timings, context, created or handle, recorded=handle)
 
     def terminate(self, handle: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ class KubernetesAdapter:
 
 
 def _handle_of(handle: dict[str, Any]) -> Handle | None:
-    """None when it is no handle of ours, of which nothing can be said."""
+    """None when the handle is not one of ours: nothing is known about it."""
     try:
         return Handle.of_json(handle)
     except (KeyError, TypeError, ValueError):
@@ -114,5 +114,5 @@ def _probe(handle: Handle, found: dict[str, Json] | None) -> Probe:
     if handle.is_pending:
         # Not created yet is not gone.
         return Probe.UNKNOWN
-    # Its end was seen: somebody is to tell it.
+    # Its end was seen; a follower has to record it.
     return Probe.ENDED if handle.seen is not None and handle.seen.tells_an_end else Probe.DEAD

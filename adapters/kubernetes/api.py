@@ -28,7 +28,7 @@ MISSING_CLIENT = "the Kubernetes client is not installed on this worker; install
 
 
 class NotConnected(Exception):
-    """Raised when there is no client, or nothing says how to reach a cluster; the text says what would do."""
+    """Raised when there is no client, or nothing says how to reach a cluster; the text says what would work."""
 
 
 @dataclass
@@ -251,6 +251,6 @@ def _connect() -> "ApiClient":
         raise NotConnected(
             f"nothing says how to reach a cluster ({error}); run the worker with a service account, or set KUBECONFIG"
         ) from None
-    # Retried here would be unseen by whoever waits: `Retry-After` may be minutes.
+    # A retry here would be invisible to the waiting caller: `Retry-After` may be minutes.
     configuration.retries = False
     return client.ApiClient(configuration)

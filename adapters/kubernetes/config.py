@@ -13,11 +13,11 @@ DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 #: A name as Kubernetes wants it of most objects: the subdomain of RFC 1123.
 DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 
-#: Seconds that a finished Job is kept: long enough for a worker that was away to read how it ended.
+#: Seconds that a finished Job is kept: long enough for a worker that was down to read how it ended.
 DEFAULT_TTL_SECONDS = 24 * 60 * 60
 #: The least of it: for as long as work that has ended is spared until somebody reads how (30 minutes). That is more
 #: than the window and two sweeps (7 minutes), by which the last follower is known to be gone, and leaves time for an
-#: outage or a rollout of ours. What is gone sooner can only be told as lost, without its result and its log.
+#: outage or a rollout of ours. A Job that is deleted sooner can only be reported as lost, without its result and log.
 MIN_TTL_SECONDS = int(DOUBT_LIMIT.total_seconds())
 
 

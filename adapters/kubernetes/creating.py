@@ -1,7 +1,8 @@
-"""Have the Job of an attempt be there, whoever creates it: once, by its name.
+"""Create the Job of an attempt exactly once, by its name, whichever worker does it.
 
-An API server that is away, and a quota that is full, say nothing about the work: they are waited for, and who waits is
-the attempt's proof of life, since nothing else could be. What the API server refuses in its own words ends the run.
+An API server that is down, and a quota that is full, say nothing about the work: they are waited for, and a waiting
+follower is the attempt's proof of life, since nothing else could be. What the API server refuses in its own words ends
+the run.
 """
 
 import time
@@ -51,7 +52,7 @@ class Creation:
             try:
                 self._context.on_dispatch(self._handle.as_json(), None)
             except Exception as error:
-                # The database is away, and is not waited for any more: this worker is to stop, or to leave the work.
+                # The database is down, and the wait is over: this worker is to stop, or to leave the work.
                 if not is_unfit(error) or not self._context.wait(0):
                     raise
         return not self._context.stopping
@@ -104,8 +105,10 @@ class Creation:
 
 
 def _refused(error: ApiError) -> Outcome:
-    told = f"The Job could not be created: the API server refused it ({error.status} {error.reason}): {error.message}"
-    return Outcome.failed(f"{told.rstrip('.')}.", reason=error.reason, http_status=error.status)
+    message = (
+        f"The Job could not be created: the API server refused it ({error.status} {error.reason}): {error.message}"
+    )
+    return Outcome.failed(f"{message.rstrip('.')}.", reason=error.reason, http_status=error.status)
 
 
 def _plainly(error: Exception) -> str:

@@ -51,6 +51,6 @@ def _delete_one(api: Api, kind: str, thing: Json) -> None:
     try:
         api.delete(path_of(metadata["namespace"], kind, metadata["name"]), metadata["uid"])
     except ApiError as error:
-        # Gone, or replaced by another of its name, in between: the next look tells.
+        # Gone, or replaced by another of its name, in between: the next look will show.
         if not (error.is_absence_of(metadata["name"]) or error.status == 409):
             raise

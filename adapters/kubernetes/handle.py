@@ -71,7 +71,7 @@ class Handle:
 class Keeper:
     """Records the handle again when more is known than it says.
 
-    On a thread, while there is something to record: a database that is away is waited for, and the work must be looked
+    On a thread, while there is something to record: a database that is down is waited for, and the work must be looked
     at meanwhile, for what is missed then is not seen again.
     """
 
@@ -119,7 +119,7 @@ class Keeper:
         try:
             self._context.on_dispatch(handle, None)
         except (Superseded, Released):
-            # The run has ended, or another worker follows it: which of the two, its follower is told by its context.
+            # The run has ended, or another worker follows it: its context tells the follower which.
             self._refused = True
         except Exception:
             logger.exception("The handle of run %s could not be recorded again.", self._context.run_id)

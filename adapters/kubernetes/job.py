@@ -27,7 +27,7 @@ def labels_of(run_id: UUID, attempt: int) -> dict[str, str]:
 
 
 def labels_of_name(name: str) -> dict[str, str]:
-    """The labels of the Job of this name; raises `ValueError` when it is no name of ours."""
+    """The labels of the Job of this name; raises `ValueError` when the name is not one of ours."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise ValueError(f"{name!r} is not the name of a Job of Reprieve; the handle is not one of this adapter")

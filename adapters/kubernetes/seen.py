@@ -1,6 +1,6 @@
-"""What was seen last of an attempt's Pod. Its end is told from this when the Pod, or the Job, is gone by the next look.
+"""What was seen last of an attempt's Pod: how it ended, should the Pod or its Job be gone at the next look.
 
-It is kept in the handle, so that it outlives the follower and whoever attaches can tell it too. Pure.
+It is kept in the handle, so that it outlives the follower and the next one can use it. Pure.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from reprieve.models.work import Outcome, storable
 
 
 class Weight(IntEnum):
-    """How much a state tells of the end; of the same Pod, more is never given up for less."""
+    """How much a state says about the end; for the same Pod, more is never replaced by less."""
 
     UNDER_WAY = 0
-    """It was running; nothing tells of an end."""
+    """It was running; nothing says that it ended."""
     LEAVING = 1
     """It, or its Job, was to be deleted or to fail: gone at the next look, it has ended by that."""
     ENDED = 2
@@ -32,7 +32,7 @@ class Seen:
     """Its name; empty when the Job alone was seen."""
     weight: Weight
     end: Outcome
-    """What would be told, were this the last that is seen."""
+    """What is reported if this stays the last that was seen."""
 
     @property
     def tells_an_end(self) -> bool:
@@ -41,8 +41,8 @@ class Seen:
     def as_json(self) -> dict[str, Any]:
         """What the platform says may hold what PostgreSQL cannot."""
         code = None if self.end.error_code is None else self.end.error_code.value
-        told = {"error_code": code, "sentence": self.end.error_message, "detail": self.end.detail}
-        kept: dict[str, Any] = storable({"pod": self.pod, "weight": int(self.weight)} | told)
+        known = {"error_code": code, "sentence": self.end.error_message, "detail": self.end.detail}
+        kept: dict[str, Any] = storable({"pod": self.pod, "weight": int(self.weight)} | known)
         return kept
 
     @classmethod

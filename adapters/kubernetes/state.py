@@ -1,6 +1,6 @@
 """What the state of a Job and its Pods says. Pure: plain JSON in, decisions out; no I/O, no clock.
 
-What tells one end from another is in more than one place: the Job's conditions (deadline), the Pod's reason and its
+The reason for an end stands in more than one place: the Job's conditions (deadline), the Pod's reason and its
 condition `DisruptionTarget` (eviction, preemption, a lost node), and the container's state (memory, exit code, signal).
 They are looked at in that order, from what ended the Pod to what its container then reported. What was seen last of a
 Pod that is gone by now (`seen.py`) counts as if the Pod were there.
@@ -134,7 +134,7 @@ def _not_startable(pod: Json) -> Blocked | None:
 
 
 def notices(job: Json, pods: Sequence[Json]) -> list[tuple[str, str]]:
-    """What is to be told at once, since it may be gone at the next look: what it is about, and a sentence."""
+    """What must be reported at once, since it may be gone at the next look: a subject and a sentence."""
     told = [] if is_terminal(job) else _notices_of_job(job)
     for pod in pods:
         leaving = _by_disruption(pod) or _by_deletion(pod)
@@ -216,7 +216,7 @@ def outcome_of_gone(name: str, seen: Seen | None) -> Outcome:
 
 
 def _by_seen(seen: Seen | None) -> Outcome | None:
-    """None when what was seen tells no end, or no failure."""
+    """None when what was seen shows no end, or no failure."""
     if seen is None or not seen.tells_an_end or seen.end.error_code is None:
         return None
     return seen.end

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -82,10 +81,9 @@ def flower() -> None:
     flower_port()
     # To look at. Its buttons cancel runs (a task's id is its run's), and shut workers down as well.
     os.environ.setdefault("FLOWER_READ_ONLY", "True")
-    from celery.__main__ import main as celery
+    from reprieve.workers.__main__ import main as celery
 
-    sys.argv = ["celery", "-A", "reprieve.workers.app", "flower"]
-    celery()
+    celery(["flower"])
 
 
 def migrate() -> None:

@@ -7,7 +7,7 @@ They are for development, demonstrations and tests on one machine, and listen on
   and the next `start()` on the same folder stops it and starts anew.
 * One object may be used by one thread at a time.
 * PostgreSQL refuses to run as root. Where its data cannot be reached by an unprivileged user it goes below /var/tmp,
-  which some systems clear of files untouched for 30 days: whoever wants to keep data as root should give a folder
+  which some systems clear of files untouched for 30 days: to keep data as root, give a folder
   that the user `postgres` may enter.
 * The Redis wheel is version 6.2: commands of Redis 7 and later are missing.
 """

@@ -57,7 +57,7 @@ class Account:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def let_through(self, folder: Path) -> None:
-        """Let this user pass through a folder of ours to what it owns inside, without reading or changing it."""
+        """Let this user traverse our folder to what it owns inside, without reading or changing the folder."""
         if self.gid is not None:
             os.chown(folder, 0, self.gid, follow_symlinks=False)
             folder.chmod(0o710)

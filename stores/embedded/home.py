@@ -114,7 +114,8 @@ def _can_run(programs: Path, account: Account) -> bool:
 
 
 def _copy_programs(site: Path, copy: Path) -> None:
-    """Copy beside the goal and rename, so that the copy is complete whenever it exists, whoever else makes it too.
+    """Copy beside the goal and rename, so that the copy is complete whenever it exists, even if another process makes
+    it too.
 
     A kill on the way leaves an unfinished copy behind, under a name that is never used again.
     """
@@ -143,7 +144,7 @@ def _open_for_all(tree: Path) -> None:
 
 
 def _make_shared(home: Path, account: Account) -> None:
-    """Create the place as root's own; whoever runs the server may only pass through it to the data."""
+    """Create the place as root's own; the server's user may only traverse it to the data."""
     with suppress(FileExistsError):
         home.mkdir(mode=0o700)
     _refuse_strangers(home)

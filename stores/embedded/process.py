@@ -20,7 +20,7 @@ from reprieve.stores.embedded.accounts import Account
 #: Seconds between two looks at a condition: short beside a server's start (0.05 s and more), cheap on a slow machine.
 PAUSE_SECONDS = 0.02
 
-#: Servers get no environment of ours: it may hold secrets, and variables such as PGOPTIONS change what they do.
+#: Servers do not inherit our environment: it may hold secrets, and variables such as PGOPTIONS change what they do.
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -38,7 +38,7 @@ def spawn(command: Sequence[str], data: Path, log: Path, account: Account) -> "s
     """Start a server in a session of its own, so that a Ctrl-C at our terminal does not reach it.
 
     It begins in its data folder, so that it can be recognised from its first moment on, and holds none of our open
-    files: were it to keep our output open, whoever reads it would wait for ever after our end.
+    files: if it kept our output open, a reader of that would wait for ever after our end.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:

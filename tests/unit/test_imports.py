@@ -1,9 +1,13 @@
-"""Importing a module opens no connection, starts no thread and no process, and needs no setting."""
+"""Importing a module opens no connection, starts no thread and no process, needs no setting, and gives it one name."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
 
 #: Imports every module of the product where a connection would be noticed; says how many there were.
 IMPORT_ALL = """
@@ -26,15 +30,22 @@ import reprieve
 
 found = [importlib.import_module(one.name) for one in pkgutil.walk_packages(reprieve.__path__, "reprieve.")]
 assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
+rooms = {module.__name__.split(".")[1] for module in found}
+bare = rooms & {name.split(".")[0] for name in sys.modules}
+assert not bare, f"imported under two names: {bare}"
 print(*(module.__name__ for module in found))
 """
 
 
-def test_importing_any_module_opens_no_connection_and_starts_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["an empty folder", "the repository"])
+def test_importing_any_module_opens_no_connection_and_starts_nothing_and_gives_it_one_name(
+    place: str, tmp_path: Path
+) -> None:
+    folder = tmp_path if place == "an empty folder" else ROOT
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REPRIEVE_")}
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,

@@ -13,9 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, HttpUrl
 
-from reprieve.adapters.protocol import ConfigModel, Context
-from reprieve.models.status import Probe
-from reprieve.models.work import Outcome, Work
+from reprieve.adapters.protocol import ConfigModel, Context, Outcome, Probe, Work
 
 #: Seconds between two looks at a job, and to wait for an answer.
 LOOK_EVERY = 2.0
