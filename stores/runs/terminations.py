@@ -13,7 +13,7 @@ from reprieve.stores.runs.conditions import FOR_THIS_NODE
 OWED = text(f"""
 SELECT run_id, attempt FROM run_attempts a WHERE termination = 'owed' AND {FOR_THIS_NODE}
 UNION ALL
-SELECT run_id, attempt FROM run_attempts a WHERE termination = 'waived' AND host IS NOT NULL AND {FOR_THIS_NODE}
+SELECT run_id, attempt FROM run_attempts a WHERE termination = 'waived' AND host = :host AND {FOR_THIS_NODE}
 ORDER BY run_id
 """)  # noqa: S608 - our own text
 

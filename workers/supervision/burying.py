@@ -65,11 +65,12 @@ class Burying:
             try:
                 self._end_work(self._runs.get_attempt(*owed))
             except Exception as error:
-                self._next_try[owed] = time.monotonic() + BURY_AGAIN
                 set_back(self._setbacks, Duty.TERMINATION, owed, error)
                 host = self._identity.held().node.name
                 said = {"host": host, "error": storable(f"{type(error).__name__}: {error}")}
                 self._runs.tell_once(*owed, EventKind.TERMINATION_FAILED, said)
+            finally:  # What has succeeded is owed no more, and goes at the next turn.
+                self._next_try[owed] = time.monotonic() + BURY_AGAIN
 
     def _end_work(self, attempt: RunAttempt) -> None:
         """End an attempt's work and say so; a run that waited for it may now be started again."""
