@@ -17,11 +17,11 @@ from reprieve.api.problems import answers
 from reprieve.api.ranges import ByteRange, parse_range
 from reprieve.models.chunks import STREAM_NAME, Chunk
 from reprieve.models.errors import LogLost, LogRemoved
-from reprieve.models.gaps import Why
+from reprieve.models.gaps import Gap, Why
 from reprieve.models.records import EventRecord, ExplanationRecord, RunRecord
 from reprieve.models.sequences import MAX_SEQ, SHOWN_RANGES, SeqRanges
 from reprieve.models.status import Status
-from reprieve.stores.following import Gap, LogFollower
+from reprieve.stores.reading import LogReader
 from reprieve.workers import tracing
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.cancel import cancel_run
@@ -252,7 +252,7 @@ def _page(wired: Services, run_id: UUID, attempt: int | None, after: int, limit:
 
 def _part(wired: Services, run_id: UUID, attempt: int, after: int, limit: int) -> tuple[list[Chunk], list[Gap]]:
     """A page of chunks, and the gaps before and between them; where nothing more is stored, also those behind them."""
-    reader = LogFollower(wired.database, wired.logs, wired.live, run_id)
+    reader = LogReader(wired.database, wired.logs, wired.live, run_id)
     chunks: list[Chunk] = []
     gaps: list[Gap] = []
     size = 0
@@ -406,7 +406,7 @@ def _measure(wired: Services, run_id: UUID, attempt: int, stream: str | None) ->
 
 
 def _items_of(wired: Services, run_id: UUID, attempt: int, stream: str | None) -> Iterator[Chunk | Gap]:
-    reader = LogFollower(wired.database, wired.logs, wired.live, run_id)
+    reader = LogReader(wired.database, wired.logs, wired.live, run_id)
     return (item for item in reader.stored(attempt) if stream is None or isinstance(item, Gap) or item.stream == stream)
 
 

@@ -329,17 +329,3 @@ def describe(blocks: Sequence[Block]) -> str:
     shown = f"{first.run_id} attempt {first.attempt} seq {first.first_seq}-{first.last_seq}"
     more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
     return f"({shown}{more}: {chunks} chunks, {size} bytes)"
-
-
-def contiguous(after_seq: int, chunks: Iterable[Chunk]) -> list[Chunk]:
-    """The chunks that follow `after_seq` without a gap; `chunks` are of one attempt, in order of sequence number.
-
-    Workers commit batches in any order, so a reader that skipped a gap would never show what fills it.
-    """
-    result = []
-    for chunk in chunks:
-        if chunk.seq != after_seq + 1:
-            break
-        result.append(chunk)
-        after_seq = chunk.seq
-    return result

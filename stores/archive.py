@@ -21,8 +21,8 @@ from cachetools import LRUCache
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
 
+from reprieve.models.archive import chunks_of, frames
 from reprieve.models.chunks import Chunk
-from reprieve.models.closing import chunks_of, frames
 from reprieve.models.errors import LogUnavailable, ObjectLost
 from reprieve.models.health import Refusal
 from reprieve.models.sequences import MAX_SEQ, SeqRanges

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from reprieve.models.chunks import LogKey
-from reprieve.models.closing import HOLDER_BELIEVED_FOR
+from reprieve.models.extents import HOLDER_BELIEVED_FOR
 from reprieve.models.sequences import Range
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database

@@ -8,13 +8,14 @@ NULL): the message after an end makes it happen soon, the sweep sends it again w
 """
 
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
 from reprieve.models.chunks import LogKey
-from reprieve.models.closing import Closing
+from reprieve.models.closing import Closing, next_step
+from reprieve.models.extents import Extent
 from reprieve.models.owed import Duty, reason_of
-from reprieve.stores.closings import EndedLog
 from reprieve.stores.leases import Lease
 from reprieve.stores.partitions import keep_partitions
 from reprieve.workers.app import app
@@ -99,17 +100,17 @@ def _close(services: Services, lease: Lease, run_id: UUID, attempt: int) -> Clos
     return step
 
 
-def _look(services: Services, run_id: UUID, attempt: int) -> tuple[Closing, EndedLog]:
+def _look(services: Services, run_id: UUID, attempt: int) -> tuple[Closing, Extent]:
     """How far a log is, and the step that is next."""
     log = services.closings.find(run_id, attempt)
-    return log.next_step, log
+    return next_step(log), log
 
 
-def _archive(services: Services, lease: Lease, run_id: UUID, attempt: int, log: EndedLog) -> None:
+def _archive(services: Services, lease: Lease, run_id: UUID, attempt: int, log: Extent) -> None:
     """Write the archive and record it, with the numbers that it lacks: what never came, and what is kept aside."""
     chunks = lease.while_going_through(services.logs.hot(run_id, attempt))
     written = services.archives.write(run_id, attempt, chunks)
-    gaps = written.held.missing(max(log.last_seq or 0, log.aside.last))
+    gaps = replace(log, stored=written.held).gaps_until_now
     if services.archives.record(run_id, attempt, written, gaps):
         logger.info("Run %s attempt %d: log archived, missing: %s", run_id, attempt, gaps)
 

@@ -12,10 +12,12 @@ from reprieve.adapters import shipper as module
 from reprieve.adapters.shipper import LogShipper
 from reprieve.adapters.spool import Spool, SpooledLog, logs_in
 from reprieve.models.chunks import encode
-from reprieve.models.closing import HOLDER_BELIEVED_FOR, Closing
+from reprieve.models.closing import Closing
+from reprieve.models.extents import HOLDER_BELIEVED_FOR
+from reprieve.models.gaps import Gap, Why
 from reprieve.models.status import Status
 from reprieve.models.work import End, Outcome, Work
-from reprieve.stores.following import Gap, LogFollower
+from reprieve.stores.reading import LogReader
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log, close_owed
@@ -53,8 +55,8 @@ def last_heard_of(services: Services, holder: UUID, ago: timedelta) -> None:
 
 
 def gaps(services: Services, run_id: UUID) -> list[tuple[int, int, bool]]:
-    follower = LogFollower(services.database, services.logs, services.live, run_id)
-    return [(one.first, one.last, one.late) for one in follower.stored(1) if isinstance(one, Gap)]
+    follower = LogReader(services.database, services.logs, services.live, run_id)
+    return [(one.first, one.last, one.why is Why.LATE) for one in follower.stored(1) if isinstance(one, Gap)]
 
 
 @pytest.fixture
@@ -247,7 +249,7 @@ def test_d15_a_reader_who_follows_waits_for_what_is_late(services: Services) -> 
     work, holder = ended(services, last_seq=2), uuid4()
     ingest(services, [chunk(work, 1)])
     services.spooled.hold(holder, {(work.run_id, 1): (2, 2)})
-    follower = LogFollower(services.database, services.logs, services.live, work.run_id)
+    follower = LogReader(services.database, services.logs, services.live, work.run_id)
     items = follower.follow()
     assert getattr(next(items), "seq", None) == 1
     ingest(services, [chunk(work, 2, b"late")])

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from reprieve.cli.main import app
-from reprieve.models import closing as form
+from reprieve.models import archive as form
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores import archive as archive_module
 from reprieve.workers.bootstrap import Services
