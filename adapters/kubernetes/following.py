@@ -10,7 +10,7 @@ from reprieve.adapters.kubernetes import state
 from reprieve.adapters.kubernetes.api import Api, ApiError, Json, NotConnected, path_of
 from reprieve.adapters.kubernetes.ending import NotGone, end
 from reprieve.adapters.kubernetes.handle import Handle, Keeper
-from reprieve.adapters.kubernetes.logs import LogFollower
+from reprieve.adapters.kubernetes.logs import PodLogReader
 from reprieve.adapters.kubernetes.seen import later
 from reprieve.adapters.kubernetes.timings import Backoff, Timings
 from reprieve.adapters.protocol import Context
@@ -23,7 +23,7 @@ def follow(api: Api, timings: Timings, context: Context, handle: Handle, *, reco
     """Until it has ended, or told to stop; then it is ended. `recorded` is the handle as the run's row has it."""
     keeper = Keeper(context, recorded)
     try:
-        with LogFollower(api, handle.namespace, context, timings.log) as log:
+        with PodLogReader(api, handle.namespace, context, timings.log) as log:
             following = Following(api, handle, context, log, keeper, timings)
             while not context.stopping:
                 outcome = following.look()
@@ -57,7 +57,7 @@ class Following:
     """One Job, looked at again and again."""
 
     def __init__(
-        self, api: Api, handle: Handle, context: Context, log: LogFollower, keeper: Keeper, timings: Timings
+        self, api: Api, handle: Handle, context: Context, log: PodLogReader, keeper: Keeper, timings: Timings
     ) -> None:
         self._api = api
         self.handle = handle
