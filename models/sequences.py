@@ -8,7 +8,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 #: The largest sequence number; a range that ends with the largest `bigint` has no canonical form in PostgreSQL.
 MAX_SEQ = 2**62
@@ -22,6 +22,8 @@ SHOWN_RANGES = 20
 
 #: First and last number, both included.
 Range = tuple[int, int]
+
+K = TypeVar("K")
 
 _BOUNDS = re.compile(r"\[(-?\d+),(-?\d+)\)")
 
@@ -93,10 +95,13 @@ class SeqRanges:
         return len(self.ranges)
 
     def __str__(self) -> str:
-        """The first `SHOWN_RANGES` of them, and how many more there are."""
-        shown = [str(first) if first == last else f"{first}-{last}" for first, last in self.ranges[:SHOWN_RANGES]]
-        more = len(self.ranges) - len(shown)
-        return ", ".join(shown) + (f" and {more} more" if more else "") or "none"
+        return self.shown(" and {} more") or "none"
+
+    def shown(self, more: str) -> str:
+        """The first `SHOWN_RANGES` of them, as `5, 8-9`; `more` says how many others there are."""
+        named = [str(first) if first == last else f"{first}-{last}" for first, last in self.ranges[:SHOWN_RANGES]]
+        left = len(self.ranges) - len(named)
+        return ", ".join(named) + (more.format(left) if left else "")
 
     def covers(self, first: int, last: int) -> bool:
         """Whether every number from `first` to `last` is in the set."""
@@ -132,6 +137,15 @@ class SeqRanges:
     def missing(self, last_seq: int | None) -> "SeqRanges":
         """The gaps from number 1 up to `last_seq`, or up to the highest number where nobody named the last."""
         return SeqRanges.of([(1, max(last_seq or 0, self.last))]) - self
+
+
+def spans(parts: Iterable[tuple[K, Range]]) -> dict[K, Range]:
+    """From the first number of each key in any of these parts to its last."""
+    found: dict[K, Range] = {}
+    for key, (first, last) in parts:
+        before = found.get(key, (first, last))
+        found[key] = (min(first, before[0]), max(last, before[1]))
+    return found
 
 
 def _first(one: Range) -> int:
