@@ -17,9 +17,10 @@ from celery.exceptions import Reject
 from sqlalchemy import Connection
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
-from reprieve.models.chunks import Block, LogKey, decode_message, describe, encode_message
+from reprieve.models.chunks import Block, LogKey
 from reprieve.models.errors import InvalidBlock
 from reprieve.models.faults import Fault, fault_of, is_row_held, is_unfit
+from reprieve.models.messages import decode_message, describe, encode_message
 from reprieve.models.status import Proof
 from reprieve.stores.logs import TooScattered
 from reprieve.workers import metrics

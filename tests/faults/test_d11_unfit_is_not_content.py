@@ -10,9 +10,10 @@ import pytest
 from celery.exceptions import Reject
 from sqlalchemy import event, text
 
-from reprieve.models.chunks import Block, blocks_of, encode_message
+from reprieve.models.chunks import Block, blocks_of
 from reprieve.models.closing import Closing
 from reprieve.models.gaps import Gap
+from reprieve.models.messages import encode_message
 from reprieve.models.status import Status
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores.reading import LogReader

@@ -17,7 +17,8 @@ from reprieve.models.chunks import Chunk
 from reprieve.models.gaps import Gap
 from reprieve.models.work import End, Outcome
 from reprieve.stores.database import Database
-from reprieve.stores.logs import LogStore, MemoryLogStore
+from reprieve.stores.logs import LogStore
+from reprieve.stores.memory_logs import MemoryLogStore
 from reprieve.stores.reading import LogReader
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish

@@ -17,18 +17,15 @@ from reprieve.models.chunks import (
     MAX_BLOCK_BYTES,
     MAX_CHUNK_BYTES,
     MAX_CURSOR_LENGTH,
-    MESSAGE_VERSION,
     Block,
     Chunk,
     blocks_of,
     check_cursor,
     check_stream,
-    decode_message,
-    describe,
-    encode_message,
     split_output,
 )
 from reprieve.models.errors import InvalidBlock, InvalidChunk, InvalidMessage
+from reprieve.models.messages import MESSAGE_VERSION, decode_message, describe, encode_message
 from reprieve.models.sequences import MAX_SEQ, SeqRanges
 
 RUN, OTHER_RUN = UUID(int=1), UUID(int=2)
