@@ -10,7 +10,6 @@ import json
 import logging
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
@@ -28,6 +27,7 @@ from reprieve.models.health import Refusal
 from reprieve.models.sequences import MAX_SEQ, SeqRanges
 from reprieve.stores.database import Database
 from reprieve.stores.objects import Objects
+from reprieve.stores.refusals import REMOVE, WRITE, ArchiveRefusals
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,6 @@ logger = logging.getLogger(__name__)
 FRAMES_KEPT = 8
 #: Bytes that are read back at once to verify an object.
 READ_BACK = 4 * 1024 * 1024
-
-#: What an archive is asked to do for logs, as its refusals are kept.
-WRITE, REMOVE = "write", "remove"
 
 FIND = text("""
 SELECT object_key, size, sha256, frames, CAST(held AS text) AS held, CAST(gaps AS text) AS gaps,
@@ -69,7 +66,6 @@ UPDATE log_archives SET removed_at = clock_timestamp(), object_key = NULL, frame
 WHERE run_id = :run_id AND attempt = :attempt
 """)
 
-
 # lose: what could not be read of an archive when it was last tried, so that whoever is asked names the same gap.
 LOSE = text("""
 UPDATE log_archives SET lost = coalesce(lost, '{}') + CAST(:numbers AS int8multirange)
@@ -81,17 +77,6 @@ FIND_AGAIN = text("""
 UPDATE log_archives SET lost = nullif(lost - CAST(:numbers AS int8multirange), '{}')
 WHERE run_id = :run_id AND attempt = :attempt AND lost && CAST(:numbers AS int8multirange)
 """)
-
-# refuse: the last refusal of each kind, and since when there has been nothing else.
-REFUSE = text("""
-INSERT INTO archive_refusals AS r (operation, refusal) VALUES (:operation, :refusal)
-ON CONFLICT (operation) DO UPDATE SET at = clock_timestamp(), times = r.times + 1, refusal = EXCLUDED.refusal
-RETURNING times
-""")
-
-ACCEPT = text("DELETE FROM archive_refusals WHERE operation = :operation RETURNING times")
-
-REFUSALS = text("SELECT operation, since, at, times, refusal FROM archive_refusals ORDER BY operation DESC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +118,7 @@ class LogArchives:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database
         self.objects = Objects(url)
+        self._refusals = ArchiveRefusals(database)
         self._unpacked: LRUCache[tuple[str, int], list[Chunk]] = LRUCache(FRAMES_KEPT)
         self._lock = Lock()
 
@@ -159,7 +145,7 @@ class LogArchives:
         first = next(packed, None)
         if first is None:
             return Written(None, 0, None, [], SeqRanges())
-        with self._remembering(WRITE):
+        with self._refusals.noting(WRITE):
             with self.objects.writing(key) as write:
                 for frame in chain((first,), packed):
                     write(frame.data)
@@ -269,36 +255,16 @@ class LogArchives:
 
     def remove(self, run_id: UUID, attempt: int) -> None:
         """Remove a log's objects, recorded or not, and say so in its row. Idempotent. Raises `LogUnavailable`."""
-        with self._remembering(REMOVE):
+        with self._refusals.noting(REMOVE):
             for found in self.objects.below(_folder(run_id)):
                 if found.rsplit("/", 1)[-1].startswith(f"{attempt}-"):
                     self.objects.delete(found)
         with self._database.begin() as connection:
             connection.execute(MARK_REMOVED, {"run_id": run_id, "attempt": attempt})
 
-    # -- refused
-
-    @contextmanager
-    def _remembering(self, operation: str) -> Iterator[None]:
-        """Keep the store's last refusal of this, for whoever looks; what is said of it is said once, not once a log."""
-        try:
-            yield
-        except LogUnavailable as error:
-            values = {"operation": operation, "refusal": str(error)}
-            with self._database.begin() as connection:
-                times = connection.execute(REFUSE, values).scalar_one()
-            if times == 1:
-                logger.error("%s It is tried again; this is said once.", error)
-            raise
-        with self._database.begin() as connection:
-            times = connection.execute(ACCEPT, {"operation": operation}).scalar()
-        if times is not None:
-            logger.warning("The log archive takes what it has refused %d times.", times)
-
     def refusals(self) -> list[Refusal]:
-        """What the store refuses at present, as those whom it was refused have noted."""
-        with self._database.begin() as connection:
-            return [Refusal(**row._mapping) for row in connection.execute(REFUSALS)]
+        """What the object store refuses at present, as the writers that it refused have noted."""
+        return self._refusals.current()
 
 
 def _folder(run_id: UUID) -> str:
