@@ -21,8 +21,8 @@ from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from reprieve.api.access import MayRead, Wired
+from reprieve.api.logs import ChunkRecord
 from reprieve.api.problems import answers
-from reprieve.api.runs import ChunkRecord
 from reprieve.models.chunks import Block
 from reprieve.models.errors import InvalidRequest, LogUnavailable
 from reprieve.models.extents import Extent, Extents
