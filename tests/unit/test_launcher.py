@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reprieve.adapters import launcher
+from reprieve.adapters import command_files
 from reprieve.adapters.command import launch
 from reprieve.models.faults import is_unfit
 from tests.contract.contexts import work
@@ -26,10 +26,10 @@ def test_a_full_disk_is_waited_for_and_nothing_is_dropped_or_doubled(
             raise OSError(code, os.strerror(code))
         return write(fd, data[:answer])
 
-    monkeypatch.setattr(launcher, "DISK_INTERVAL", 0)
+    monkeypatch.setattr(command_files, "DISK_INTERVAL", 0)
     monkeypatch.setattr(os, "write", write_a_little)
     with (tmp_path / "stdout").open("ab") as file:
-        launcher.write_output(file.fileno(), b"a line\n")
+        command_files.write_output(file.fileno(), b"a line\n")
     assert (tmp_path / "stdout").read_bytes() == b"a line\n"
 
 
@@ -38,21 +38,21 @@ def test_another_error_of_writing_is_not_waited_for() -> None:
     os.close(reading)
     try:
         with pytest.raises(BrokenPipeError):
-            launcher.write_output(writing, b"a line\n")
+            command_files.write_output(writing, b"a line\n")
     finally:
         os.close(writing)
 
 
 def test_the_end_of_a_terminal_is_the_end_of_its_output_and_another_error_is_told() -> None:
-    reading, writing = launcher.open_terminal()
+    reading, writing = command_files.open_terminal()
     try:
         os.write(writing, b"a line\n")
         os.close(writing)
-        assert [launcher.read_output(reading), launcher.read_output(reading)] == [b"a line\n", b""]
+        assert [command_files.read_output(reading), command_files.read_output(reading)] == [b"a line\n", b""]
     finally:
         os.close(reading)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        launcher.read_output(reading)
+        command_files.read_output(reading)
 
 
 def test_a_host_without_a_terminal_left_is_unfit_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
