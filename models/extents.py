@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from reprieve.models.gaps import Gap, sort_out
+from reprieve.models.gaps import Gap, Why
 from reprieve.models.sequences import MAX_SEQ, Range, SeqRanges
 from reprieve.models.status import Status
 
@@ -76,16 +76,13 @@ class Extent:
 
     def gaps(self, attempt: int, first: int, last: int) -> Iterator[Gap]:
         """The numbers from `first` to `last`, none of which could be read, as gaps in order."""
+        stored, aside = self.stored.within(first, last), self.aside.within(first, last)
+        archived = (self.archived or NOTHING).within(first, last)
         gap = SeqRanges.of([(first, last)])
-        if not gap:
-            return
-        reasons = sort_out(
-            gap,
-            stored=self.stored.within(first, last),
-            archived=(self.archived or NOTHING).within(first, last),
-            is_removed=self.is_removed,
-            late=self.late(gap - self.aside.within(first, last)),
-        )
+        removed = gap & archived if self.is_removed else NOTHING
+        lost = (gap - removed) & (stored | archived)
+        late = self.late(gap - removed - lost - aside)
+        reasons = {Why.REMOVED: removed, Why.LOST: lost, Why.LATE: late, Why.MISSING: gap - removed - lost - late}
         parts = [Gap(attempt, *part, why) for why, ranges in reasons.items() for part in ranges]
         yield from sorted(parts, key=lambda part: part.first)
 

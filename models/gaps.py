@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from reprieve.models.sequences import SeqRanges
-
 
 class Why(StrEnum):
     """What has become of chunks that were handed over and cannot be read."""
@@ -41,14 +39,3 @@ class Gap:
     last: int
     #: As of when it was read: the same gap may be late now, and missing later.
     why: Why = field(default=Why.MISSING, compare=False)
-
-
-def sort_out(
-    gap: SeqRanges, *, stored: SeqRanges, archived: SeqRanges, is_removed: bool, late: SeqRanges
-) -> dict[Why, SeqRanges]:
-    """Why each of these numbers cannot be read, of a log of which this much was stored and archived."""
-    removed = gap & archived if is_removed else SeqRanges()
-    left = gap - removed
-    lost = left & (stored | archived)
-    left = left - lost
-    return {Why.REMOVED: removed, Why.LOST: lost, Why.LATE: left & late, Why.MISSING: left - late}

@@ -4,9 +4,9 @@
 tests may use: one contract suite (`tests/contract/`) runs over both.
 
 The hot tier keeps segments: blocks as they were shipped. Whatever way a log was cut into deliveries, its segments
-never overlap: a transaction that writes any holds the log's row (`log_rows.py`), which says what is stored already. The
-same row is the acknowledgement that the shippers wait for. A closed log lies in the archive (`archive.py`); a reader
-sees one log, wherever it is.
+never overlap: a transaction that writes any holds the log's row, which says what is stored already (`log_writers.py`).
+The same row is the acknowledgement that the shippers wait for. A closed log lies in the archive (`archive.py`); a
+reader sees one log, wherever it is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,8 +22,7 @@ from reprieve.models.errors import InvalidBlock
 from reprieve.models.sequences import MAX_RANGES, MAX_SEQ, SeqRanges
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
-from reprieve.stores.log_rows import epochs, heads, hold, insert_segments, ranges
-from reprieve.stores.resuming import resume
+from reprieve.stores.log_writers import epochs, heads, hold, insert_segments, ranges, resume
 
 # new: of what comes of each of these logs, what is not stored; and of how many ranges the set of that is. PostgreSQL
 # does the arithmetic: a log with many gaps is a large set, and would cost more to read than to add to.

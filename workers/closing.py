@@ -95,6 +95,7 @@ def _close(services: Services, lease: Lease, run_id: UUID, attempt: int) -> Clos
             while services.closings.drop_segments(run_id, attempt, DROP_AT_ONCE):
                 lease.renew()
             services.closings.mark_closed(run_id, attempt)
+            return Closing.DONE
         else:
             break
     return step
