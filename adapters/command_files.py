@@ -44,7 +44,7 @@ def open_terminal() -> tuple[int, int]:
 
 
 def read_output(fd: int) -> bytes:
-    """What a pipe or terminal has now, or waits for; empty at its end, which Linux tells of a terminal as an error."""
+    """What a pipe or terminal has, waiting for it; empty at the end, which Linux reports as an error for a terminal."""
     try:
         return os.read(fd, READ_SIZE)
     except OSError as problem:
@@ -54,7 +54,7 @@ def read_output(fd: int) -> bytes:
 
 
 def write_output(fd: int, data: bytes) -> None:
-    """Write all of it; a disk that is full is waited for, so that the command waits, too."""
+    """Write all of it. A full disk is waited for, so that the command waits too."""
     while data:
         try:
             data = data[os.write(fd, data) :]

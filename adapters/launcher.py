@@ -13,7 +13,7 @@ command, CWD the folder to run in; either may be empty.
 
 CHANNEL is a socket to the worker. The worker writes one byte when this process has been recorded. If it dies before,
 the socket is closed without that byte and nothing is started: no work exists that nobody knows of. With a folder, a
-file `unstarted` says so to whoever comes next. This process writes a line for each of what happened: `r` (ready to
+file `unstarted` says so to the next follower. This process writes a line for each of what happened: `r` (ready to
 start), `s` (started), `e ERRNO SENTENCE` (not started), `x STATUS LEFT` (the command has ended with this wait status,
 and LEFT says whether something that descends from it is still there).
 
@@ -81,7 +81,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def become(command: list[str], cwd: str, cgroup: str, launcher: int, problem_fd: int) -> None:
-    """In a process of its own, whose parent is the launcher: become the command. Tells why not, and ends."""
+    """In a process of its own, whose parent is the launcher: become the command. Where it cannot, say why and end."""
     os.setsid()
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != launcher:  # It was killed before that was said.
@@ -115,7 +115,7 @@ def enter(cgroup: str) -> None:
 
 
 def leave(cgroup: str) -> None:
-    """Remove it. Who is still there was let go, and goes on outside."""
+    """Remove it. A process that is still in it was let go, and goes on outside."""
     try:
         with open(os.path.join(cgroup, "cgroup.procs")) as file:
             left = file.read().split()
@@ -204,7 +204,7 @@ def copy_to_the_end(waker: waking.Waker, output: files.Output) -> None:
 
 
 def on_a_thread(function: Callable[[float], None], grace: float) -> Thread:
-    """So that what is asked to end may still say something."""
+    """On a thread, so that what is asked to end may still print something."""
     import threading
 
     thread = threading.Thread(target=function, args=(grace,), daemon=True)
@@ -213,20 +213,20 @@ def on_a_thread(function: Callable[[float], None], grace: float) -> Thread:
 
 
 def copy_what_is_there(waker: waking.Waker, output: files.Output) -> None:
-    """The rest of what was written; who was let go may hold a pipe open for ever, and is not waited for."""
+    """The rest of what was written. A process that was let go may hold a pipe open for ever, and is not waited for."""
     while ready := waker.wait(list(output.sources), 0):
         for reading in ready:
             output.copy(reading)
 
 
-# -- the way of it
+# -- the protocol
 
 
 def tell(channel: int, line: str) -> None:
     try:
         os.write(channel, line.encode("utf-8", "surrogateescape") + b"\n")
     except OSError:
-        pass  # Nobody is there to hear it.
+        pass  # The worker is gone.
 
 
 def begin(channel: int, folder: str, kind: str) -> files.Output:

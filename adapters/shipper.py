@@ -106,7 +106,7 @@ class LogShipper:
     def add(self, log: SpooledLog, chunks: Sequence[bytes]) -> None:
         """Number encoded chunks and take them over: in the spool when this returns.
 
-        Blocks while that is full, and while the system lets us make none: too few descriptors, a full disk.
+        Blocks while the spool is full, and while the system lets us make none: too few descriptors, a full disk.
         """
         own = self._own or self._begin()
         own.spool.append(log, chunks)
@@ -153,7 +153,7 @@ class LogShipper:
         for source in self._sources:
             source.spool.fill_no_more()
             if stored:
-                source.next_batch()  # Nothing to read: the last file is put by.
+                source.next_batch()  # Nothing to read: the last file is put aside.
             source.spool.close()
         return stored
 
@@ -174,24 +174,24 @@ class LogShipper:
             except Exception as error:
                 if self._closed.is_set():
                     return  # What could not be sent stays on disk; `close` says so.
-                # A store that is away is a sentence; a mistake of ours has its traceback.
-                told = "The shipper failed (%s); it goes on in a moment."
-                logger.error(told, type(error).__name__, exc_info=not is_unfit(error))
+                # A store that is down is worth a sentence; a mistake of ours has its traceback.
+                failed = "The shipper failed (%s); it goes on in a moment."
+                logger.error(failed, type(error).__name__, exc_info=not is_unfit(error))
                 behind = False
                 self._closed.wait(1)
             with self._turned:
                 self._turned.notify_all()
 
     def _turn(self) -> bool:
-        """Send a batch of each spool, and see to what else is due; returns whether the next ones are there already.
+        """Send a batch of each spool, and do what else is due; returns whether more batches are there already.
 
-        No more than one: output that never pauses must neither keep lost batches from being sent again, nor be cut
-        into ever smaller ones.
+        No more than one batch: output that never pauses must neither keep lost batches from being sent again, nor be
+        cut into ever smaller pieces.
         """
         self._take_over()
         behind = False
         for source in self._sources:
-            source.put_by()
+            source.put_aside()
             if self._bytes_on_their_way < WINDOW_BYTES and (batch := source.next_batch()):
                 self._on_their_way.append(batch)
                 self._bytes_on_their_way += batch.size
@@ -215,7 +215,7 @@ class LogShipper:
         return [self._own, *self._left] if self._own else list(self._left)
 
     def _take_over(self) -> None:
-        """Look for spools that nobody holds, and let go of those that are shipped."""
+        """Adopt spools that nobody holds, and let go of those that are shipped."""
         for source in [one for one in self._left if one.is_shipped and not self._kept.has_any_of(one)]:
             source.spool.close()
             self._left.remove(source)
@@ -263,7 +263,7 @@ class LogShipper:
 
 def _log_no_spool(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    logger.error("Output waits: there can be no spool just now (try %d): %s", state.attempt_number, error)
+    logger.error("Output waits: no spool can be made just now (try %d): %s", state.attempt_number, error)
 
 
 def _log_retry(state: RetryCallState) -> None:

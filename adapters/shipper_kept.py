@@ -31,18 +31,18 @@ AskStored = Callable[[Iterable[LogWriter]], Stored]
 
 
 class _Shipped:
-    """What the store had all of within one interval between two checks, and where it lies."""
+    """What the store came to have between two checks, and where it lies."""
 
     def __init__(self) -> None:
-        self.places: dict[tuple[Source, int], list[Range]] = {}
+        self.stretches: dict[tuple[Source, int], list[Range]] = {}
         self._numbers = defaultdict[LogWriter, list[Range]](list)
         self.size = 0
         self.checks = 0
 
     def add(self, batch: Batch) -> None:
-        stretches = self.places.get((batch.source, batch.number))
+        stretches = self.stretches.get((batch.source, batch.number))
         if stretches is None:
-            stretches = self.places[batch.source, batch.number] = []
+            stretches = self.stretches[batch.source, batch.number] = []
             batch.source.pin(batch.number)
         if batch.stretch not in stretches[-8:]:  # Batches of one stretch arrive together.
             stretches.append(batch.stretch)
@@ -63,12 +63,12 @@ class _Shipped:
         return all(has(stored, writer, numbers) for writer, parts in self._numbers.items() for numbers in parts)
 
     def send_again(self) -> None:
-        for (source, number), stretches in self.places.items():
+        for (source, number), stretches in self.stretches.items():
             for stretch in stretches:
                 source.read_again(number, stretch)
 
     def forget(self) -> None:
-        for source, number in self.places:
+        for source, number in self.stretches:
             source.unpin(number)
 
 
@@ -87,10 +87,10 @@ class Kept:
         self._newest.add(batch)
 
     def has_any_of(self, source: Source) -> bool:
-        return any(source is one for shipped in (self._newest, *self._sealed) for one, _ in shipped.places)
+        return any(source is one for shipped in (self._newest, *self._sealed) for one, _ in shipped.stretches)
 
     def check(self, *, lacks_room: bool) -> None:
-        """Ask the store whether it still has what it had, send again what it has no more, and forget what is old.
+        """Ask the store whether it still has what it had, send again what it has lost, and forget what is old.
 
         Nothing is kept while output waits for room.
         """
@@ -119,13 +119,13 @@ class Kept:
                 shipped.forget()
 
     def _seal(self) -> None:
-        if self._newest.places:
+        if self._newest.stretches:
             self._newest.seal()
             self._sealed.append(self._newest)
             self._newest = _Shipped()
 
     def _forget_beyond(self, limit: int) -> None:
-        """Forget the oldest of what was shipped, until the rest takes up no more than so many bytes."""
+        """Forget the oldest of what was shipped, until the rest takes up no more than `limit` bytes."""
         size = sum(shipped.size for shipped in self._sealed)
         while self._sealed and size > limit:
             oldest = self._sealed.popleft()

@@ -16,9 +16,9 @@ logger = logging.getLogger(__name__)
 
 #: A batch is sent when the spool has this many bytes that were not sent.
 BATCH_BYTES = 256 * 1024
-#: Bytes that are read of the spool at once, where so many wait. The output of a run then becomes few and large blocks,
-#: and a block costs the same however many chunks it holds. Messages stay below BATCH_BYTES as they are sent, but for
-#: one that is a single block.
+#: Bytes that are read of the spool at once, where that many wait. A run's output then becomes few large blocks, and a
+#: block costs the same however many chunks it holds. Messages stay below BATCH_BYTES all the same, unless one block
+#: alone is larger.
 READ_BYTES = 8 * 1024 * 1024
 
 #: What the store has of each of these logs.
@@ -115,10 +115,10 @@ class Source:
         if number != self._reader.reading and not self._on_their_way[number]:
             del self._on_their_way[number]
             self._to_keep.add(number)
-        self.put_by()
+        self.put_aside()
 
-    def put_by(self) -> None:
-        """Put the files by that the store has all of. A file with which that fails is tried again at the next turn."""
+    def put_aside(self) -> None:
+        """Put aside the files that the store has all of. Where that fails, it is tried again at the next turn."""
         for number in list(self._to_keep):
             try:
                 if number in self.spool.numbers:
@@ -127,7 +127,7 @@ class Source:
                     self.spool.forget(number)
                     del self._pins[number]
             except OSError as error:
-                logger.error("A file of the spool %s is not put by yet: %s", self.spool.folder, error)
+                logger.error("A file of the spool %s could not be put aside yet: %s", self.spool.folder, error)
                 continue
             self._to_keep.discard(number)
             self._logs_in.pop(number, None)
@@ -142,7 +142,7 @@ class Source:
         self._pins[number] -= 1
         if not self._on_their_way[number] and number not in self.spool.numbers:
             self._to_keep.add(number)
-            self.put_by()
+            self.put_aside()
 
     def read_again(self, number: int, where: Range) -> None:
         """The store has lost what it had of this stretch."""

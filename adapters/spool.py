@@ -83,7 +83,7 @@ class Spool:
                 with suppress(OSError):
                     folder.rmdir()
                 raise
-            if lock is not None:  # Between the two lines, another worker may have found it and taken it for left.
+            if lock is not None:  # Between the two lines, another worker may have taken it for a spool that was left.
                 return cls(folder, lock, limit=limit, file_bytes=file_bytes)
 
     # -- writing
@@ -107,7 +107,7 @@ class Spool:
             self.appended += len(chunks)
 
     def _next_file(self) -> None:
-        """Begin the next file; where there is no room for one, wait a while. The caller looks again."""
+        """Begin the next file; where there is no room for it, wait a while. The caller looks again."""
         number = self._numbers[-1] + 1 if self._numbers else 1
         begun = self._begin_file(number)
         if begun is None:
@@ -170,7 +170,7 @@ class Spool:
             self._room = 0
 
     def open(self, number: int) -> mmap.mmap:
-        """A file's bytes, as they are and as they become; of one that was kept, too."""
+        """A file's bytes, as they are and as they become; also those of a file that was kept."""
         kept = self._kept_path(number)
         with (kept if kept.exists() else self._path(number)).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -180,7 +180,7 @@ class Spool:
         try:
             size = self._path(number).stat().st_size
             self._path(number).unlink()
-        except FileNotFoundError:  # Deleted by somebody else: then there is nothing to give back.
+        except FileNotFoundError:  # Somebody has deleted it: there is nothing to give back.
             size = 0
         with self._changed:
             self._numbers.remove(number)
@@ -188,9 +188,9 @@ class Spool:
         BYTES.dec(size)
 
     def keep(self, number: int) -> None:
-        """Put a file by: the store has all of it, and may yet have to be given it again. It takes no room from others.
+        """Put a file aside: the store has all of it, and may yet need it again. It takes no room from other files.
 
-        Whoever takes this folder over does not ship it.
+        A worker that takes this folder over does not ship it.
         """
         self._path(number).rename(self._kept_path(number))
         with self._changed:
@@ -225,7 +225,7 @@ class Spool:
 
 
 def _begun(folder: Path) -> list[Path]:
-    """The files of a spool that may hold anything. One without a size is of a worker that was killed as it made it."""
+    """The files of a spool that may hold anything. An empty file is left from a worker that was killed making it."""
     files = list(folder.glob("*.spool"))
     for path in files:
         if path.stat().st_size == 0:

@@ -36,7 +36,7 @@ class SpoolReader:
         return self.number if self._data is not None else None
 
     def next(self, max_bytes: int) -> Stretch | None:
-        """The next blocks, all of one file, of so many bytes at the most; None when all that is written has been read.
+        """The next blocks, all of one file, at most `max_bytes` of it; None when all that is written has been read.
 
         What is damaged, or was never written, is passed over.
         """

@@ -29,7 +29,7 @@ LARGEST = MAX_CHUNK_BYTES + 4096
 #: No record is larger than its encoded chunk and this.
 FRAMING = 64
 
-#: What a record begins with: a reader finds the next one by it after something that was damaged.
+#: What a record begins with: after damage, a reader finds the next record by it.
 _MARKER = b"\xf5\x9dR\xa7"
 _RECORD_BEGINS = b"\x95\xc4\x04" + _MARKER
 _KEY = struct.Struct("<16sIQ")
@@ -72,10 +72,10 @@ _HEAD = re.compile(
 )
 
 
-def logs_in(data: mmap.mmap, place: int, end: int) -> dict[LogKey, Range]:
-    """First and last number of the logs that have records between these places, without reading the chunks."""
+def logs_in(data: mmap.mmap, position: int, end: int) -> dict[LogKey, Range]:
+    """First and last number of the logs that have records between these positions, without reading the chunks."""
     found: dict[bytes, tuple[bytes, bytes]] = {}
-    for key, number in _HEAD.findall(memoryview(data)[place:end]):
+    for key, number in _HEAD.findall(memoryview(data)[position:end]):
         found[key] = (found[key][0] if key in found else number, number)
     return spans((_log_of(key), (_number(first), _number(last))) for key, (first, last) in found.items())
 
@@ -89,24 +89,24 @@ def _number(encoded: bytes) -> int:
     return int.from_bytes(encoded[1:] or encoded, "big")
 
 
-def read_blocks(data: mmap.mmap, place: int, end: int, *, max_bytes: int) -> tuple[list[Block], int]:
-    """Read on in a file from `place`, so many bytes at the most (one record at the least), or to `end`.
+def read_blocks(data: mmap.mmap, position: int, end: int, *, max_bytes: int) -> tuple[list[Block], int]:
+    """Read on in a file from `position`, at most `max_bytes` (at least one record), or to `end`.
 
-    Returns blocks of up to `max_bytes` and the place after them.
+    Returns blocks of up to `max_bytes` and the position after them.
     """
     done: list[_Pending] = []
     pending: dict[bytes, _Pending] = {}
-    stretch = min(end, place + max(max_bytes, LARGEST))
-    place = _collect(data, place, stretch, pending, done)
-    if place < stretch and not (stretch < end and (done or pending)):
-        place = _pass_over(data, place, end)
-    return [one.block() for one in (*done, *pending.values())], place
+    stretch = min(end, position + max(max_bytes, LARGEST))
+    position = _collect(data, position, stretch, pending, done)
+    if position < stretch and not (stretch < end and (done or pending)):
+        position = _pass_over(data, position, end)
+    return [one.block() for one in (*done, *pending.values())], position
 
 
-def _collect(data: mmap.mmap, place: int, end: int, pending: dict[bytes, _Pending], done: list[_Pending]) -> int:
-    """Take the whole records from `place` on; returns the place of what is none."""
+def _collect(data: mmap.mmap, position: int, end: int, pending: dict[bytes, _Pending], done: list[_Pending]) -> int:
+    """Take the whole records from `position` on; returns where they end."""
     unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=0)
-    unpacker.feed(data[place:end])
+    unpacker.feed(data[position:end])
     taken = 0
     with suppress(TypeError, ValueError, msgpack.UnpackException):
         for marker, checksum, key, seq, chunk in unpacker:
@@ -122,18 +122,18 @@ def _collect(data: mmap.mmap, place: int, end: int, pending: dict[bytes, _Pendin
             waiting.size += len(chunk)
             waiting.next_seq = seq + 1
             taken = unpacker.tell()
-    return place + taken
+    return position + taken
 
 
-def _pass_over(data: mmap.mmap, place: int, end: int) -> int:
-    """The place of the next whole record after something that is none, or the end. Says so where that was damage."""
-    following = place + 1
+def _pass_over(data: mmap.mmap, position: int, end: int) -> int:
+    """The position of the next whole record after something that is not a record, or the end. Damage is logged."""
+    following = position + 1
     while (following := data.find(_RECORD_BEGINS, following, end)) >= 0:
         if _collect(data, following, min(end, following + LARGEST), {}, []) > following:
             break
         following += 1
-    if following < 0 and not any(data[place : min(end, place + LARGEST)]):
+    if following < 0 and not any(data[position : min(end, position + LARGEST)]):
         return end  # The rest of the file was never written.
     DAMAGED.inc()
-    logger.error("A spool file is damaged: what stood at %d is lost.", place)
+    logger.error("A spool file is damaged: what stood at %d is lost.", position)
     return following if following >= 0 else end

@@ -38,7 +38,7 @@ class Waker:
         """Those of these descriptors that can be read, as soon as any can, or a child has ended, or time is up."""
         import select
 
-        # Not `select`, which takes no descriptor above 1023: a worker of many runs hands on higher ones.
+        # Not `select`, which takes no descriptor above 1023: a worker of many runs passes higher descriptors on.
         poll = select.poll()
         for fd in (self.wakes, *others):
             poll.register(fd, select.POLLIN)

@@ -21,8 +21,8 @@ from reprieve.workers.bootstrap import Services
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
-#: The headers that name the chunks which a download lacks, of whichever stream they were: `5, 8-9`, and after so many
-#: ranges how many more there are: `5, 8-9; more=12`. Those on their way are told apart from those that never come.
+#: The headers that name the chunks that a download lacks, of any stream: `5, 8-9`, and beyond the ranges that are shown
+#: how many more there are: `5, 8-9; more=12`. Chunks on their way are kept apart from those that never come.
 MISSING = "Reprieve-Missing-Chunks"
 LATE = "Reprieve-Late-Chunks"
 #: Bytes of a download that are worth a turn at the desk.

@@ -1,4 +1,4 @@
-"""Live output by server-sent events: every chunk from a place on, once and in order, until the run has ended.
+"""Live output by server-sent events: every chunk from a position on, once and in order, until the run has ended.
 
 One *hub* in a process asks for all of its readers: Redis for what is new, and the database, once a second and in one
 statement, how far the logs are. A reader holds its position and a few blocks; what it does not get in time, since it is
@@ -39,23 +39,23 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 #: Streams that one process keeps open.
 MOST_READERS = 2000
-#: Blocks that wait for a reader; what is more, it reads from the store.
+#: Blocks that wait for a reader; anything beyond, it reads from the store.
 BLOCKS_KEPT = 16
 #: Seconds between two looks at the database for all readers.
 LOOK_INTERVAL = 1.0
-#: Seconds after which a comment keeps a silent stream open, and after which a reader that takes nothing is let go.
+#: Seconds after which a comment keeps a silent stream open, and after which a reader that takes nothing is dropped.
 PING = 15
 SEND_TIMEOUT = 30.0
 #: Chunks in one event, and read at once.
 PAGE = 200
-#: Threads that read the store for readers; and again as many for logs that are closed: behind an archive that hangs, no
-#: running work waits.
+#: Threads that read the store for readers, and as many again for closed logs: an archive that hangs holds up no reader
+#: of running work.
 STORE_THREADS = 8
 #: Threads of the hub itself: one for each of its turns.
 TURNS = 3
 #: Milliseconds after which a reader comes back to a log whose archive did not answer.
 COME_BACK = 5000
-#: The id of a stream's last event: a browser that comes back with it is told not to come again.
+#: The id of a stream's last event: a browser that reconnects with it is answered that there is no more.
 END = "end"
 
 

@@ -45,7 +45,7 @@ _lines = msgspec.json.Decoder(_Line)
 
 
 def frames(chunks: Iterable[Chunk]) -> Iterator[Frame]:
-    """The archive of these chunks, which are in order; holds one frame in memory at a time."""
+    """The archive of these chunks, which come in order. Holds one frame in memory at a time."""
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
     lines: list[bytes] = []
     first = last = size = 0
@@ -72,7 +72,7 @@ def _line(chunk: Chunk) -> bytes:
 
 
 def chunks_of(run_id: UUID, attempt: int, frame: bytes) -> list[Chunk]:
-    """The chunks of a frame; raises `ValueError` for bytes that are none."""
+    """The chunks of a frame; raises `ValueError` for bytes that are no frame."""
     try:
         lines = _lines.decode_lines(zstandard.ZstdDecompressor().decompress(frame))
     except (zstandard.ZstdError, msgspec.MsgspecError) as error:

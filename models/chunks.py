@@ -39,10 +39,10 @@ MAX_CURSOR_LENGTH = 256
 #: A block that claims to be larger than this when unpacked is refused: no message may fill a worker's memory.
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
 
-#: Chunks that a block may claim to hold: more do not fit into so many bytes.
+#: Chunks that a block may claim to hold: more do not fit into that many bytes.
 MAX_BLOCK_CHUNKS = MAX_BLOCK_BYTES // 4
 
-#: The times that a chunk may have, in milliseconds since 1970: of the years 1 to 9999, which all readers can show.
+#: The times that a chunk may have, in milliseconds since 1970: the years 1 to 9999, which all readers can show.
 MIN_TIME, MAX_TIME = -62_135_596_800_000, 253_402_300_799_999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -66,7 +66,7 @@ Record = tuple[int, str, bytes, str | None]
 class Chunk:
     """A piece of one stream of one attempt.
 
-    `cursor` is the adapter's own place in its source after this chunk, in its own words: a byte offset, a timestamp.
+    `cursor` is where the adapter is in its source after this chunk, in its own words: a byte offset, a timestamp.
     """
 
     run_id: UUID
@@ -84,7 +84,7 @@ class Chunk:
 
     @property
     def time(self) -> datetime:
-        """Its time, to be shown: one that no calendar has (an earlier release took it) as the nearest that there is."""
+        """Its time, to be shown; of a time that no calendar has (an earlier release took it), the nearest one."""
         return _EPOCH + timedelta(milliseconds=min(max(self.at, MIN_TIME), MAX_TIME))
 
 
@@ -165,7 +165,7 @@ class _Codecs(threading.local):
 
 
 _codecs = _Codecs()
-#: What is stored is read as it is: an earlier release may have taken what this one would not.
+#: What is stored is read as it is: an earlier release may have taken what this release refuses.
 _leniently = msgspec.msgpack.Decoder(list[Record])
 #: What `on_log` gives, and nothing else: the door for what other senders send.
 _strictly = msgspec.msgpack.Decoder(
@@ -201,7 +201,7 @@ def _unpacked(block: Block, decoder: "msgspec.msgpack.Decoder[list[Record]]" = _
     try:
         records = decoder.decode(_decompressed(block.payload))
     except msgspec.ValidationError as error:
-        # It names the place and the bound, and quotes no value.
+        # It names the field and the bound, and quotes no value.
         raise InvalidBlock(f"a part of it is not what a chunk may have ({error})") from None
     except (msgspec.MsgspecError, zstandard.ZstdError) as error:
         raise InvalidBlock(f"it cannot be unpacked ({type(error).__name__})") from None
@@ -258,7 +258,7 @@ def parts_of(blocks: Iterable[Block], wanted: Mapping[LogKey, SeqRanges]) -> lis
 
 
 def too_scattered(blocks: Iterable[Block], stored: SeqRanges) -> list[Block]:
-    """Those of a log's blocks that would each leave another gap in it."""
+    """The blocks of a log that would each leave another gap in it."""
     return [one for one in blocks if not stored.within(one.first_seq - 1, one.last_seq + 1)]
 
 

@@ -18,7 +18,7 @@ TAIL_WAIT = timedelta(seconds=60)
 UNKNOWN_TAIL_WAIT = timedelta(seconds=5)
 
 #: How long a worker is believed that reported what its spool holds. It reports every 15 seconds while it holds
-#: anything; a worker that is started anew on the same folder needs a while until it does.
+#: anything; a worker that is restarted on the same folder needs a while until it does.
 HOLDER_BELIEVED_FOR = timedelta(seconds=120)
 
 NOTHING = SeqRanges()

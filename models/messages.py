@@ -33,7 +33,7 @@ def decode_message(message: Any) -> list[Block]:
 
 
 def _block(run_id: Any, attempt: Any, epoch: Any, first_seq: Any, last_seq: Any, payload: Any) -> Block:
-    """Raises `TypeError` for what this version never sends; Python would turn a number into so many zero bytes."""
+    """Raises `TypeError` for what this version never sends: `bytes(7)` would be seven zero bytes."""
     numbers = all(type(number) is int for number in (attempt, epoch, first_seq, last_seq))
     if not (numbers and isinstance(run_id, bytes) and isinstance(payload, bytes)):
         raise TypeError

@@ -34,7 +34,7 @@ class Step(StrEnum):
 class Reading:
     """One reader's way through the log of a run, from a position on.
 
-    Whoever wants what is there now, and will not wait (`waits=False`), is given each attempt with all its gaps.
+    A reader that wants what is there now, and does not wait (`waits=False`), is given each attempt with all its gaps.
     """
 
     def __init__(self, attempt: int = 1, after_seq: int = 0, *, waits: bool = True) -> None:
@@ -123,7 +123,7 @@ def explained_by(extent: Extent, items: Iterable[Item]) -> list[Item]:
 def _without_gaps(page: Sequence[Chunk]) -> Iterator[list[Chunk]]:
     """The chunks in pieces without a gap."""
     begin = 0
-    for place in range(1, len(page) + 1):
-        if place == len(page) or page[place].seq != page[place - 1].seq + 1:
-            yield list(page[begin:place])
-            begin = place
+    for end in range(1, len(page) + 1):
+        if end == len(page) or page[end].seq != page[end - 1].seq + 1:
+            yield list(page[begin:end])
+            begin = end

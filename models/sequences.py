@@ -13,11 +13,11 @@ from typing import Self, TypeVar
 #: The largest sequence number; a range that ends with the largest `bigint` has no canonical form in PostgreSQL.
 MAX_SEQ = 2**62
 
-#: Ranges that the set of what is stored of one log may have. More, and each batch of its output would cost what a whole
-#: log costs; no order of delivery makes so many, since a shipper has only so much on its way at once.
+#: Ranges that the stored numbers of one log may have. With more, each batch of its output would cost what a whole log
+#: costs. No order of delivery makes that many, since a shipper has only so much on its way at once.
 MAX_RANGES = 20_000
 
-#: Ranges that a sentence, a header or a page names; of the others it says how many they are.
+#: Ranges that a sentence, a header or a page names; of the others it gives the number.
 SHOWN_RANGES = 20
 
 #: First and last number, both included.
@@ -109,12 +109,12 @@ class SeqRanges:
         return reach is not None and last <= reach
 
     def reach(self, seq: int) -> int | None:
-        """The last number of the range that `seq` is in; None where it is in none."""
-        place = bisect_right(self.ranges, seq, key=_first) - 1
-        return self.ranges[place][1] if place >= 0 and seq <= self.ranges[place][1] else None
+        """The last number of the range that holds `seq`; None where no range does."""
+        index = bisect_right(self.ranges, seq, key=_first) - 1
+        return self.ranges[index][1] if index >= 0 and seq <= self.ranges[index][1] else None
 
     def within(self, first: int, last: int) -> "SeqRanges":
-        """Those of its numbers that are from `first` to `last`; costs only what it returns."""
+        """Its numbers from `first` to `last`; costs only what it returns."""
         begin = bisect_left(self.ranges, first, key=_last)
         end = bisect_right(self.ranges, last, key=_first)
         parts = self.ranges[begin:end]

@@ -1,8 +1,8 @@
 """The archive of closed logs: one object per log in an object store, and the row that says where and what it is.
 
 An object is written under a name of its own, read back, and only then recorded: until the row is there, it counts for
-nothing, and the hot segments are the log. An object that nobody recorded (its writer died) is removed together with
-its run's log.
+nothing, and the hot segments are the log. An object that was never recorded (its writer died) is removed together
+with its run's log.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ WHERE CAST(:held AS int8multirange) = coalesce(
 ON CONFLICT DO NOTHING RETURNING run_id
 """)
 
-# expired: archives of runs that have ended, older than so long; what could not be removed comes last.
+# expired: archives older than `age`, of runs that have ended; what could not be removed comes last.
 EXPIRED = text("""
 SELECT a.run_id, a.attempt FROM log_archives a JOIN runs r ON r.id = a.run_id
 LEFT JOIN setbacks s ON s.duty = 'removal' AND s.run_id = a.run_id AND s.attempt = a.attempt
@@ -66,13 +66,13 @@ UPDATE log_archives SET removed_at = clock_timestamp(), object_key = NULL, frame
 WHERE run_id = :run_id AND attempt = :attempt
 """)
 
-# lose: what could not be read of an archive when it was last tried, so that whoever is asked names the same gap.
+# lose: what could not be read of an archive when it was last tried, so that every reader names the same gap.
 LOSE = text("""
 UPDATE log_archives SET lost = coalesce(lost, '{}') + CAST(:numbers AS int8multirange)
 WHERE run_id = :run_id AND attempt = :attempt AND NOT coalesce(lost, '{}') @> CAST(:numbers AS int8multirange)
 """)
 
-# find again: what was lost, and is there after all: somebody has put the object back.
+# find again: what was lost and can be read after all: somebody has put the object back.
 FIND_AGAIN = text("""
 UPDATE log_archives SET lost = nullif(lost - CAST(:numbers AS int8multirange), '{}')
 WHERE run_id = :run_id AND attempt = :attempt AND lost && CAST(:numbers AS int8multirange)
@@ -81,7 +81,7 @@ WHERE run_id = :run_id AND attempt = :attempt AND lost && CAST(:numbers AS int8m
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A closed log's archive as its row has it. `key` is None for a log without a chunk, or one that was removed.
+    """A closed log's archive as its row has it. `key` is None for a log without a chunk, or a removed log.
 
     Of what it holds, `lost` could not be read when it was last tried: it is not there any more, or damaged.
     """
@@ -210,7 +210,7 @@ class LogArchives:
     def _frame(
         self, run_id: UUID, attempt: int, key: str, first_seq: int, offset: int, size: int
     ) -> tuple[list[Chunk], bool]:
-        """The chunks of a frame, and whether they were read just now: what is in memory says nothing of the object."""
+        """The chunks of a frame, and whether they were read just now: memory says nothing about the object."""
         with self._lock:
             if (key, offset) in self._unpacked:
                 return self._unpacked[key, offset], False
@@ -237,7 +237,7 @@ class LogArchives:
             logger.error("Run %s attempt %d: the chunks %s of its log are lost. %s", run_id, attempt, numbers, error)
 
     def _note(self, statement: TextClause, run_id: UUID, attempt: int, numbers: SeqRanges) -> bool:
-        """Remember what a reader has found; a database that takes no writes costs the reader nothing."""
+        """Remember what a reader has found. A database that takes no writes does not stop the reader."""
         values = {"run_id": run_id, "attempt": attempt, "numbers": numbers.as_multirange()}
         try:
             with self._database.begin() as connection:

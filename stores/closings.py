@@ -28,7 +28,7 @@ JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attemp
 LEFT JOIN attempt_logs l USING (run_id, attempt)
 """)
 
-# owed: what failed comes after all that never did; what a living worker holds the rest of is not to be closed yet.
+# owed: logs whose closing failed come after the others; a log whose rest a living worker holds is not closed yet.
 OWED = text("""
 SELECT a.run_id, a.attempt FROM run_attempts a
 LEFT JOIN setbacks s ON s.duty = 'closing' AND s.run_id = a.run_id AND s.attempt = a.attempt
@@ -38,7 +38,7 @@ WHERE a.finished_at IS NOT NULL AND a.log_closed_at IS NULL AND a.finished_at < 
 ORDER BY s.next_try_at NULLS FIRST, a.finished_at LIMIT :limit
 """)
 
-# drop: segments whose every chunk is in the archive. One that came afterwards is not, and stays.
+# drop: segments that are in the archive with every chunk. What came afterwards is not there, and stays.
 DROP = text("""
 DELETE FROM log_segments s
 WHERE s.run_id = :run_id AND s.attempt = :attempt AND s.first_seq = ANY (ARRAY(
@@ -70,13 +70,13 @@ UPDATE run_attempts SET log_closed_at = clock_timestamp()
 WHERE run_id = :run_id AND attempt = :attempt AND log_closed_at IS NULL
 """)
 
-#: An end's own message closes a log that is whole; the sweep leaves it so long.
+#: How long the sweep leaves a log alone after its attempt's end: the end's own message closes a log that is whole.
 SETTLED = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class LogState:
-    """Everything there is to say of an attempt's log."""
+    """Everything that is known of an attempt's log."""
 
     attempt: int
     log: Extent
@@ -94,14 +94,14 @@ class LogState:
 
     @cached_property
     def late(self) -> SeqRanges:
-        """Chunks that are known to be on their way: a living worker holds them, or they are still waited for."""
+        """Chunks that are known to be on their way: a living worker holds them, or the tail is still waited for."""
         log = self.log
         held = SeqRanges.of([log.held] if log.held else []) - log.stored
         return log.late((log.gaps_until_now | held) - log.aside)
 
     @cached_property
     def missing(self) -> SeqRanges:
-        """Chunks that should be there and that nobody has: what is in quarantine is not."""
+        """Chunks that should be there, and nobody has; what is in quarantine counts among them."""
         return self.log.gaps_until_now - self.late
 
     @cached_property
@@ -153,7 +153,7 @@ class Closings:
         return extent_of(self._database, run_id, attempt)
 
     def state(self, run_id: UUID, attempt: int) -> LogState:
-        """Everything there is to say of an attempt's log; raises `RunNotFound`."""
+        """Everything that is known of an attempt's log; raises `RunNotFound`."""
         log = self.find(run_id, attempt)
         # The segments before the archive, as they are read: a log that is closed in between is seen in both.
         with self._database.begin() as connection:
@@ -170,7 +170,7 @@ class Closings:
             return [(row.run_id, row.attempt) for row in rows]
 
     def forgettable(self, attempts: Iterable[LogKey]) -> list[LogKey]:
-        """Those of these attempts of which a host need keep nothing any more. One that is not known here is kept."""
+        """The attempts of which a host need keep nothing any more. An attempt that is not known here is kept."""
         with self._database.begin() as connection:
             rows = connection.execute(ENDED, key_arrays(attempts)).all()
         return [
@@ -186,7 +186,7 @@ class Closings:
         ]
 
     def drop_segments(self, run_id: UUID, attempt: int, limit: int) -> int:
-        """Delete up to so many segments that the archive has; returns how many."""
+        """Delete up to `limit` segments that the archive has; returns how many."""
         with self._database.begin() as connection:
             return connection.execute(DROP, {"run_id": run_id, "attempt": attempt, "limit": limit}).rowcount
 

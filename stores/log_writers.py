@@ -1,4 +1,4 @@
-"""Writing a log: its row says what is stored of it, and whose epoch may write; whoever writes segments holds that row.
+"""Writing a log: its row says what is stored, and whose epoch may write. Every writer of segments holds that row.
 
 A new writer is given the log cut where it can go on, and the writer before it is superseded.
 """
@@ -40,20 +40,20 @@ SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:first
                      CAST(:payloads AS bytea[]))
 """)
 
-# backwards: the segments that begin up to a place, the last first.
+# backwards: the segments that begin at a number or before it, the last first.
 BACKWARDS = text("""
 SELECT first_seq, last_seq, payload FROM log_segments
 WHERE run_id = :run_id AND attempt = :attempt AND first_seq <= :upto
 ORDER BY first_seq DESC LIMIT :segments
 """)
 
-# cut: drop the segments from a place on.
+# cut: drop the segments after a number.
 CUT = text("DELETE FROM log_segments WHERE run_id = :run_id AND attempt = :attempt AND last_seq > :after")
 
-# cut aside: what is in quarantine from there on is read again too, under numbers that may then stand for other output.
+# cut aside: what is in quarantine after it is read again too, under numbers that may then stand for other output.
 CUT_ASIDE = text("DELETE FROM log_quarantine WHERE run_id = :run_id AND attempt = :attempt AND last_seq > :after")
 
-# supersede: from now on only this epoch writes, after this place.
+# supersede: from now on only this epoch writes, after what is kept.
 SUPERSEDE = text("""
 UPDATE attempt_logs SET epoch = :epoch, stored = CAST(:stored AS int8multirange)
 WHERE run_id = :run_id AND attempt = :attempt
@@ -65,7 +65,7 @@ SEGMENTS_PER_READ = 16
 
 def hold(connection: Connection, keys: Collection[LogKey]) -> dict[LogKey, int]:
     """Whose epoch may write each of these logs; nobody else does until this transaction ends."""
-    # First all rows are there, then they are held: who holds one never waits for one that another has just made.
+    # All rows are made before any is held: a holder never waits for a row that another transaction has just made.
     connection.execute(OPEN_HEADS, key_arrays(keys))
     return epochs(connection.execute(HOLD, key_arrays(keys)).all())
 
@@ -87,7 +87,7 @@ def insert_segments(connection: Connection, blocks: Sequence[Block]) -> None:
 
 
 def ranges(rows: Iterable[Any], column: str) -> dict[LogKey, SeqRanges]:
-    """What a column of multiranges says of each log, together where there is more than one row."""
+    """A column of multiranges by log; the rows of a log are united."""
     found: dict[LogKey, SeqRanges] = {}
     for row in rows:
         key, part = (row.run_id, row.attempt), SeqRanges.from_multirange(getattr(row, column))
@@ -107,7 +107,7 @@ def epochs(rows: Iterable[Any]) -> dict[LogKey, int]:
 def resume(connection: Connection, key: LogKey, epoch: int) -> tuple[int, str | None]:
     """Cut a log after its last chunk that has a cursor and no gap before it; from now on only `epoch` writes.
 
-    Returns that chunk's number and cursor; 0 and None for a log that begins anew.
+    Returns that chunk's number and cursor; 0 and None where the log begins again from nothing.
     """
     hold(connection, {key})
     whole_to = heads(connection, {key})[key].whole_to

@@ -24,8 +24,8 @@ from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
 from reprieve.stores.log_writers import epochs, heads, hold, insert_segments, ranges, resume
 
-# new: of what comes of each of these logs, what is not stored; and of how many ranges the set of that is. PostgreSQL
-# does the arithmetic: a log with many gaps is a large set, and would cost more to read than to add to.
+# new: of what arrives for each of these logs, what is not stored yet; and how many ranges the log would have with it.
+# PostgreSQL does the arithmetic: a log with many gaps is a large set, and would cost more to read than to add to.
 NEW = text("""
 SELECT l.run_id, l.attempt, CAST(CAST(k.coming AS int8multirange) - l.stored AS text) AS new,
        (SELECT count(*) FROM unnest(l.stored + CAST(k.coming AS int8multirange))) AS ranges
@@ -58,8 +58,8 @@ WHERE :epoch >= coalesce((SELECT epoch FROM attempt_logs WHERE run_id = :run_id 
 ON CONFLICT DO NOTHING
 """)
 
-# read: the segments after a place: no more than have the chunks that are wanted, nor than have so many bytes; one at
-# least.
+# read: the segments after a number: no more than hold the chunks that are wanted, nor more than the limit of bytes; at
+# least one.
 READ = text("""
 WITH page AS (
     SELECT first_seq, last_seq, payload FROM log_segments
@@ -78,7 +78,7 @@ SELECT first_seq, last_seq, payload FROM counted
 WHERE coalesce(chunks_before, 0) < :chunks AND coalesce(bytes_before, 0) < :bytes ORDER BY first_seq
 """)
 
-#: Segments, and bytes of them, that are read at once forwards: a log in many pieces has many and small ones.
+#: Segments, and bytes of them, that are read at once: a log in many pieces has many small segments.
 SEGMENTS_AT_ONCE, BYTES_AT_ONCE = 2_000, 4 * 1024 * 1024
 
 
@@ -93,7 +93,7 @@ EVERYTHING = SeqRanges(((1, MAX_SEQ),))
 
 
 class TooScattered(InvalidBlock):
-    """Raised for blocks with which a log would have more gaps than there may be; nothing was stored."""
+    """Raised for blocks that would leave a log with more gaps than it may have; nothing was stored."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         super().__init__(
@@ -115,21 +115,21 @@ class LogStore(Protocol):
         ...
 
     def stored(self, writers: Iterable[LogWriter]) -> dict[LogWriter, SeqRanges]:
-        """What need not be sent again of what these wrote: it is stored, kept aside, or superseded."""
+        """What these writers need not send again: it is stored, in quarantine, or superseded."""
         ...
 
     def resume(self, connection: Connection, run_id: UUID, attempt: int, epoch: int) -> Resumed:
         """Give a log to a new writer, as part of the caller's transaction; returns from where it goes on.
 
         The log is cut after its last chunk that has a cursor and no gap before it: the new writer reads on from that
-        place of the writer. Whatever an earlier epoch still sends is refused as superseded.
+        cursor. Whatever an earlier epoch still sends is refused as superseded.
         """
         ...
 
     def quarantine(self, connection: Connection, block: Block, reason: str) -> None:
-        """Keep a block aside that cannot be stored; the same one again, or a superseded one, changes nothing.
+        """Put a block that cannot be stored in quarantine. The same block again, or a superseded one, changes nothing.
 
-        It need not be sent again, and is no part of the log: readers are told of it as of a gap.
+        It need not be sent again, and is not part of the log: to readers it is a gap.
         """
         ...
 
@@ -210,13 +210,13 @@ class PostgresLogStore:
     def hot(self, run_id: UUID, attempt: int, after_seq: int = 0, at_once: int = MAX_SEQ) -> Iterator[Chunk]:
         """What the hot tier has of a log, in order, a few segments in memory at a time.
 
-        Who takes only so many chunks says so by `at_once`: no more segments are fetched than have them.
+        `at_once` is how many chunks the caller takes: no more segments are fetched than hold them.
         """
         while True:
-            place = {"run_id": run_id, "attempt": attempt, "after": after_seq}
+            after = {"run_id": run_id, "attempt": attempt, "after": after_seq}
             with self._database.begin() as connection:
                 limits = {"segments": SEGMENTS_AT_ONCE, "bytes": BYTES_AT_ONCE, "chunks": at_once}
-                rows = connection.execute(READ, place | limits).all()
+                rows = connection.execute(READ, after | limits).all()
             if not rows:
                 return
             for row in rows:
@@ -243,7 +243,7 @@ def _row(block: Block) -> dict[str, Any]:
 def by_writer(
     writers: Iterable[LogWriter], stored: Mapping[LogKey, SeqRanges], epochs: Mapping[LogKey, int]
 ) -> dict[LogWriter, SeqRanges]:
-    """What need not be sent again by each of these writers, where anything is known of its log."""
+    """What each of these writers need not send again, where anything is known of its log."""
     found = {}
     for run_id, attempt, epoch in writers:
         if (run_id, attempt) in stored:
@@ -253,7 +253,7 @@ def by_writer(
 
 
 def _each_once(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Of a chunk that lies in both tiers for a moment, the first."""
+    """The chunks without repeats: for a moment, a chunk may lie in both tiers."""
     last = 0
     for chunk in chunks:
         if chunk.seq > last:

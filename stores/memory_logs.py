@@ -40,13 +40,13 @@ class MemoryLogStore:
         key = (run_id, attempt)
         chunks = self._chunks.setdefault(key, {})
         whole_to = self._stored.get(key, SeqRanges()).whole_to
-        places = [Resumed(seq, chunk.cursor) for seq, chunk in chunks.items() if chunk.cursor and seq <= whole_to]
-        place = max(places, default=Resumed(0, None))
-        self._chunks[key] = {seq: chunk for seq, chunk in chunks.items() if seq <= place.after_seq}
-        self._stored[key] = SeqRanges.of([(1, place.after_seq)])
-        self._aside[key] = self._aside.get(key, SeqRanges()) - SeqRanges(((place.after_seq + 1, MAX_SEQ),))
+        resumable = [Resumed(seq, chunk.cursor) for seq, chunk in chunks.items() if chunk.cursor and seq <= whole_to]
+        resumed = max(resumable, default=Resumed(0, None))
+        self._chunks[key] = {seq: chunk for seq, chunk in chunks.items() if seq <= resumed.after_seq}
+        self._stored[key] = SeqRanges.of([(1, resumed.after_seq)])
+        self._aside[key] = self._aside.get(key, SeqRanges()) - SeqRanges(((resumed.after_seq + 1, MAX_SEQ),))
         self._epochs[key] = epoch
-        return place
+        return resumed
 
     def quarantine(self, connection: Connection | None, block: Block, reason: str) -> None:  # noqa: ARG002
         if block.epoch < self._epochs.get(block.key, 0):

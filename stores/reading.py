@@ -34,9 +34,9 @@ class LogReader:
         self._run_id = run_id
 
     def stored(self, attempt: int, after_seq: int = 0, at_once: int = PAGE) -> Iterator[Chunk | Gap]:
-        """What the store has of an attempt now, with the gaps in it; one that has ended may lack its last chunks.
+        """What the store has of an attempt now, with the gaps in it. An ended attempt may still lack its last chunks.
 
-        A caller that takes only so many chunks says so by `at_once`. Raises `RunNotFound`.
+        `at_once` is how many chunks are read at once. Raises `RunNotFound`.
         """
         reading = Reading(attempt, after_seq, waits=False)
         while reading.attempt == attempt:

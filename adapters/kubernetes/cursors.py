@@ -31,7 +31,7 @@ def parse_timestamp(text: bytes) -> int | None:
 
 @lru_cache(maxsize=64)
 def _seconds(text: bytes) -> int | None:
-    """Cached, since most lines are of the same second as the one before."""
+    """Cached, since most lines are of the same second as the line before."""
     try:
         return int(datetime.fromisoformat(text.decode()).timestamp())
     except ValueError:
@@ -118,7 +118,7 @@ class Resumption:
         self._to_skip = 0
         #: The beginning of a line whose time is not complete yet.
         self._head = b""
-        #: The line that is being read: None between two lines. Then its time, None for one that is passed over.
+        #: Whether a line is being read; then its time, None for a line that is passed over.
         self._in_line = False
         self._time: int | None = None
         #: How many bytes of it are still to be passed over, and how many there have been.
