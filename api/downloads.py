@@ -46,7 +46,7 @@ class Download:
     @property
     def last_words(self) -> str:
         """What a download that is read by people says at its end; empty where it is whole."""
-        parts = [f"chunks {_field([gap])} {gap.why.told}" for gap in self.gaps[:LISTED_GAPS]]
+        parts = [f"chunks {_field([gap])} {gap.why.in_words}" for gap in self.gaps[:LISTED_GAPS]]
         more = len(self.gaps) - len(parts)
         told = "; ".join(parts) + (f"; and {more} more gaps" if more else "")
         return f"\n[reprieve: this log is not whole: {told}]\n" if parts else ""

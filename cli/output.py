@@ -28,7 +28,7 @@ def write(items: Iterable[Chunk | Gap], *, stream: str | None = None, raw: bool 
     for item in items:
         if isinstance(item, Gap):
             whole = False
-            say(f"attempt {item.attempt}: chunks {item.first} to {item.last} {item.why.told}", problem=True)
+            say(f"attempt {item.attempt}: chunks {item.first} to {item.last} {item.why.in_words}", problem=True)
         elif stream is None or item.stream == stream:
             output = sys.stderr.buffer if item.stream == "stderr" and not raw else sys.stdout.buffer
             output.write(item.data)

@@ -17,12 +17,12 @@ class Why(StrEnum):
     """Retention has removed them."""
 
     @property
-    def told(self) -> str:
+    def in_words(self) -> str:
         """What is said of chunks, after their numbers."""
-        return _TOLD[self]
+        return _IN_WORDS[self]
 
 
-_TOLD = {
+_IN_WORDS = {
     Why.LATE: "are late, and on their way",
     Why.MISSING: "are missing",
     Why.LOST: "are lost: they were stored, and cannot be read any more",

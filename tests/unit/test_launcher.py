@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reprieve.adapters import command_files
-from reprieve.adapters.command import launch
+from reprieve.adapters.command import LAUNCHER, launch
 from reprieve.models.faults import is_unfit
 from tests.contract.contexts import work
 
@@ -84,3 +84,23 @@ def test_where_the_launcher_finds_no_terminal_it_says_so_and_starts_nothing(tmp_
     done = subprocess.run(command, capture_output=True, timeout=60)
     assert done.returncode == 127
     assert done.stdout == b"e 28 there is no terminal for it (No space left on device)\n"
+
+
+#: A launcher that runs as a script, and what it then finds under a name that the standard library has as well.
+AS_A_SCRIPT = """
+import sys
+path = sys.argv[1]
+script = {"__name__": "__main__", "__file__": path}
+exec(compile(open(path).read().removesuffix("main()\\n") + "pass\\n", path, "exec"), script)
+ours = script["sibling"]("starting")
+import secrets
+print(secrets.__file__, ours.__file__)
+"""
+
+
+def test_what_stands_beside_the_launcher_hides_no_module_of_the_standard_library() -> None:
+    command = [sys.executable, "-I", "-S", "-c", AS_A_SCRIPT, str(LAUNCHER)]
+    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    standard, ours = map(Path, done.stdout.split())
+    assert (LAUNCHER.parent / "secrets.py").exists()
+    assert (standard.parent == LAUNCHER.parent, ours.parent == LAUNCHER.parent) == (False, True)
