@@ -177,22 +177,16 @@ class Spool:
 
     def give_back(self, number: int) -> None:
         """Delete a file: the store has all of it."""
-        try:
-            size = self._path(number).stat().st_size
-            self._path(number).unlink()
-        except FileNotFoundError:  # Somebody has deleted it: there is nothing to give back.
-            size = 0
-        with self._changed:
-            self._numbers.remove(number)
-            self._changed.notify_all()
-        BYTES.dec(size)
+        self.keep(number)
+        self.forget(number)
 
     def keep(self, number: int) -> None:
         """Put a file aside: the store has all of it, and may yet need it again. It takes no room from other files.
 
         A worker that takes this folder over does not ship it.
         """
-        self._path(number).rename(self._kept_path(number))
+        with suppress(FileNotFoundError):  # Somebody has deleted it.
+            self._path(number).rename(self._kept_path(number))
         with self._changed:
             self._numbers.remove(number)
             self._changed.notify_all()
@@ -236,16 +230,11 @@ def _begun(folder: Path) -> list[Path]:
 def take_over(root: Path) -> Iterator[Spool]:
     """The spools below `root` that no process holds, now held by this one."""
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-        lock = _try_lock(folder)
+        lock = None
+        with suppress(OSError):  # It cannot be opened just now.
+            lock = _lock(folder)
         if lock is not None:
             yield Spool(folder, lock)
-
-
-def _try_lock(folder: Path) -> IO[bytes] | None:
-    """The lock of a spool, or None: somebody holds it, it is gone, or it cannot be opened just now."""
-    with suppress(OSError):
-        return _lock(folder)
-    return None
 
 
 def _lock(folder: Path) -> IO[bytes] | None:

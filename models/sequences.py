@@ -8,6 +8,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Self, TypeVar
 
 #: The largest sequence number; a range that ends with the largest `bigint` has no canonical form in PostgreSQL.
@@ -110,13 +111,13 @@ class SeqRanges:
 
     def reach(self, seq: int) -> int | None:
         """The last number of the range that holds `seq`; None where no range does."""
-        index = bisect_right(self.ranges, seq, key=_first) - 1
+        index = bisect_right(self.ranges, seq, key=itemgetter(0)) - 1
         return self.ranges[index][1] if index >= 0 and seq <= self.ranges[index][1] else None
 
     def within(self, first: int, last: int) -> "SeqRanges":
         """Its numbers from `first` to `last`; costs only what it returns."""
-        begin = bisect_left(self.ranges, first, key=_last)
-        end = bisect_right(self.ranges, last, key=_first)
+        begin = bisect_left(self.ranges, first, key=itemgetter(1))
+        end = bisect_right(self.ranges, last, key=itemgetter(0))
         parts = self.ranges[begin:end]
         return SeqRanges(tuple((max(start, first), min(stop, last)) for start, stop in parts))
 
@@ -146,11 +147,3 @@ def spans(parts: Iterable[tuple[K, Range]]) -> dict[K, Range]:
         before = found.get(key, (first, last))
         found[key] = (min(first, before[0]), max(last, before[1]))
     return found
-
-
-def _first(one: Range) -> int:
-    return one[0]
-
-
-def _last(one: Range) -> int:
-    return one[1]

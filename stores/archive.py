@@ -80,32 +80,27 @@ WHERE run_id = :run_id AND attempt = :attempt AND lost && CAST(:numbers AS int8m
 
 
 @dataclass(frozen=True, slots=True)
-class Archived:
-    """A closed log's archive as its row has it. `key` is None for a log without a chunk, or a removed log.
+class Written:
+    """An object that was written and read back. `key` is None for a log without a chunk."""
+
+    key: str | None
+    size: int
+    sha256: str | None
+    frames: list[list[int]]
+    held: SeqRanges
+
+
+@dataclass(frozen=True, slots=True)
+class Archived(Written):
+    """A closed log's archive as its row has it. `key` is None for a removed log, too.
 
     Of what it holds, `lost` could not be read when it was last tried: it is not there any more, or damaged.
     """
 
-    key: str | None
-    size: int
-    sha256: str | None
-    frames: list[list[int]]
-    held: SeqRanges
     gaps: SeqRanges
     lost: SeqRanges
     written_at: datetime
     removed_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """An object that was written and read back."""
-
-    key: str | None
-    size: int
-    sha256: str | None
-    frames: list[list[int]]
-    held: SeqRanges
 
 
 class LogArchives:

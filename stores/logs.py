@@ -10,9 +10,10 @@ reader sees one log, wherever it is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from heapq import merge
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -20,6 +21,7 @@ from sqlalchemy import Connection, text
 from reprieve.models.chunks import Block, Chunk, LogKey, LogWriter, coming, parts_of, too_scattered
 from reprieve.models.errors import InvalidBlock
 from reprieve.models.sequences import MAX_RANGES, MAX_SEQ, SeqRanges
+from reprieve.stores.archive import LogArchives
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
 from reprieve.stores.log_writers import epochs, heads, hold, insert_segments, ranges, resume
@@ -142,18 +144,10 @@ class LogStore(Protocol):
         ...
 
 
-class Archive(Protocol):
-    """Where closed logs are read (`stores.archive.LogArchives`)."""
-
-    def read(self, run_id: UUID, attempt: int, after_seq: int) -> Iterator[Chunk]:
-        """The chunks of a closed log after `after_seq`, in order, a frame at a time; none for a log that is open."""
-        ...
-
-
 class PostgresLogStore:
     """Segments in PostgreSQL, and behind them the archive."""
 
-    def __init__(self, database: Database, archive: Archive | None = None) -> None:
+    def __init__(self, database: Database, archive: LogArchives | None = None) -> None:
         self._database = database
         self._archive = archive
 
@@ -199,7 +193,7 @@ class PostgresLogStore:
         return Resumed(*resume(connection, (run_id, attempt), epoch))
 
     def quarantine(self, connection: Connection, block: Block, reason: str) -> None:
-        connection.execute(QUARANTINE, _row(block) | {"reason": reason, "epoch": block.epoch})
+        connection.execute(QUARANTINE, asdict(block) | {"reason": reason})
 
     def read(self, run_id: UUID, attempt: int, after_seq: int = 0, limit: int = 1000) -> list[Chunk]:
         # Hot before archived: a log that is closed between the two is then seen in both, and never in neither.
@@ -228,16 +222,6 @@ class PostgresLogStore:
         key = (run_id, attempt)
         with self._database.begin() as connection:
             return heads(connection, {key}).get(key, SeqRanges()).last
-
-
-def _row(block: Block) -> dict[str, Any]:
-    return {
-        "run_id": block.run_id,
-        "attempt": block.attempt,
-        "first_seq": block.first_seq,
-        "last_seq": block.last_seq,
-        "payload": block.payload,
-    }
 
 
 def by_writer(

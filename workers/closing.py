@@ -79,7 +79,7 @@ def expire_task() -> dict[str, int]:
 def close_log(services: Services, run_id: UUID, attempt: int) -> Closing:
     """Take the steps that can be taken now, one closing at a time per log; returns the step that is left, or DONE."""
     with about(run_id, attempt):
-        step, _ = _look(services, run_id, attempt)
+        step = next_step(services.closings.find(run_id, attempt))
         if step not in (Closing.ARCHIVE, Closing.DROP):
             return step
         with services.leases.hold(f"close {run_id} {attempt}", CLOSE_LEASE) as lease:
@@ -88,7 +88,8 @@ def close_log(services: Services, run_id: UUID, attempt: int) -> Closing:
 
 def _close(services: Services, lease: Lease, run_id: UUID, attempt: int) -> Closing:
     for _ in Closing:
-        step, log = _look(services, run_id, attempt)
+        log = services.closings.find(run_id, attempt)
+        step = next_step(log)
         if step is Closing.ARCHIVE:
             _archive(services, lease, run_id, attempt, log)
         elif step is Closing.DROP:
@@ -99,12 +100,6 @@ def _close(services: Services, lease: Lease, run_id: UUID, attempt: int) -> Clos
         else:
             break
     return step
-
-
-def _look(services: Services, run_id: UUID, attempt: int) -> tuple[Closing, Extent]:
-    """How far a log is, and the step that is next."""
-    log = services.closings.find(run_id, attempt)
-    return next_step(log), log
 
 
 def _archive(services: Services, lease: Lease, run_id: UUID, attempt: int, log: Extent) -> None:
@@ -151,7 +146,7 @@ def close_owed(services: Services) -> dict[str, int]:
 def _close_owed(services: Services, log: LogKey) -> str:
     """Close a log that is owed it. A log that only waits for its tail was not tried, and has not failed."""
     try:
-        step, _ = _look(services, *log)
+        step = next_step(services.closings.find(*log))
     except Exception:
         step = Closing.ARCHIVE  # The try will say what is wrong with it.
     if step is Closing.WAIT:

@@ -211,7 +211,7 @@ class PodLogReader:
         stream = self._api.log(path_of(self._namespace, "pods", pod.name, "/log"), query, self._timings.silence)
         with self._condition:
             self._stream = stream
-            now = next((one for one in self._pods if one.uid == pod.uid), None)
+            now = self._now(pod)
             if self._closed or (follow and (now is None or now.ended)):
                 stream.shut()
         return stream
