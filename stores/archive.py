@@ -21,7 +21,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from reprieve.models.archive import chunks_of, frames
-from reprieve.models.chunks import Chunk
+from reprieve.models.chunks import Chunk, LogKey
 from reprieve.models.errors import LogUnavailable, ObjectLost
 from reprieve.models.health import Refusal
 from reprieve.models.sequences import MAX_SEQ, SeqRanges
@@ -243,7 +243,7 @@ class LogArchives:
 
     # -- removed
 
-    def expired(self, age: timedelta, limit: int) -> list[tuple[UUID, int]]:
+    def expired(self, age: timedelta, limit: int) -> list[LogKey]:
         """Run and attempt of archives that are older than `age`, of runs that have ended that long ago."""
         with self._database.begin() as connection:
             return [(row.run_id, row.attempt) for row in connection.execute(EXPIRED, {"age": age, "limit": limit})]

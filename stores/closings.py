@@ -162,7 +162,7 @@ class Closings:
         quarantined = [(row.first_seq, row.last_seq, row.reason) for row in rows]
         return LogState(attempt, log, cold, self._archives.find(run_id, attempt), quarantined)
 
-    def owed(self, limit: int) -> list[tuple[UUID, int]]:
+    def owed(self, limit: int) -> list[LogKey]:
         """Run and attempt of the logs that are to be closed, the longest owed first, what failed last."""
         with self._database.begin() as connection:
             values = {"settled": SETTLED, "limit": limit, "believed_for": HOLDER_BELIEVED_FOR}
