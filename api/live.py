@@ -263,23 +263,21 @@ def _position_of(event_id: str) -> tuple[int, int]:
 
 async def _events(reader: Reader) -> AsyncIterator[ServerSentEvent]:
     try:
-        async for event in _items_as_events(reader):
-            yield event
+        async for item in reader.items():
+            yield _as_event(item)
     except LogUnavailable as error:  # Without an id: a browser comes back to where it was.
         yield ServerSentEvent(json.dumps({"detail": str(error)}), event="unavailable", retry=COME_BACK)
 
 
-async def _items_as_events(reader: Reader) -> AsyncIterator[ServerSentEvent]:
-    async for item in reader.items():
-        if isinstance(item, Extents):
-            yield _event("end", END, {"status": item.status})
-        elif isinstance(item, Gap):
-            gap = {"attempt": item.attempt, "first": item.first, "last": item.last, "why": item.why}
-            yield _event("gap", f"{item.attempt}:{item.last}", gap)
-        else:
-            chunks = [ChunkRecord.of(chunk).model_dump(mode="json", exclude_none=True) for chunk in item]
-            attempt, last = item[-1].attempt, item[-1].seq
-            yield _event("output", f"{attempt}:{last}", {"attempt": attempt, "chunks": chunks})
+def _as_event(item: Item | Extents) -> ServerSentEvent:
+    if isinstance(item, Extents):
+        return _event("end", END, {"status": item.status})
+    if isinstance(item, Gap):
+        gap = {"attempt": item.attempt, "first": item.first, "last": item.last, "why": item.why}
+        return _event("gap", f"{item.attempt}:{item.last}", gap)
+    attempt, last = item[-1].attempt, item[-1].seq
+    chunks = [ChunkRecord.of(chunk).model_dump(mode="json", exclude_none=True) for chunk in item]
+    return _event("output", f"{attempt}:{last}", {"attempt": attempt, "chunks": chunks})
 
 
 def _event(name: str, event_id: str, data: dict[str, Any]) -> ServerSentEvent:

@@ -38,11 +38,9 @@ class ChunkRecord(BaseModel):
 
     @classmethod
     def of(cls, chunk: Chunk) -> "ChunkRecord":
-        at = chunk.time
-        try:
-            return cls(seq=chunk.seq, at=at, stream=chunk.stream, text=chunk.data.decode())
-        except UnicodeDecodeError:
-            return cls(seq=chunk.seq, at=at, stream=chunk.stream, base64=b64encode(chunk.data).decode())
+        text = chunk.text
+        base64 = b64encode(chunk.data).decode() if text is None else None
+        return cls(seq=chunk.seq, at=chunk.time, stream=chunk.stream, text=text, base64=base64)
 
 
 class GapRecord(BaseModel):

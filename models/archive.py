@@ -63,12 +63,8 @@ def frames(chunks: Iterable[Chunk]) -> Iterator[Frame]:
 
 
 def _line(chunk: Chunk) -> bytes:
-    at = chunk.time.isoformat(timespec="milliseconds")
-    try:
-        line = _Line(chunk.seq, at, chunk.stream, text=chunk.data.decode(), cursor=chunk.cursor)
-    except UnicodeDecodeError:
-        line = _Line(chunk.seq, at, chunk.stream, base64=chunk.data, cursor=chunk.cursor)
-    return _encode(line) + b"\n"
+    at, text = chunk.time.isoformat(timespec="milliseconds"), chunk.text
+    return _encode(_Line(chunk.seq, at, chunk.stream, text, chunk.data if text is None else None, chunk.cursor)) + b"\n"
 
 
 def chunks_of(run_id: UUID, attempt: int, frame: bytes) -> list[Chunk]:

@@ -39,9 +39,6 @@ MAX_CURSOR_LENGTH = 256
 #: A block that claims to be larger than this when unpacked is refused: no message may fill a worker's memory.
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
 
-#: Chunks that a block may claim to hold: more do not fit into that many bytes.
-MAX_BLOCK_CHUNKS = MAX_BLOCK_BYTES // 4
-
 #: The times that a chunk may have, in milliseconds since 1970: the years 1 to 9999, which all readers can show.
 MIN_TIME, MAX_TIME = -62_135_596_800_000, 253_402_300_799_999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,8 +76,12 @@ class Chunk:
     at: int = 0
 
     @property
-    def fence(self) -> Fence:
-        return Fence(self.run_id, self.epoch)
+    def text(self) -> str | None:
+        """Its data as text; None where it is not UTF-8."""
+        try:
+            return self.data.decode()
+        except UnicodeDecodeError:
+            return None
 
     @property
     def time(self) -> datetime:

@@ -4,12 +4,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from reprieve.models.chunks import MAX_BLOCK_CHUNKS, Block, Chunk, blocks_of
+from reprieve.models.chunks import MAX_BLOCK_BYTES, Block, Chunk, blocks_of
 from reprieve.models.errors import InvalidMessage
 from reprieve.models.sequences import MAX_SEQ
 
 #: The form of the message. Readers accept every version that any supported release sends.
 MESSAGE_VERSION = 2
+
+#: Chunks that a block may claim to hold: more do not fit into a block's bytes.
+MAX_BLOCK_CHUNKS = MAX_BLOCK_BYTES // 4
 
 
 def encode_message(blocks: Sequence[Block]) -> dict[str, Any]:
