@@ -17,7 +17,7 @@ from uuid import uuid4
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from reprieve.adapters import cgroup, host
-from reprieve.adapters.launcher import open_terminal
+from reprieve.adapters.command_files import open_terminal
 from reprieve.adapters.masking import Masker
 from reprieve.adapters.ownership import MARKER
 from reprieve.adapters.protocol import Context

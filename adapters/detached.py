@@ -23,7 +23,7 @@ from uuid import UUID
 
 from reprieve.adapters import host
 from reprieve.adapters.command import CannotStart, CommandConfig, Launched, launch, resolved_secrets, started
-from reprieve.adapters.launcher import EXIT, RUNNING, UNSTARTED
+from reprieve.adapters.command_files import EXIT, RUNNING, UNSTARTED
 from reprieve.adapters.masking import Masker
 from reprieve.adapters.protocol import Attempt, ConfigModel, Context
 from reprieve.adapters.secrets import patterns_of_all

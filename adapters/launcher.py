@@ -2,7 +2,8 @@
 
     python -I -S launcher.py CHANNEL MODE OUTPUT CGROUP CWD COMMAND…
 
-It is a script, and must start fast: standard library only, and of that little.
+It is a script, and must start fast: standard library only, and of that little. Beside it stand `command_files.py` (what
+the command prints, and how it ended) and `waker.py`; they are loaded compiled, which a script never is.
 
 MODE is `own`, for a command that lives and dies with its worker, or a folder, for one that outlives it. OUTPUT is
 `inherited`, `pipes` or `terminal`: with the latter two, which need a folder, the command writes to pipes or to a
@@ -12,7 +13,7 @@ command, CWD the folder to run in; either may be empty.
 
 CHANNEL is a socket to the worker. The worker writes one byte when this process has been recorded. If it dies before,
 the socket is closed without that byte and nothing is started: no work exists that nobody knows of. With a folder, a
-file `unstarted` says so to whoever comes next. This process writes a line for each of what happened: `r` (ready to
+file `unstarted` says so to the next follower. This process writes a line for each of what happened: `r` (ready to
 start), `s` (started), `e ERRNO SENTENCE` (not started), `x STATUS LEFT` (the command has ended with this wait status,
 and LEFT says whether something that descends from it is still there).
 
@@ -37,110 +38,33 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+#: As a script this has no package, and what stands beside it is found by path: last, so that it hides no module of the
+#: standard library.
+PACKAGE = "" if __name__ == "__main__" else "reprieve.adapters."
+if not PACKAGE:
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+
+
+def sibling(name: str) -> ModuleType:
+    """A module that stands beside this one, loaded where it is needed: most commands start without."""
+    __import__(PACKAGE + name)
+    return sys.modules[PACKAGE + name]
+
+
+if TYPE_CHECKING:
+    from reprieve.adapters import command_files as files
+    from reprieve.adapters import waker as waking
+else:
+    files, waking = sibling("command_files"), sibling("waker")
+
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-#: What the launcher of an `own` command gets when its worker's thread is gone.
-WORKER_IS_GONE = signal.SIGUSR1
-#: What a command sees of its terminal; programs fold their lines at it.
-ROWS, COLUMNS = 40, 120
-READ_SIZE = 64 * 1024
-#: Seconds between two looks at a disk that is full.
-DISK_INTERVAL = 0.5
 #: Seconds that whatever the command has left behind may go on printing.
 DRAIN_SECONDS = 2.0
 #: Seconds that it then has to end when it is asked to …
 LEFT_GRACE = 2.0
 #: … and to be gone when it is killed.
 KILL_GRACE = 5.0
-#: Bytes that are reserved for the record of the exit.
-RESERVED = 512
-#: What a disk says that takes nothing just now.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
-RUNNING = "running.lock"
-EXIT = "exit.json"
-UNSTARTED = "unstarted"
-
-
-# -- output
-
-
-def open_terminal() -> tuple[int, int]:
-    """A pseudo-terminal: the end to read from, and the end for the command; neither is inherited.
-
-    Bytes pass as they are written (no `\\r` before a `\\n`). It is nobody's controlling terminal, so that there is no
-    `/dev/tty` at which a program could ask a question that nobody answers. Raises `OSError`, whose text says that it
-    is about the terminal, when there is none left.
-    """
-    import termios
-
-    try:
-        reading, writing = os.openpty()
-    except OSError as problem:
-        raise OSError(problem.errno, f"there is no terminal for it ({problem.strerror})") from None
-    modes = termios.tcgetattr(writing)
-    modes[1] &= ~termios.OPOST
-    modes[3] &= ~termios.ECHO
-    termios.tcsetattr(writing, termios.TCSANOW, modes)
-    termios.tcsetwinsize(writing, (ROWS, COLUMNS))
-    return reading, writing
-
-
-def read_output(fd: int) -> bytes:
-    """What a pipe or terminal has now, or waits for; empty at its end, which Linux tells of a terminal as an error."""
-    try:
-        return os.read(fd, READ_SIZE)
-    except OSError as problem:
-        if problem.errno == errno.EIO:
-            return b""
-        raise
-
-
-def write_output(fd: int, data: bytes) -> None:
-    """Write all of it; a disk that is full is waited for, so that the command waits, too."""
-    while data:
-        try:
-            data = data[os.write(fd, data) :]
-        except OSError as problem:
-            if problem.errno not in NO_ROOM:
-                raise
-            time.sleep(DISK_INTERVAL)
-
-
-class Output:
-    """How a command's output reaches the files of this process: what to read, and where to write it."""
-
-    def __init__(self, kind: str) -> None:
-        """Raises `OSError` when no terminal, or no pipe, can be had."""
-        self.sources: dict[int, int] = {}
-        self._for_the_command: list[int] = []
-        if kind == "terminal":
-            reading, writing = open_terminal()
-            self.sources, self._for_the_command = {reading: 1}, [writing, writing]
-        elif kind == "pipes":
-            out, err = os.pipe(), os.pipe()
-            self.sources, self._for_the_command = {out[0]: 1, err[0]: 2}, [out[1], err[1]]
-
-    def give(self) -> None:
-        """In the command's process: make these its standard output and standard error."""
-        for fd, writing in enumerate(self._for_the_command, start=1):
-            os.dup2(writing, fd)
-
-    def keep(self) -> None:
-        """In this process: hold nothing that the command writes to, or its end would never be seen."""
-        for writing in set(self._for_the_command):
-            os.close(writing)
-        if not self._for_the_command:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
-
-    def copy(self, reading: int) -> None:
-        data = read_output(reading)
-        if data:
-            write_output(self.sources[reading], data)
-        else:
-            os.close(reading)
-            del self.sources[reading]
 
 
 # -- the command
@@ -157,7 +81,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def become(command: list[str], cwd: str, cgroup: str, launcher: int, problem_fd: int) -> None:
-    """In a process of its own, whose parent is the launcher: become the command. Tells why not, and ends."""
+    """In a process of its own, whose parent is the launcher: become the command. Where it cannot, say why and end."""
     os.setsid()
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != launcher:  # It was killed before that was said.
@@ -191,7 +115,7 @@ def enter(cgroup: str) -> None:
 
 
 def leave(cgroup: str) -> None:
-    """Remove it. Who is still there was let go, and goes on outside."""
+    """Remove it. A process that is still in it was let go, and goes on outside."""
     try:
         with open(os.path.join(cgroup, "cgroup.procs")) as file:
             left = file.read().split()
@@ -203,7 +127,7 @@ def leave(cgroup: str) -> None:
         pass
 
 
-def start(command: list[str], cwd: str, cgroup: str, output: Output) -> tuple[int, bytes]:
+def start(command: list[str], cwd: str, cgroup: str, output: files.Output) -> tuple[int, bytes]:
     """The command's process, and why it could not be started: empty when it was. Raises `OSError` without a process."""
     reading, writing = os.pipe()
     launcher = os.getpid()
@@ -214,75 +138,10 @@ def start(command: list[str], cwd: str, cgroup: str, output: Output) -> tuple[in
     os.close(writing)
     output.keep()
     problem = b""
-    while piece := os.read(reading, READ_SIZE):
+    while piece := os.read(reading, files.READ_SIZE):
         problem += piece
     os.close(reading)
     return child, problem
-
-
-class Waker:
-    """Wakes this process when a child ends or a signal comes, and knows what has ended."""
-
-    def __init__(self) -> None:
-        self.status: int | None = None
-        self.alone = False
-        self.worker_is_gone = False
-        self.child = 0
-        self.wakes, self._wake = os.pipe()
-        for fd in (self.wakes, self._wake):
-            os.set_blocking(fd, False)
-        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(WORKER_IS_GONE, self._note_that_the_worker_is_gone)
-        # A person who ends this process means the command. It stays, to say how that ended.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._pass_on)
-
-    def _note_that_the_worker_is_gone(self, *_: object) -> None:
-        self.worker_is_gone = True
-
-    def _pass_on(self, number: int, *_: object) -> None:
-        if self.child and self.status is None:
-            os.kill(self.child, number)
-
-    def wait(self, others: list[int], seconds: float | None = None) -> list[int]:
-        """Those of these descriptors that can be read, as soon as any can, or a child has ended, or time is up."""
-        import select
-
-        # Not `select`, which takes no descriptor above 1023: a worker of many runs hands on higher ones.
-        poll = select.poll()
-        for fd in (self.wakes, *others):
-            poll.register(fd, select.POLLIN)
-        ready = [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]
-        if self.wakes in ready:
-            ready.remove(self.wakes)
-            while _has_more(self.wakes):
-                pass
-        self._collect()
-        return ready
-
-    def _collect(self) -> None:
-        """Collect all that has ended below this process. Without a child, nothing that descends from it is left."""
-        try:
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == self.child:
-                    self.status = ended[1]
-        except ChildProcessError:
-            self.alone = True
-
-
-def _has_more(fd: int) -> bool:
-    try:
-        return bool(os.read(fd, READ_SIZE))
-    except BlockingIOError:
-        return False
-
-
-def sibling(name: str) -> ModuleType:
-    """A module that stands beside this one, where it is needed: most commands start without."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    module: ModuleType = __import__(name)
-    return module
 
 
 def descendants() -> Iterator[Any]:
@@ -304,7 +163,7 @@ def end_the_rest(grace: float) -> None:
 # -- a command of the worker's own
 
 
-def serve(waker: Waker, channel: int) -> None:
+def serve(waker: waking.Waker, channel: int) -> None:
     """Stay above the command until it has ended, and what it left, or until the worker is gone, and kill all then."""
     told = False
     while not (told and (waker.alone or nothing_is_left())):
@@ -322,23 +181,7 @@ def serve(waker: Waker, channel: int) -> None:
 # -- a command that outlives the worker
 
 
-def hold(folder: str) -> None:
-    """Hold the lock that says that something runs, and reserve room for the record of the exit. Raises `OSError`."""
-    import fcntl
-
-    lock = os.open(os.path.join(folder, RUNNING), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    record = os.open(os.path.join(folder, EXIT + ".part"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.write(record, b" " * RESERVED)
-    os.fsync(record)
-    os.close(record)
-    try:
-        os.unlink(os.path.join(folder, UNSTARTED))
-    except FileNotFoundError:
-        pass
-
-
-def copy_to_the_end(waker: Waker, output: Output) -> None:
+def copy_to_the_end(waker: waking.Waker, output: files.Output) -> None:
     """Copy what the command prints until it has ended and all have closed its output, or DRAIN_SECONDS later.
 
     What is left then is ended, and its last words are copied too.
@@ -361,7 +204,7 @@ def copy_to_the_end(waker: Waker, output: Output) -> None:
 
 
 def on_a_thread(function: Callable[[float], None], grace: float) -> Thread:
-    """So that what is asked to end may still say something."""
+    """On a thread, so that what is asked to end may still print something."""
     import threading
 
     thread = threading.Thread(target=function, args=(grace,), daemon=True)
@@ -369,56 +212,36 @@ def on_a_thread(function: Callable[[float], None], grace: float) -> Thread:
     return thread
 
 
-def copy_what_is_there(waker: Waker, output: Output) -> None:
-    """The rest of what was written; who was let go may hold a pipe open for ever, and is not waited for."""
+def copy_what_is_there(waker: waking.Waker, output: files.Output) -> None:
+    """The rest of what was written. A process that was let go may hold a pipe open for ever, and is not waited for."""
     while ready := waker.wait(list(output.sources), 0):
         for reading in ready:
             output.copy(reading)
 
 
-def write_exit(folder: str, returncode: int) -> None:
-    """The record is whole or absent: written into its room, synced, renamed. A disk without any is waited for."""
-    path = os.path.join(folder, EXIT)
-    while True:
-        try:
-            record = os.open(path + ".part", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                written = os.write(record, b'{"returncode": %d}\n' % returncode)
-                os.ftruncate(record, written)
-                os.fsync(record)
-            finally:
-                os.close(record)
-            os.rename(path + ".part", path)
-            return
-        except OSError as problem:
-            if problem.errno not in (*NO_ROOM, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                raise
-            time.sleep(DISK_INTERVAL)
-
-
-# -- the way of it
+# -- the protocol
 
 
 def tell(channel: int, line: str) -> None:
     try:
         os.write(channel, line.encode("utf-8", "surrogateescape") + b"\n")
     except OSError:
-        pass  # Nobody is there to hear it.
+        pass  # The worker is gone.
 
 
-def begin(channel: int, folder: str, kind: str) -> Output:
+def begin(channel: int, folder: str, kind: str) -> files.Output:
     """What is needed before the command may start, then the word to start it. Ends this process without it."""
     try:
         if folder:
-            hold(folder)
-        output = Output(kind)
+            files.hold(folder)
+        output = files.Output(kind)
     except OSError as problem:
         tell(channel, f"e {problem.errno} {problem.strerror}")
         os._exit(127)
     tell(channel, "r")
     if read_word(channel) != b"g":
         if folder:
-            os.rename(os.path.join(folder, EXIT + ".part"), os.path.join(folder, UNSTARTED))
+            files.give_up(folder)
         os._exit(126)
     return output
 
@@ -436,8 +259,8 @@ def main() -> None:
     os.set_inheritable(channel, False)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     if not folder:
-        prctl(PR_SET_PDEATHSIG, WORKER_IS_GONE)
-    waker = Waker()
+        prctl(PR_SET_PDEATHSIG, waking.WORKER_IS_GONE)
+    waker = waking.Waker()
     output = begin(channel, folder, kind)
     try:
         waker.child, problem = start(sys.argv[6:], cwd, cgroup, output)
@@ -450,7 +273,7 @@ def main() -> None:
     if folder:
         os.close(channel)
         copy_to_the_end(waker, output)
-        write_exit(folder, os.waitstatus_to_exitcode(waker.status or 0))
+        files.write_exit(folder, os.waitstatus_to_exitcode(waker.status or 0))
     else:
         serve(waker, channel)
     if cgroup:

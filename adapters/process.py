@@ -19,7 +19,8 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from reprieve.adapters import host
 from reprieve.adapters.command import OWN, CannotStart, CommandConfig, Exited, Launched, launch, started
-from reprieve.adapters.launcher import DRAIN_SECONDS, read_output
+from reprieve.adapters.command_files import read_output
+from reprieve.adapters.launcher import DRAIN_SECONDS
 from reprieve.adapters.protocol import ConfigModel, Context
 from reprieve.models.faults import is_unfit
 from reprieve.models.process import ProcessIdentity

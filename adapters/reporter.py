@@ -13,7 +13,6 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from http.client import HTTPException
-from mmap import mmap
 from typing import Any, Protocol
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -27,7 +26,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from reprieve.adapters.spool import Spool, SpooledLog, read_blocks
+from reprieve.adapters.spool import Spool, SpooledLog
+from reprieve.adapters.spool_reader import SpoolReader
 from reprieve.models.chunks import Chunk, encode, split_output
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.paging import pages
@@ -134,7 +134,8 @@ class Reporter:
         self._log = SpooledLog(run_id, 0, 0)
         self._on_stop = on_stop
         self._heartbeat_interval = heartbeat_interval
-        self._reading = _Reading(spool)
+        # What was read before is given back: it was sent by then.
+        self._reader = SpoolReader(spool, on_end=spool.give_back)
         self._next_seq: int | None = None
         self._stop_lock = threading.Lock()
         self._stopped = False
@@ -187,7 +188,7 @@ class Reporter:
             self._sender.join(0.5)  # By and by, so that a signal is heeded meanwhile.
         self._spool.fill_no_more()
         if self._problem is None:
-            self._reading.next()  # Nothing to read: the last file is given back.
+            self._reader.next(BATCH_BYTES)  # Nothing to read: the last file is given back.
         return self._problem
 
     # -- the threads
@@ -206,7 +207,8 @@ class Reporter:
         """Output as it comes, until there is no more to come."""
         while True:
             all_added = self._all_added.is_set()
-            if chunks := self._reading.next():
+            if (stretch := self._reader.next(BATCH_BYTES)) is not None:
+                chunks = [chunk for block in stretch.blocks for chunk in block.chunks()]
                 yield from pages(chunks, BATCH_CHUNKS)
             elif all_added:
                 return
@@ -276,42 +278,6 @@ class Reporter:
             first, self._stopped = not self._stopped, True
         if first:
             self._on_stop()
-
-
-class _Reading:
-    """The spool as it is read, in order. What was read before is given back: it was sent by then."""
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._number = 0
-        self._place = 0
-        self._data: mmap | None = None
-
-    def next(self) -> list[Chunk]:
-        """The next chunks; empty when everything that is written has been read."""
-        while (data := self._data or self._open_next()) is not None:
-            # In this order: what is written up to the moment at which a file is filled is then read too.
-            filled, end = self._spool.is_filled(self._number), self._spool.end(self._number)
-            if self._place < end:
-                blocks, self._place = read_blocks(data, self._place, end, max_bytes=BATCH_BYTES)
-                if blocks:
-                    return [chunk for block in blocks for chunk in block.chunks()]
-            elif filled:
-                self._close(data)
-            else:
-                return []
-        return []
-
-    def _open_next(self) -> mmap | None:
-        number = next((one for one in self._spool.numbers if one > self._number), None)
-        if number is not None:
-            self._number, self._place, self._data = number, 0, self._spool.open(number)
-        return self._data
-
-    def _close(self, data: mmap) -> None:
-        data.close()
-        self._data = None
-        self._spool.give_back(self._number)
 
 
 def _tell_first(state: RetryCallState) -> None:

@@ -5,36 +5,29 @@ returns: in the page cache, that is, so it outlives `kill -9` of the worker but 
 written through memory maps, since a system call for each chunk would hand the interpreter's lock to another thread
 each time.
 
-Each chunk is one record, a MessagePack array: a marker, a CRC-32, run with attempt and epoch, number, encoded chunk.
-What a power cut damaged is passed over up to the next marker, so that it costs the damaged record and no other.
+The form of a file is in `spool_records.py`, reading one after the other in `spool_reader.py`.
 
 A spool belongs to the process that holds the lock on its folder. Two workers on one data folder have two spools; a
-spool that nobody holds is what a worker left that was killed, and `take_over` gives it to the one that asks first.
+spool that nobody holds was left by a worker that was killed, and `take_over` gives it to the first that asks.
 """
 
 import fcntl
 import logging
 import mmap
 import os
-import re
 import shutil
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 from uuid import UUID, uuid4
 from zlib import crc32
 
-import msgpack
-import msgspec
 from prometheus_client import Counter, Gauge
 
-from reprieve.models.chunks import MAX_CHUNK_BYTES, Block, pack
+from reprieve.adapters.spool_records import FRAMING, LARGEST, encode_record, pack_key
 from reprieve.models.faults import is_unfit
-from reprieve.models.sequences import Range
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +35,10 @@ logger = logging.getLogger(__name__)
 FILE_BYTES = 16 * 1024 * 1024
 #: Bytes of a spool, by default, at which `append` blocks.
 SPOOL_BYTES = 1024 * 1024 * 1024
-#: Bytes of chunks at which a block is complete.
-BLOCK_BYTES = 256 * 1024
 #: Seconds between two looks whether a full disk has room again.
 DISK_INTERVAL = 1.0
 
-#: What a record begins with: a reader finds the next one by it after something that was damaged.
-_MARKER = b"\xf5\x9dR\xa7"
-_RECORD_BEGINS = b"\x95\xc4\x04" + _MARKER
-_KEY = struct.Struct("<16sIQ")
-#: The largest record: a whole chunk, its cursor and its framing.
-_LARGEST = MAX_CHUNK_BYTES + 4096
-#: No record is larger than its encoded chunk and this.
-_FRAMING = 64
-
-_encode = msgspec.msgpack.Encoder().encode
-
 FULL = Counter("reprieve_spool_full", "Times that output had to wait because the spool was full.")
-DAMAGED = Counter("reprieve_spool_damaged_records", "Records of a spool that were damaged and passed over.")
 BYTES = Gauge("reprieve_spool_bytes", "Bytes of the files that the spools of this process occupy.")
 
 
@@ -69,7 +48,7 @@ class SpooledLog:
     __slots__ = ("key", "last_seq", "seed")
 
     def __init__(self, run_id: UUID, attempt: int, epoch: int) -> None:
-        self.key = _KEY.pack(run_id.bytes, attempt, epoch)
+        self.key = pack_key(run_id, attempt, epoch)
         self.seed = crc32(self.key)
         self.last_seq = 0
 
@@ -80,7 +59,7 @@ class Spool:
     def __init__(self, folder: Path, lock: IO[bytes], *, limit: int = SPOOL_BYTES, file_bytes: int = FILE_BYTES):
         self.folder = folder
         self._lock_file = lock
-        self._file_bytes = max(min(file_bytes, limit // 4), _LARGEST)
+        self._file_bytes = max(min(file_bytes, limit // 4), LARGEST)
         self._files_allowed = max(2, limit // self._file_bytes)
         self._numbers = sorted(int(path.stem) for path in _begun(folder))
         self._map = mmap.mmap(-1, 1)  # None is written: there is no room in it.
@@ -104,7 +83,7 @@ class Spool:
                 with suppress(OSError):
                     folder.rmdir()
                 raise
-            if lock is not None:  # Between the two lines, another worker may have found it and taken it for left.
+            if lock is not None:  # Between the two lines, another worker may have taken it for a spool that was left.
                 return cls(folder, lock, limit=limit, file_bytes=file_bytes)
 
     # -- writing
@@ -117,10 +96,10 @@ class Spool:
         with self._lock:
             for chunk in chunks:
                 # First the room, then the number: while one thread waits for room, another may take both.
-                while self._end + len(chunk) + _FRAMING > self._room:
+                while self._end + len(chunk) + FRAMING > self._room:
                     self._next_file()
                 seq = log.last_seq + 1
-                record = _encode((_MARKER, crc32(chunk, log.seed + seq), log.key, seq, chunk))
+                record = encode_record(log.key, log.seed, seq, chunk)
                 end = self._end + len(record)
                 self._map[self._end : end] = record
                 self._end = end
@@ -128,7 +107,7 @@ class Spool:
             self.appended += len(chunks)
 
     def _next_file(self) -> None:
-        """Begin the next file; where there is no room for one, wait a while. The caller looks again."""
+        """Begin the next file; where there is no room for it, wait a while. The caller looks again."""
         number = self._numbers[-1] + 1 if self._numbers else 1
         begun = self._begin_file(number)
         if begun is None:
@@ -165,7 +144,7 @@ class Spool:
             FULL.inc()
             logger.warning("The spool %s takes nothing just now: %s. Output waits.", self.folder, why)
 
-    # -- reading and giving back
+    # -- giving back
 
     @property
     def numbers(self) -> list[int]:
@@ -191,29 +170,23 @@ class Spool:
             self._room = 0
 
     def open(self, number: int) -> mmap.mmap:
-        """A file's bytes, as they are and as they become; of one that was kept, too."""
+        """A file's bytes, as they are and as they become; also those of a file that was kept."""
         kept = self._kept_path(number)
         with (kept if kept.exists() else self._path(number)).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def give_back(self, number: int) -> None:
         """Delete a file: the store has all of it."""
-        try:
-            size = self._path(number).stat().st_size
-            self._path(number).unlink()
-        except FileNotFoundError:  # Deleted by somebody else: then there is nothing to give back.
-            size = 0
-        with self._changed:
-            self._numbers.remove(number)
-            self._changed.notify_all()
-        BYTES.dec(size)
+        self.keep(number)
+        self.forget(number)
 
     def keep(self, number: int) -> None:
-        """Put a file by: the store has all of it, and may yet have to be given it again. It takes no room from others.
+        """Put a file aside: the store has all of it, and may yet need it again. It takes no room from other files.
 
-        Whoever takes this folder over does not ship it.
+        A worker that takes this folder over does not ship it.
         """
-        self._path(number).rename(self._kept_path(number))
+        with suppress(FileNotFoundError):  # Somebody has deleted it.
+            self._path(number).rename(self._kept_path(number))
         with self._changed:
             self._numbers.remove(number)
             self._changed.notify_all()
@@ -246,7 +219,7 @@ class Spool:
 
 
 def _begun(folder: Path) -> list[Path]:
-    """The files of a spool that may hold anything. One without a size is of a worker that was killed as it made it."""
+    """The files of a spool that may hold anything. An empty file is left from a worker that was killed making it."""
     files = list(folder.glob("*.spool"))
     for path in files:
         if path.stat().st_size == 0:
@@ -257,16 +230,11 @@ def _begun(folder: Path) -> list[Path]:
 def take_over(root: Path) -> Iterator[Spool]:
     """The spools below `root` that no process holds, now held by this one."""
     for folder in sorted(path for path in root.glob("*") if path.is_dir()):
-        lock = _try_lock(folder)
+        lock = None
+        with suppress(OSError):  # It cannot be opened just now.
+            lock = _lock(folder)
         if lock is not None:
             yield Spool(folder, lock)
-
-
-def _try_lock(folder: Path) -> IO[bytes] | None:
-    """The lock of a spool, or None: somebody holds it, it is gone, or it cannot be opened just now."""
-    with suppress(OSError):
-        return _lock(folder)
-    return None
 
 
 def _lock(folder: Path) -> IO[bytes] | None:
@@ -284,90 +252,3 @@ def _lock(folder: Path) -> IO[bytes] | None:
         return lock
     lock.close()  # Its owner has just ended and deleted it.
     return None
-
-
-@dataclass(slots=True)
-class _Pending:
-    """The chunks of one attempt that follow each other, on their way to becoming a block."""
-
-    key: bytes
-    seed: int
-    first_seq: int
-    next_seq: int
-    size: int = 0
-    chunks: list[bytes] = field(default_factory=list)
-
-    def block(self) -> Block:
-        run_id, attempt, epoch = _KEY.unpack(self.key)
-        return Block(UUID(bytes=run_id), attempt, epoch, self.first_seq, self.next_seq - 1, pack(self.chunks))
-
-
-#: A number as MessagePack writes it, and a record up to its number.
-_NUMBER = rb"[\x00-\x7f]|\xcc.|\xcd..|\xce.{4}|\xcf.{8}"
-_HEAD = re.compile(
-    rb"%b(?:%b)\xc4%c(.{%d})(%b)" % (re.escape(_RECORD_BEGINS), _NUMBER, _KEY.size, _KEY.size, _NUMBER), re.DOTALL
-)
-
-
-def logs_in(data: mmap.mmap, place: int, end: int) -> dict[tuple[UUID, int], Range]:
-    """Run, attempt, first and last number of the logs that have records between these places, without reading them."""
-    found: dict[bytes, tuple[bytes, bytes]] = {}
-    for key, number in _HEAD.findall(memoryview(data)[place:end]):
-        found[key] = (found[key][0] if key in found else number, number)
-    logs: dict[tuple[UUID, int], Range] = {}
-    for key, numbers in found.items():
-        run_id, attempt, _ = _KEY.unpack(key)
-        first, last = (int.from_bytes(number[1:] or number, "big") for number in numbers)
-        before = logs.get((UUID(bytes=run_id), attempt), (first, last))
-        logs[UUID(bytes=run_id), attempt] = (min(first, before[0]), max(last, before[1]))
-    return logs
-
-
-def read_blocks(data: mmap.mmap, place: int, end: int, *, max_bytes: int) -> tuple[list[Block], int]:
-    """Read on in a file from `place`, so many bytes at the most (one record at the least), or to `end`.
-
-    Returns blocks of up to `max_bytes` and the place after them.
-    """
-    done: list[_Pending] = []
-    pending: dict[bytes, _Pending] = {}
-    stretch = min(end, place + max(max_bytes, _LARGEST))
-    place = _collect(data, place, stretch, pending, done)
-    if place < stretch and not (stretch < end and (done or pending)):
-        place = _pass_over(data, place, end)
-    return [one.block() for one in (*done, *pending.values())], place
-
-
-def _collect(data: mmap.mmap, place: int, end: int, pending: dict[bytes, _Pending], done: list[_Pending]) -> int:
-    """Take the whole records from `place` on; returns the place of what is none."""
-    unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=0)
-    unpacker.feed(data[place:end])
-    taken = 0
-    with suppress(TypeError, ValueError, msgpack.UnpackException):
-        for marker, checksum, key, seq, chunk in unpacker:
-            waiting = pending.get(key)
-            seed = waiting.seed if waiting else crc32(key)
-            if marker != _MARKER or crc32(chunk, seed + seq) != checksum:
-                break
-            if waiting is None or waiting.next_seq != seq or waiting.size > BLOCK_BYTES:
-                if waiting is not None:
-                    done.append(waiting)
-                waiting = pending[key] = _Pending(key, seed, seq, seq)
-            waiting.chunks.append(chunk)
-            waiting.size += len(chunk)
-            waiting.next_seq = seq + 1
-            taken = unpacker.tell()
-    return place + taken
-
-
-def _pass_over(data: mmap.mmap, place: int, end: int) -> int:
-    """The place of the next whole record after something that is none, or the end. Says so where that was damage."""
-    following = place + 1
-    while (following := data.find(_RECORD_BEGINS, following, end)) >= 0:
-        if _collect(data, following, min(end, following + _LARGEST), {}, []) > following:
-            break
-        following += 1
-    if following < 0 and not any(data[place : min(end, place + _LARGEST)]):
-        return end  # The rest of the file was never written.
-    DAMAGED.inc()
-    logger.error("A spool file is damaged: what stood at %d is lost.", place)
-    return following if following >= 0 else end

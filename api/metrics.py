@@ -19,7 +19,7 @@ from reprieve.api.problems import answers
 from reprieve.models.faults import is_unfit
 from reprieve.models.health import ailments
 from reprieve.models.owed import Duty
-from reprieve.stores.archive import REMOVE, WRITE
+from reprieve.stores.refusals import REMOVE, WRITE
 from reprieve.workers.app import QUEUES
 from reprieve.workers.app import app as celery
 from reprieve.workers.bootstrap import Services

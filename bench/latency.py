@@ -9,7 +9,7 @@ from bench.measure import Figures, Result, play, quantile
 from bench.stack import Stack
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models.chunks import Chunk
-from reprieve.stores.following import LogFollower
+from reprieve.stores.reading import LogReader
 from reprieve.workers.context import RunContext
 from reprieve.workers.ingest import publish
 
@@ -25,7 +25,7 @@ def measure(stack: Stack, per_second: int, seconds: float) -> Figures:
     seen: list[float] = []
 
     def follow() -> None:
-        for item in LogFollower(services.database, services.logs, services.live, work.run_id).follow():
+        for item in LogReader(services.database, services.logs, services.live, work.run_id).follow():
             if isinstance(item, Chunk):
                 seen.append(time.perf_counter())
             if len(seen) == count:

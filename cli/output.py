@@ -5,21 +5,22 @@ from collections.abc import Iterable
 
 from reprieve.cli.render import say
 from reprieve.models.chunks import Chunk
+from reprieve.models.gaps import Gap
 from reprieve.models.rows import Run
 from reprieve.models.status import Status
-from reprieve.stores.following import Gap, LogFollower
+from reprieve.stores.reading import LogReader
 from reprieve.workers.bootstrap import Services
 
 #: What a shell says of a command that a signal ended: this and the signal's number.
 SIGNAL_BASE = 128
 
 
-def follower(services: Services, run: Run) -> LogFollower:
-    return LogFollower(services.database, services.logs, services.live, run.id)
+def reader_of(services: Services, run: Run) -> LogReader:
+    return LogReader(services.database, services.logs, services.live, run.id)
 
 
 def write(items: Iterable[Chunk | Gap], *, stream: str | None = None, raw: bool = False) -> bool:
-    """Write chunks as they come; a gap is told on standard error. Returns whether there was none.
+    """Write chunks as they come; a gap is reported on standard error. Returns whether there was none.
 
     `stream` chooses one of them; `raw` writes it to standard output, whichever it is.
     """
@@ -27,7 +28,7 @@ def write(items: Iterable[Chunk | Gap], *, stream: str | None = None, raw: bool 
     for item in items:
         if isinstance(item, Gap):
             whole = False
-            say(f"attempt {item.attempt}: chunks {item.first} to {item.last} {item.why.told}", problem=True)
+            say(f"attempt {item.attempt}: chunks {item.first} to {item.last} {item.why.in_words}", problem=True)
         elif stream is None or item.stream == stream:
             output = sys.stderr.buffer if item.stream == "stderr" and not raw else sys.stdout.buffer
             output.write(item.data)

@@ -1,4 +1,4 @@
-"""Output on its way to the store: chunks, the blocks they travel and are kept in, and the message of many blocks.
+"""Output on its way to the store: chunks, and the blocks in which they travel and are kept.
 
 A chunk is checked and encoded once, where it is made (`on_log`): a bad one fails there, not in a worker far away.
 From then on its bytes are only copied. The chunks of one attempt that follow each other are a *block*: a MessagePack
@@ -10,18 +10,19 @@ MessagePack, so that any byte is legal and no character can be torn.
 
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 import zstandard
 
-from reprieve.models.errors import InvalidBlock, InvalidChunk, InvalidMessage
-from reprieve.models.sequences import MAX_SEQ, Range, SeqRanges
+from reprieve.models.errors import InvalidBlock, InvalidChunk
+from reprieve.models.sequences import Range, SeqRanges
 from reprieve.models.work import Fence
 
 #: One attempt's log.
@@ -38,15 +39,9 @@ MAX_CURSOR_LENGTH = 256
 #: A block that claims to be larger than this when unpacked is refused: no message may fill a worker's memory.
 MAX_BLOCK_BYTES = 16 * 1024 * 1024
 
-#: Chunks that a block may claim to hold: more do not fit into so many bytes.
-MAX_BLOCK_CHUNKS = MAX_BLOCK_BYTES // 4
-
-#: The times that a chunk may have, in milliseconds since 1970: of the years 1 to 9999, which all readers can show.
+#: The times that a chunk may have, in milliseconds since 1970: the years 1 to 9999, which all readers can show.
 MIN_TIME, MAX_TIME = -62_135_596_800_000, 253_402_300_799_999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-#: The form of the message. Readers accept every version that any supported release sends.
-MESSAGE_VERSION = 2
 
 #: Level of compression: the fastest, which loses little on the small blocks that logs come in.
 ZSTD_LEVEL = 1
@@ -68,7 +63,7 @@ Record = tuple[int, str, bytes, str | None]
 class Chunk:
     """A piece of one stream of one attempt.
 
-    `cursor` is the adapter's own place in its source after this chunk, in its own words: a byte offset, a timestamp.
+    `cursor` is where the adapter is in its source after this chunk, in its own words: a byte offset, a timestamp.
     """
 
     run_id: UUID
@@ -81,12 +76,16 @@ class Chunk:
     at: int = 0
 
     @property
-    def fence(self) -> Fence:
-        return Fence(self.run_id, self.epoch)
+    def text(self) -> str | None:
+        """Its data as text; None where it is not UTF-8."""
+        try:
+            return self.data.decode()
+        except UnicodeDecodeError:
+            return None
 
     @property
     def time(self) -> datetime:
-        """Its time, to be shown: one that no calendar has (an earlier release took it) as the nearest that there is."""
+        """Its time, to be shown; of a time that no calendar has (an earlier release took it), the nearest one."""
         return _EPOCH + timedelta(milliseconds=min(max(self.at, MIN_TIME), MAX_TIME))
 
 
@@ -167,7 +166,7 @@ class _Codecs(threading.local):
 
 
 _codecs = _Codecs()
-#: What is stored is read as it is: an earlier release may have taken what this one would not.
+#: What is stored is read as it is: an earlier release may have taken what this release refuses.
 _leniently = msgspec.msgpack.Decoder(list[Record])
 #: What `on_log` gives, and nothing else: the door for what other senders send.
 _strictly = msgspec.msgpack.Decoder(
@@ -203,7 +202,7 @@ def _unpacked(block: Block, decoder: "msgspec.msgpack.Decoder[list[Record]]" = _
     try:
         records = decoder.decode(_decompressed(block.payload))
     except msgspec.ValidationError as error:
-        # It names the place and the bound, and quotes no value.
+        # It names the field and the bound, and quotes no value.
         raise InvalidBlock(f"a part of it is not what a chunk may have ({error})") from None
     except (msgspec.MsgspecError, zstandard.ZstdError) as error:
         raise InvalidBlock(f"it cannot be unpacked ({type(error).__name__})") from None
@@ -234,6 +233,34 @@ def blocks_of(chunks: Iterable[Chunk]) -> list[Block]:
         payload = pack([encode_record(chunk) for chunk in run])
         blocks.append(Block(first.run_id, first.attempt, first.epoch, first.seq, run[-1].seq, payload))
     return blocks
+
+
+def coming(blocks: Iterable[Block]) -> dict[LogKey, SeqRanges]:
+    """The numbers that these blocks bring, by log."""
+    brought = defaultdict[LogKey, list[Range]](list)
+    for block in blocks:
+        brought[block.key].append((block.first_seq, block.last_seq))
+    return {key: SeqRanges.of(ranges) for key, ranges in brought.items()}
+
+
+def parts_of(blocks: Iterable[Block], wanted: Mapping[LogKey, SeqRanges]) -> list[Block]:
+    """The parts of these blocks that are wanted of each log, each number once, in the order of their numbers.
+
+    Raises `InvalidBlock` where a block has to be cut that cannot be decoded.
+    """
+    parts: list[Block] = []
+    key, reached = None, 0
+    for block in sorted(blocks, key=lambda one: (one.key, one.first_seq)):
+        if block.key != key:
+            key, reached = block.key, 0
+        parts += block.cut(wanted.get(block.key, SeqRanges()).within(max(block.first_seq, reached + 1), block.last_seq))
+        reached = max(reached, block.last_seq)
+    return parts
+
+
+def too_scattered(blocks: Iterable[Block], stored: SeqRanges) -> list[Block]:
+    """The blocks of a log that would each leave another gap in it."""
+    return [one for one in blocks if not stored.within(one.first_seq - 1, one.last_seq + 1)]
 
 
 def check_stream(stream: object) -> None:
@@ -269,77 +296,3 @@ def check_cursor(cursor: object) -> None:
         return
     if not isinstance(cursor, str) or len(cursor) > MAX_CURSOR_LENGTH or not cursor.isprintable():
         raise InvalidChunk(f"on_log: cursor must be printable text of at most {MAX_CURSOR_LENGTH} characters, or None.")
-
-
-def encode_message(blocks: Sequence[Block]) -> dict[str, Any]:
-    """The message that carries these blocks."""
-    entries = [[one.run_id.bytes, one.attempt, one.epoch, one.first_seq, one.last_seq, one.payload] for one in blocks]
-    return {"version": MESSAGE_VERSION, "blocks": entries}
-
-
-def decode_message(message: Any) -> list[Block]:
-    """The blocks of a message; raises `InvalidMessage`, which quotes nothing of it, when its form is unknown."""
-    version = message.get("version") if isinstance(message, dict) else None
-    try:
-        if version == MESSAGE_VERSION:
-            return [_block(*entry) for entry in message["blocks"]]
-        if version == 1:
-            return blocks_of(_chunks_of_version_1(message["runs"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidMessage(f"A log message that is not of its version's form ({type(error).__name__}).") from None
-    told = version if version is None or isinstance(version, int) else f"({type(version).__name__})"
-    raise InvalidMessage(f"A log message of version {told}; this worker reads versions 1 to {MESSAGE_VERSION}.")
-
-
-def _block(run_id: Any, attempt: Any, epoch: Any, first_seq: Any, last_seq: Any, payload: Any) -> Block:
-    """Raises `TypeError` for what this version never sends; Python would turn a number into so many zero bytes."""
-    numbers = all(type(number) is int for number in (attempt, epoch, first_seq, last_seq))
-    if not (numbers and isinstance(run_id, bytes) and isinstance(payload, bytes)):
-        raise TypeError
-    _check_numbers(attempt, epoch, first_seq, last_seq)
-    if last_seq - first_seq >= MAX_BLOCK_CHUNKS:
-        raise ValueError
-    return Block(UUID(bytes=run_id), attempt, epoch, first_seq, last_seq, payload)
-
-
-def _check_numbers(attempt: int, epoch: int, first_seq: int, last_seq: int) -> None:
-    """Raises `ValueError` for numbers that no row can hold."""
-    if not (1 <= attempt < 2**31 and 0 <= epoch < 2**63 and 1 <= first_seq <= last_seq <= MAX_SEQ):
-        raise ValueError
-
-
-def _chunks_of_version_1(runs: Any) -> Iterator[Chunk]:
-    """Version 1 named each run once, with a list of `[seq, stream, data, cursor]`."""
-    for run_id, attempt, epoch, entries in runs:
-        for seq, stream, data, cursor in entries:
-            texts = isinstance(stream, str) and isinstance(cursor, str | None)
-            numbers = all(type(number) is int for number in (attempt, epoch, seq))
-            if not (texts and numbers and isinstance(run_id, bytes) and isinstance(data, bytes)):
-                raise TypeError
-            _check_numbers(attempt, epoch, seq, seq)
-            yield Chunk(UUID(bytes=run_id), attempt, epoch, seq, stream, data, cursor)
-
-
-def describe(blocks: Sequence[Block]) -> str:
-    """What Flower and a log line may show of a message: runs, attempts, sequence ranges and size; never its text."""
-    chunks, size = sum(block.count for block in blocks), sum(len(block.payload) for block in blocks)
-    first = min(blocks, key=lambda block: (block.key, block.first_seq), default=None)
-    if first is None:
-        return "(no chunk)"
-    shown = f"{first.run_id} attempt {first.attempt} seq {first.first_seq}-{first.last_seq}"
-    more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
-    return f"({shown}{more}: {chunks} chunks, {size} bytes)"
-
-
-def contiguous(after_seq: int, chunks: Iterable[Chunk]) -> list[Chunk]:
-    """The chunks that follow `after_seq` without a gap; `chunks` are of one attempt, in order of sequence number.
-
-    Workers commit batches in any order, so a reader that skipped a gap would never show what fills it.
-    """
-    result = []
-    for chunk in chunks:
-        if chunk.seq != after_seq + 1:
-            break
-        result.append(chunk)
-        after_seq = chunk.seq
-    return result

@@ -1,15 +1,14 @@
-"""Why numbers of a log cannot be read. Every reader names the same gaps, and by the same words."""
+"""Gaps in a log, and why they are there. Every reader names the same gaps, in the same words."""
 
+from dataclasses import dataclass, field
 from enum import StrEnum
-
-from reprieve.models.sequences import SeqRanges
 
 
 class Why(StrEnum):
     """What has become of chunks that were handed over and cannot be read."""
 
     LATE = "late"
-    """Known to be on their way: who reads again later will find them."""
+    """Known to be on their way: a later read will find them."""
     MISSING = "missing"
     """Nobody has them, or they could not be stored and are in quarantine."""
     LOST = "lost"
@@ -18,12 +17,12 @@ class Why(StrEnum):
     """Retention has removed them."""
 
     @property
-    def told(self) -> str:
+    def in_words(self) -> str:
         """What is said of chunks, after their numbers."""
-        return _TOLD[self]
+        return _IN_WORDS[self]
 
 
-_TOLD = {
+_IN_WORDS = {
     Why.LATE: "are late, and on their way",
     Why.MISSING: "are missing",
     Why.LOST: "are lost: they were stored, and cannot be read any more",
@@ -31,12 +30,12 @@ _TOLD = {
 }
 
 
-def sort_out(
-    gap: SeqRanges, *, stored: SeqRanges, archived: SeqRanges, is_removed: bool, late: SeqRanges
-) -> dict[Why, SeqRanges]:
-    """Why each of these numbers cannot be read: of a log of which so much was stored and archived."""
-    removed = gap & archived if is_removed else SeqRanges()
-    left = gap - removed
-    lost = left & (stored | archived)
-    left = left - lost
-    return {Why.REMOVED: removed, Why.LOST: lost, Why.LATE: left & late, Why.MISSING: left - late}
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Output that was handed over and cannot be read: its first and last sequence number, and why."""
+
+    attempt: int
+    first: int
+    last: int
+    #: As of when it was read: the same gap may be late now, and missing later.
+    why: Why = field(default=Why.MISSING, compare=False)

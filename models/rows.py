@@ -297,7 +297,7 @@ class Spooled(Row):
     """What the spool of a living worker holds of a log, and the store does not have: these numbers, and what follows.
 
     A `holder` is a process that ships spools. It says so while it holds anything for more than a moment, and is
-    believed for a while (`models.closing.HOLDER_BELIEVED_FOR`).
+    believed for a while (`models.extents.HOLDER_BELIEVED_FOR`).
     """
 
     __tablename__ = "spooled"

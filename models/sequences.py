@@ -8,20 +8,23 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from operator import itemgetter
+from typing import Self, TypeVar
 
 #: The largest sequence number; a range that ends with the largest `bigint` has no canonical form in PostgreSQL.
 MAX_SEQ = 2**62
 
-#: Ranges that the set of what is stored of one log may have. More, and each batch of its output would cost what a whole
-#: log costs; no order of delivery makes so many, since a shipper has only so much on its way at once.
+#: Ranges that the stored numbers of one log may have. With more, each batch of its output would cost what a whole log
+#: costs. No order of delivery makes that many, since a shipper has only so much on its way at once.
 MAX_RANGES = 20_000
 
-#: Ranges that a sentence, a header or a page names; of the others it says how many they are.
+#: Ranges that a sentence, a header or a page names; of the others it gives the number.
 SHOWN_RANGES = 20
 
 #: First and last number, both included.
 Range = tuple[int, int]
+
+K = TypeVar("K")
 
 _BOUNDS = re.compile(r"\[(-?\d+),(-?\d+)\)")
 
@@ -93,10 +96,13 @@ class SeqRanges:
         return len(self.ranges)
 
     def __str__(self) -> str:
-        """The first `SHOWN_RANGES` of them, and how many more there are."""
-        shown = [str(first) if first == last else f"{first}-{last}" for first, last in self.ranges[:SHOWN_RANGES]]
-        more = len(self.ranges) - len(shown)
-        return ", ".join(shown) + (f" and {more} more" if more else "") or "none"
+        return self.shown(" and {} more") or "none"
+
+    def shown(self, more: str) -> str:
+        """The first `SHOWN_RANGES` of them, as `5, 8-9`; `more` says how many others there are."""
+        named = [str(first) if first == last else f"{first}-{last}" for first, last in self.ranges[:SHOWN_RANGES]]
+        left = len(self.ranges) - len(named)
+        return ", ".join(named) + (more.format(left) if left else "")
 
     def covers(self, first: int, last: int) -> bool:
         """Whether every number from `first` to `last` is in the set."""
@@ -104,14 +110,14 @@ class SeqRanges:
         return reach is not None and last <= reach
 
     def reach(self, seq: int) -> int | None:
-        """The last number of the range that `seq` is in; None where it is in none."""
-        place = bisect_right(self.ranges, seq, key=_first) - 1
-        return self.ranges[place][1] if place >= 0 and seq <= self.ranges[place][1] else None
+        """The last number of the range that holds `seq`; None where no range does."""
+        index = bisect_right(self.ranges, seq, key=itemgetter(0)) - 1
+        return self.ranges[index][1] if index >= 0 and seq <= self.ranges[index][1] else None
 
     def within(self, first: int, last: int) -> "SeqRanges":
-        """Those of its numbers that are from `first` to `last`; costs only what it returns."""
-        begin = bisect_left(self.ranges, first, key=_last)
-        end = bisect_right(self.ranges, last, key=_first)
+        """Its numbers from `first` to `last`; costs only what it returns."""
+        begin = bisect_left(self.ranges, first, key=itemgetter(1))
+        end = bisect_right(self.ranges, last, key=itemgetter(0))
         parts = self.ranges[begin:end]
         return SeqRanges(tuple((max(start, first), min(stop, last)) for start, stop in parts))
 
@@ -134,9 +140,10 @@ class SeqRanges:
         return SeqRanges.of([(1, max(last_seq or 0, self.last))]) - self
 
 
-def _first(one: Range) -> int:
-    return one[0]
-
-
-def _last(one: Range) -> int:
-    return one[1]
+def spans(parts: Iterable[tuple[K, Range]]) -> dict[K, Range]:
+    """From the first number of each key in any of these parts to its last."""
+    found: dict[K, Range] = {}
+    for key, (first, last) in parts:
+        before = found.get(key, (first, last))
+        found[key] = (min(first, before[0]), max(last, before[1]))
+    return found

@@ -1,8 +1,8 @@
 """The archive of closed logs: one object per log in an object store, and the row that says where and what it is.
 
 An object is written under a name of its own, read back, and only then recorded: until the row is there, it counts for
-nothing, and the hot segments are the log. An object that nobody recorded (its writer died) is removed together with
-its run's log.
+nothing, and the hot segments are the log. An object that was never recorded (its writer died) is removed together
+with its run's log.
 """
 
 import hashlib
@@ -10,7 +10,6 @@ import json
 import logging
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
@@ -21,13 +20,14 @@ from cachetools import LRUCache
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
 
-from reprieve.models.chunks import Chunk
-from reprieve.models.closing import chunks_of, frames
+from reprieve.models.archive import chunks_of, frames
+from reprieve.models.chunks import Chunk, LogKey
 from reprieve.models.errors import LogUnavailable, ObjectLost
 from reprieve.models.health import Refusal
 from reprieve.models.sequences import MAX_SEQ, SeqRanges
 from reprieve.stores.database import Database
 from reprieve.stores.objects import Objects
+from reprieve.stores.refusals import REMOVE, WRITE, ArchiveRefusals
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,6 @@ logger = logging.getLogger(__name__)
 FRAMES_KEPT = 8
 #: Bytes that are read back at once to verify an object.
 READ_BACK = 4 * 1024 * 1024
-
-#: What an archive is asked to do for logs, as its refusals are kept.
-WRITE, REMOVE = "write", "remove"
 
 FIND = text("""
 SELECT object_key, size, sha256, frames, CAST(held AS text) AS held, CAST(gaps AS text) AS gaps,
@@ -55,7 +52,7 @@ WHERE CAST(:held AS int8multirange) = coalesce(
 ON CONFLICT DO NOTHING RETURNING run_id
 """)
 
-# expired: archives of runs that have ended, older than so long; what could not be removed comes last.
+# expired: archives older than `age`, of runs that have ended; what could not be removed comes last.
 EXPIRED = text("""
 SELECT a.run_id, a.attempt FROM log_archives a JOIN runs r ON r.id = a.run_id
 LEFT JOIN setbacks s ON s.duty = 'removal' AND s.run_id = a.run_id AND s.attempt = a.attempt
@@ -69,58 +66,41 @@ UPDATE log_archives SET removed_at = clock_timestamp(), object_key = NULL, frame
 WHERE run_id = :run_id AND attempt = :attempt
 """)
 
-
-# lose: what could not be read of an archive when it was last tried, so that whoever is asked names the same gap.
+# lose: what could not be read of an archive when it was last tried, so that every reader names the same gap.
 LOSE = text("""
 UPDATE log_archives SET lost = coalesce(lost, '{}') + CAST(:numbers AS int8multirange)
 WHERE run_id = :run_id AND attempt = :attempt AND NOT coalesce(lost, '{}') @> CAST(:numbers AS int8multirange)
 """)
 
-# find again: what was lost, and is there after all: somebody has put the object back.
+# find again: what was lost and can be read after all: somebody has put the object back.
 FIND_AGAIN = text("""
 UPDATE log_archives SET lost = nullif(lost - CAST(:numbers AS int8multirange), '{}')
 WHERE run_id = :run_id AND attempt = :attempt AND lost && CAST(:numbers AS int8multirange)
 """)
 
-# refuse: the last refusal of each kind, and since when there has been nothing else.
-REFUSE = text("""
-INSERT INTO archive_refusals AS r (operation, refusal) VALUES (:operation, :refusal)
-ON CONFLICT (operation) DO UPDATE SET at = clock_timestamp(), times = r.times + 1, refusal = EXCLUDED.refusal
-RETURNING times
-""")
 
-ACCEPT = text("DELETE FROM archive_refusals WHERE operation = :operation RETURNING times")
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An object that was written and read back. `key` is None for a log without a chunk."""
 
-REFUSALS = text("SELECT operation, since, at, times, refusal FROM archive_refusals ORDER BY operation DESC")
+    key: str | None
+    size: int
+    sha256: str | None
+    frames: list[list[int]]
+    held: SeqRanges
 
 
 @dataclass(frozen=True, slots=True)
-class Archived:
-    """A closed log's archive as its row has it. `key` is None for a log without a chunk, or one that was removed.
+class Archived(Written):
+    """A closed log's archive as its row has it. `key` is None for a removed log, too.
 
     Of what it holds, `lost` could not be read when it was last tried: it is not there any more, or damaged.
     """
 
-    key: str | None
-    size: int
-    sha256: str | None
-    frames: list[list[int]]
-    held: SeqRanges
     gaps: SeqRanges
     lost: SeqRanges
     written_at: datetime
     removed_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """An object that was written and read back."""
-
-    key: str | None
-    size: int
-    sha256: str | None
-    frames: list[list[int]]
-    held: SeqRanges
 
 
 class LogArchives:
@@ -133,6 +113,7 @@ class LogArchives:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database
         self.objects = Objects(url)
+        self._refusals = ArchiveRefusals(database)
         self._unpacked: LRUCache[tuple[str, int], list[Chunk]] = LRUCache(FRAMES_KEPT)
         self._lock = Lock()
 
@@ -159,7 +140,7 @@ class LogArchives:
         first = next(packed, None)
         if first is None:
             return Written(None, 0, None, [], SeqRanges())
-        with self._remembering(WRITE):
+        with self._refusals.noting(WRITE):
             with self.objects.writing(key) as write:
                 for frame in chain((first,), packed):
                     write(frame.data)
@@ -224,7 +205,7 @@ class LogArchives:
     def _frame(
         self, run_id: UUID, attempt: int, key: str, first_seq: int, offset: int, size: int
     ) -> tuple[list[Chunk], bool]:
-        """The chunks of a frame, and whether they were read just now: what is in memory says nothing of the object."""
+        """The chunks of a frame, and whether they were read just now: memory says nothing about the object."""
         with self._lock:
             if (key, offset) in self._unpacked:
                 return self._unpacked[key, offset], False
@@ -251,7 +232,7 @@ class LogArchives:
             logger.error("Run %s attempt %d: the chunks %s of its log are lost. %s", run_id, attempt, numbers, error)
 
     def _note(self, statement: TextClause, run_id: UUID, attempt: int, numbers: SeqRanges) -> bool:
-        """Remember what a reader has found; a database that takes no writes costs the reader nothing."""
+        """Remember what a reader has found. A database that takes no writes does not stop the reader."""
         values = {"run_id": run_id, "attempt": attempt, "numbers": numbers.as_multirange()}
         try:
             with self._database.begin() as connection:
@@ -262,43 +243,23 @@ class LogArchives:
 
     # -- removed
 
-    def expired(self, age: timedelta, limit: int) -> list[tuple[UUID, int]]:
+    def expired(self, age: timedelta, limit: int) -> list[LogKey]:
         """Run and attempt of archives that are older than `age`, of runs that have ended that long ago."""
         with self._database.begin() as connection:
             return [(row.run_id, row.attempt) for row in connection.execute(EXPIRED, {"age": age, "limit": limit})]
 
     def remove(self, run_id: UUID, attempt: int) -> None:
         """Remove a log's objects, recorded or not, and say so in its row. Idempotent. Raises `LogUnavailable`."""
-        with self._remembering(REMOVE):
+        with self._refusals.noting(REMOVE):
             for found in self.objects.below(_folder(run_id)):
                 if found.rsplit("/", 1)[-1].startswith(f"{attempt}-"):
                     self.objects.delete(found)
         with self._database.begin() as connection:
             connection.execute(MARK_REMOVED, {"run_id": run_id, "attempt": attempt})
 
-    # -- refused
-
-    @contextmanager
-    def _remembering(self, operation: str) -> Iterator[None]:
-        """Keep the store's last refusal of this, for whoever looks; what is said of it is said once, not once a log."""
-        try:
-            yield
-        except LogUnavailable as error:
-            values = {"operation": operation, "refusal": str(error)}
-            with self._database.begin() as connection:
-                times = connection.execute(REFUSE, values).scalar_one()
-            if times == 1:
-                logger.error("%s It is tried again; this is said once.", error)
-            raise
-        with self._database.begin() as connection:
-            times = connection.execute(ACCEPT, {"operation": operation}).scalar()
-        if times is not None:
-            logger.warning("The log archive takes what it has refused %d times.", times)
-
     def refusals(self) -> list[Refusal]:
-        """What the store refuses at present, as those whom it was refused have noted."""
-        with self._database.begin() as connection:
-            return [Refusal(**row._mapping) for row in connection.execute(REFUSALS)]
+        """What the object store refuses at present, as the writers that it refused have noted."""
+        return self._refusals.current()
 
 
 def _folder(run_id: UUID) -> str:

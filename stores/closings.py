@@ -9,26 +9,14 @@ from uuid import UUID
 from sqlalchemy import text
 
 from reprieve.models.chunks import LogKey
-from reprieve.models.closing import HOLDER_BELIEVED_FOR, Closing, is_awaited, late_of, may_forget, next_step
-from reprieve.models.errors import RunNotFound
+from reprieve.models.closing import may_forget
+from reprieve.models.extents import HOLDER_BELIEVED_FOR, Extent
 from reprieve.models.records import LISTED_RANGES, ArchiveRecord, LogRecord, QuarantineRecord
-from reprieve.models.sequences import Range, SeqRanges
+from reprieve.models.sequences import SeqRanges
 from reprieve.stores.archive import Archived, LogArchives
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
-
-FIND = text("""
-SELECT clock_timestamp() - a.finished_at AS ended_for, a.last_seq, CAST(l.stored AS text) AS stored,
-       CAST((SELECT range_agg(int8range(q.first_seq, q.last_seq, '[]')) FROM log_quarantine q
-             WHERE q.run_id = a.run_id AND q.attempt = a.attempt) - coalesce(l.stored, '{}') AS text) AS aside,
-       v.run_id IS NOT NULL AS archived, a.log_closed_at IS NOT NULL AS closed, h.from_seq, h.to_seq
-FROM run_attempts a
-LEFT JOIN attempt_logs l USING (run_id, attempt)
-LEFT JOIN log_archives v USING (run_id, attempt)
-CROSS JOIN (SELECT min(from_seq) AS from_seq, max(to_seq) AS to_seq FROM spooled
-            WHERE run_id = :run_id AND attempt = :attempt AND seen_at > clock_timestamp() - :believed_for) h
-WHERE a.run_id = :run_id AND a.attempt = :attempt
-""")
+from reprieve.stores.extents import extent_of
 
 # ended: what decides what can be forgotten of each of these attempts.
 ENDED = text("""
@@ -40,7 +28,7 @@ JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attemp
 LEFT JOIN attempt_logs l USING (run_id, attempt)
 """)
 
-# owed: what failed comes after all that never did; what a living worker holds the rest of is not to be closed yet.
+# owed: logs whose closing failed come after the others; a log whose rest a living worker holds is not closed yet.
 OWED = text("""
 SELECT a.run_id, a.attempt FROM run_attempts a
 LEFT JOIN setbacks s ON s.duty = 'closing' AND s.run_id = a.run_id AND s.attempt = a.attempt
@@ -50,7 +38,7 @@ WHERE a.finished_at IS NOT NULL AND a.log_closed_at IS NULL AND a.finished_at < 
 ORDER BY s.next_try_at NULLS FIRST, a.finished_at LIMIT :limit
 """)
 
-# drop: segments whose every chunk is in the archive. One that came afterwards is not, and stays.
+# drop: segments that are in the archive with every chunk. What came afterwards is not there, and stays.
 DROP = text("""
 DELETE FROM log_segments s
 WHERE s.run_id = :run_id AND s.attempt = :attempt AND s.first_seq = ANY (ARRAY(
@@ -82,45 +70,16 @@ UPDATE run_attempts SET log_closed_at = clock_timestamp()
 WHERE run_id = :run_id AND attempt = :attempt AND log_closed_at IS NULL
 """)
 
-#: An end's own message closes a log that is whole; the sweep leaves it so long.
+#: How long the sweep leaves a log alone after its attempt's end: the end's own message closes a log that is whole.
 SETTLED = timedelta(seconds=5)
-
-
-@dataclass(frozen=True, slots=True)
-class EndedLog:
-    """What decides how far a log is with closing.
-
-    `aside` is in quarantine: it is not stored, and never will be. `held` is in the spools of living workers: these
-    numbers and what follows, None for nothing.
-    """
-
-    ended_for: timedelta | None
-    last_seq: int | None
-    stored: SeqRanges
-    aside: SeqRanges
-    held: Range | None
-    archived: bool
-    closed: bool
-
-    @property
-    def next_step(self) -> Closing:
-        """The step that closing takes next: what is kept aside is not waited for."""
-        return next_step(
-            ended_for=self.ended_for,
-            last_seq=self.last_seq,
-            stored=self.stored | self.aside,
-            archived=self.archived,
-            closed=self.closed,
-            is_held=self.held is not None,
-        )
 
 
 @dataclass(frozen=True)
 class LogState:
-    """Everything there is to say of an attempt's log."""
+    """Everything that is known of an attempt's log."""
 
     attempt: int
-    log: EndedLog
+    log: Extent
     cold: SeqRanges
     archive: Archived | None
     quarantined: list[tuple[int, int, str]]
@@ -135,15 +94,15 @@ class LogState:
 
     @cached_property
     def late(self) -> SeqRanges:
-        """Chunks that are known to be on their way: a living worker holds them, or they are still waited for."""
-        log, awaited = self.log, self.archive is None and is_awaited(self.log.ended_for)
-        known = self._gaps | (SeqRanges.of([log.held]) - self.stored) if log.held else self._gaps
-        return late_of(known - log.aside, log.held, awaited=awaited)
+        """Chunks that are known to be on their way: a living worker holds them, or the tail is still waited for."""
+        log = self.log
+        held = SeqRanges.of([log.held] if log.held else []) - log.stored
+        return log.late((log.gaps_until_now | held) - log.aside)
 
     @cached_property
     def missing(self) -> SeqRanges:
-        """Chunks that should be there and that nobody has: what is in quarantine is not."""
-        return self._gaps - self.late
+        """Chunks that should be there, and nobody has; what is in quarantine counts among them."""
+        return self.log.gaps_until_now - self.late
 
     @cached_property
     def lost(self) -> SeqRanges:
@@ -156,10 +115,6 @@ class LogState:
     def added(self) -> SeqRanges:
         """Chunks that came after the archive was written. They are kept, and read with the others."""
         return self.stored - self.archive.held if self.archive else SeqRanges()
-
-    @cached_property
-    def _gaps(self) -> SeqRanges:
-        return self.stored.missing(max(self.log.last_seq or 0, self.log.aside.last))
 
     @property
     def record(self) -> LogRecord:
@@ -193,19 +148,12 @@ class Closings:
         self._database = database
         self._archives = archives
 
-    def find(self, run_id: UUID, attempt: int) -> EndedLog:
+    def find(self, run_id: UUID, attempt: int) -> Extent:
         """How far an attempt's log is; raises `RunNotFound`."""
-        with self._database.begin() as connection:
-            place = {"run_id": run_id, "attempt": attempt, "believed_for": HOLDER_BELIEVED_FOR}
-            row = connection.execute(FIND, place).one_or_none()
-        if row is None:
-            raise RunNotFound(f"There is no attempt {attempt} of run {run_id}.")
-        stored, aside = SeqRanges.from_multirange(row.stored), SeqRanges.from_multirange(row.aside)
-        held = None if row.from_seq is None else (row.from_seq, row.to_seq)
-        return EndedLog(row.ended_for, row.last_seq, stored, aside, held, row.archived, row.closed)
+        return extent_of(self._database, run_id, attempt)
 
     def state(self, run_id: UUID, attempt: int) -> LogState:
-        """Everything there is to say of an attempt's log; raises `RunNotFound`."""
+        """Everything that is known of an attempt's log; raises `RunNotFound`."""
         log = self.find(run_id, attempt)
         # The segments before the archive, as they are read: a log that is closed in between is seen in both.
         with self._database.begin() as connection:
@@ -214,7 +162,7 @@ class Closings:
         quarantined = [(row.first_seq, row.last_seq, row.reason) for row in rows]
         return LogState(attempt, log, cold, self._archives.find(run_id, attempt), quarantined)
 
-    def owed(self, limit: int) -> list[tuple[UUID, int]]:
+    def owed(self, limit: int) -> list[LogKey]:
         """Run and attempt of the logs that are to be closed, the longest owed first, what failed last."""
         with self._database.begin() as connection:
             values = {"settled": SETTLED, "limit": limit, "believed_for": HOLDER_BELIEVED_FOR}
@@ -222,7 +170,7 @@ class Closings:
             return [(row.run_id, row.attempt) for row in rows]
 
     def forgettable(self, attempts: Iterable[LogKey]) -> list[LogKey]:
-        """Those of these attempts of which a host need keep nothing any more. One that is not known here is kept."""
+        """The attempts of which a host need keep nothing any more. An attempt that is not known here is kept."""
         with self._database.begin() as connection:
             rows = connection.execute(ENDED, key_arrays(attempts)).all()
         return [
@@ -238,7 +186,7 @@ class Closings:
         ]
 
     def drop_segments(self, run_id: UUID, attempt: int, limit: int) -> int:
-        """Delete up to so many segments that the archive has; returns how many."""
+        """Delete up to `limit` segments that the archive has; returns how many."""
         with self._database.begin() as connection:
             return connection.execute(DROP, {"run_id": run_id, "attempt": attempt, "limit": limit}).rowcount
 

@@ -6,13 +6,13 @@ from uuid import UUID
 from sqlalchemy import text
 
 from reprieve.models.chunks import LogKey
-from reprieve.models.closing import HOLDER_BELIEVED_FOR
+from reprieve.models.extents import HOLDER_BELIEVED_FOR
 from reprieve.models.sequences import Range
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
 
-# hold: what a holder says that it holds now, in place of what it said before. A hint of some seconds: not worth waiting
-# for the disk.
+# hold: what a holder holds now, instead of what it reported before. A hint for some seconds: not worth waiting for the
+# disk.
 HOLD = text("""
 WITH said AS (
     SELECT k.* FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:first AS bigint[]),
@@ -32,19 +32,19 @@ FORGET = text("DELETE FROM spooled WHERE seen_at < clock_timestamp() - 10 * CAST
 
 
 class SpooledStore:
-    """Says, and forgets, what is held."""
+    """Keeps what holders report, and forgets it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def hold(self, holder: UUID, held: Mapping[LogKey, Range]) -> None:
-        """This holder holds these numbers of each of these logs, and what follows; of no other log."""
+        """Record what a holder holds: these numbers of each of these logs and what follows, and no other log."""
         keys = sorted(held)
         ranges = {"first": [held[key][0] for key in keys], "last": [held[key][1] for key in keys]}
         with self._database.at_once() as connection:
             connection.execute(HOLD, key_arrays(keys) | ranges | {"holder": holder})
 
     def forget(self) -> int:
-        """Delete what holders said that were not heard of for long; returns how many."""
+        """Delete the reports of holders that have long been silent; returns how many."""
         with self._database.at_once() as connection:
             return connection.execute(FORGET, {"believed_for": HOLDER_BELIEVED_FOR}).rowcount

@@ -8,13 +8,14 @@ NULL): the message after an end makes it happen soon, the sweep sends it again w
 """
 
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
 from reprieve.models.chunks import LogKey
-from reprieve.models.closing import Closing
+from reprieve.models.closing import Closing, next_step
+from reprieve.models.extents import Extent
 from reprieve.models.owed import Duty
-from reprieve.stores.closings import EndedLog
 from reprieve.stores.leases import Lease
 from reprieve.stores.partitions import keep_partitions
 from reprieve.workers.app import app
@@ -27,21 +28,21 @@ logger = logging.getLogger(__name__)
 
 #: Segments deleted in one transaction.
 DROP_AT_ONCE = 5_000
-#: Logs removed by one task of retention; what is left is the next one's.
+#: Logs removed by one task of retention; the next task removes the rest.
 EXPIRE_AT_ONCE = 500
 #: Seconds after an end at which its log is first looked at: its last batch is mostly stored by then. By the clock of
-#: whoever takes the message; whatever that shows, the sweep sends again.
+#: the worker that takes the message; whatever that clock shows, the sweep sends again.
 CLOSE_AFTER = 2
-#: Logs that one turn over what is owed looks at, the longest owed first …
+#: Owed logs that one turn looks at, the longest owed first …
 CLOSE_AT_ONCE = 5_000
 #: … and the seconds that it takes at the most: the next sweep sends for another.
 CLOSE_FOR = 50.0
 #: Logs that are closed, or removed, at once: what waits for an object store costs no processor.
 AT_ONCE = 4
-#: Seconds after which one that has not come to its end keeps no other waiting. It may still come to it: a log of
-#: gigabytes takes as long.
+#: Seconds after which a closing that goes on keeps no other waiting. It may still succeed: a log of gigabytes takes as
+#: long.
 DEADLINE = 20.0
-#: What a removal that was done is counted as.
+#: What a removal is counted as.
 REMOVED = "removed"
 #: How long a closing that gives no sign keeps its log to itself. It renews its lease as it goes; the longest step is to
 #: read an object back, some gigabytes of it. Two at once do no harm: the first that records its object has closed it.
@@ -74,9 +75,9 @@ def expire_task() -> dict[str, int]:
 
 
 def close_log(services: Services, run_id: UUID, attempt: int) -> Closing:
-    """Take the steps that can be taken now; returns the one that is left, DONE for none. One at a time for each log."""
+    """Take the steps that can be taken now, one closing at a time per log; returns the step that is left, or DONE."""
     with about(run_id, attempt):
-        step, _ = _look(services, run_id, attempt)
+        step = next_step(services.closings.find(run_id, attempt))
         if step not in (Closing.ARCHIVE, Closing.DROP):
             return step
         with services.leases.hold(f"close {run_id} {attempt}", CLOSE_LEASE) as lease:
@@ -85,29 +86,25 @@ def close_log(services: Services, run_id: UUID, attempt: int) -> Closing:
 
 def _close(services: Services, lease: Lease, run_id: UUID, attempt: int) -> Closing:
     for _ in Closing:
-        step, log = _look(services, run_id, attempt)
+        log = services.closings.find(run_id, attempt)
+        step = next_step(log)
         if step is Closing.ARCHIVE:
             _archive(services, lease, run_id, attempt, log)
         elif step is Closing.DROP:
             while services.closings.drop_segments(run_id, attempt, DROP_AT_ONCE):
                 lease.renew()
             services.closings.mark_closed(run_id, attempt)
+            return Closing.DONE
         else:
             break
     return step
 
 
-def _look(services: Services, run_id: UUID, attempt: int) -> tuple[Closing, EndedLog]:
-    """How far a log is, and the step that is next."""
-    log = services.closings.find(run_id, attempt)
-    return log.next_step, log
-
-
-def _archive(services: Services, lease: Lease, run_id: UUID, attempt: int, log: EndedLog) -> None:
-    """Write the archive and record it, with the numbers that it lacks: what never came, and what is kept aside."""
+def _archive(services: Services, lease: Lease, run_id: UUID, attempt: int, log: Extent) -> None:
+    """Write the archive and record it, with the numbers that it lacks: what never came, and what is in quarantine."""
     chunks = lease.while_going_through(services.logs.hot(run_id, attempt))
     written = services.archives.write(run_id, attempt, chunks)
-    gaps = written.held.missing(max(log.last_seq or 0, log.aside.last))
+    gaps = replace(log, stored=written.held).gaps_until_now
     if services.archives.record(run_id, attempt, written, gaps):
         logger.info("Run %s attempt %d: log archived, missing: %s", run_id, attempt, gaps)
 
@@ -120,7 +117,7 @@ def send_close(run_id: UUID, attempt: int) -> None:
 
 
 def send_owed(services: Services) -> int:
-    """Have the logs closed that are still to be closed, by one message; returns how many there are, up to a limit."""
+    """Send one message to close all logs that are owed it; returns how many there are, up to a limit."""
     owed = len(services.closings.owed(CLOSE_AT_ONCE))
     if owed:
         send_hint("logs.close_owed", otherwise=f"{owed} logs are closed later")
@@ -130,7 +127,7 @@ def send_owed(services: Services) -> int:
 def close_owed(services: Services) -> dict[str, int]:
     """Go through the logs that are owed their closing, for less than a sweep's interval; returns what came of them.
 
-    One that fails stops none, nor does one that hangs.
+    A log that fails, or hangs, does not stop the others.
     """
     tally = Tally()
     take_turns(
@@ -145,11 +142,11 @@ def close_owed(services: Services) -> dict[str, int]:
 
 
 def _close_owed(services: Services, log: LogKey) -> str:
-    """Close a log that is owed it. One that only has to wait for its tail was not tried, and has not failed."""
+    """Close a log that is owed it. A log that only waits for its tail was not tried, and has not failed."""
     try:
-        step, _ = _look(services, *log)
+        step = next_step(services.closings.find(*log))
     except Exception:
-        step = Closing.ARCHIVE  # What is wrong with it, the try will say.
+        step = Closing.ARCHIVE  # The try will say what is wrong with it.
     if step is Closing.WAIT:
         return step.value
     return fulfil(services.setbacks, Duty.CLOSING, log, lambda: close_log(services, *log).value)

@@ -2,10 +2,10 @@
 
 One transaction stores what is new and refreshes the runs that gave it; after the commit the live events go out. A
 message that comes again, late, or cut differently changes nothing but what is missing. Only new output is proof of
-life, and only for runs whose liveness is out of process: the row says which. What an error is the fault of decides what
-becomes of a block: bad content is kept aside; a database that is unfit is waited for, and the message then goes back to
-the broker; where we are at fault, that is said loudly, and the message goes back behind the others. A block that cannot
-be stored holds up no other.
+life, and only for runs whose liveness is out of process: the row says which. What becomes of a block that fails depends
+on what is at fault. Bad content goes to quarantine. An unfit database is waited for, and the message then goes back to
+the broker. A fault of our own is logged loudly, and the message goes back behind the others. A block that cannot be
+stored never holds up another.
 """
 
 import logging
@@ -16,9 +16,10 @@ from typing import Any
 from celery.exceptions import Reject
 from sqlalchemy import Connection
 
-from reprieve.models.chunks import Block, LogKey, decode_message, describe, encode_message
+from reprieve.models.chunks import Block, LogKey
 from reprieve.models.errors import InvalidBlock
 from reprieve.models.faults import Fault, fault_of, is_row_held, is_unfit
+from reprieve.models.messages import decode_message, describe, encode_message
 from reprieve.models.status import Proof
 from reprieve.stores.logs import TooScattered
 from reprieve.stores.runs.late import note_late_output, printing_of
@@ -40,7 +41,7 @@ OUR_FAULT_PAUSE = 5.0
 def ingest_task(message: dict[str, Any]) -> dict[str, int]:
     blocks = decode_message(message)
 
-    # Tried again here, not by a delayed message: a message's delay is counted by the clock of whoever takes it.
+    # Tried again here, not by a delayed message: a message's delay is counted by the clock of the worker that takes it.
     def tell(tries: int, _: str) -> None:
         logger.error("Ingest failed (try %d), trying again.", tries)
 
@@ -54,7 +55,7 @@ def ingest_task(message: dict[str, Any]) -> dict[str, int]:
 
 
 def _put_behind(blocks: Sequence[Block]) -> dict[str, int]:
-    """Send a message again, behind all others, that failed by our own fault: its output is neither lost nor refused."""
+    """Send a message that failed by our own fault again, behind all others: its output is neither lost nor refused."""
     logger.exception("Ingest failed by a fault of Reprieve's own: %s goes back, behind the others.", describe(blocks))
     time.sleep(OUR_FAULT_PAUSE)
     try:
@@ -65,7 +66,7 @@ def _put_behind(blocks: Sequence[Block]) -> dict[str, int]:
 
 
 def ingest(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
-    """Store, refresh, publish; keep aside what cannot be stored. A failure releases the throttle keys it took."""
+    """Store, refresh, publish; quarantine what cannot be stored. A failure releases the throttle keys it took."""
     with metrics.INGEST_SECONDS.time():
         return _take_in(services, blocks)
 
@@ -83,7 +84,7 @@ def _take_in(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
         else:
             report = _one_by_one(services, good, error)
     for block, reason in bad:
-        _keep_aside(services, block, reason)
+        _quarantine(services, block, reason)
         report["refused"] += 1
     return report
 
@@ -115,7 +116,7 @@ def _store(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
     metrics.CHUNKS.labels("new").inc(_count(new))
     metrics.CHUNKS.labels("repeated").inc(_count(blocks) - _count(unknown) - _count(new))
     for block in unknown:
-        _keep_aside(services, block, "there is no such run")
+        _quarantine(services, block, "there is no such run")
     return {
         "chunks": _count(blocks),
         "new": _count(new),
@@ -125,7 +126,7 @@ def _store(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
 
 
 class _Refused(Exception):
-    """Raised when the store fails for what is in a block: to try again would change nothing. Quotes none of it.
+    """Raised when the store fails because of what is in a block: trying again would change nothing. Quotes none of it.
 
     `blocks` are those at fault, where that is known: the others can be stored together.
     """
@@ -147,19 +148,19 @@ def _append(services: Services, connection: Connection, blocks: Sequence[Block])
 
 
 def _one_by_one(services: Services, blocks: Sequence[Block], error: Exception) -> dict[str, int]:
-    """Find the block that made the store fail, and store the others: it is kept aside where its content is at fault.
+    """Find the block that made the store fail, and store the others. It is quarantined where its content is at fault.
 
-    Where we are, its error is raised once the others are stored; and where another transaction holds its log.
+    Where we are at fault, or another transaction holds its log, its error is raised once the others are stored.
     """
     if len(blocks) < 2:
         if not isinstance(error, _Refused):
             raise error
-        _keep_aside(services, blocks[0], str(error))
+        _quarantine(services, blocks[0], str(error))
         return {"chunks": _count(blocks), "new": 0, "refreshed": 0, "refused": 1}
     reports, failed = [], dict[LogKey, Exception]()
     for block in blocks:
         if block.key in failed and is_row_held(failed[block.key]):
-            continue  # Each would be waited for as long.
+            continue  # Every further block of this log would wait as long.
         try:
             reports.append(_take_in(services, [block]))
         except Exception as failure:
@@ -171,7 +172,7 @@ def _one_by_one(services: Services, blocks: Sequence[Block], error: Exception) -
     return {name: sum(report[name] for report in reports) for name in reports[0]}
 
 
-def _keep_aside(services: Services, block: Block, reason: str) -> None:
+def _quarantine(services: Services, block: Block, reason: str) -> None:
     logger.error("%s cannot be stored: %s. It is kept in quarantine.", describe([block]), reason)
     metrics.BLOCKS_REFUSED.inc()
     with services.database.begin() as connection:

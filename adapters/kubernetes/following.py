@@ -10,7 +10,7 @@ from reprieve.adapters.kubernetes import state
 from reprieve.adapters.kubernetes.api import Api, ApiError, Json, NotConnected, path_of
 from reprieve.adapters.kubernetes.ending import NotGone, end
 from reprieve.adapters.kubernetes.handle import Handle, Keeper
-from reprieve.adapters.kubernetes.logs import LogFollower
+from reprieve.adapters.kubernetes.logs import PodLogReader
 from reprieve.adapters.kubernetes.seen import later
 from reprieve.adapters.kubernetes.timings import Backoff, Timings
 from reprieve.adapters.protocol import Context
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 def follow(api: Api, timings: Timings, context: Context, handle: Handle, *, recorded: Handle) -> Outcome:
-    """Until it has ended, or told to stop; then it is ended. `recorded` is the handle as the run's row has it."""
+    """Until it has ended, or the context says stop; then end it. `recorded` is the handle as the run's row has it."""
     keeper = Keeper(context, recorded)
     try:
-        with LogFollower(api, handle.namespace, context, timings.log) as log:
+        with PodLogReader(api, handle.namespace, context, timings.log) as log:
             following = Following(api, handle, context, log, keeper, timings)
             while not context.stopping:
                 outcome = following.look()
@@ -41,7 +41,7 @@ def _is_ended(api: Api, timings: Timings, handle: Handle) -> bool:
     try:
         end(api, timings, handle)
     except (ApiError, NotConnected, NotGone) as error:
-        # It is owed its end, and is asked again.
+        # Its termination is owed, and is tried again.
         logger.warning("The Job %s could not be ended: %s.", handle.name, error)
         return False
     return True
@@ -57,7 +57,7 @@ class Following:
     """One Job, looked at again and again."""
 
     def __init__(
-        self, api: Api, handle: Handle, context: Context, log: LogFollower, keeper: Keeper, timings: Timings
+        self, api: Api, handle: Handle, context: Context, log: PodLogReader, keeper: Keeper, timings: Timings
     ) -> None:
         self._api = api
         self.handle = handle
@@ -67,7 +67,7 @@ class Following:
         self._timings = timings
         self._backoff = Backoff(timings)
         self._pause = timings.status_interval
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
         #: Since when, on the monotonic clock, the attempt is kept from beginning; and how long a Job that has ended
         #: is waited for.
         self._blocked_since: float | None = None
@@ -87,7 +87,7 @@ class Following:
             return None
 
     def rest(self) -> None:
-        """Until it is time to look again, or the log has been read to its end, or told to stop."""
+        """Until it is time to look again, or the log has been read to its end, or the context says stop."""
         until = time.monotonic() + self._pause
         while not self._context.stopping and (left := until - time.monotonic()) > 0:
             self._log.check()
@@ -118,7 +118,7 @@ class Following:
         return self._judge_blocked(state.blocked(job, pods, [] if pods or is_terminal else self._events(job)))
 
     def _job(self) -> Json | None:
-        """None when it is gone, and so is one whose name another has by now."""
+        """None when it is gone: also when another Job has its name by now."""
         job = self._api.find(self.handle.namespace, "jobs", self.handle.name)
         if job is None or not self.handle.is_of(job):
             return None
@@ -130,7 +130,7 @@ class Following:
         return state.owned(self._api.list(path, {"labelSelector": jobs.selector(labels)}), self.handle.uid)
 
     def _notice(self, job: Json, pods: list[Json]) -> None:
-        """Keep what may be gone at the next look, and tell what is about to end the work."""
+        """Keep what may be gone at the next look, and note what is about to end the work."""
         self.handle = replace(self.handle, seen=later(self.handle.seen, state.seen_of(job, pods)))
         self._keeper.keep(self.handle)
         for about, sentence in state.notices(job, pods):
@@ -191,7 +191,7 @@ class Following:
         self._note_once(said, f"The API server does not answer as it should ({plainly}); it is asked again.")
 
     def _note_once(self, about: str, sentence: str) -> None:
-        """Sentences of the platform vary in what does not matter, such as a back-off: one of a kind is enough."""
-        if about not in self._told:
-            self._told.add(about)
+        """Note one sentence of each kind: the platform's sentences vary in what does not matter, such as a back-off."""
+        if about not in self._noted:
+            self._noted.add(about)
             self._context.note(sentence)

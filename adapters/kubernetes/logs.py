@@ -1,4 +1,4 @@
-"""Following the logs of a Job's Pods, on a thread of its own, from the place that was reached before (`places.py`)."""
+"""Following the logs of a Job's Pods, on a thread of its own, on from a cursor (`cursors.py`)."""
 
 import threading
 import time
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from reprieve.adapters.kubernetes.api import Api, ApiError, LogStream, NotConnected, path_of
+from reprieve.adapters.kubernetes.cursors import LogCursor, Resumption
 from reprieve.adapters.kubernetes.job import CONTAINER
-from reprieve.adapters.kubernetes.places import Place, Resumption
 from reprieve.adapters.kubernetes.state import PodLog
 from reprieve.adapters.protocol import Context
 
@@ -21,7 +21,7 @@ class LogTimings:
     """In seconds."""
 
     silence: float = 60.0
-    """A stream that is silent for this long is opened anew: its other end may be gone without a word."""
+    """A stream that is silent for this long is opened again: its other end may have vanished."""
     pause: float = 0.5
     """The first pause after a stream that broke or gave nothing; it doubles each time."""
     longest_pause: float = 10.0
@@ -29,10 +29,10 @@ class LogTimings:
     """How long the rest of an ended Pod's log is asked for while the API server answers but the log does not."""
 
 
-class LogFollower:
-    """Hands the logs of a Job's Pods over, one after another, on a thread of its own.
+class PodLogReader:
+    """Hands over the logs of a Job's Pods, one after another, on a thread of its own.
 
-    Told which Pods there are by `see`, and by `finish` that they have ended. `check` raises what was raised in it.
+    `see` says which Pods there are, and `read_rest` that these are the last. `check` raises what the thread raised.
     """
 
     def __init__(self, api: Api, namespace: str, context: Context, timings: LogTimings) -> None:
@@ -40,7 +40,7 @@ class LogFollower:
         self._namespace = namespace
         self._context = context
         self._timings = timings
-        self._place = Place.decode(context.cursor) if context.cursor else None
+        self._cursor = LogCursor.decode(context.cursor) if context.cursor else None
         self._condition = threading.Condition()
         self._pods: Sequence[PodLog] = ()
         self._read: set[str] = set()
@@ -56,11 +56,11 @@ class LogFollower:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the thread; what it has not read is left to whoever comes next."""
+        """End the thread; what it has not read is left to the next follower."""
         with self._condition:
             self._closed = True
             self._shut()
-        # It may be in a request, which has its own limit, or held back by a full buffer.
+        # It may be inside a request, which has its own limit, or blocked by a full buffer.
         self._thread.join(self._timings.pause)
 
     def see(self, pods: Sequence[PodLog]) -> None:
@@ -121,9 +121,9 @@ class LogFollower:
         return None
 
     def _unread(self) -> list[PodLog]:
-        """Those before the one that the cursor is in were read by whoever gave the cursor."""
+        """The Pods before the one that the cursor is in were read by the worker that left the cursor."""
         uids = [pod.uid for pod in self._pods]
-        begin = uids.index(self._place.uid) if self._place is not None and self._place.uid in uids else 0
+        begin = uids.index(self._cursor.uid) if self._cursor is not None and self._cursor.uid in uids else 0
         return [pod for pod in self._pods[begin:] if pod.uid not in self._read]
 
     def _now(self, pod: PodLog) -> PodLog | None:
@@ -182,17 +182,17 @@ class LogFollower:
 
     def _read_once(self, pod: PodLog, *, follow: bool) -> bool:
         """One request, read to its end; whether it gave anything. Raises `ApiError`, also when it is cut."""
-        if self._place is None or self._place.uid != pod.uid:
-            self._place = Place(pod.name, pod.uid)
-        reading = Resumption(self._place)
-        stream = self._open(pod, self._place, follow=follow)
+        if self._cursor is None or self._cursor.uid != pod.uid:
+            self._cursor = LogCursor(pod.name, pod.uid)
+        reading = Resumption(self._cursor)
+        stream = self._open(pod, self._cursor, follow=follow)
         grown = False
         try:
             for piece in stream.pieces():
                 new = reading.feed(piece)
                 if new:
-                    self._context.on_log(STREAM, new, reading.place.encode())
-                    self._place = reading.place
+                    self._context.on_log(STREAM, new, reading.cursor.encode())
+                    self._cursor = reading.cursor
                     grown = True
                 if self._closed:
                     break
@@ -204,14 +204,14 @@ class LogFollower:
             self._forget(stream)
         return grown
 
-    def _open(self, pod: PodLog, place: Place, *, follow: bool) -> LogStream:
+    def _open(self, pod: PodLog, cursor: LogCursor, *, follow: bool) -> LogStream:
         query = {"container": CONTAINER, "timestamps": "true", "follow": "true" if follow else "false"}
-        if place.since is not None:
-            query["sinceTime"] = place.since
+        if cursor.since is not None:
+            query["sinceTime"] = cursor.since
         stream = self._api.log(path_of(self._namespace, "pods", pod.name, "/log"), query, self._timings.silence)
         with self._condition:
             self._stream = stream
-            now = next((one for one in self._pods if one.uid == pod.uid), None)
+            now = self._now(pod)
             if self._closed or (follow and (now is None or now.ended)):
                 stream.shut()
         return stream

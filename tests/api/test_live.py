@@ -162,13 +162,13 @@ def test_a_slow_reader_gets_everything_and_nothing_waits_for_it_in_memory(
     services: Services, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
-    take = live.Watch.take
+    take = live.Subscription.take
 
-    def counting(self: live.Watch) -> Any:
+    def counting(self: live.Subscription) -> Any:
         kept.append(len(self._blocks))
         return take(self)
 
-    monkeypatch.setattr(live.Watch, "take", counting)
+    monkeypatch.setattr(live.Subscription, "take", counting)
     work = running(services)
     with stream(url(served, work.run_id)) as opened:
         reader = opened.events()
@@ -238,7 +238,7 @@ def test_readers_that_leave_leave_nothing_behind(services: Services, served: Ser
     hub = served.app.state.hub
     write(services, runs[0], 2, 2)
     eventually(lambda: hub.readers == 0, timeout=30)
-    assert (hub._watches, hub._positions) == ({}, {})
+    assert (hub._subscriptions, hub._positions) == ({}, {})
     assert threading.active_count() <= before + live.STORE_THREADS + 4
 
 

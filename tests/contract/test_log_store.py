@@ -13,7 +13,8 @@ from sqlalchemy import text
 
 from reprieve.models.chunks import MAX_CHUNK_BYTES, Block, Chunk, blocks_of
 from reprieve.models.sequences import MAX_SEQ, SeqRanges
-from reprieve.stores.logs import LogStore, MemoryLogStore, PostgresLogStore, Resumed
+from reprieve.stores.logs import LogStore, PostgresLogStore, Resumed
+from reprieve.stores.memory_logs import MemoryLogStore
 from reprieve.workers.bootstrap import Services
 from tests.support.waiting import eventually
 

@@ -28,7 +28,8 @@ from reprieve import cancel_run, enqueue_run
 from reprieve.adapters import registry
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models import liveness
-from reprieve.models.chunks import Block, decode_message, encode_message
+from reprieve.models.chunks import Block
+from reprieve.models.messages import decode_message, encode_message
 from reprieve.models.reaping import Suspect
 from reprieve.models.work import Work
 from reprieve.stores.runs.claims import ClaimStore

@@ -19,7 +19,7 @@ from reprieve.models.capacity import FILES_OF_A_RUN, FILES_OF_A_WORKER, Files
 from reprieve.models.chunks import Chunk
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.work import Outcome, Work
-from reprieve.stores.following import LogFollower
+from reprieve.stores.reading import LogReader
 from reprieve.workers import consumer, files, following
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
@@ -306,7 +306,7 @@ def test_a20_the_wait_doubles_up_to_a_limit(services: Services) -> None:
 
 def test_a20_who_follows_the_output_goes_on_when_the_attempt_comes_again(services: Services) -> None:
     work, read = running(services), []
-    follower = LogFollower(services.database, services.logs, services.live, work.run_id)
+    follower = LogReader(services.database, services.logs, services.live, work.run_id)
     thread = threading.Thread(target=lambda: read.extend(follower.follow()), daemon=True)
     thread.start()
     assert take_back(services, work) is not None

@@ -10,7 +10,8 @@ import pytest
 from redis import Redis
 from sqlalchemy.exc import DBAPIError
 
-from reprieve.models.chunks import blocks_of, encode_message
+from reprieve.models.chunks import blocks_of
+from reprieve.models.messages import encode_message
 from reprieve.models.status import Proof
 from reprieve.models.work import Fence
 from reprieve.stores.cache import connect

@@ -6,9 +6,10 @@ import pytest
 from sqlalchemy import text
 
 from reprieve.models.closing import Closing
+from reprieve.models.gaps import Gap
 from reprieve.models.status import Status
 from reprieve.models.work import End, Outcome, Work
-from reprieve.stores.following import Gap, LogFollower
+from reprieve.stores.reading import LogReader
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log
 from reprieve.workers.explaining import explain
@@ -30,7 +31,7 @@ def end_ago(services: Services, work: Work, seconds: float) -> None:
 
 
 def shown(services: Services, work: Work) -> list[int | Gap]:
-    reader = LogFollower(services.database, services.logs, services.live, work.run_id)
+    reader = LogReader(services.database, services.logs, services.live, work.run_id)
     return [item if isinstance(item, Gap) else item.seq for item in reader.stored(1)]
 
 

@@ -10,11 +10,13 @@ import pytest
 from celery.exceptions import Reject
 from sqlalchemy import event, text
 
-from reprieve.models.chunks import Block, blocks_of, encode_message
+from reprieve.models.chunks import Block, blocks_of
 from reprieve.models.closing import Closing
+from reprieve.models.gaps import Gap
+from reprieve.models.messages import encode_message
 from reprieve.models.status import Status
 from reprieve.models.work import End, Outcome, Work
-from reprieve.stores.following import Gap, LogFollower
+from reprieve.stores.reading import LogReader
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log
@@ -152,8 +154,8 @@ def set_aside(services: Services, work: Work, first: int, last: int) -> None:
     ingesting.ingest(services, [Block(work.run_id, 1, work.epoch, first, last, b"no block at all")])
 
 
-def follower(services: Services, work: Work) -> LogFollower:
-    return LogFollower(services.database, services.logs, services.live, work.run_id)
+def follower(services: Services, work: Work) -> LogReader:
+    return LogReader(services.database, services.logs, services.live, work.run_id)
 
 
 def shown(items: Any) -> list[tuple[int, ...]]:

@@ -9,11 +9,12 @@ import pytest
 from reprieve.models import sequences
 from reprieve.models.chunks import Block, blocks_of
 from reprieve.models.closing import Closing
+from reprieve.models.gaps import Gap
 from reprieve.models.records import LISTED_RANGES
 from reprieve.models.sequences import SHOWN_RANGES, SeqRanges
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores import logs as log_store
-from reprieve.stores.following import Gap, LogFollower
+from reprieve.stores.reading import LogReader
 from reprieve.stores.runs.ends import write_ends
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
@@ -122,7 +123,7 @@ def test_d12_gaps_that_stay_are_read_past_in_one_pass(services: Services) -> Non
     end(services, work, 4_001)
 
     def read() -> None:
-        follower = LogFollower(services.database, services.logs, services.live, work.run_id)
+        follower = LogReader(services.database, services.logs, services.live, work.run_id)
         items = list(follower.follow())
         assert sum(isinstance(item, Gap) for item in items) == 2_000
         assert len(items) == 4_001

@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 
 from reprieve.adapters.registry import Adapters
 from reprieve.cli.main import app
-from reprieve.models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Block, Chunk, blocks_of, encode, encode_message, pack
-from reprieve.models.closing import Closing, chunks_of, frames
+from reprieve.models.archive import chunks_of, frames
+from reprieve.models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Block, Chunk, blocks_of, encode, pack
+from reprieve.models.closing import Closing
+from reprieve.models.messages import encode_message
 from reprieve.models.owed import NO_ANSWER, TOLD_AFTER, Duty
 from reprieve.models.sequences import MAX_SEQ
 from reprieve.models.status import Status

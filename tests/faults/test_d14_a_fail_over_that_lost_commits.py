@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from reprieve.adapters import shipper as module
+from reprieve.adapters import shipper_kept
 from reprieve.adapters.shipper import LogShipper
 from reprieve.cli.checks.postgres import commits_are_safe, standbys
 from reprieve.models.status import Status
@@ -30,9 +31,10 @@ Ship = Callable[..., LogShipper]
 @pytest.fixture
 def ship(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Ship]:
     """Shippers that are soon about everything; each is closed after the test."""
-    for name in ("CHECK_INTERVAL", "ASK_INTERVAL", "BATCH_AGE", "SHIP_AGAIN_AFTER"):
+    for name in ("ASK_INTERVAL", "BATCH_AGE", "SHIP_AGAIN_AFTER"):
         monkeypatch.setattr(module, name, 0.1)
-    monkeypatch.setattr(module, "CHECKS", 1_000_000)
+    monkeypatch.setattr(shipper_kept, "CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(shipper_kept, "CHECKS", 1_000_000)
     made: list[LogShipper] = []
 
     def make(services: Services, **options: int) -> LogShipper:
@@ -142,7 +144,7 @@ def test_d14_files_are_kept_until_the_store_has_said_often_enough_that_it_has_th
     for number in range(20):
         context.on_log("stdout", b"%d" % number * 30_000)
     eventually(lambda: len(list((tmp_path / "spool").rglob("*.shipped"))) >= 5)
-    monkeypatch.setattr(module, "CHECKS", 2)
+    monkeypatch.setattr(shipper_kept, "CHECKS", 2)
     eventually(lambda: not list((tmp_path / "spool").rglob("*.shipped")))
 
 
@@ -158,7 +160,7 @@ def test_d14_shipped_files_have_a_bound_of_their_own_and_take_no_room_from_outpu
     def kept() -> int:
         return sum(path.stat().st_size for path in (tmp_path / "spool").rglob("*.shipped"))
 
-    eventually(lambda: shipper._is_done() and kept() <= limit * module.KEPT_SHARE + 2 * 70_000)
+    eventually(lambda: shipper._is_done() and kept() <= limit * shipper_kept.KEPT_SHARE + 2 * 70_000)
 
 
 def test_d14_a_worker_that_ends_leaves_no_shipped_file(services: Services, ship: Ship, tmp_path: Path) -> None:

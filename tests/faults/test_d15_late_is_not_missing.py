@@ -9,13 +9,17 @@ import pytest
 from sqlalchemy import text
 
 from reprieve.adapters import shipper as module
+from reprieve.adapters import shipper_held, shipper_source
 from reprieve.adapters.shipper import LogShipper
-from reprieve.adapters.spool import Spool, SpooledLog, logs_in
+from reprieve.adapters.spool import Spool, SpooledLog
+from reprieve.adapters.spool_records import logs_in
 from reprieve.models.chunks import encode
-from reprieve.models.closing import HOLDER_BELIEVED_FOR, Closing
+from reprieve.models.closing import Closing
+from reprieve.models.extents import HOLDER_BELIEVED_FOR
+from reprieve.models.gaps import Gap, Why
 from reprieve.models.status import Status
 from reprieve.models.work import End, Outcome, Work
-from reprieve.stores.following import Gap, LogFollower
+from reprieve.stores.reading import LogReader
 from reprieve.stores.runs.ends import write_ends
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
@@ -54,15 +58,16 @@ def last_heard_of(services: Services, holder: UUID, ago: timedelta) -> None:
 
 
 def gaps(services: Services, run_id: UUID) -> list[tuple[int, int, bool]]:
-    follower = LogFollower(services.database, services.logs, services.live, run_id)
-    return [(one.first, one.last, one.late) for one in follower.stored(1) if isinstance(one, Gap)]
+    follower = LogReader(services.database, services.logs, services.live, run_id)
+    return [(one.first, one.last, one.why is Why.LATE) for one in follower.stored(1) if isinstance(one, Gap)]
 
 
 @pytest.fixture
 def held_up(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], LogShipper]]:
     """Shippers whose broker takes everything and passes it on only when told to; what they hold, they say at once."""
-    for name in ("HOLD_AFTER", "HOLD_INTERVAL", "SHIP_AGAIN_AFTER"):
-        monkeypatch.setattr(module, name, 0.1)
+    for name in ("HOLD_AFTER", "HOLD_INTERVAL"):
+        monkeypatch.setattr(shipper_held, name, 0.1)
+    monkeypatch.setattr(module, "SHIP_AGAIN_AFTER", 0.1)
     made: list[LogShipper] = []
 
     def make() -> LogShipper:
@@ -174,7 +179,7 @@ def test_d15_output_that_is_stored_at_once_is_told_to_nobody(
 ) -> None:
     told: list[object] = []
     monkeypatch.setattr(services.spooled.__class__, "hold", lambda *said: told.append(said))
-    monkeypatch.setattr(module, "HOLD_AFTER", 5.0)
+    monkeypatch.setattr(shipper_held, "HOLD_AFTER", 5.0)
     held_up.passes = True  # type: ignore[attr-defined]
     shipper = held_up()
     work = running(services)
@@ -188,7 +193,7 @@ def test_d15_a_backlog_beyond_what_is_on_its_way_is_held_too(
 ) -> None:
     """The second log is written while no more may be on its way: it is only in the file."""
     monkeypatch.setattr(module, "WINDOW_BYTES", 1)
-    monkeypatch.setattr(module, "READ_BYTES", 1)
+    monkeypatch.setattr(shipper_source, "READ_BYTES", 1)
     first, second = running(services), running(services)
     shipper = held_up()
     say(shipper, first, "x" * 50_000)
@@ -221,7 +226,7 @@ def test_d15_a_broker_that_is_away_keeps_no_shipper_from_saying_what_it_holds(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HOLD_AFTER", "HOLD_INTERVAL"):
-        monkeypatch.setattr(module, name, 0.1)
+        monkeypatch.setattr(shipper_held, name, 0.1)
 
     def no_broker(_: object) -> None:
         raise ConnectionError("no broker")
@@ -248,7 +253,7 @@ def test_d15_a_reader_who_follows_waits_for_what_is_late(services: Services) -> 
     work, holder = ended(services, last_seq=2), uuid4()
     ingest(services, [chunk(work, 1)])
     services.spooled.hold(holder, {(work.run_id, 1): (2, 2)})
-    follower = LogFollower(services.database, services.logs, services.live, work.run_id)
+    follower = LogReader(services.database, services.logs, services.live, work.run_id)
     items = follower.follow()
     assert getattr(next(items), "seq", None) == 1
     ingest(services, [chunk(work, 2, b"late")])

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from reprieve.cli.main import app
-from reprieve.models import closing as form
+from reprieve.models import archive as form
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores import archive as archive_module
 from reprieve.workers.bootstrap import Services
@@ -403,11 +403,11 @@ def test_d16_a_log_with_many_gaps_has_a_header_of_bounded_length_that_says_how_m
 def test_d16_what_is_lost_while_it_is_sent_ends_the_download_as_cut_off(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from reprieve.api import runs
+    from reprieve.api import downloads
 
-    monkeypatch.setattr(runs, "TURN_BYTES", 1)
+    monkeypatch.setattr(downloads, "TURN_BYTES", 1)
     work = closed(services, monkeypatch)
-    measure = runs._measure
+    measure = downloads._measure
 
     def then_lose(*given: object) -> object:
         found = measure(*given)  # type: ignore[arg-type]
@@ -415,7 +415,7 @@ def test_d16_what_is_lost_while_it_is_sent_ends_the_download_as_cut_off(
         forget(services)
         return found
 
-    monkeypatch.setattr(runs, "_measure", then_lose)
+    monkeypatch.setattr(downloads, "_measure", then_lose)
     with (
         calling(services) as strict,
         pytest.raises(RuntimeError, match="response already started"),

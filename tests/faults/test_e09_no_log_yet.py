@@ -14,10 +14,12 @@ from sqlalchemy import Connection
 
 from reprieve import cancel_run
 from reprieve.models.chunks import Chunk
+from reprieve.models.gaps import Gap
 from reprieve.models.work import End, Outcome
 from reprieve.stores.database import Database
-from reprieve.stores.following import Gap, LogFollower
-from reprieve.stores.logs import LogStore, MemoryLogStore
+from reprieve.stores.logs import LogStore
+from reprieve.stores.memory_logs import MemoryLogStore
+from reprieve.stores.reading import LogReader
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from tests.support.rows import chunk, ingest, new_run, running
@@ -62,7 +64,7 @@ class NoticedDatabase(Database):
 def _following(services: Services, run_id: UUID) -> Iterator[Future[list[Chunk | Gap]]]:
     """What somebody gets to see who has begun to follow when the block begins, and does so until the run ends."""
     database = NoticedDatabase(services)
-    follower = LogFollower(database, services.logs, services.live, run_id)
+    follower = LogReader(database, services.logs, services.live, run_id)
     with ThreadPoolExecutor(1) as pool:
         seen = pool.submit(lambda: list(follower.follow()))
         assert database.looked_at.wait(30)

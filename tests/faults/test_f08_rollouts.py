@@ -7,8 +7,9 @@ import pytest
 
 from reprieve.adapters import shipper as module
 from reprieve.adapters.shipper import LogShipper
-from reprieve.models.chunks import MESSAGE_VERSION, Block, encode_message
+from reprieve.models.chunks import Block
 from reprieve.models.errors import InvalidMessage
+from reprieve.models.messages import MESSAGE_VERSION, encode_message
 from reprieve.models.work import Work
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.app import app

@@ -14,7 +14,8 @@ import pytest
 from kombu import Queue
 from redis import Redis
 
-from reprieve.models.chunks import blocks_of, encode_message
+from reprieve.models.chunks import blocks_of
+from reprieve.models.messages import encode_message
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.discretion import Discretion, size_of

@@ -23,16 +23,16 @@ import zstandard
 from sqlalchemy import event, text
 
 from reprieve import enqueue_run
-from reprieve.models import closing as form
+from reprieve.models import archive as form
 from reprieve.models.chunks import Block, Chunk, blocks_of
 from reprieve.models.closing import Closing
 from reprieve.models.errors import LogUnavailable
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores.archive import LogArchives
 from reprieve.stores.closings import Closings
-from reprieve.stores.following import LogFollower
 from reprieve.stores.logs import PostgresLogStore
 from reprieve.stores.partitions import DAYS_AHEAD, first_id, keep_partitions
+from reprieve.stores.reading import LogReader
 from reprieve.workers import closing as module
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
@@ -232,7 +232,7 @@ def test_a_page_of_a_hot_log_fetches_no_more_segments_than_it_shows(
 
 def test_a_follower_sees_no_gap_and_no_repeat_when_the_log_is_closed_under_it(services: Services) -> None:
     work, chunks = ended(services, 1200)
-    following = LogFollower(services.database, services.logs, services.live, work.run_id).follow()
+    following = LogReader(services.database, services.logs, services.live, work.run_id).follow()
     seen = [next(following) for _ in range(600)]
     assert close_log(services, work.run_id, 1) is Closing.DONE
     seen += list(following)

@@ -17,19 +17,15 @@ from reprieve.models.chunks import (
     MAX_BLOCK_BYTES,
     MAX_CHUNK_BYTES,
     MAX_CURSOR_LENGTH,
-    MESSAGE_VERSION,
     Block,
     Chunk,
     blocks_of,
     check_cursor,
     check_stream,
-    contiguous,
-    decode_message,
-    describe,
-    encode_message,
     split_output,
 )
 from reprieve.models.errors import InvalidBlock, InvalidChunk, InvalidMessage
+from reprieve.models.messages import MESSAGE_VERSION, decode_message, describe, encode_message
 from reprieve.models.sequences import MAX_SEQ, SeqRanges
 
 RUN, OTHER_RUN = UUID(int=1), UUID(int=2)
@@ -364,21 +360,3 @@ def test_two_attempts_of_one_run_are_described_apart() -> None:
     assert described([chunk(9, attempt=1), chunk(1, attempt=2)]).startswith(
         f"({RUN} attempt 1 seq 9-9 and 1 more: 2 chunks"
     )
-
-
-# -- the part without a gap
-
-
-@pytest.mark.parametrize(
-    ("after", "stored", "shown"),
-    [
-        (0, [], []),
-        (0, [1, 2, 3], [1, 2, 3]),
-        (2, [3, 4], [3, 4]),
-        (0, [1, 2, 4, 5], [1, 2]),
-        (0, [2, 3], []),
-        (3, [3, 4], []),
-    ],
-)
-def test_a_reader_is_given_what_follows_without_a_gap(after: int, stored: list[int], shown: list[int]) -> None:
-    assert [one.seq for one in contiguous(after, map(chunk, stored))] == shown

@@ -1,4 +1,4 @@
-"""Reading a Pod's log on from a place in it: nothing is lost and nothing comes twice, wherever it was cut."""
+"""Reading a Pod's log on from a cursor in it: nothing is lost and nothing comes twice, wherever it was cut."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprieve.adapters.kubernetes.places import Place, Resumption, format_timestamp, parse_timestamp
+from reprieve.adapters.kubernetes.cursors import LogCursor, Resumption, format_timestamp, parse_timestamp
 
 SECOND = 1_000_000_000
 START = parse_timestamp(b"2026-11-24T10:00:00Z") or 0
-BEGIN = Place("pod", "uid")
+BEGIN = LogCursor("pod", "uid")
 
 #: An entry of the log: when it was written down, and what; without a line end it is a part of a line.
 Entry = tuple[int, bytes]
@@ -27,10 +27,10 @@ def answer(entries: Iterable[Entry], since: str | None) -> bytes:
     return b"".join(given)
 
 
-def read(place: Place, data: bytes, pieces: int = 1 << 20) -> tuple[bytes, Place]:
-    resumption = Resumption(place)
+def read(cursor: LogCursor, data: bytes, pieces: int = 1 << 20) -> tuple[bytes, LogCursor]:
+    resumption = Resumption(cursor)
     new = b"".join(resumption.feed(data[start : start + pieces]) for start in range(0, len(data), pieces))
-    return new, resumption.place
+    return new, resumption.cursor
 
 
 def texts(entries: Sequence[Entry]) -> bytes:
@@ -56,54 +56,54 @@ def logs(draw: st.DrawFn) -> list[Entry]:
 def test_whatever_is_cut_and_wherever_reading_on_gives_each_byte_once(
     entries: list[Entry], data: st.DataObject
 ) -> None:
-    place, got = BEGIN, b""
+    cursor, got = BEGIN, b""
     for _ in range(data.draw(st.integers(0, 4))):
-        given_now = answer(entries, place.since)
+        given_now = answer(entries, cursor.since)
         cut = data.draw(st.integers(0, len(given_now)))
-        new, place = read(place, given_now[:cut], data.draw(st.integers(1, 40)))
+        new, cursor = read(cursor, given_now[:cut], data.draw(st.integers(1, 40)))
         got += new
-        place = Place.decode(place.encode())
-    new, place = read(place, answer(entries, place.since))
+        cursor = LogCursor.decode(cursor.encode())
+    new, cursor = read(cursor, answer(entries, cursor.since))
     assert got + new == texts(entries)
-    assert read(place, answer(entries, place.since)) == (b"", place)
+    assert read(cursor, answer(entries, cursor.since)) == (b"", cursor)
 
 
 def test_a_cursor_says_which_pod_which_time_and_how_many_lines_had_it() -> None:
     entries = [(START, b"a\n"), (START + 5, b"b\n"), (START + 5, b"c\n")]
-    _, place = read(BEGIN, answer(entries, None))
-    assert place.encode() == "pod/uid/2026-11-24T10:00:00.000000005Z/2/0"
-    assert place.since == "2026-11-24T09:59:59Z"
+    _, cursor = read(BEGIN, answer(entries, None))
+    assert cursor.encode() == "pod/uid/2026-11-24T10:00:00.000000005Z/2/0"
+    assert cursor.since == "2026-11-24T09:59:59Z"
 
 
 def test_of_lines_with_the_same_time_those_that_were_given_are_passed_over() -> None:
     entries = [(START, text) for text in (b"a\n", b"b\n", b"c\n", b"d\n")]
-    _, place = read(BEGIN, answer(entries[:2], None))
-    assert read(place, answer(entries, place.since))[0] == b"c\nd\n"
+    _, cursor = read(BEGIN, answer(entries[:2], None))
+    assert read(cursor, answer(entries, cursor.since))[0] == b"c\nd\n"
 
 
 def test_a_line_that_is_written_down_late_is_not_lost() -> None:
     entries = [(START + 9, b"a\n"), (START + 3, b"late\n"), (START + 20, b"b\n")]
     for cut in range(len(entries) + 1):
-        got, place = read(BEGIN, answer(entries[:cut], None))
-        assert got + read(place, answer(entries, place.since))[0] == texts(entries)
+        got, cursor = read(BEGIN, answer(entries[:cut], None))
+        assert got + read(cursor, answer(entries, cursor.since))[0] == texts(entries)
 
 
 def test_after_a_rotation_all_that_is_newer_is_new() -> None:
-    _, place = read(BEGIN, answer([(START, b"a\n"), (START + 1, b"b\n")], None))
-    assert read(place, answer([(START + 2, b"c\n"), (START + 2, b"d\n")], place.since))[0] == b"c\nd\n"
+    _, cursor = read(BEGIN, answer([(START, b"a\n"), (START + 1, b"b\n")], None))
+    assert read(cursor, answer([(START + 2, b"c\n"), (START + 2, b"d\n")], cursor.since))[0] == b"c\nd\n"
 
 
 def test_a_line_that_was_given_in_part_is_read_on_within_it() -> None:
     data = answer([(START, b"0123456789\n"), (START + 1, b"next\n")], None)
-    new, place = read(BEGIN, data[: len(format_timestamp(START)) + 1 + 4])
-    assert (new, place.given) == (b"0123", 4)
-    assert read(place, data)[0] == b"456789\nnext\n"
+    new, cursor = read(BEGIN, data[: len(format_timestamp(START)) + 1 + 4])
+    assert (new, cursor.given) == (b"0123", 4)
+    assert read(cursor, data)[0] == b"456789\nnext\n"
 
 
 def test_a_line_that_was_rotated_away_in_the_middle_does_not_shorten_the_next() -> None:
-    _, place = read(BEGIN, format_timestamp(START).encode() + b" half of a li")
-    assert place.given == 12
-    assert read(place, answer([(START + 7, b"another line\n")], place.since))[0] == b"another line\n"
+    _, cursor = read(BEGIN, format_timestamp(START).encode() + b" half of a li")
+    assert cursor.given == 12
+    assert read(cursor, answer([(START + 7, b"another line\n")], cursor.since))[0] == b"another line\n"
 
 
 def test_what_a_node_says_in_place_of_the_log_is_not_taken_for_output() -> None:
@@ -131,4 +131,4 @@ def test_times_are_read_to_the_nanosecond(text: bytes, nanoseconds: int | None) 
 @pytest.mark.parametrize("cursor", ["", "pod/uid", "pod/uid/yesterday/1/0", "pod/uid//x/0"])
 def test_what_is_no_cursor_is_refused(cursor: str) -> None:
     with pytest.raises(ValueError):
-        Place.decode(cursor)
+        LogCursor.decode(cursor)

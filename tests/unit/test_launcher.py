@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reprieve.adapters import launcher
-from reprieve.adapters.command import launch
+from reprieve.adapters import command_files
+from reprieve.adapters.command import LAUNCHER, launch
 from reprieve.models.faults import is_unfit
 from tests.contract.contexts import work
 
@@ -26,10 +26,10 @@ def test_a_full_disk_is_waited_for_and_nothing_is_dropped_or_doubled(
             raise OSError(code, os.strerror(code))
         return write(fd, data[:answer])
 
-    monkeypatch.setattr(launcher, "DISK_INTERVAL", 0)
+    monkeypatch.setattr(command_files, "DISK_INTERVAL", 0)
     monkeypatch.setattr(os, "write", write_a_little)
     with (tmp_path / "stdout").open("ab") as file:
-        launcher.write_output(file.fileno(), b"a line\n")
+        command_files.write_output(file.fileno(), b"a line\n")
     assert (tmp_path / "stdout").read_bytes() == b"a line\n"
 
 
@@ -38,21 +38,21 @@ def test_another_error_of_writing_is_not_waited_for() -> None:
     os.close(reading)
     try:
         with pytest.raises(BrokenPipeError):
-            launcher.write_output(writing, b"a line\n")
+            command_files.write_output(writing, b"a line\n")
     finally:
         os.close(writing)
 
 
 def test_the_end_of_a_terminal_is_the_end_of_its_output_and_another_error_is_told() -> None:
-    reading, writing = launcher.open_terminal()
+    reading, writing = command_files.open_terminal()
     try:
         os.write(writing, b"a line\n")
         os.close(writing)
-        assert [launcher.read_output(reading), launcher.read_output(reading)] == [b"a line\n", b""]
+        assert [command_files.read_output(reading), command_files.read_output(reading)] == [b"a line\n", b""]
     finally:
         os.close(reading)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        launcher.read_output(reading)
+        command_files.read_output(reading)
 
 
 def test_a_host_without_a_terminal_left_is_unfit_and_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +84,23 @@ def test_where_the_launcher_finds_no_terminal_it_says_so_and_starts_nothing(tmp_
     done = subprocess.run(command, capture_output=True, timeout=60)
     assert done.returncode == 127
     assert done.stdout == b"e 28 there is no terminal for it (No space left on device)\n"
+
+
+#: A launcher that runs as a script, and what it then finds under a name that the standard library has as well.
+AS_A_SCRIPT = """
+import sys
+path = sys.argv[1]
+script = {"__name__": "__main__", "__file__": path}
+exec(compile(open(path).read().removesuffix("main()\\n") + "pass\\n", path, "exec"), script)
+ours = script["sibling"]("starting")
+import secrets
+print(secrets.__file__, ours.__file__)
+"""
+
+
+def test_what_stands_beside_the_launcher_hides_no_module_of_the_standard_library() -> None:
+    command = [sys.executable, "-I", "-S", "-c", AS_A_SCRIPT, str(LAUNCHER)]
+    done = subprocess.run(command, capture_output=True, timeout=60, text=True)
+    standard, ours = map(Path, done.stdout.split())
+    assert (LAUNCHER.parent / "secrets.py").exists()
+    assert (standard.parent == LAUNCHER.parent, ours.parent == LAUNCHER.parent) == (False, True)

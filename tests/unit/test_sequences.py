@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprieve.models.sequences import SeqRanges
+from reprieve.models.sequences import SHOWN_RANGES, SeqRanges, spans
 
 ranges = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=6)
 
@@ -60,3 +60,15 @@ def test_the_databases_form_is_half_open(multirange: str | None, read: tuple[tup
 @pytest.mark.parametrize(("one", "told"), [([], "none"), ([(1, 1)], "1"), ([(1, 4), (7, 7), (9, 10)], "1-4, 7, 9-10")])
 def test_a_set_is_told_by_its_ranges(one: list[tuple[int, int]], told: str) -> None:
     assert str(SeqRanges.of(one)) == told
+
+
+@pytest.mark.parametrize(("more", "shown"), [(0, ""), (1, "; more=1")])
+def test_only_so_many_ranges_are_shown_and_of_the_others_their_number(more: int, shown: str) -> None:
+    named = [(2 * number, 2 * number) for number in range(1, SHOWN_RANGES + 1 + more)]
+    told = ", ".join(str(first) for first, _ in named[:SHOWN_RANGES])
+    assert SeqRanges.of(named).shown("; more={}") == told + shown
+
+
+def test_the_span_of_a_key_reaches_from_its_first_number_to_its_last() -> None:
+    assert spans([]) == {}
+    assert spans([("a", (3, 4)), ("b", (1, 1)), ("a", (1, 2)), ("a", (2, 9))]) == {"a": (1, 9), "b": (1, 1)}

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from reprieve.adapters import shipper as module
+from reprieve.adapters import shipper_source
 from reprieve.adapters.shipper import LogShipper
 from reprieve.adapters.spool import SpooledLog
 from reprieve.models.chunks import Block, LogWriter, encode
@@ -110,7 +111,7 @@ def test_a_batch_is_sent_when_it_is_large_enough(
 ) -> None:
     monkeypatch.setattr(module, "BATCH_AGE", NEVER)
     shipper = make()
-    say(shipper, log, *("x" * 1024 for _ in range(module.BATCH_BYTES // 1024 + 1)))
+    say(shipper, log, *("x" * 1024 for _ in range(shipper_source.BATCH_BYTES // 1024 + 1)))
     eventually(lambda: len(store.texts()) > 200)
 
 
@@ -171,7 +172,7 @@ def test_many_runs_travel_in_one_message(make: Make, store: Store, monkeypatch: 
 def test_no_message_is_larger_than_a_batch_unless_it_is_one_block(
     make: Make, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(shipper_source, "BATCH_BYTES", 1000)
     shipper = make()
     for number in range(50):
         say(shipper, SpooledLog(UUID(int=number), 1, 1), "x" * 150)

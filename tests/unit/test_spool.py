@@ -16,7 +16,9 @@ from uuid import UUID
 import pytest
 
 from reprieve.adapters import spool as module
-from reprieve.adapters.spool import Spool, SpooledLog, read_blocks, take_over
+from reprieve.adapters import spool_records
+from reprieve.adapters.spool import Spool, SpooledLog, take_over
+from reprieve.adapters.spool_records import read_blocks
 from reprieve.models.chunks import Block, encode
 from tests.support.waiting import eventually
 
@@ -52,7 +54,7 @@ def texts(blocks: list[Block], run: UUID = RUN) -> list[str]:
 
 
 def damaged() -> float:
-    return float(module.DAMAGED._value.get())
+    return float(spool_records.DAMAGED._value.get())
 
 
 def test_what_was_appended_is_read_in_blocks_that_follow_each_other(spool: Spool) -> None:
@@ -81,7 +83,7 @@ def test_threads_that_append_at_once_get_every_number_once_and_their_chunks_toge
 
 
 def test_a_block_does_not_grow_beyond_its_size(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(spool_records, "BLOCK_BYTES", 100)
     spool.append(SpooledLog(RUN, 1, 1), [record("x" * 40) for _ in range(10)])
     blocks = everything(spool)
     assert len(blocks) > 2
@@ -294,7 +296,7 @@ def test_an_undamaged_file_is_not_called_damaged(tmp_path: Path) -> None:
 
 
 def test_a_chunk_that_looks_like_a_record_is_none(spool: Spool) -> None:
-    spool.append(SpooledLog(RUN, 1, 1), [record(module._RECORD_BEGINS * 3), record("next")])
+    spool.append(SpooledLog(RUN, 1, 1), [record(spool_records._RECORD_BEGINS * 3), record("next")])
     assert everything(spool)[0].chunks()[1].data == b"next"
 
 

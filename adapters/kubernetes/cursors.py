@@ -1,9 +1,9 @@
-"""A place in the log of a Pod, and reading on from it so that no line is lost or comes twice. Pure.
+"""The cursor in the log of a Pod, and reading on from it so that no line is lost or comes twice. Pure.
 
 The API gives each line with the time at which its runtime wrote it down, and reads on from a time, but in whole seconds
-only. So a place in the log is: the newest time that was given, how many lines had exactly that time, and how many
-came after the last of those (standard output and standard error are written down by two threads of the runtime, and may
-be a little out of order). Whoever reads on asks for a little more than is missing, and passes over what was given.
+only. So the cursor is: the newest time that was given, how many lines had exactly that time, and how many came after
+the last of those (two threads of the runtime write down standard output and standard error, and may be a little out of
+order). A reader that goes on asks for a little more than is missing, and passes over what was given.
 """
 
 import re
@@ -31,7 +31,7 @@ def parse_timestamp(text: bytes) -> int | None:
 
 @lru_cache(maxsize=64)
 def _seconds(text: bytes) -> int | None:
-    """Cached, since most lines are of the same second as the one before."""
+    """Cached, since most lines are of the same second as the line before."""
     try:
         return int(datetime.fromisoformat(text.decode()).timestamp())
     except ValueError:
@@ -44,7 +44,7 @@ def format_timestamp(nanoseconds: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LogCursor:
     """How much of a Pod's log was given."""
 
     name: str
@@ -61,16 +61,16 @@ class Place:
     """How many bytes of that line were given."""
 
     def encode(self) -> str:
-        """As a cursor."""
-        place = f"{self.name}/{self.uid}/{_told(self.newest)}/{self.same}/{self.after}"
-        return f"{place}/{_told(self.line)}/{self.given}" if self.line else place
+        """As the text that is stored with a chunk."""
+        cursor = f"{self.name}/{self.uid}/{_formatted(self.newest)}/{self.same}/{self.after}"
+        return f"{cursor}/{_formatted(self.line)}/{self.given}" if self.line else cursor
 
     @classmethod
     def decode(cls, cursor: str) -> Self:
         """Raises `ValueError`."""
         name, uid, newest, same, after, *partial = cursor.split("/")
         line, given = partial or ("", "0")
-        return cls(name, uid, _read(newest), int(same), int(after), _read(line), int(given))
+        return cls(name, uid, _parsed(newest), int(same), int(after), _parsed(line), int(given))
 
     @property
     def since(self) -> str | None:
@@ -80,20 +80,20 @@ class Place:
         seconds = self.newest // _NANOSECONDS - SKEW_SECONDS
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
-    def after_line(self, at: int) -> "Place":
+    def after_line(self, at: int) -> "LogCursor":
         """After one more whole line."""
         if at > self.newest:
-            return Place(self.name, self.uid, at, 1)
+            return LogCursor(self.name, self.uid, at, 1)
         if at == self.newest:
-            return Place(self.name, self.uid, at, self.same + 1)
-        return Place(self.name, self.uid, self.newest, self.same, self.after + 1)
+            return LogCursor(self.name, self.uid, at, self.same + 1)
+        return LogCursor(self.name, self.uid, self.newest, self.same, self.after + 1)
 
 
-def _told(at: int) -> str:
+def _formatted(at: int) -> str:
     return format_timestamp(at) if at else ""
 
 
-def _read(text: str) -> int:
+def _parsed(text: str) -> int:
     if not text:
         return 0
     at = parse_timestamp(text.encode())
@@ -103,22 +103,22 @@ def _read(text: str) -> int:
 
 
 class Resumption:
-    """One answer of the log API, read on from a place: gives what is new in it, and knows the place after that.
+    """One answer of the log API, read on from a cursor: gives what is new in it, and moves the cursor past that.
 
     A line without a time was not written by the container: it is the rest of a line whose beginning is older than what
     was asked for, or a complaint of the node. It is passed over.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self._start = place
+    def __init__(self, cursor: LogCursor) -> None:
+        self.cursor = cursor
+        self._start = cursor
         #: Whether all that was given before has been passed, and how many lines are still to be.
-        self._passed = not place.newest
+        self._passed = not cursor.newest
         self._same_seen = 0
         self._to_skip = 0
         #: The beginning of a line whose time is not complete yet.
         self._head = b""
-        #: The line that is being read: None between two lines. Then its time, None for one that is passed over.
+        #: Whether a line is being read; then its time, None for a line that is passed over.
         self._in_line = False
         self._time: int | None = None
         #: How many bytes of it are still to be passed over, and how many there have been.
@@ -154,8 +154,8 @@ class Resumption:
             self._time = None
             return start
         self._time = at if self._is_new(at) else None
-        if self._time is not None and self._time == self.place.line:
-            self._skip_bytes = self.place.given
+        if self._time is not None and self._time == self.cursor.line:
+            self._skip_bytes = self.cursor.given
         return start + space + 1
 
     def _is_new(self, at: int) -> bool:
@@ -184,7 +184,7 @@ class Resumption:
         self._skip_bytes -= skipped
         self._seen_bytes += len(text)
         if whole:
-            self.place = self.place.after_line(self._time)
-        elif self._seen_bytes > self.place.given or self._time != self.place.line:
-            self.place = replace(self.place, line=self._time, given=self._seen_bytes) if text else self.place
+            self.cursor = self.cursor.after_line(self._time)
+        elif self._seen_bytes > self.cursor.given or self._time != self.cursor.line:
+            self.cursor = replace(self.cursor, line=self._time, given=self._seen_bytes) if text else self.cursor
         return text[skipped:]

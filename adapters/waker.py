@@ -1,0 +1,67 @@
+"""What wakes the launcher: a child that ends, a signal, or a descriptor that can be read. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+#: What the launcher of an `own` command gets when its worker's thread is gone.
+WORKER_IS_GONE = signal.SIGUSR1
+
+
+class Waker:
+    """Wakes this process when a child ends or a signal comes, and knows what has ended."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.alone = False
+        self.worker_is_gone = False
+        self.child = 0
+        self.wakes, self._wake = os.pipe()
+        for fd in (self.wakes, self._wake):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(WORKER_IS_GONE, self._note_that_the_worker_is_gone)
+        # A person who ends this process means the command. It stays, to say how that ended.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
+
+    def _note_that_the_worker_is_gone(self, *_: object) -> None:
+        self.worker_is_gone = True
+
+    def _pass_on(self, number: int, *_: object) -> None:
+        if self.child and self.status is None:
+            os.kill(self.child, number)
+
+    def wait(self, others: list[int], seconds: float | None = None) -> list[int]:
+        """Those of these descriptors that can be read, as soon as any can, or a child has ended, or time is up."""
+        import select
+
+        # Not `select`, which takes no descriptor above 1023: a worker of many runs passes higher descriptors on.
+        poll = select.poll()
+        for fd in (self.wakes, *others):
+            poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]
+        if self.wakes in ready:
+            ready.remove(self.wakes)
+            while _has_more(self.wakes):
+                pass
+        self._collect()
+        return ready
+
+    def _collect(self) -> None:
+        """Collect all that has ended below this process. Without a child, nothing that descends from it is left."""
+        try:
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == self.child:
+                    self.status = ended[1]
+        except ChildProcessError:
+            self.alone = True
+
+
+def _has_more(fd: int) -> bool:
+    try:
+        return bool(os.read(fd, 4096))
+    except BlockingIOError:
+        return False
