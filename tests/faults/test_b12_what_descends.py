@@ -269,8 +269,9 @@ import ctypes, os, sys, threading, time
 
 def tick():
     while True:
-        with open(sys.argv[1], "w") as file:
+        with open(sys.argv[1] + ".new", "w") as file:  # It is killed at any moment, and never half written.
             file.write(str(os.getpid()))
+        os.replace(sys.argv[1] + ".new", sys.argv[1])
         time.sleep(0.05)
 
 threading.Thread(target=tick).start()
