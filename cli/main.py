@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 
@@ -36,10 +38,25 @@ WITH_OPTIONS_OF_OTHERS = ("run", "start", "exec")
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Supervises fleets of long jobs: no live run is reaped, no dead run lingers, no line of log is lost.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        say(f"reprieve {version('reprieve')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 for name, command in COMMANDS.items():
     app.command(name, context_settings={"ignore_unknown_options": name in WITH_OPTIONS_OF_OTHERS})(command)
 app.add_typer(tokens, name="token")
@@ -63,8 +80,8 @@ def main() -> None:
         give_up_output()
         sys.exit(141)
     except Exception as error:
-        told = sentence_of(error)
-        if told is None:
+        sentence = sentence_of(error)
+        if sentence is None:
             raise
-        say(told, problem=True)
+        say(sentence, problem=True)
         sys.exit(2)
