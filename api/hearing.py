@@ -1,7 +1,7 @@
 """Our own hearing: an API that could not take reports for a while is a gap in it, and silence in a gap proves nothing.
 
 Each API notes every 20 seconds, on the way that reports take (the same threads, the same connections), that it takes
-them. The reaper reads it (`models.reaping.hears_reports`).
+them. The reaper reads it (`models.watching.hears_reports`).
 """
 
 import logging

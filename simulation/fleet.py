@@ -99,11 +99,10 @@ class Fleet:
         self.pending: Floats = np.full(count, np.inf)
         """When a message arrives that was lost at first and sent again."""
         self.told_of: Floats = np.full(count, np.nan)
-        """The last proof of life of the silence of which the sweeps have kept what follows."""
-        self.unanswered: Floats = np.full(count, np.inf)
-        """Since when its platform has been asked in vain."""
+        """The last proof of life of the silence of which the sweeps have kept what follows (`Suspect`)."""
+        self.unknown: Floats = np.full(count, np.inf)
+        self.answered: Floats = np.full(count, -np.inf)
         self.vouched: Floats = np.full(count, -np.inf)
-        """When a sweep last saw its worker vouch for it."""
         self.well: Floats = np.zeros(count)
         """Of a dead one: for how long sweeps could have convicted it (`simulation.report.Detection`)."""
         self.counted: Floats = np.full(count, -np.inf)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from reprieve.models.judging import Judgement
 from reprieve.models.liveness import SWEEP_INTERVAL, WINDOW, Timing
-from reprieve.models.reaping import Judgement
 from reprieve.simulation.faults import Fault, clock
 from reprieve.simulation.plan import Plan
 

@@ -12,9 +12,10 @@ from sqlalchemy import TextClause, select, text
 
 from reprieve.models.errors import LeaseLost
 from reprieve.models.health import Pulse
+from reprieve.models.judging import Judgement, Suspect
 from reprieve.models.paging import pages
-from reprieve.models.reaping import Suspect, Watch
 from reprieve.models.rows import Sparing
+from reprieve.models.watching import Watch
 from reprieve.stores.database import Database
 from reprieve.stores.leases import Lease, Leases
 
@@ -26,17 +27,17 @@ WHERE r.status = 'running' AND (r.updated_at < :cutoff OR :now - r.started_at > 
 """)
 
 # suspects: a page of them, as they are by now. Narrow on purpose: no config, handle or outcome. What earlier sweeps
-# were told in the same silence is read from its sparings: a question counts as unanswered since the first in vain after
-# the last that was answered; a vouch, since a sweep saw it (not since it last spared: it would renew itself).
+# learned in the same silence is read from its sparings. A vouch counts from when a sweep saw it in Redis, not from when
+# it last spared, or it would renew itself.
 SUSPECTS = text("""
 SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.out_of_process_liveness,
        r.started_at, r.max_runtime, r.updated_at, r.last_proof, coalesce(upper(l.stored) - 1, 0) AS last_chunk,
-       a.worker_node, s.vouched_at, EXISTS (SELECT FROM run_tokens t WHERE t.run_id = r.id) AS reports,
-       CASE WHEN s.unknown_at IS NOT NULL THEN greatest(s.unknown_at, s.answered_at) END AS unanswered_since
+       a.worker_node, s.unknown_at, s.answered_at, s.vouched_at,
+       EXISTS (SELECT FROM run_tokens t WHERE t.run_id = r.id) AS reports
 FROM runs r
 LEFT JOIN LATERAL (
     SELECT max(first_at) FILTER (WHERE judgement = 'spare_unknown') AS unknown_at,
-           max(last_at) FILTER (WHERE judgement IN ('spare_ended', 'spare_vouched')) AS answered_at,
+           max(last_at) FILTER (WHERE judgement = ANY(:ends_doubt)) AS answered_at,
            max(CAST(detail ->> 'vouched_at' AS timestamptz)) FILTER (WHERE judgement = 'spare_vouched') AS vouched_at
     FROM sparings WHERE run_id = r.id AND attempt = r.attempt AND silent_since = r.updated_at
 ) s ON true
@@ -214,10 +215,11 @@ class SweepStore:
     def suspects(self, cutoff: datetime, now: datetime, page_size: int) -> Iterator[list[Suspect]]:
         """Pages of suspects in order of id; each page is read when it is asked for."""
         moment: dict[str, Any] = {"cutoff": cutoff, "now": now}
+        ends_doubt = [one.value for one in Judgement if one.ends_doubt]
         with self._database.begin() as connection:
             ids = sorted(connection.execute(SUSPECT_IDS, moment).scalars())
         for page in pages(ids, page_size):
-            wanted = moment | {"ids": [str(run_id) for run_id in page]}
+            wanted = moment | {"ids": [str(run_id) for run_id in page], "ends_doubt": ends_doubt}
             with self._database.begin() as connection:
                 suspects = [Suspect(**row._mapping) for row in connection.execute(SUSPECTS, wanted)]
             yield suspects

@@ -22,7 +22,7 @@ from reprieve.models.nodes import (
     may_waive,
     whose,
 )
-from reprieve.models.reaping import Watch
+from reprieve.models.watching import Watch
 
 MACHINE = "boot-1/pid:[4026531836]"
 HERE = "boot-1/pid:[4026532001]"
