@@ -85,6 +85,14 @@ RESEND_AFTER = timedelta(seconds=60)
 RESEND_DOUBLINGS = 6
 
 
+#: Seconds after which a batch that the store does not have is sent again, then after twice as long, and so on …
+SHIP_AGAIN_AFTER = 15.0
+
+#: … up to this many doublings (4 minutes): a long backlog must not fill the broker with repeated messages, and what a
+#: lost message carried must be there again within the window.
+SHIP_AGAIN_DOUBLINGS = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """The timings of one system, all divided by the same time scale.
