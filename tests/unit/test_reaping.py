@@ -10,10 +10,10 @@ import pytest
 
 from reprieve.models.judging import Judgement, Suspect, judge, should_ask
 from reprieve.models.liveness import Timing
-from reprieve.models.reaping import BRAKE_LEAST, Brake, Ruling, Verdict, brake
+from reprieve.models.reaping import BRAKE_LEAST, Brake, Findings, Ruling, Verdict, brake, decide
 from reprieve.models.retrying import may_retry, retry_delay
 from reprieve.models.status import ErrorCode, EventKind, Probe, Status
-from reprieve.models.watching import Watch, is_due, listen, may_orphan, next_watch
+from reprieve.models.watching import Watch, hears_reports, is_due, listen, may_orphan, next_watch
 from reprieve.models.work import End
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -115,8 +115,9 @@ def test_a_canary_up_to_two_minutes_old_goes_on_with_what_was_heard(lag: timedel
 
 
 def test_a_canary_older_than_two_minutes_means_that_nothing_is_heard() -> None:
-    heard = listen(watch(), NOW - TIMING.tolerated_lag - A_MOMENT, NOW, TIMING)
-    assert (heard.hearing_since, heard.heard_for(NOW)) == (None, timedelta(0))
+    late = TIMING.tolerated_lag + A_MOMENT
+    heard = listen(watch(), NOW - late, NOW, TIMING)
+    assert (heard.hearing_since, heard.heard_for(NOW), heard.lag(NOW)) == (None, timedelta(0), late)
 
 
 def test_a_canary_that_is_still_to_be_sent_means_that_nothing_is_heard() -> None:
@@ -139,6 +140,30 @@ def test_hearing_begins_anew_with_the_canary_that_came_through() -> None:
 )
 def test_a_worker_counts_as_gone_only_if_we_have_been_looking_for_as_long(age: timedelta, orphans: bool) -> None:
     assert may_orphan(watch(age=age), NOW, TIMING) is orphans
+
+
+def taking_reports(*, since: timedelta, last: timedelta) -> Watch:
+    return replace(watch(), reports_since=NOW - since, reports_at=NOW - last)
+
+
+@pytest.mark.parametrize(
+    ("heard", "counts"),
+    [
+        (watch(), True),
+        (taking_reports(since=TIMING.window, last=TIMING.tolerated_lag), True),
+        (taking_reports(since=TIMING.window - A_MOMENT, last=timedelta(0)), False),
+        (taking_reports(since=TIMING.window, last=TIMING.tolerated_lag + A_MOMENT), False),
+        (taking_reports(since=TIMING.window, last=-TIMING.tolerated_lag - A_MOMENT), False),
+        (replace(watch(), reports_since=NOW), True),
+        (replace(watch(), reports_at=NOW), True),
+    ],
+)
+def test_silence_of_work_that_reports_counts_where_reports_were_taken_for_a_window(heard: Watch, counts: bool) -> None:
+    assert hears_reports(heard, NOW, TIMING) is counts
+    silent = suspect(silent=TIMING.window + A_MOMENT)
+    judgement = Judgement.REAP_SILENT if counts else Judgement.SPARE_DEAF
+    assert judge(replace(silent, reports=True), heard, None, NOW, TIMING) is judgement
+    assert judge(silent, heard, None, NOW, TIMING) is Judgement.REAP_SILENT
 
 
 # -- who is asked
@@ -273,6 +298,20 @@ def test_a18_doubt_spares_for_thirty_minutes_from_the_first_question_in_vain_how
 def test_a18_a_gap_in_our_own_watching_begins_doubt_anew(age: timedelta, judgement: Judgement) -> None:
     silent = suspect(silent=timedelta(days=1), unknown_at=NOW - timedelta(hours=9))
     assert judge(silent, watch(age=age), Probe.UNKNOWN, NOW, TIMING) is judgement
+
+
+@pytest.mark.parametrize(
+    ("unknown", "answered", "since"),
+    [(None, 3, None), (5, None, 5), (5, 3, 3), (3, 5, 3), (90, None, 60), (90, 80, 60)],
+)
+def test_doubt_counts_from_the_last_answer_and_from_no_time_before_the_watch(
+    unknown: int | None, answered: int | None, since: int | None
+) -> None:
+    def ago(minutes: int | None) -> datetime | None:
+        return None if minutes is None else NOW - timedelta(minutes=minutes)
+
+    doubtful = suspect(unknown_at=ago(unknown), answered_at=ago(answered))
+    assert doubtful.doubted_since(watch(age=timedelta(hours=1))) == ago(since)
 
 
 @pytest.mark.parametrize("silent", [SILENT, TIMING.doubt_limit * 2, timedelta(days=30)])
@@ -424,6 +463,57 @@ def test_the_time_limit_is_a_fact_and_not_braked() -> None:
     assert len(reaped(convicts(50, Judgement.REAP_TIMED_OUT), fleet=50)) == 50
 
 
+# -- the whole
+
+
+def find(*suspects: Suspect, **changes: Any) -> Findings:
+    usual = Findings(suspects=suspects, fleet=100, answers={}, vouched=(), heard_at=NOW)
+    return replace(usual, **changes)
+
+
+def judgements(found: Findings, seen: Watch | None = None) -> list[Judgement]:
+    return [one.judgement for one in decide(seen or watch(), found, NOW, TIMING).verdicts]
+
+
+def test_a_sweep_judges_each_suspect_by_what_its_own_platform_said() -> None:
+    silent = [suspect(run_id=UUID(int=number), silent=SILENT) for number in (1, 2, 3)]
+    ruling = decide(watch(), find(*silent, answers={UUID(int=2): Probe.ALIVE}), NOW, TIMING)
+    assert [one.suspect for one in ruling.verdicts] == silent
+    assert [one.answer for one in ruling.verdicts] == [None, Probe.ALIVE, None]
+    spared, reaped = Judgement.SPARE_ALIVE, Judgement.REAP_SILENT
+    assert [one.judgement for one in ruling.verdicts] == [reaped, spared, reaped]
+    assert (ruling.limit, ruling.now, ruling.timing) == (Brake(fleet=100, convicted=2), NOW, TIMING)
+
+
+def test_a_sweep_listens_before_it_judges() -> None:
+    deaf = watch(heard_for=None, lag=None)
+    late = find(suspect(silent=SILENT), heard_at=NOW - TIMING.tolerated_lag - A_MOMENT)
+    assert judgements(late) == [Judgement.SPARE_LAGGING]
+    ruling = decide(deaf, find(), NOW, TIMING)
+    assert ruling.watch == listen(deaf, NOW, NOW, TIMING)
+
+
+def test_a_vouch_that_the_sweep_sees_counts_from_now_and_is_kept_with_the_evidence() -> None:
+    first, second = (suspect(run_id=UUID(int=number), silent=SILENT) for number in (1, 2))
+    ruling = decide(watch(), find(first, second, vouched={second.fence}), NOW, TIMING)
+    assert [one.judgement for one in ruling.verdicts] == [Judgement.REAP_SILENT, Judgement.SPARE_VOUCHED]
+    assert ruling.dossier(ruling.verdicts[1])["vouched_at"] == NOW.isoformat()
+    assert ruling.dossier(ruling.verdicts[0])["vouched_at"] is None
+
+
+def test_a_sweep_brakes_by_the_size_of_the_fleet_and_not_for_what_ran_too_long() -> None:
+    silent = [suspect(run_id=UUID(int=number), silent=SILENT) for number in range(1, 22)]
+    overdue = suspect(run_id=UUID(int=99), max_runtime=timedelta(minutes=1))
+    assert judgements(find(*silent, overdue)).count(Judgement.SPARE_BRAKED) == 1
+    assert judgements(find(*silent, overdue, fleet=105)).count(Judgement.SPARE_BRAKED) == 0
+
+
+@pytest.mark.parametrize("judgement", list(Judgement))
+def test_why_a_run_is_spared_is_kept_unless_it_is_no_suspect_any_more(judgement: Judgement) -> None:
+    keeps = judgement.value.startswith("spare_") and judgement is not Judgement.SPARE_PROVEN
+    assert verdict(judgement).is_spared is keeps
+
+
 # -- the retry
 
 
@@ -559,3 +649,20 @@ def test_a_dossier_says_by_none_what_nobody_was_asked_and_nothing_was_heard_of()
     one = Verdict(suspect(silent=SILENT), Judgement.SPARE_LAGGING)
     told = ruling(new_watch(), Brake(fleet=0, convicted=0)).dossier(one)
     assert (told["probe"], told["pipeline_lag_seconds"], told["hearing_since"]) == (None, None, None)
+
+
+def test_a_dossier_names_doubt_vouch_and_the_api_that_takes_reports() -> None:
+    heard = replace(watch(), reports_since=NOW - timedelta(hours=2), reports_at=NOW)
+    doubtful = suspect(
+        silent=timedelta(seconds=300.00044),
+        reports=True,
+        unknown_at=NOW - timedelta(minutes=9),
+        vouched_at=NOW - timedelta(minutes=1),
+    )
+    told = ruling(heard, Brake(fleet=0, convicted=0)).dossier(Verdict(doubtful, Judgement.SPARE_VOUCHED))
+    assert told["silent_seconds"] == 300.0
+    assert told["unanswered_since"] == "2026-01-01T11:51:00+00:00"
+    assert told["vouched_at"] == "2026-01-01T11:59:00+00:00"
+    assert told["reports_taken_since"] == "2026-01-01T10:00:00+00:00"
+    silent = Verdict(replace(doubtful, reports=False), Judgement.SPARE_VOUCHED)
+    assert ruling(heard, Brake(fleet=0, convicted=0)).dossier(silent)["reports_taken_since"] is None
