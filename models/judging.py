@@ -73,7 +73,7 @@ class Suspect:
         return self.vouched_at is not None and now - self.vouched_at <= timing.vouch_belief
 
     def doubted_since(self, watch: Watch) -> datetime | None:
-        """Since when we have been asking in vain: since the last answer, and not before this watch began."""
+        """Since when our questions have gone unanswered: since the last answer, and not before this watch began."""
         if self.unknown_at is None:
             return None
         return max(self.unknown_at, self.answered_at or self.unknown_at, watch.since)

@@ -82,7 +82,7 @@ def hears_reports(watch: Watch, now: datetime, timing: Timing) -> bool:
     """Whether silence counts for work that reports over the HTTP API: an API has taken reports for a whole window.
 
     An API that was stuck or down is a gap in our hearing, as a lagging log pipeline is. Where no API ever ran there is
-    no gap: whoever reports does so by another way.
+    no gap: the work reports by another way.
     """
     if watch.reports_at is None or watch.reports_since is None:
         return True

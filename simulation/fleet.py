@@ -109,7 +109,7 @@ class Fleet:
 
     def _begin_memory(self, count: int) -> None:
         """What the sweeps keep of each run (`Suspect`), and what the account of the dead does (`Detection`)."""
-        self.told_of: Floats = np.full(count, np.nan)
+        self.silence_of: Floats = np.full(count, np.nan)
         """The last proof of life before the silence of which the sweeps have kept the next three."""
         self.unknown: Floats = np.full(count, np.inf)
         self.answered: Floats = np.full(count, -np.inf)

@@ -112,7 +112,7 @@ class Reaper:
     def suspect(self, run: int) -> Suspect:
         """A run's row as the sweep reads it, with what earlier sweeps kept of the same silence."""
         fleet = self.fleet
-        remembered = bool(fleet.told_of[run] == fleet.updated[run])
+        remembered = bool(fleet.silence_of[run] == fleet.updated[run])
         limit = float(fleet.max_runtime[run])
         return Suspect(
             run_id=UUID(int=run),
@@ -150,8 +150,8 @@ class Reaper:
         fleet, suspect, judgement = self.fleet, verdict.suspect, verdict.judgement
         if moment(float(fleet.updated[run])) != suspect.updated_at:
             return
-        if fleet.told_of[run] != fleet.updated[run]:
-            fleet.told_of[run] = fleet.updated[run]
+        if fleet.silence_of[run] != fleet.updated[run]:
+            fleet.silence_of[run] = fleet.updated[run]
             fleet.unknown[run], fleet.answered[run], fleet.vouched[run] = np.inf, -np.inf, -np.inf
         if judgement is Judgement.SPARE_UNKNOWN:
             fleet.unknown[run] = min(fleet.unknown[run], at)
@@ -165,8 +165,8 @@ class Reaper:
         kind = self.fleet.kind[run]
         if Guard.ASK in self.without or kind in (Kind.IN_PROCESS, Kind.UNASKED, Kind.REMOTE):
             return None
-        away = self.here.platform.holds(now) or self.here.probes_hang.holds(now)
-        if (kind == Kind.PLATFORM.value and away) or (
+        down = self.here.platform.holds(now) or self.here.probes_hang.holds(now)
+        if (kind == Kind.PLATFORM.value and down) or (
             kind == Kind.HOST_BOUND.value and self.fleet.host[run] not in hosts
         ):
             return Probe.UNKNOWN

@@ -55,7 +55,7 @@ class World:
         self._retries: list[tuple[float, int]] = []
 
     def run(self, progress: Progress = lambda _: None) -> Report:
-        """All of it; `progress` is told the share that is done."""
+        """Run it to the end; `progress` is called with the share that is done."""
         for tick in range(self.here.ticks):
             self.step(tick)
             if tick % 50 == 0:
@@ -85,7 +85,7 @@ class World:
         self.active = self.active[self.fleet.state[self.active] == Truth.RUNNING.value]
 
     def _begin(self, tick: int) -> None:
-        """Runs that are due are claimed, if there are a broker to say so, a database and a worker."""
+        """Runs that are due are claimed, if the broker, the database and a worker are up."""
         until = (tick + 1) * TICK
         due = self._due(until)
         free = self.crew.free(tick)
@@ -100,7 +100,7 @@ class World:
         self.active = np.concatenate([self.active, due])
 
     def _creation(self, due: Ints, claimed: Floats) -> Floats:
-        """When work is created that is claimed at these times: on a platform that is away, soon after it is back."""
+        """When work claimed at these times is created: on a platform that is down, soon after it is back."""
         back = np.where(self.fleet.kind[due] == Kind.PLATFORM.value, self.here.platform.release(claimed), claimed)
         return np.where(back > claimed, back + self.rng.uniform(*CREATED_AFTER, len(due)), claimed)
 
@@ -122,7 +122,7 @@ class World:
             proofs.lose_on_the_way(self.fleet, self.here, self.active, self._flushes.pop(), self.rng)
 
     def _end(self, tick: int) -> None:
-        """Results are recorded by whoever follows the work, once the database can be written; so are time-outs."""
+        """The follower of work records its result, once the database can be written; time-outs likewise."""
         until = (tick + 1) * TICK
         fleet, active = self.fleet, self.active
         writes = np.isfinite(self.here.beats[tick])[np.maximum(fleet.worker[active], 0)]
@@ -161,7 +161,7 @@ class World:
         return sweep
 
     def _is_called(self, tick: int, now: float) -> bool:
-        """Whether a sweep's message comes and can be worked on: beat's, or that of a control worker that begins."""
+        """Whether a sweep's message arrives, beat's or that of a starting control worker, and a worker can take it."""
         here = self.here
         began = False
         while self._restarts and self._restarts[-1] <= tick * TICK:
