@@ -5,25 +5,17 @@ through `end_of_lost`.
 """
 
 from datetime import timedelta
-from typing import Protocol
 
+from reprieve.models.judging import Suspect
 from reprieve.models.liveness import Timing
 from reprieve.models.status import ErrorCode, EventKind, Status
-from reprieve.models.work import End, Fence
+from reprieve.models.work import End, Work
 
-#: From this attempt on, the longest wait before the next one grows no further.
+#: The attempt that was lost, as the reaper knows it or as its worker does.
+Attempt = Suspect | Work
+
+#: From this attempt on, the wait before the next one grows no further.
 LAST_GROWTH = 5
-
-
-class Attempt(Protocol):
-    """What the rule reads of the attempt that was lost."""
-
-    @property
-    def fence(self) -> Fence: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def max_attempts(self) -> int: ...
 
 
 def may_retry(code: ErrorCode, lost: Attempt) -> bool:

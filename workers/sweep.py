@@ -114,10 +114,11 @@ def _find(services: Services, lease: Lease, now: datetime) -> Findings:
     """List the suspects and ask about them. Canaries and vouches come last, so that as many as possible count."""
     listed = services.sweeps.suspects(now - services.timing.window, now, PAGE_SIZE)
     suspects = [one for page in lease.while_going_through(listed) for one in page]
+    fleet = services.sweeps.fleet() if suspects else 0
     lease.renew()
     return Findings(
         suspects=suspects,
-        fleet=services.sweeps.fleet() if suspects else 0,
+        fleet=fleet,
         answers=ask(services, [one.fence for one in suspects if should_ask(one, now, services.timing)]),
         heard_at=services.sweeps.heard_at(),
         vouched=services.vouches.given([one.fence for one in suspects if one.is_silent(now, services.timing)]),
