@@ -60,6 +60,7 @@ def test_what_is_awaited_or_held_is_late_and_the_rest_is_missing() -> None:
         ({"termination_owed": True}, False),
         ({"stored": TORN}, False),
         ({"last_seq": None}, False),
+        ({"last_seq": 6}, False),
         ({"stored": TORN, "ended_for": KEPT_FOR - A_MOMENT}, False),
         ({"stored": TORN, "ended_for": KEPT_FOR}, True),
         ({"last_seq": None, "ended_for": KEPT_FOR}, True),
@@ -89,24 +90,29 @@ def lines(data: bytes) -> Iterable[dict[str, Any]]:
 
 
 def test_an_archive_gives_back_the_chunks_that_were_put_in() -> None:
-    chunks = [chunk(4, "grün".encode(), "17"), chunk(5, b"\xff\x00"), chunk(7, b"")]
+    chunks = [chunk(4, "grün".encode(), "17"), chunk(5, b"\xff\x00", "19"), chunk(7, b"")]
     (frame,) = frames(chunks)
     assert (frame.first_seq, frame.last_seq) == (4, 7)
     assert chunks_of(RUN, 2, frame.data) == chunks
     assert list(lines(frame.data)) == [
         {"seq": 4, "at": "2026-01-01T12:00:00.007+00:00", "stream": "stderr", "text": "grün", "cursor": "17"},
-        {"seq": 5, "at": "2026-01-01T12:00:00.007+00:00", "stream": "stderr", "base64": "/wA="},
+        {"seq": 5, "at": "2026-01-01T12:00:00.007+00:00", "stream": "stderr", "base64": "/wA=", "cursor": "19"},
         {"seq": 7, "at": "2026-01-01T12:00:00.007+00:00", "stream": "stderr", "text": ""},
     ]
 
 
-def test_a_frame_is_closed_when_it_is_large_enough_and_has_a_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = [len(closing._line(chunk(seq, b"x"))) for seq in (1, 2, 3, 4, 5)]
-    monkeypatch.setattr(closing, "FRAME_BYTES", sum(sizes[:2]))
-    made = list(frames(chunk(seq, b"x") for seq in (1, 2, 3, 4, 5)))
-    assert [(one.first_seq, one.last_seq) for one in made] == [(1, 2), (3, 4), (5, 5)]
-    assert all(zstandard.get_frame_parameters(one.data).has_checksum for one in made)
-    assert [found.seq for one in made for found in chunks_of(RUN, 2, one.data)] == [1, 2, 3, 4, 5]
+@pytest.mark.parametrize(("more", "made"), [(0, [(1, 2), (3, 4), (5, 6)]), (1, [(1, 3), (4, 6)])])
+def test_a_frame_is_closed_when_it_is_large_enough_and_has_a_checksum(
+    more: int, made: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "FRAME_BYTES", 2 * len(closing._line(chunk(1, b"x"))) + more)
+    archive = list(frames(chunk(seq, b"x") for seq in range(1, 7)))
+    assert [(one.first_seq, one.last_seq) for one in archive] == made
+    assert all(zstandard.get_frame_parameters(one.data).has_checksum for one in archive)
+    assert [found.seq for one in archive for found in chunks_of(RUN, 2, one.data)] == list(range(1, 7))
+
+
+def test_a_log_without_a_chunk_has_no_frame() -> None:
     assert list(frames([])) == []
 
 

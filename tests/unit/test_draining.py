@@ -1,5 +1,6 @@
 """How attempts end that their worker gives up, with and without another attempt left."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
@@ -20,16 +21,22 @@ DRAINED = "Its worker was asked to stop, and the work had not ended 600 s later.
 CUT_OFF = "Its worker was cut off from the database for 3 h, and has ended the work."
 
 
-@pytest.mark.parametrize(
-    ("end", "sentence"),
+GIVE_UP = pytest.mark.parametrize(
+    ("give_up", "sentence"),
     [
-        (end_of_drained(LAST, 600.0, TIMING), DRAINED),
-        (end_of_cut_off(LAST, TIMING), CUT_OFF),
-        (end_of_given_up(LAST, "It broke.", TIMING), "It broke."),
+        (lambda work: end_of_drained(work, 600.0, TIMING), DRAINED),
+        (lambda work: end_of_cut_off(work, TIMING), CUT_OFF),
+        (lambda work: end_of_given_up(work, "It broke.", TIMING), "It broke."),
     ],
-    ids=["drained", "cut off", "given up"],
+    ids=["drained", "cut off", "in trouble"],
 )
-def test_the_last_attempt_that_a_worker_gives_up_fails_the_run_with_a_sentence(end: End, sentence: str) -> None:
+
+
+@GIVE_UP
+def test_the_last_attempt_that_a_worker_gives_up_fails_the_run_with_a_sentence(
+    give_up: Callable[[Work], End], sentence: str
+) -> None:
+    end = give_up(LAST)
     assert (end.fence, end.status, end.kind) == (LAST.fence, Status.FAILED, EventKind.FAILED)
     assert (end.error_code, end.error_message) == ("process_lost", sentence)
     assert end.outcome == {"error_code": "process_lost"}
@@ -37,12 +44,11 @@ def test_the_last_attempt_that_a_worker_gives_up_fails_the_run_with_a_sentence(e
     assert (end.retry_after, end.work_ended, end.silent_before) == (timedelta(0), False, None)
 
 
-@pytest.mark.parametrize(
-    ("end", "sentence"),
-    [(end_of_drained(WORK, 600.0, TIMING), DRAINED), (end_of_cut_off(WORK, TIMING), CUT_OFF)],
-    ids=["drained", "cut off"],
-)
-def test_while_attempts_are_left_the_run_is_queued_for_the_next_after_its_delay(end: End, sentence: str) -> None:
+@GIVE_UP
+def test_while_attempts_are_left_the_run_is_queued_for_the_next_after_its_delay(
+    give_up: Callable[[Work], End], sentence: str
+) -> None:
+    end = give_up(WORK)
     assert (end.fence, end.status, end.kind) == (WORK.fence, Status.QUEUED, EventKind.RETRIED)
     assert (end.error_code, end.error_message) == (None, None)
     assert end.detail == {"error_code": "process_lost", "error_message": sentence}

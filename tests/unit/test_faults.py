@@ -197,6 +197,11 @@ def test_the_driver_of_another_kind_says_it_as_sqlstate() -> None:
     assert fault_of(error) is Fault.CONTENT
 
 
+def test_what_an_error_says_itself_outranks_what_it_wraps() -> None:
+    error = type("Wrapper", (Exception,), {"sqlstate": "23505", "orig": ConnectionError()})()
+    assert fault_of(error) is Fault.CONTENT
+
+
 def test_a_code_that_is_no_text_is_no_sqlstate() -> None:
     error = type("OddError", (Exception,), {"pgcode": 7})()
     assert sqlstate_of(error) is None

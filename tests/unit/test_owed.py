@@ -14,6 +14,7 @@ NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
     ("error", "reason"),
     [
         (OSError("  No space left.\nErrno 28.  "), "OSError: No space left"),
+        (OSError("No more than MAX."), "OSError: No more than MAX"),
         (ValueError(), "ValueError"),
         (ValueError(" \n "), "ValueError"),
         (KeyError("x" * 600), f"KeyError: '{'x' * 600}"[:MAX_REASON]),
