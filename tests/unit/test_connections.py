@@ -11,5 +11,5 @@ class Connection:
 
 
 def test_of_two_that_came_at_the_same_moment_either_goes() -> None:
-    twins = [Connection(ConnectionState(Stage.HEAD, 1.0, reads=True)) for _ in range(2)]
+    twins = [Connection(ConnectionState(Stage.HEAD, 1.0, reads)) for reads in (True, False)]
     assert first_to_go(twins) is twins[0]

@@ -579,6 +579,7 @@ def test_retries_of_many_runs_are_spread_over_a_sweeps_interval_and_further_with
     lost = [suspect(run_id=UUID(int=number * 7919)) for number in range(1000)]
     first = [retry_delay(one, TIMING) for one in lost]
     assert timedelta(0) <= min(first) < max(first) < TIMING.sweep_interval
+    assert retry_delay(suspect(run_id=UUID(int=500), epoch=0), TIMING) == TIMING.sweep_interval / 2
     by_tenths = [sum(n <= delay / TIMING.sweep_interval * 10 < n + 1 for delay in first) for n in range(10)]
     assert min(by_tenths) > 50
     assert retry_delay(replace(lost[500], attempt=3), TIMING) == 3 * first[500]
