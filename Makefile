@@ -7,7 +7,7 @@ DEMO := .venv/.demo
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow soak test-browser test-servers test-schema failures reference docs bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow mutation soak test-browser test-servers test-schema failures reference docs bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,11 @@ test-schema: setup ## Schemathesis against the HTTP API for ten minutes (ARGS="-
 
 MINUTES ?= 30
 SCALE ?= 10
+mutation: setup ## Change the decisions in models/ in one place at a time: do the tests notice? (10 minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --upgrade --target build/mutmut \
+		-r requirements-mutation.lock
+	PYTHONPATH=$(CURDIR)/build/mutmut $(BIN)/python -m tests.mutation $(ARGS)
+
 soak: setup ## 200 runs under faults of every kind, and an account of everything (MINUTES=30 SCALE=10; SCALE=1: 300/60/60)
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --scale $(SCALE) $(ARGS)
 
@@ -88,6 +93,8 @@ lock: setup ## Write the lock files anew from the ranges in pyproject.toml
 		--extra flower --extra kubernetes --extra tracing pyproject.toml -o requirements-runtime.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--group browser -c requirements.lock -o requirements-browser.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+		--group mutation -c requirements.lock -o requirements-mutation.lock
 
 clean: ## Remove what setup and the tools made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -2,7 +2,7 @@
 
 There is no `expires` here. Celery compares it with the clock of the worker that takes the message, so a worker whose
 clock is a minute ahead would throw away every sweep. A sweep that waited in a backlog finds, by the database's clock,
-that another was just made, and does nothing (`models.reaping.is_due`). Each entry is due when beat starts, too
+that another was just made, and does nothing (`models.watching.is_due`). Each entry is due when beat starts, too
 (`workers.pulse.be_due`), so that one that is restarted more often than that still sends all.
 """
 

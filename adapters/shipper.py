@@ -35,6 +35,7 @@ from reprieve.adapters.shipper_source import BATCH_BYTES, Batch, Source
 from reprieve.adapters.spool import DISK_INTERVAL, FILE_BYTES, SPOOL_BYTES, Spool, SpooledLog, take_over
 from reprieve.models.chunks import Block
 from reprieve.models.faults import is_unfit
+from reprieve.models.liveness import SHIP_AGAIN_AFTER, SHIP_AGAIN_DOUBLINGS
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +45,6 @@ BATCH_AGE = 0.2
 WINDOW_BYTES = 32 * 1024 * 1024
 #: Seconds between two questions to the store.
 ASK_INTERVAL = 0.2
-#: Seconds after which a batch that the store does not have is sent again, then after twice as long, and so on …
-SHIP_AGAIN_AFTER = 15.0
-#: … up to this many doublings (4 minutes): a long backlog must not fill the broker with repeated messages, and what a
-#: lost message carried must be there again within a window of the reaper's.
-SHIP_AGAIN_DOUBLINGS = 4
 #: Seconds between two looks for spools that a killed worker left.
 TAKE_OVER_INTERVAL = 10.0
 

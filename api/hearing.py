@@ -1,7 +1,7 @@
 """The reaper's hearing: while no API could accept reports, silence proves nothing.
 
 Every 20 seconds each API records, on the path that reports take (same threads, same connections), that it accepts
-them. The reaper reads that (`models.reaping.hears_reports`).
+them. The reaper reads that (`models.watching.hears_reports`).
 """
 
 import logging

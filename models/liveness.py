@@ -24,45 +24,45 @@ SWEEP_INTERVAL = timedelta(seconds=60)
 #: How often a supervising worker vouches for its work: a third of the refresh interval, so two may be missed.
 KEEPALIVE_INTERVAL = timedelta(seconds=20)
 
-#: How old the last sweep may be before we count as having been blind: one that is missing says so. With a longer gap,
-#: simulated days have live runs reaped for an outage of the database, which was no gap yet, and the fault that follows.
+#: How old the last sweep may be before we count as having been blind: one missing sweep is a gap. With a longer limit,
+#: simulated days have live runs reaped for a database outage that was no gap yet together with the next fault.
 BLIND_AFTER = timedelta(seconds=90)
 
-#: How long a sweep that gives no sign keeps its place. It renews its lease at each step, the longest of which are a
-#: statement (30 s at the most) and the asking (15 s). Shorter than a sweep's interval, so that where one is frozen or
-#: cut off, the next sweep takes its place, or at the latest the one after.
+#: How long a sweep's lease lasts unless renewed. It is renewed at each step, the longest of which are a statement (30 s
+#: at the most) and the asking (15 s). Shorter than a sweep's interval, so that when a sweep is frozen or cut off, the
+#: next sweep takes over, or at the latest the one after.
 SWEEP_LEASE = timedelta(seconds=45)
 
-#: How old the last completed sweep may be before somebody should be told that dead runs are not found.
+#: How old the last completed sweep may be before health says that dead runs are not found.
 SWEEP_OVERDUE = timedelta(seconds=180)
 
 #: The backlog of our own log pipeline that must not cost a live run its life.
 TOLERATED_LAG = timedelta(seconds=120)
 
-#: How long the database may not have been told that a worker's work lives, before the worker vouches for it through
-#: Redis: two of its keepalives.
+#: How long a worker's keepalives may fail to reach the database before it vouches for its work through Redis: two of
+#: its keepalives.
 VOUCH_AFTER = timedelta(seconds=40)
 
-#: For how long a platform that cannot say whether work lives spares it, from the first question on that went
-#: unanswered. No doubt spares without end (B01).
+#: How long a platform that cannot say whether work lives spares it, from the first unanswered question on. Doubt does
+#: not spare forever (B01).
 DOUBT_LIMIT = timedelta(minutes=30)
 
-#: How long a worker may not have been seen before others take over the out-of-process work that it followed: three of
-#: its keepalives.
+#: How long a worker may be unseen before others adopt the out-of-process work that it followed: three of its
+#: keepalives.
 WORKER_GONE_AFTER = timedelta(seconds=60)
 
 #: How long a worker may be cut off from the database before it ends its in-process children itself, since a retry of
-#: them may begin elsewhere (`HOST_LOST_AFTER`). Long, since it cannot tell that from a database that is away for all.
+#: them may begin elsewhere (`HOST_LOST_AFTER`). Long, since it cannot tell that from a database that is down for all.
 CUT_OFF_LIMIT = timedelta(hours=3)
 
-#: How long a host that owes terminations may not have been seen before retries wait for it no longer. Twice the limit
-#: above: what still ran there, cut off, has ended by then with half of this time to spare (C02).
+#: How long a host that owes terminations may be unseen before retries stop waiting for it. Twice the limit above: what
+#: still ran there, cut off, has ended by then with half of this time to spare (C02).
 HOST_LOST_AFTER = timedelta(hours=6)
 
-#: How long a node that was not seen is remembered.
+#: How long an unseen node is remembered.
 NODE_FORGOTTEN_AFTER = timedelta(days=30)
 
-#: How long a sweep waits for all platforms' answers; who has not answered by then has not said anything.
+#: How long a sweep waits for all platforms' answers; a platform that has not answered by then has said nothing.
 ASK_LIMIT = timedelta(seconds=15)
 
 #: No time scale makes a platform answer faster, or a busy machine's worker more punctual, than this.
@@ -78,11 +78,19 @@ SHIPPING_ALLOWANCE = timedelta(seconds=3)
 #: The window must hold at least this many refresh intervals.
 REFRESHES_PER_WINDOW = 5
 
-#: A queued run that nobody claimed is sent again after this long, then after twice as long, and so on …
+#: A queued run that no worker claimed is sent again after this long, then after twice as long, and so on …
 RESEND_AFTER = timedelta(seconds=60)
 
 #: … up to this many doublings (64 minutes): a long backlog must not fill the broker with repeated messages.
 RESEND_DOUBLINGS = 6
+
+
+#: Seconds after which a batch that the store does not have is sent again, then after twice as long, and so on …
+SHIP_AGAIN_AFTER = 15.0
+
+#: … up to this many doublings (4 minutes): a long backlog must not fill the broker with repeated messages, and what a
+#: lost message carried must be there again within the window.
+SHIP_AGAIN_DOUBLINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +140,12 @@ class Timing:
 
     @property
     def oldest_live_row(self) -> timedelta:
-        """How old `updated_at` of a live run may be at the most while our own pipeline lags as much as tolerated."""
+        """How old `updated_at` of a live run may be while our own pipeline lags as much as tolerated."""
         return self.refresh_interval + self.tolerated_lag + SHIPPING_ALLOWANCE
 
     @property
     def longest_cut_off(self) -> timedelta:
-        """For how long a worker may be cut off from database and Redis without its in-process runs counting as lost.
+        """How long a worker may be cut off from database and Redis without its in-process runs counting as lost.
 
         When that begins, their rows may be a refresh and a keepalive old already.
         """
@@ -145,7 +153,7 @@ class Timing:
 
     @property
     def vouch_belief(self) -> timedelta:
-        """For how long a sweep believes a vouch that it saw in Redis, where one lives for the tolerated lag.
+        """How long a sweep believes a vouch that it saw in Redis, where one lives for the tolerated lag.
 
         Together they are a window: what dies after it was vouched for is found within a window and a sweep, and a
         worker that loses Redis too has as much time left as one that loses both at once (`longest_cut_off`).
@@ -154,7 +162,7 @@ class Timing:
 
     @property
     def longest_pause(self) -> timedelta:
-        """For how long work may pause that nothing but its output speaks for, while output lags as is tolerated."""
+        """How long work may pause if only its output speaks for it and output lags as much as tolerated."""
         return self.window - self.oldest_live_row
 
     @property
@@ -164,7 +172,7 @@ class Timing:
 
     @classmethod
     def scaled(cls, scale: int) -> "Timing":
-        """All timings divided by `scale`; raises `TimingRefused` with the scales that would do."""
+        """All timings divided by `scale`; raises `TimingRefused`, which names the scales that work."""
         if scale < 1:
             raise TimingRefused(f"A time scale of {scale} slows the system down; use 1 or more.")
         try:

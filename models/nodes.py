@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import count
 
 from reprieve.models.liveness import Timing
-from reprieve.models.reaping import Watch
+from reprieve.models.watching import Watch
 
 #: The longest name of a node, in characters: what a host name may have.
 LONGEST_NAME = 253

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 class Status(StrEnum):
     QUEUED = "queued"
-    """Waits for a worker, for the first time or again."""
+    """Waits for a worker, for its first attempt or a retry."""
     RUNNING = "running"
     """A worker has claimed it; its work is, or was, under way."""
     SUCCEEDED = "succeeded"
@@ -47,16 +47,16 @@ class ErrorCode(StrEnum):
     TIMED_OUT = "timed_out"
     """The run was running for longer than its `max_runtime`."""
     UNKNOWN_ADAPTER = "unknown_adapter"
-    """The worker that took the run had no adapter of its type. Not written any more: such runs stay queued."""
+    """The worker that took the run had no adapter of its type. No longer written: such runs stay queued."""
 
 
 class EventKind(StrEnum):
-    """What `run_events` can tell. Append-only: what happened stays told."""
+    """What `run_events` can record. Append-only: what happened stays recorded."""
 
     ENQUEUED = "enqueued"
-    """It was asked for."""
+    """It was requested."""
     RESENT = "resent"
-    """Nobody had claimed it: its message was sent again."""
+    """No worker had claimed it: its message was sent again."""
     CLAIMED = "claimed"
     """A worker began an attempt."""
     SPAWNED = "spawned"
@@ -70,17 +70,17 @@ class EventKind(StrEnum):
     CANCELLED = "cancelled"
     """Somebody ended the run."""
     REAPED = "reaped"
-    """It was silent or overdue; the evidence is with it."""
+    """The reaper ended it, silent or overdue; the evidence is with the event."""
     RETRIED = "retried"
-    """The worker that owned the work gave the attempt up as it ended; the run waits for the next."""
+    """The worker that owned the work gave the attempt up; the run waits for the next."""
     ATTACHED = "attached"
     """Another worker follows the work."""
     NOTED = "noted"
-    """Something to know of the attempt: why its work cannot begin, for example, or that its host is lost."""
+    """Something to know about the attempt: why its work cannot begin, for example, or that its host is lost."""
     LATE_OUTPUT = "late_output"
-    """Output came after the attempt was reaped: perhaps it was alive."""
+    """Output arrived after the attempt was reaped: perhaps it was alive."""
     LATE_RESULT = "late_result"
-    """A result came after the attempt was reaped: perhaps it was alive."""
+    """A result arrived after the attempt was reaped: perhaps it was alive."""
     TERMINATED = "terminated"
     """The work is confirmed gone."""
     TERMINATION_FAILED = "termination_failed"
@@ -103,13 +103,13 @@ class Proof(StrEnum):
 
 
 class Probe(StrEnum):
-    """What a platform says of work when it is asked. Any doubt is UNKNOWN."""
+    """What a platform says about work when it is asked. Any doubt is UNKNOWN."""
 
     ALIVE = "alive"
     """It is there and has not ended."""
     ENDED = "ended"
-    """It has ended by itself, and its result is there to be read: whoever attaches will read it."""
+    """It has ended by itself, and its result is there to be read by the worker that attaches."""
     DEAD = "dead"
     """It is not there, and nothing is left of it to read."""
     UNKNOWN = "unknown"
-    """The platform did not say: it was away, refused to answer, or cannot know."""
+    """The platform did not say: it was down, refused to answer, or cannot know."""

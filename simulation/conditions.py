@@ -111,10 +111,10 @@ class Conditions:
         self._turns = np.zeros(self.workers)
         for worker in range(self.workers):
             reconnect = rng.uniform(*RECONNECT)
-            away = Spans((start, end + reconnect) for start, end in [*self.database, *self.apart[worker]])
+            gone = Spans((start, end + reconnect) for start, end in [*self.database, *self.apart[worker]])
             self._turns[worker] = rng.uniform(0, TICK)
             wanted: Floats = self._turns[worker] + np.arange(self.ticks, dtype=np.float64) * TICK
-            made = self.down[worker].union(self.cut_off[worker], away).release(wanted)
+            made = self.down[worker].union(self.cut_off[worker], gone).release(wanted)
             made = np.where(made > wanted, made + 1.0, made)
             tick = np.minimum(made // TICK, self.ticks).astype(np.int64)
             np.minimum.at(beats[:, worker], tick, made)
@@ -144,7 +144,7 @@ class Conditions:
         """By tick and sender: whether its output is sent; from when on what was printed is sent; the next such tick.
 
         Senders are the workers, one for all that comes through the API, and all of them again for work that is read
-        through a platform's API, which may be away.
+        through a platform's API, which may be down.
         """
         senders = self.workers + 1
         starts: Floats = np.arange(self.ticks + 1, dtype=np.float64) * TICK
@@ -168,12 +168,12 @@ class Conditions:
         starts: Floats = np.arange(self.ticks + 1, dtype=np.float64) * TICK
         columns = []
         for worker in range(self.workers):
-            away = self.down[worker].union(
+            mute = self.down[worker].union(
                 self.apart[worker],
                 Spans(self._at(FaultKind.WORKER_STOPPED, worker)),
                 Spans(self._at(FaultKind.PARTITION, zone_of(worker))),
             )
-            columns.append(~away.hold(starts))
+            columns.append(~mute.hold(starts))
         return np.array(columns).T
 
     def loss(self, time: float) -> float:

@@ -1,4 +1,4 @@
-"""What goes wrong, how often and for how long, and the schedule of it that a seed gives.
+"""What goes wrong, how often and for how long, and the schedule that a seed gives.
 
 The rates are far above those of a well-kept system: a simulated day is meant to hold what a bad year does. The kinds
 are those of `docs/failures.md`. Each kind draws from a stream of its own, so that leaving one out moves no other.
@@ -14,7 +14,7 @@ from reprieve.simulation.plan import FaultKind, Plan
 DAY = 86_400.0
 WORKERS_PER_HOST = 2
 ZONES = 3
-#: Running runs that a worker follows, in about; the fleet has as many workers as that takes, within limits.
+#: About how many running runs a worker follows; the fleet has as many workers as that takes, within limits.
 RUNS_PER_WORKER = 50
 FEWEST_WORKERS, MOST_WORKERS = 12, 60
 
@@ -29,7 +29,7 @@ class Scope(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How often a fault comes in a day, and how many seconds it lasts: mostly, and in a `rare` share of cases."""
+    """How often a fault comes in a day, and how many seconds it lasts: usually, and in a `rare` share of cases."""
 
     per_day: float
     seconds: tuple[float, float]

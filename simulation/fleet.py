@@ -58,6 +58,14 @@ class Fleet:
 
     def __init__(self, plan: Plan) -> None:
         rng = np.random.default_rng([plan.seed, 3])
+        self.waiting_is_said = Guard.CREATE not in plan.without
+        self._draw_work(rng, plan)
+        self._draw_patterns(rng, plan.runs)
+        self._begin_rows(plan.runs)
+        self._begin_memory(plan.runs)
+
+    def _draw_work(self, rng: np.random.Generator, plan: Plan) -> None:
+        """What the runs are: of which kind, wanted when, for how long they take, and what is asked of them."""
         count = plan.runs
         self.kind: Ints = rng.choice(list(SHARES), size=count, p=list(SHARES.values())).astype(np.int64)
         self.wanted: Floats = np.sort(rng.uniform(0, plan.seconds, count))
@@ -70,15 +78,15 @@ class Fleet:
         limit = np.where(share < OVERRUNNING + LIMITED, self.duration * 2, np.inf)
         self.max_runtime: Floats = np.where(share < OVERRUNNING, self.duration / 2, limit)
         self.max_attempts: Ints = np.where(rng.random(count) < 0.5, 1, rng.integers(2, 4, count)).astype(np.int64)
-        self._draw_patterns(rng, count)
 
+    def _begin_rows(self, count: int) -> None:
+        """Where each run stands, what its row says, and who follows it: nothing has happened yet."""
         self.state: Ints = np.zeros(count, dtype=np.int64)
         self.attempt: Ints = np.zeros(count, dtype=np.int64)
         self.epoch: Ints = np.zeros(count, dtype=np.int64)
         self.started: Floats = np.full(count, np.inf)
         self.created: Floats = np.full(count, np.inf)
-        """When the work is there; until then its worker waits to create it, on a platform that is away."""
-        self.waiting_is_said = Guard.CREATE not in plan.without
+        """When the work is there; until then its worker waits to create it, on a platform that is down."""
         self.ends: Floats = np.full(count, np.inf)
         self.dies: Floats = np.full(count, np.inf)
         self.updated: Floats = np.full(count, np.inf)
@@ -98,14 +106,16 @@ class Fleet:
         """Whether another worker is to follow it."""
         self.pending: Floats = np.full(count, np.inf)
         """When a message arrives that was lost at first and sent again."""
-        self.told_of: Floats = np.full(count, np.nan)
-        """The last proof of life of the silence of which the sweeps have kept what follows."""
-        self.unanswered: Floats = np.full(count, np.inf)
-        """Since when its platform has been asked in vain."""
+
+    def _begin_memory(self, count: int) -> None:
+        """What the sweeps keep of each run (`Suspect`), and what the account of the dead does (`Detection`)."""
+        self.silence_of: Floats = np.full(count, np.nan)
+        """The last proof of life before the silence of which the sweeps have kept the next three."""
+        self.unknown: Floats = np.full(count, np.inf)
+        self.answered: Floats = np.full(count, -np.inf)
         self.vouched: Floats = np.full(count, -np.inf)
-        """When a sweep last saw its worker vouch for it."""
         self.well: Floats = np.zeros(count)
-        """Of a dead one: for how long sweeps could have convicted it (`simulation.report.Detection`)."""
+        """How long sweeps could have convicted a dead run."""
         self.counted: Floats = np.full(count, -np.inf)
         """The newest proof of life that this account knows of."""
 

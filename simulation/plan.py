@@ -27,7 +27,7 @@ class Guard(StrEnum):
     ADOPT = "adopt"
     """Another worker follows the work of one that is gone."""
     DOUBT = "doubt"
-    """Doubt is counted from the first question in vain, and what has ended is not doubtful."""
+    """Doubt is counted from the first unanswered question, and what has ended is not doubtful."""
     VOUCH = "vouch"
     """A worker that cannot reach the database vouches for its work through Redis."""
     CREATE = "create"

@@ -4,16 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reprieve.models.liveness import REFRESH_INTERVAL
+from reprieve.models.liveness import REFRESH_INTERVAL, SHIP_AGAIN_AFTER, SHIP_AGAIN_DOUBLINGS
 from reprieve.simulation.conditions import TICK, Conditions
 from reprieve.simulation.fleet import HEARTBEAT, KEEPALIVE, OUTPUT, Fleet, Kind, Truth
 from reprieve.simulation.spans import Bools, Floats, Ints
 
 REFRESH = REFRESH_INTERVAL.total_seconds()
-#: A message that the store does not acknowledge is sent again after so long, then twice as long, up to the last
-#: (`adapters.shipper.RESEND_AFTER`, `RESEND_DOUBLINGS`).
-RESEND_AFTER, RESEND_DOUBLINGS = 15.0, 4
-LONGEST_RESEND = RESEND_AFTER * 2**RESEND_DOUBLINGS
+#: The longest wait before a batch that was lost is sent again.
+LONGEST_WAIT = SHIP_AGAIN_AFTER * 2**SHIP_AGAIN_DOUBLINGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +108,8 @@ def _after_losses(
         return np.where(arrives < until, arrives, np.inf)
     tries = np.zeros(len(at))
     tries[due] = rng.geometric(1 - share, int(due.sum())) - 1
-    again = np.minimum(tries, RESEND_DOUBLINGS + 1)
-    delay = RESEND_AFTER * (2**again - 1) + LONGEST_RESEND * (tries - again)
+    again = np.minimum(tries, SHIP_AGAIN_DOUBLINGS + 1)
+    delay = SHIP_AGAIN_AFTER * (2**again - 1) + LONGEST_WAIT * (tries - again)
     delayed = arrives + delay
     held = due & (delayed >= until)
     fleet.pending[at[held]] = np.minimum(fleet.pending[at[held]], delayed[held])
@@ -128,5 +126,5 @@ def lose_on_the_way(fleet: Fleet, here: Conditions, active: Ints, flush: float, 
         (printed < flush) & (printed < fleet.last_alive(active)) & (fleet.kind[active] != Kind.IN_PROCESS.value)
     )
     at = active[lost & ~fleet.chatty[active]]
-    again = flush + rng.uniform(RESEND_AFTER, LONGEST_RESEND, len(at))
+    again = flush + rng.uniform(SHIP_AGAIN_AFTER, LONGEST_WAIT, len(at))
     fleet.pending[at] = np.minimum(fleet.pending[at], here.queue.stored_at(again))

@@ -71,7 +71,7 @@ class LogQueue:
         return float(self._first[int(flush)]), flush
 
 
-def _back(away: Spans, times: Floats) -> Floats:
-    """These times, or shortly after what was away is back."""
-    back = away.release(times)
+def _back(down: Spans, times: Floats) -> Floats:
+    """These times, or for one within a span shortly after its end."""
+    back = down.release(times)
     return np.where(back > times, np.maximum(back + NOTICE / 2, times), times)

@@ -1,4 +1,4 @@
-"""A sweep in virtual time, in the order of `workers/sweep.py`; whatever is decided, `models.reaping` decides."""
+"""A sweep in virtual time, in the order of `workers/sweep.py`: find, decide by `models.reaping`, carry out."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -6,10 +6,12 @@ from uuid import UUID
 
 import numpy as np
 
-from reprieve.models import reaping
+from reprieve.models import judging, reaping, watching
+from reprieve.models.judging import Judgement, Suspect
 from reprieve.models.liveness import Timing
-from reprieve.models.reaping import Brake, Judgement, Suspect, Verdict, Watch
+from reprieve.models.reaping import Findings, Ruling, Verdict
 from reprieve.models.status import Probe
+from reprieve.models.watching import Watch
 from reprieve.simulation.conditions import TICK, Conditions
 from reprieve.simulation.crew import Crew
 from reprieve.simulation.fleet import PROOFS, Fleet, Kind
@@ -21,6 +23,8 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 #: Seconds that a sweep takes without a platform that hangs, and with nobody to ask.
 ASKING, DECIDING = 1.0, 0.2
 LONG_AGO = timedelta(days=365)
+#: A fleet of so many runs that no number of convictions is too many at once.
+WITHOUT_END = 1 << 62
 
 
 def moment(seconds: float) -> datetime:
@@ -32,24 +36,21 @@ def _moment(seconds: float) -> datetime | None:
     return moment(seconds) if np.isfinite(seconds) else None
 
 
-def _doubtful(answer: Probe | None) -> Probe | None:
-    """An answer, where what has ended is not told from what nobody can tell."""
-    return Probe.UNKNOWN if answer is Probe.ENDED else answer
-
-
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What one sweep decided. `runs` are the numbers of the verdicts' runs; times are seconds."""
+    """What one sweep decided. `runs` are the numbers of the verdicts' runs; times are seconds.
+
+    `watch` is the sweep's own, as it is with all guards.
+    """
 
     now: float
     carried_out_at: float
     since_last: float
     watch: Watch
     runs: Ints
-    verdicts: list[Verdict]
-    limit: Brake
+    ruling: Ruling
     may_orphan: bool
-    hosts: set[int] = field(default_factory=set)
+    hosts: set[int]
 
 
 @dataclass
@@ -66,46 +67,52 @@ class Reaper:
     canaries: list[tuple[float, float]] = field(default_factory=list)
 
     def sweep(self, now: float, active: Ints) -> Sweep | None:
-        """A sweep at `now` over the running runs; None for one that a sweep just before made needless."""
+        """A sweep at `now` over the running runs; None where another sweep has just been made."""
         at, previous = moment(now), self.previous
-        if not reaping.is_due(previous, at, self.timing):
+        if not watching.is_due(previous, at, self.timing):
             return None
-        watch = reaping.next_watch(previous, at, self.timing)
+        watch = watching.next_watch(previous, at, self.timing)
         self._send_canary(now)
         runs = self._silent_or_overdue(now, active)
         hosts = self.crew.answering_hosts(now, int(now // TICK))
-        suspects = [self.suspect(run, now) for run in runs.tolist()]
-        answers = self._ask(suspects, runs, now, hosts)
+        suspects = {run: self.suspect(run) for run in runs.tolist()}
+        answers = self._ask(suspects, now, hosts)
         carried_out_at = now + self._takes(answers)
-        watch = reaping.listen(watch, self._heard(carried_out_at), at, self.timing)
-        self.previous = watch
-        verdicts = [
-            Verdict(one, self.judge(one, watch, answer, at), answer)
-            for one, answer in zip(suspects, answers, strict=True)
-        ]
-        limit = Brake(fleet=len(active), convicted=sum(one.for_silence for one in verdicts))
-        if Guard.BRAKE not in self.without:
-            verdicts = reaping.brake(verdicts, limit)
+        found = Findings(
+            suspects=list(suspects.values()),
+            fleet=len(active),
+            answers=answers,
+            heard_at=self._heard(carried_out_at),
+            vouched={one.fence for run, one in suspects.items() if self._is_vouched_for(run, now)},
+        )
+        ruling = reaping.decide(watch, found, at, self.timing)
+        self.previous = watch = ruling.watch
+        if self.without:
+            ruling = reaping.decide(*self._unguarded(watch, found, at), at, self.timing)
         since_last = (at - previous.last_sweep_at).total_seconds() if previous else 0.0
-        may_orphan = reaping.may_orphan(watch, at, self.timing)
-        return Sweep(now, carried_out_at, since_last, watch, runs, verdicts, limit, may_orphan, hosts)
+        may_orphan = watching.may_orphan(watch, at, self.timing)
+        return Sweep(now, carried_out_at, since_last, watch, runs, ruling, may_orphan, hosts)
 
-    def judge(self, suspect: Suspect, watch: Watch, answer: Probe | None, now: datetime) -> reaping.Judgement:
-        """The judgement of `models.reaping`, told what it would be told without the guards that are off."""
+    def _unguarded(self, watch: Watch, found: Findings, now: datetime) -> tuple[Watch, Findings]:
+        """What a sweep would decide by without the guards that are off."""
+        long_ago = now - LONG_AGO
         if Guard.DOUBT in self.without and watch.age(now) >= self.timing.window:
-            suspect, answer = replace(suspect, unanswered_since=suspect.updated_at), _doubtful(answer)
-            watch = replace(watch, since=now - LONG_AGO)
+            watch = replace(watch, since=long_ago)
+            doubted = [replace(one, unknown_at=one.updated_at, answered_at=None) for one in found.suspects]
+            unsure = {run: Probe.UNKNOWN if said is Probe.ENDED else said for run, said in found.answers.items()}
+            found = replace(found, suspects=doubted, answers=unsure)
         if Guard.WATCH in self.without:
-            watch = replace(watch, since=now - LONG_AGO)
+            watch = replace(watch, since=long_ago)
         if Guard.LISTEN in self.without:
-            watch = replace(watch, hearing_since=now - LONG_AGO)
-        return reaping.judge(suspect, watch, answer, now, self.timing)
+            watch, found = replace(watch, hearing_since=long_ago), replace(found, heard_at=now)
+        if Guard.BRAKE in self.without:
+            found = replace(found, fleet=WITHOUT_END)
+        return watch, found
 
-    def suspect(self, run: int, now: float) -> Suspect:
-        """A run's row as the sweep reads it, and what is said of it in Redis."""
+    def suspect(self, run: int) -> Suspect:
+        """A run's row as the sweep reads it, with what earlier sweeps kept of the same silence."""
         fleet = self.fleet
-        remembered = bool(fleet.told_of[run] == fleet.updated[run])
-        vouched = now if self._is_vouched_for(run, now) else float(fleet.vouched[run]) if remembered else -np.inf
+        remembered = bool(fleet.silence_of[run] == fleet.updated[run])
         limit = float(fleet.max_runtime[run])
         return Suspect(
             run_id=UUID(int=run),
@@ -120,8 +127,9 @@ class Reaper:
             last_proof=PROOFS[int(fleet.proof[run])].value,
             last_chunk=0,
             worker_node=f"worker-{fleet.worker[run]}" if fleet.worker[run] >= 0 else None,
-            unanswered_since=_moment(float(fleet.unanswered[run])) if remembered else None,
-            vouched_at=_moment(vouched),
+            unknown_at=_moment(float(fleet.unknown[run])) if remembered else None,
+            answered_at=_moment(float(fleet.answered[run])) if remembered else None,
+            vouched_at=_moment(float(fleet.vouched[run])) if remembered else None,
         )
 
     def _is_vouched_for(self, run: int, now: float) -> bool:
@@ -139,17 +147,17 @@ class Reaper:
 
     def remember(self, run: int, verdict: Verdict, at: float) -> None:
         """Keep what the next sweep is to know of a run that was spared in this silence: its rows in `sparings`."""
-        fleet, suspect = self.fleet, verdict.suspect
+        fleet, suspect, judgement = self.fleet, verdict.suspect, verdict.judgement
         if moment(float(fleet.updated[run])) != suspect.updated_at:
             return
-        if fleet.told_of[run] != fleet.updated[run]:
-            fleet.told_of[run] = fleet.updated[run]
-            fleet.unanswered[run], fleet.vouched[run] = np.inf, -np.inf
-        if verdict.judgement is Judgement.SPARE_UNKNOWN:
-            fleet.unanswered[run] = min(fleet.unanswered[run], at)
-        elif verdict.judgement in (Judgement.SPARE_ENDED, Judgement.SPARE_VOUCHED) and fleet.unanswered[run] < at:
-            fleet.unanswered[run] = at
-        if verdict.judgement is Judgement.SPARE_VOUCHED and suspect.vouched_at is not None:
+        if fleet.silence_of[run] != fleet.updated[run]:
+            fleet.silence_of[run] = fleet.updated[run]
+            fleet.unknown[run], fleet.answered[run], fleet.vouched[run] = np.inf, -np.inf, -np.inf
+        if judgement is Judgement.SPARE_UNKNOWN:
+            fleet.unknown[run] = min(fleet.unknown[run], at)
+        if judgement.ends_doubt:
+            fleet.answered[run] = at
+        if judgement is Judgement.SPARE_VOUCHED and suspect.vouched_at is not None:
             fleet.vouched[run] = (suspect.vouched_at - BEGINNING).total_seconds()
 
     def answer(self, run: int, now: float, hosts: set[int]) -> Probe | None:
@@ -157,8 +165,8 @@ class Reaper:
         kind = self.fleet.kind[run]
         if Guard.ASK in self.without or kind in (Kind.IN_PROCESS, Kind.UNASKED, Kind.REMOTE):
             return None
-        away = self.here.platform.holds(now) or self.here.probes_hang.holds(now)
-        if (kind == Kind.PLATFORM.value and away) or (
+        down = self.here.platform.holds(now) or self.here.probes_hang.holds(now)
+        if (kind == Kind.PLATFORM.value and down) or (
             kind == Kind.HOST_BOUND.value and self.fleet.host[run] not in hosts
         ):
             return Probe.UNKNOWN
@@ -173,7 +181,7 @@ class Reaper:
             self.canaries.append((now, float(self.here.queue.stored_at(np.array([now]))[0])))
 
     def _heard(self, now: float) -> datetime | None:
-        """When the newest canary was sent that has come back; those before it are of no use any more."""
+        """When the newest canary was sent that has come back; forgets those before it."""
         back = [sent for sent, stored in self.canaries if stored <= now]
         if not back:
             return self.previous.heard_at if self.previous else None
@@ -187,15 +195,13 @@ class Reaper:
         silent = fleet.updated[active] < now - self.timing.window.total_seconds()
         return active[silent | (now - fleet.started[active] > fleet.max_runtime[active])]
 
-    def _ask(self, suspects: list[Suspect], runs: Ints, now: float, hosts: set[int]) -> list[Probe | None]:
+    def _ask(self, suspects: dict[int, Suspect], now: float, hosts: set[int]) -> dict[UUID, Probe]:
         at = moment(now)
-        return [
-            self.answer(run, now, hosts) if reaping.should_ask(one, at, self.timing) else None
-            for one, run in zip(suspects, runs.tolist(), strict=True)
-        ]
+        asked = {run: one for run, one in suspects.items() if judging.should_ask(one, at, self.timing)}
+        return {one.run_id: said for run, one in asked.items() if (said := self.answer(run, now, hosts)) is not None}
 
-    def _takes(self, answers: list[Probe | None]) -> float:
-        """Seconds from listing to carrying out: as long as the slowest platform, up to the limit."""
-        if Probe.UNKNOWN in answers:
+    def _takes(self, answers: dict[UUID, Probe]) -> float:
+        """Seconds from listing to carrying out: as long as the slowest platform takes, up to the limit."""
+        if Probe.UNKNOWN in answers.values():
             return self.timing.ask_limit.total_seconds()
-        return ASKING if any(answers) else DECIDING
+        return ASKING if answers else DECIDING

@@ -7,32 +7,32 @@ from typing import Any
 
 import numpy as np
 
+from reprieve.models.judging import Judgement
 from reprieve.models.liveness import SWEEP_INTERVAL, WINDOW, Timing
-from reprieve.models.reaping import Judgement
 from reprieve.simulation.faults import Fault, clock
 from reprieve.simulation.plan import Plan
 
-#: Seconds: an in-process run whose worker could not vouch for it for longer is not promised to be told from a lost one,
-#: nor is work that nothing but its output speaks for and that pauses for longer (`models.reaping`).
+#: Seconds: an in-process run whose worker could not vouch for it for longer may be taken for a lost one; so may work
+#: that only its output speaks for and that pauses for longer (`models.judging`).
 PROMISED_CUT_OFF = Timing().longest_cut_off.total_seconds()
 PROMISED_PAUSE = Timing().longest_pause.total_seconds()
 #: A dead run that the system could have convicted for longer than this, and did not, is missed.
 LATEST = (WINDOW + SWEEP_INTERVAL).total_seconds()
 #: Seconds by which a sweep's message may come after its time: the rounding of `LATEST`.
 PUNCTUALITY = 5.0
-#: False reaps that are told in words.
+#: Reaps of each kind that are described in words.
 TOLD = 5
 
 
 class LiveReap(StrEnum):
-    """What the reap of a run was whose work was alive."""
+    """Why a run was reaped whose work was alive."""
 
     FALSE = "falsely, in another way"
     """Against the promise, and none of what follows."""
     SPOKE = "falsely: it had printed within the window"
     """Against the promise. Out-of-process work that nobody can be asked about: what it printed was read by nobody."""
     CUT_OFF = "with a worker that was cut off for longer than is promised"
-    """In-process, and its worker could not vouch for it for so long: not to be told from a lost one."""
+    """In-process, and its worker could not vouch for it for so long: it looks like a lost one."""
     PAUSED = "since it paused for longer than is promised, and nothing else spoke for it"
     """Out-of-process, without heartbeats and a platform to ask, and output lagged as is tolerated."""
     DOUBT = "since doubt ran out"
@@ -40,13 +40,13 @@ class LiveReap(StrEnum):
 
     @property
     def is_false(self) -> bool:
-        """Whether it was against the promise of `models.reaping`."""
+        """Whether it was against the promise of `models.judging`."""
         return self not in (LiveReap.CUT_OFF, LiveReap.PAUSED, LiveReap.DOUBT)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was so of a live run when it was reaped, which the reaper cannot know. Seconds.
+    """The true state of a live run when it was reaped, which the reaper cannot know. Seconds.
 
     `cut_off`: for how long, in one piece, its worker had been unable to vouch for it. `quiet`: since its last output.
     `pause`: how long it pauses at the longest, where nothing but its output speaks for it; else 0.
@@ -210,7 +210,7 @@ class Report:
         return {name: sum(low <= one < high for one in self.series.reaps) for name, (low, high) in edges.items()}
 
     def record(self) -> dict[str, Any]:
-        """All of it as data, but for the series; the same plan gives the same."""
+        """The report as data, without the series; the same plan gives the same."""
         return {
             "seed": self.plan.seed,
             "runs": self.plan.runs,

@@ -1,4 +1,4 @@
-"""Sets of times, as spans that do not touch: when something was away, and when it was back."""
+"""Sets of times, as spans that do not touch: from when to when something was down."""
 
 from collections.abc import Iterable, Iterator
 

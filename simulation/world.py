@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from reprieve.models import reaping
+from reprieve.models.draining import end_of_drained
+from reprieve.models.judging import Judgement
 from reprieve.models.liveness import Timing
-from reprieve.models.reaping import Judgement, Verdict
-from reprieve.models.status import Probe
+from reprieve.models.reaping import Verdict
+from reprieve.models.status import Probe, Status
+from reprieve.models.work import End
 from reprieve.simulation import proofs
 from reprieve.simulation.conditions import TICK, TICKS_PER_SWEEP, Conditions
 from reprieve.simulation.crew import Crew
-from reprieve.simulation.faults import WORKERS_PER_HOST, Fault, schedule, workers_for
+from reprieve.simulation.faults import DRAIN_LIMIT, WORKERS_PER_HOST, Fault, schedule, workers_for
 from reprieve.simulation.fleet import PROBE, PROOFS, Fleet, Kind, Truth
 from reprieve.simulation.plan import Guard, Plan
 from reprieve.simulation.proofs import Proofs
@@ -53,7 +55,7 @@ class World:
         self._retries: list[tuple[float, int]] = []
 
     def run(self, progress: Progress = lambda _: None) -> Report:
-        """All of it; `progress` is told the share that is done."""
+        """Run it to the end; `progress` is called with the share that is done."""
         for tick in range(self.here.ticks):
             self.step(tick)
             if tick % 50 == 0:
@@ -83,7 +85,7 @@ class World:
         self.active = self.active[self.fleet.state[self.active] == Truth.RUNNING.value]
 
     def _begin(self, tick: int) -> None:
-        """Runs that are due are claimed, if there are a broker to say so, a database and a worker."""
+        """Runs that are due are claimed, if the broker, the database and a worker are up."""
         until = (tick + 1) * TICK
         due = self._due(until)
         free = self.crew.free(tick)
@@ -98,7 +100,7 @@ class World:
         self.active = np.concatenate([self.active, due])
 
     def _creation(self, due: Ints, claimed: Floats) -> Floats:
-        """When work is created that is claimed at these times: on a platform that is away, soon after it is back."""
+        """When work claimed at these times is created: on a platform that is down, soon after it is back."""
         back = np.where(self.fleet.kind[due] == Kind.PLATFORM.value, self.here.platform.release(claimed), claimed)
         return np.where(back > claimed, back + self.rng.uniform(*CREATED_AFTER, len(due)), claimed)
 
@@ -113,15 +115,14 @@ class World:
         while self._moments and self._moments[-1].at < until:
             given_up = self.crew.suffer(self._moments.pop(), self.active)
             self.report.drained += len(given_up)
-            self.fleet.close(given_up)
-            for run in given_up[self.fleet.attempt[given_up] < self.fleet.max_attempts[given_up]].tolist():
-                self._try_again(run, until)
+            for run in given_up.tolist():
+                self._finish(run, end_of_drained(self.reaper.suspect(run), DRAIN_LIMIT, self.timing), until)
             self._keep_running()
         while self._flushes and self._flushes[-1] < until:
             proofs.lose_on_the_way(self.fleet, self.here, self.active, self._flushes.pop(), self.rng)
 
     def _end(self, tick: int) -> None:
-        """Results are recorded by whoever follows the work, once the database can be written; so are time-outs."""
+        """The follower of work records its result, once the database can be written; time-outs likewise."""
         until = (tick + 1) * TICK
         fleet, active = self.fleet, self.active
         writes = np.isfinite(self.here.beats[tick])[np.maximum(fleet.worker[active], 0)]
@@ -139,10 +140,12 @@ class World:
             self.report.found.append(Detection(until - float(fleet.dies[run]), float(fleet.well[run])))
         fleet.close(at)
 
-    def _try_again(self, run: int, ready: float) -> None:
-        """A further attempt, once `ready`: the delay is over, and the old work is confirmed gone."""
-        heapq.heappush(self._retries, (ready, run))
-        self.report.retried += 1
+    def _finish(self, run: int, end: End, at: float, gone_at: float = 0.0) -> None:
+        """Close the row; queue a retry for when its delay is over and the old work is confirmed gone, at `gone_at`."""
+        self.fleet.close(np.array([run]))
+        if end.status is Status.QUEUED:
+            heapq.heappush(self._retries, (max(at + end.retry_after.total_seconds(), gone_at), run))
+            self.report.retried += 1
 
     # -- the sweep
 
@@ -158,7 +161,7 @@ class World:
         return sweep
 
     def _is_called(self, tick: int, now: float) -> bool:
-        """Whether a sweep's message comes and can be worked on: beat's, or that of a control worker that begins."""
+        """Whether a sweep's message arrives, beat's or that of a starting control worker, and a worker can take it."""
         here = self.here
         began = False
         while self._restarts and self._restarts[-1] <= tick * TICK:
@@ -168,21 +171,19 @@ class World:
 
     def _carry_out(self, sweep: Sweep) -> None:
         """End what was convicted and is still silent; refresh what is alive; have it followed."""
-        cutoff = sweep.now - self.timing.window.total_seconds()
         reaped = 0
         alive, unfollowed = [], []
-        for run, verdict in zip(sweep.runs.tolist(), sweep.verdicts, strict=True):
-            judgement = verdict.judgement
-            if judgement.error_code is None:
+        for run, verdict in zip(sweep.runs.tolist(), sweep.ruling.verdicts, strict=True):
+            end, judgement = sweep.ruling.end_of(verdict), verdict.judgement
+            if end is None:
                 self.report.sparings[judgement.value] += 1
                 self.reaper.remember(run, verdict, sweep.carried_out_at)
                 alive += [run] if judgement is Judgement.SPARE_ALIVE else []
                 unfollowed += [run] if judgement.wants_follower else []
-            elif self.fleet.state[run] == Truth.RUNNING.value and not (
-                verdict.for_silence and self._heard(run, cutoff)
-            ):
+            elif self._applies(end, run):
                 reaped += verdict.for_silence
-                self._reap(run, verdict, sweep)
+                self._count_reap(run, verdict, sweep)
+                self._finish(run, end, sweep.carried_out_at + DECIDING, self._ended_by(run, sweep.carried_out_at))
         seen = np.array(alive, dtype=np.int64)
         at = np.full(len(seen), sweep.carried_out_at)
         proofs.apply(self.fleet, Proofs(seen, at, np.full(len(seen), PROBE)), np.inf)
@@ -192,11 +193,13 @@ class World:
         self.report.series.add(sweep.now, len(self.active), len(sweep.runs), reaped)
         self._keep_running()
 
-    def _heard(self, run: int, cutoff: float) -> bool:
-        """The UPDATE's own condition: whether a proof of life came since the sweep looked."""
-        return bool(self.fleet.updated[run] >= cutoff)
+    def _applies(self, end: End, run: int) -> bool:
+        """The conditions of `FINISH`: it is running still, and has given no proof of life since the sweep looked."""
+        updated_at = moment(float(self.fleet.updated[run]))
+        silent = end.silent_before is None or updated_at < end.silent_before
+        return silent and self.fleet.state[run] == Truth.RUNNING.value
 
-    def _reap(self, run: int, verdict: Verdict, sweep: Sweep) -> None:
+    def _count_reap(self, run: int, verdict: Verdict, sweep: Sweep) -> None:
         fleet, at = self.fleet, sweep.carried_out_at
         self.report.convictions[verdict.judgement.value] += 1
         if fleet.vanished(run, at):
@@ -208,11 +211,6 @@ class World:
             self.report.live.append(self._live_reap(run, verdict, sweep))
         else:
             self.report.ended_unread += 1
-        fleet.close(np.array([run]))
-        code = verdict.judgement.error_code
-        if code is not None and reaping.may_retry(code, verdict.suspect):
-            delay = reaping.retry_delay(verdict.suspect.fence, verdict.suspect.attempt, self.timing)
-            self._try_again(run, max(at + DECIDING + delay.total_seconds(), self._ended_by(run, at)))
 
     def _ended_by(self, run: int, at: float) -> float:
         """When a worker of its host can confirm that the old attempt's work has ended."""
@@ -253,8 +251,7 @@ class World:
         late = dead[fleet.updated[dead] > np.maximum(fleet.dies[dead], fleet.counted[dead])]
         fleet.well[late] = 0.0
         fleet.counted[dead] = fleet.updated[dead]
-        braked = sweep.limit.is_on and Guard.BRAKE not in self.report.plan.without
-        for run in dead.tolist() if not braked else []:
+        for run in dead.tolist() if not sweep.ruling.limit.is_on else []:
             if self._could_convict(run, sweep):
                 since = max(float(fleet.dies[run]), float(fleet.updated[run]), now - interval)
                 fleet.well[run] += now - since

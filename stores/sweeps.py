@@ -12,9 +12,10 @@ from sqlalchemy import TextClause, select, text
 
 from reprieve.models.errors import LeaseLost
 from reprieve.models.health import Pulse
+from reprieve.models.judging import Judgement, Suspect
 from reprieve.models.paging import pages
-from reprieve.models.reaping import Suspect, Watch
 from reprieve.models.rows import Sparing
+from reprieve.models.watching import Watch
 from reprieve.stores.database import Database
 from reprieve.stores.leases import Lease, Leases
 from reprieve.stores.runs.conditions import OVERDUE
@@ -27,17 +28,17 @@ WHERE r.status = 'running' AND (r.updated_at < :cutoff OR {OVERDUE})
 """)  # noqa: S608 - our own text
 
 # suspects: a page of them, as they are by now. Narrow on purpose: no config, handle or outcome. What earlier sweeps
-# were told in the same silence is read from its sparings: a question counts as unanswered since the first in vain after
-# the last that was answered; a vouch, since a sweep saw it (not since it last spared: it would renew itself).
+# learned in the same silence is read from its sparings. A vouch counts from when a sweep saw it in Redis, not from when
+# it last spared, or it would renew itself.
 SUSPECTS = text(f"""
 SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.out_of_process_liveness,
        r.started_at, r.max_runtime, r.updated_at, r.last_proof, coalesce(upper(l.stored) - 1, 0) AS last_chunk,
-       a.worker_node, s.vouched_at, EXISTS (SELECT FROM run_tokens t WHERE t.run_id = r.id) AS reports,
-       CASE WHEN s.unknown_at IS NOT NULL THEN greatest(s.unknown_at, s.answered_at) END AS unanswered_since
+       a.worker_node, s.unknown_at, s.answered_at, s.vouched_at,
+       EXISTS (SELECT FROM run_tokens t WHERE t.run_id = r.id) AS reports
 FROM runs r
 LEFT JOIN LATERAL (
     SELECT max(first_at) FILTER (WHERE judgement = 'spare_unknown') AS unknown_at,
-           max(last_at) FILTER (WHERE judgement IN ('spare_ended', 'spare_vouched')) AS answered_at,
+           max(last_at) FILTER (WHERE judgement = ANY(:ends_doubt)) AS answered_at,
            max(CAST(detail ->> 'vouched_at' AS timestamptz)) FILTER (WHERE judgement = 'spare_vouched') AS vouched_at
     FROM sparings WHERE run_id = r.id AND attempt = r.attempt AND silent_since = r.updated_at
 ) s ON true
@@ -54,7 +55,7 @@ SELECT watching_since AS since, last_sweep_at, window_length AS window, hearing_
 FROM reaper_watch
 """)
 
-# watch: `heard_at` is the echo's to write, never the sweep's. Only of a sweep that holds its lease still.
+# watch: written only by a sweep that still holds its lease. `heard_at` is the echo's to write, never the sweep's.
 NOTE_WATCH = text("""
 INSERT INTO reaper_watch (id, watching_since, last_sweep_at, window_length, hearing_since)
 SELECT 1, CAST(:since AS timestamptz), CAST(:last_sweep_at AS timestamptz), CAST(:window AS interval),
@@ -64,14 +65,13 @@ ON CONFLICT (id) DO UPDATE
 SET watching_since = :since, last_sweep_at = :last_sweep_at, window_length = :window, hearing_since = :hearing_since
 """)
 
-# echo: a canary came back; one that comes late, or again, tells nothing new, unless the clock was set back meanwhile.
+# echo: a canary came back. An older one than the last says nothing new, unless the clock was set back meanwhile.
 ECHO = text("""
 UPDATE reaper_watch SET heard_at = :sent_at
 WHERE heard_at IS NULL OR heard_at < :sent_at OR heard_at > clock_timestamp()
 """)
 
-# take reports: an API takes reports, and has not always done so where it, or whichever did last, was away for longer
-# than is tolerated.
+# take reports: an API takes reports. It begins anew (`reports_since`) if no API took any for longer than is tolerated.
 TAKE_REPORTS = text("""
 UPDATE reaper_watch SET reports_at = clock_timestamp(), reports_since = CASE
     WHEN :after_a_gap OR reports_since IS NULL
@@ -81,7 +81,7 @@ UPDATE reaper_watch SET reports_at = clock_timestamp(), reports_since = CASE
 
 FLEET = text("SELECT count(*) FROM runs WHERE status = 'running'")
 
-# spare: the evidence of sparings; the same judgement on the same silence again is counted, and its evidence renewed.
+# spare: the evidence of sparings. The same judgement on the same silence is counted, and its evidence replaced.
 SPARE = text("""
 INSERT INTO sparings AS s (run_id, attempt, silent_since, judgement, detail)
 SELECT * FROM jsonb_to_recordset(CAST(:sparings AS jsonb))
@@ -90,7 +90,7 @@ ON CONFLICT (run_id, attempt, silent_since, judgement) DO UPDATE
 SET last_at = clock_timestamp(), times = s.times + 1, detail = EXCLUDED.detail
 """)
 
-# account: by adapter, what was reaped, and of that, what something came of afterwards.
+# account: by adapter, how many attempts were reaped, and how many of those gave a sign of life later.
 ACCOUNT = text("""
 SELECT r.adapter, count(*) AS reaped,
        count(*) FILTER (WHERE a.late_output_at IS NOT NULL OR a.late_result_at IS NOT NULL) AS suspected_false
@@ -98,7 +98,7 @@ FROM run_attempts a JOIN runs r ON r.id = a.run_id WHERE a.reaped_at IS NOT NULL
 GROUP BY r.adapter ORDER BY r.adapter
 """)
 
-# pulse: the holder of a sweep that is under way, or was not heard of again.
+# pulse: the last completed sweep, and the holder of one that is under way, or was never heard of again.
 LAST_COMPLETED = text("""
 SELECT clock_timestamp() - w.last_completed_at AS age, clock_timestamp() - w.heard_at AS lag, w.last_report,
        l.holder, clock_timestamp() - l.since AS held_for,
@@ -118,7 +118,7 @@ SWEEP = "reaper.sweep"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the reaper did to the runs of one adapter."""
+    """How many attempts of one adapter's runs were reaped, and how many of those may have been alive."""
 
     adapter: str
     reaped: int
@@ -134,7 +134,7 @@ class SweepStore:
         self._lease_length = lease_length
 
     def single_flight(self) -> AbstractContextManager[Lease | None]:
-        """The lease of one sweep at a time, on whatever server; None for every other."""
+        """The lease that only one sweep at a time gets, on any host; None while another sweep has it."""
         return self._leases.hold(SWEEP, self._lease_length)
 
     def last_watch(self) -> Watch | None:
@@ -143,7 +143,7 @@ class SweepStore:
         return Watch(**row._mapping) if row else None
 
     def note_watch(self, lease: Lease, watch: Watch) -> None:
-        """Remember this watch; raises `LeaseLost` where another sweep has begun since, whose watch is newer."""
+        """Remember this watch; raises `LeaseLost` if another sweep has begun since, whose watch is newer."""
         self._write(lease, NOTE_WATCH, asdict(watch))
 
     def _write(self, lease: Lease, statement: TextClause, values: dict[str, Any]) -> None:
@@ -157,7 +157,7 @@ class SweepStore:
             connection.execute(ECHO, {"sent_at": sent_at})
 
     def take_reports(self, tolerated: timedelta, *, after_a_gap: bool) -> None:
-        """An API takes reports; it has not always done so since it last said it where that is too long ago."""
+        """An API takes reports; `after_a_gap` where it knows that it did not all the time since it last said so."""
         with self._database.begin() as connection:
             connection.execute(TAKE_REPORTS, {"tolerated": tolerated, "after_a_gap": after_a_gap})
 
@@ -188,7 +188,7 @@ class SweepStore:
                 connection.execute(SPARE, {"sparings": json.dumps(records)})
 
     def sparings(self, run_id: UUID) -> Sequence[Sparing]:
-        """Why a run was spared when it was suspect, in the order in which it first was."""
+        """Why a run was spared when it was suspect, oldest judgement first."""
         with self._database.session() as session:
             return (
                 session.execute(select(Sparing).where(Sparing.run_id == run_id).order_by(Sparing.first_at))
@@ -202,23 +202,24 @@ class SweepStore:
             return [Account(**row._mapping) for row in connection.execute(ACCOUNT)]
 
     def pulse(self) -> Pulse:
-        """How long ago the last sweep was completed, what it did, who makes one just now, and whether it can."""
+        """How long ago the last sweep completed and what it did, who sweeps now, whether the database takes writes."""
         read_only = self._database.is_read_only()
         with self._database.begin() as connection:
             row = connection.execute(LAST_COMPLETED, {"lease": SWEEP}).one()
         return Pulse(**row._mapping, read_only=read_only)
 
     def complete(self, lease: Lease, report_json: str) -> None:
-        """Remember that a sweep came to its end, and what it did; raises `LeaseLost`."""
+        """Remember that a sweep has completed, and what it did; raises `LeaseLost`."""
         self._write(lease, COMPLETE, {"report": report_json})
 
     def suspects(self, cutoff: datetime, now: datetime, page_size: int) -> Iterator[list[Suspect]]:
-        """Pages of suspects in order of id; each page is read when it is asked for."""
+        """Pages of suspects in order of id; each page is read when it is requested."""
         moment: dict[str, Any] = {"cutoff": cutoff, "now": now}
+        ends_doubt = [one.value for one in Judgement if one.ends_doubt]
         with self._database.begin() as connection:
             ids = sorted(connection.execute(SUSPECT_IDS, moment).scalars())
         for page in pages(ids, page_size):
-            wanted = moment | {"ids": [str(run_id) for run_id in page]}
+            wanted = moment | {"ids": [str(run_id) for run_id in page], "ends_doubt": ends_doubt}
             with self._database.begin() as connection:
                 suspects = [Suspect(**row._mapping) for row in connection.execute(SUSPECTS, wanted)]
             yield suspects

@@ -1,8 +1,8 @@
 """Ask the platforms what they know of suspects: many at once, adapter beside adapter, within a time limit.
 
-Whoever does not say anything in time, hangs or raises has said UNKNOWN. Work that only its own host can look at is
-asked about through rows (`models.rows.Question`): the workers of that host answer them. A host without a worker
-is not waited for.
+An adapter that does not answer in time, hangs or raises has said UNKNOWN. Work that only its own host can look at is
+asked about through rows (`models.rows.Question`): the workers of that host answer them. A host without a worker is not
+waited for.
 """
 
 import logging
@@ -23,20 +23,20 @@ from reprieve.workers.bootstrap import Services
 
 logger = logging.getLogger(__name__)
 
-#: Handles that an adapter is asked about at once.
+#: Handles in one question to an adapter.
 BATCH = 500
 #: Seconds between two looks for answers.
 LOOK_INTERVAL = 0.1
 
 _lock = threading.Lock()
-#: The adapters that are being asked. One that hangs is not asked again before it has come back.
+#: The adapters that are being asked. One that hangs is not asked again until it has come back.
 _asked: dict[str, threading.Thread] = {}
 
 Answers = dict[UUID, Probe]
 
 
 def ask(services: Services, fences: Iterable[Fence]) -> Answers:
-    """What the platforms say of the work under these fences; nothing of work that no platform can be asked about."""
+    """What the platforms say about the work under these fences; no answer for work whose platform cannot be asked."""
     handles = [one for one in services.questions.handles(fences) if _can_be_asked(one.adapter)]
     if not handles:
         return {}
@@ -50,7 +50,7 @@ def ask(services: Services, fences: Iterable[Fence]) -> Answers:
 
 
 def _can_be_asked(adapter: str) -> bool:
-    """Whether there is anything to ask. An adapter that is not installed here is: it may be on the work's host."""
+    """Whether its work can be asked about. An adapter that is not installed here may be on the work's host."""
     try:
         return issubclass(find_adapter(adapter), Probing)
     except UnknownAdapter:
@@ -58,7 +58,7 @@ def _can_be_asked(adapter: str) -> bool:
 
 
 def _ask_hosts(services: Services, handles: Sequence[Handle]) -> set[UUID]:
-    """Put the questions to the hosts that have a worker; returns the runs that an answer may come for."""
+    """Put the questions to the hosts that have a live worker; returns the runs for which an answer may come."""
     if not handles:
         return set()
     alive = services.workers.hosts(services.timing.worker_gone_after)
@@ -78,7 +78,7 @@ def _answers_of_hosts(services: Services, asked: set[UUID], deadline: float) -> 
 
 
 def answer_questions(services: Services) -> int:
-    """Say what this host knows of its work that a sweep asks about; returns how many questions were answered."""
+    """Answer what a sweep asks about work of this host; returns how many questions were answered."""
     handles = services.questions.unanswered(services.node)
     if not handles:
         return 0
@@ -96,7 +96,7 @@ def ask_here(services: Services, handles: Sequence[Handle], deadline: float) -> 
         with _lock:
             if adapter in _asked and _asked[adapter].is_alive():
                 logger.error(
-                    "The adapter %r has not answered since the last time: nothing is known of its work.", adapter
+                    "The adapter %r still hangs from an earlier question: nothing is known of its work.", adapter
                 )
                 continue
             thread = threading.Thread(target=_ask_one, args=(services, adapter, ours, said), daemon=True)
@@ -105,7 +105,7 @@ def ask_here(services: Services, handles: Sequence[Handle], deadline: float) -> 
         threads.append(thread)
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    # A copy: who answers too late changes nothing any more.
+    # A copy: an answer that comes too late must not change it.
     return dict.fromkeys((one.run_id for one in handles), Probe.UNKNOWN) | dict(said)
 
 
@@ -128,7 +128,7 @@ def _ask_one(services: Services, name: str, handles: Sequence[Handle], said: Ans
 
 
 def _probe(adapter: Probing, handles: Sequence[Handle]) -> Answers:
-    """What an adapter says; where it raises, by halves, so that one handle that it cannot bear costs no other."""
+    """What an adapter says. If it raises, ask by halves, so that one bad handle costs no other its answer."""
     try:
         answers = adapter.probe([one.handle for one in handles])
         return {one.run_id: _said(adapter, answer) for one, answer in zip(handles, answers, strict=True)}
@@ -141,6 +141,6 @@ def _probe(adapter: Probing, handles: Sequence[Handle]) -> Answers:
 
 
 def _said(adapter: Probing, answer: Probe) -> Probe:
-    """The answer; that work has ended is worth nothing where nobody can ever attach to read how."""
+    """The answer; ENDED becomes UNKNOWN if the adapter cannot attach, since nobody could ever read how it ended."""
     said = Probe(answer)
     return Probe.UNKNOWN if said is Probe.ENDED and not isinstance(adapter, Attaching) else said

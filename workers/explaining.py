@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from reprieve.models.health import Refusal
+from reprieve.models.judging import Judgement
 from reprieve.models.liveness import HOST_LOST_AFTER
 from reprieve.models.nodes import in_words
 from reprieve.models.owed import Failing
-from reprieve.models.reaping import Judgement
 from reprieve.models.records import EventRecord, ExplanationRecord, RunRecord, SparingRecord
 from reprieve.models.rows import Run, RunAttempt, RunEvent, Sparing
 from reprieve.models.status import EventKind, Status

@@ -1,25 +1,22 @@
 """`reaper.sweep`: each minute, decide which of the running runs are dead.
 
-    watch     since when have we been looking without a gap?           models.reaping.next_watch
-    listen    does output still come through?                          models.reaping.listen, `logs.echo`
+    watch     since when have we been looking without a gap?           models.watching.next_watch
     suspect   which runs are silent for longer than the window?        stores.sweeps.SUSPECTS
-    ask       what do their platforms say?                             workers.asking
-    believe   which are vouched for by workers without a database?     stores.hints.Vouches
-    judge     what follows from all that?                              models.reaping.judge
-    brake     are these too many at once?                              models.reaping.brake
-    reap      end it, if it is still silent; evidence beside it        models.reaping.conviction, workers.finish
+    ask       what do their platforms say?                             models.judging.should_ask, workers.asking
+    hear      does output still come through, and who vouches?         `logs.echo`, stores.hints.Vouches
+    decide    what follows: listen, believe, judge, brake              models.reaping.decide
+    reap      end it, if it is still silent; evidence beside it        models.reaping.Ruling.end_of, workers.finish
     spare     keep why; what is alive is refreshed, and adopted        workers.refresh, stores.adoptions
     bury      end its work, on whichever host that is                  workers.supervision.burying
 
-A sweep is single-flight and repeatable: it decides nothing by itself that the UPDATE does not check again. Its lease is
-renewed at each step; one that stood still meanwhile, and thaws after another has swept, writes nothing and stops.
+A sweep is single-flight and repeatable: it decides nothing that the UPDATE does not check again. Its lease is renewed
+at each step. A sweep that was frozen, and thaws after another has begun, writes nothing and stops.
 """
 
 import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -27,26 +24,13 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 
 from reprieve.models.errors import LeaseLost
+from reprieve.models.judging import Judgement, should_ask
 from reprieve.models.liveness import NODE_FORGOTTEN_AFTER, RESEND_DOUBLINGS
 from reprieve.models.nodes import in_words, may_waive
 from reprieve.models.paging import pages
-from reprieve.models.reaping import (
-    Brake,
-    Judgement,
-    Suspect,
-    Verdict,
-    Watch,
-    brake,
-    conviction,
-    dossier,
-    is_due,
-    judge,
-    listen,
-    may_orphan,
-    next_watch,
-    should_ask,
-)
+from reprieve.models.reaping import Findings, Ruling, Verdict, decide
 from reprieve.models.status import Proof
+from reprieve.models.watching import Watch, is_due, may_orphan, next_watch
 from reprieve.models.work import Fence
 from reprieve.stores.leases import Lease
 from reprieve.workers import metrics, tracing
@@ -78,9 +62,9 @@ def echo_task(sent_at: str) -> None:
 
 
 def sweep(services: Services, *, by_hand: bool = False) -> dict[str, Any]:
-    """One sweep; returns what it did. Skipped while another is under way, or when one has just been made.
+    """Make one sweep; returns what it did. Skipped while another is under way, or when one has just been made.
 
-    It stops where another has begun since, for it stood still for so long that its lease was over.
+    It stops if it was frozen for so long that its lease ended and another sweep has begun.
     """
     with services.sweeps.single_flight() as lease:
         if lease is None:
@@ -114,68 +98,59 @@ def _sweep(services: Services, lease: Lease, watch: Watch, now: datetime) -> dic
 
 
 def _judge_all(services: Services, lease: Lease, watch: Watch, now: datetime) -> dict[str, Any]:
-    found = services.sweeps.suspects(now - services.timing.window, now, PAGE_SIZE)
-    suspects = [one for page in lease.while_going_through(found) for one in page]
-    lease.renew()
-    answers = ask(services, [one.fence for one in suspects if should_ask(one, now, services.timing)])
-    watch, suspects = _listen(services, lease, watch, now), _believe(services, suspects, now)
-    verdicts = [
-        Verdict(one, judge(one, watch, answers.get(one.run_id), now, services.timing), answers.get(one.run_id))
-        for one in suspects
-    ]
-    verdicts, limit = _brake(services, verdicts)
+    ruling = decide(watch, _find(services, lease, now), now, services.timing)
+    services.sweeps.note_watch(lease, ruling.watch)
+    _say(ruling)
     reaped = 0
-    for page in pages(verdicts, PAGE_SIZE):
+    for page in pages(ruling.verdicts, PAGE_SIZE):
         lease.renew()
-        evidence = [(one, dossier(one, watch, limit, now, services.timing)) for one in page]
-        reaped += _reap(services, evidence, now)
-        _spare(services, [pair for pair in evidence if pair[0].judgement.error_code is None])
-    judgements = Counter(one.judgement.value for one in verdicts)
-    metrics.SUSPECTS.set(len(verdicts))
-    return {"judged": len(verdicts), "reaped": reaped, "spared": len(verdicts) - reaped, "judgements": dict(judgements)}
+        reaped += _reap(services, ruling, page)
+        _spare(services, ruling, page)
+    judged, judgements = len(ruling.verdicts), Counter(one.judgement.value for one in ruling.verdicts)
+    return {"judged": judged, "reaped": reaped, "spared": judged - reaped, "judgements": dict(judgements)}
 
 
-def _listen(services: Services, lease: Lease, watch: Watch, now: datetime) -> Watch:
-    """Whether canaries come back; looked at as late as possible, so that the one just sent may count."""
-    watch = listen(watch, services.sweeps.heard_at(), now, services.timing)
-    services.sweeps.note_watch(lease, watch)
-    lag = watch.lag(now)
+def _find(services: Services, lease: Lease, now: datetime) -> Findings:
+    """List the suspects and ask about them. Canaries and vouches come last, so that as many as possible count."""
+    listed = services.sweeps.suspects(now - services.timing.window, now, PAGE_SIZE)
+    suspects = [one for page in lease.while_going_through(listed) for one in page]
+    fleet = services.sweeps.fleet() if suspects else 0
+    lease.renew()
+    return Findings(
+        suspects=suspects,
+        fleet=fleet,
+        answers=ask(services, [one.fence for one in suspects if should_ask(one, now, services.timing)]),
+        heard_at=services.sweeps.heard_at(),
+        vouched=services.vouches.given([one.fence for one in suspects if one.is_silent(now, services.timing)]),
+    )
+
+
+def _say(ruling: Ruling) -> None:
+    """Measure what was decided, and log what makes silence worthless: a lagging pipeline, or too many at once."""
+    watch, limit, lag = ruling.watch, ruling.limit, ruling.watch.lag(ruling.now)
+    metrics.SUSPECTS.set(len(ruling.verdicts))
+    metrics.BRAKED.set(max(0, limit.convicted - limit.allowed))
     if lag is not None:
         metrics.PIPELINE_LAG.set(max(0.0, lag.total_seconds()))
-    if watch.hearing_since is None and watch.age(now) > services.timing.tolerated_lag:
+    if watch.hearing_since is None and watch.age(ruling.now) > ruling.timing.tolerated_lag:
         logger.error("The log pipeline lags (last canary %s): silence convicts nobody.", watch.heard_at or "never")
-    return watch
-
-
-def _believe(services: Services, suspects: list[Suspect], now: datetime) -> list[Suspect]:
-    """The suspects, with what their workers say of them now; looked at as late as possible, as canaries are."""
-    vouched = services.vouches.given([one.fence for one in suspects if one.is_silent(now, services.timing)])
-    return [replace(one, vouched_at=now) if one.fence in vouched else one for one in suspects]
-
-
-def _brake(services: Services, verdicts: list[Verdict]) -> tuple[list[Verdict], Brake]:
-    convicted = sum(one.for_silence for one in verdicts)
-    limit = Brake(fleet=services.sweeps.fleet() if convicted else 0, convicted=convicted)
-    metrics.BRAKED.set(max(0, convicted - limit.allowed))
     if limit.is_on:
         logger.error(
             "%d of %d running runs look dead at once: the %d longest silent are reaped now, the others later.",
             *(limit.convicted, limit.fleet, limit.allowed),
         )
-    return brake(verdicts, limit), limit
 
 
-def _reap(services: Services, judged: Sequence[tuple[Verdict, dict[str, Any]]], now: datetime) -> int:
+def _reap(services: Services, ruling: Ruling, verdicts: Sequence[Verdict]) -> int:
     """End those of these runs that were convicted, and count them."""
-    convictions = [conviction(verdict, evidence, now, services.timing) for verdict, evidence in judged]
-    ends = {end.fence.run_id: end for end in convictions if end is not None}
+    ends = {end.fence.run_id: end for one in verdicts if (end := ruling.end_of(one))}
     ended = _in_bulk(lambda some: [run.run_id for run in finish(services, some, pass_over_held=True)], ends)
-    for verdict, _ in judged:
-        if verdict.suspect.run_id in ended:
-            metrics.REAPS.labels(verdict.suspect.adapter, str(verdict.judgement.error_code)).inc()
-            metrics.REAPED_SILENCE.observe(verdict.suspect.silence(now).total_seconds())
-    if ended and tracing.is_on():
-        _trace(services, [verdict for verdict, _ in judged if verdict.suspect.run_id in ended])
+    reaped = [one for one in verdicts if one.suspect.run_id in ended]
+    for one in reaped:
+        metrics.REAPS.labels(one.suspect.adapter, str(one.judgement.error_code)).inc()
+        metrics.REAPED_SILENCE.observe(one.suspect.silence(ruling.now).total_seconds())
+    if reaped and tracing.is_on():
+        _trace(services, reaped)
     return len(ended)
 
 
@@ -186,9 +161,9 @@ def _trace(services: Services, reaped: Sequence[Verdict]) -> None:
 
 
 def _in_bulk(act: Callable[[Sequence[T]], Iterable[UUID] | None], by_run: Mapping[UUID, T]) -> set[UUID]:
-    """Do this for all runs in one statement; if one of them makes it fail, one by one, so that it fails alone.
+    """Apply `act` to all in one statement. If that fails, apply it run by run, so that one bad row blocks no others.
 
-    That another transaction holds a row of it is such a failure. Returns what `act` returned, all together.
+    A row that another transaction holds is such a failure. Returns what `act` returned, all together.
     """
     try:
         return set(act(list(by_run.values())) or ())
@@ -201,16 +176,15 @@ def _in_bulk(act: Callable[[Sequence[T]], Iterable[UUID] | None], by_run: Mappin
         return {done for run_id, item in by_run.items() for done in _in_bulk(act, {run_id: item})}
 
 
-def _spare(services: Services, spared: Sequence[tuple[Verdict, dict[str, Any]]]) -> None:
-    """Keep why these were spared; refresh what is alive, and have it followed."""
-    suspects = [(one, evidence) for one, evidence in spared if one.judgement is not Judgement.SPARE_PROVEN]
-    for one, _ in suspects:
+def _spare(services: Services, ruling: Ruling, verdicts: Sequence[Verdict]) -> None:
+    """Keep why those that were not convicted are spared; refresh what is alive, and have it followed."""
+    spared = [one for one in verdicts if one.is_spared]
+    for one in spared:
         metrics.SPARED.labels(one.judgement.value).inc()
-    _in_bulk(services.sweeps.spare, {one.suspect.run_id: (one.suspect, evidence) for one, evidence in suspects})
-    give_proof(
-        services, [one.suspect.fence for one, _ in suspects if one.judgement is Judgement.SPARE_ALIVE], Proof.PROBE
-    )
-    unfollowed = [one.suspect.fence for one, _ in suspects if one.judgement.wants_follower]
+    _in_bulk(services.sweeps.spare, {one.suspect.run_id: (one.suspect, ruling.dossier(one)) for one in spared})
+    alive = [one.suspect.fence for one in spared if one.judgement is Judgement.SPARE_ALIVE]
+    give_proof(services, alive, Proof.PROBE)
+    unfollowed = [one.suspect.fence for one in spared if one.judgement.wants_follower]
     _in_bulk(lambda some: _run_ids(services.adoptions.hand_over(some)), {one.run_id: one for one in unfollowed})
 
 
@@ -219,7 +193,7 @@ def _run_ids(fences: Iterable[Fence]) -> set[UUID]:
 
 
 def _orphan(services: Services) -> int:
-    """Have another worker follow the work of those that are gone, without waiting for its silence."""
+    """Have other workers follow the work of workers that are gone, without waiting for its silence."""
     orphaned = services.adoptions.orphan(services.timing.worker_gone_after)
     if orphaned:
         logger.warning("%d runs have lost the worker that followed them; others take them over.", orphaned)
@@ -227,7 +201,7 @@ def _orphan(services: Services) -> int:
 
 
 def _waive(services: Services) -> int:
-    """Have retries wait no longer for hosts that are lost."""
+    """Stop retries from waiting for hosts that are lost."""
     lost_after = services.timing.host_lost_after
     right = (
         f" was not seen for {in_words(lost_after)}. Its work counts as gone: what a worker runs itself ends with it, "
@@ -242,7 +216,7 @@ def _waive(services: Services) -> int:
 
 
 def _resend(services: Services) -> int:
-    """Send the messages again of runs that stay queued without having been claimed."""
+    """Send the message again of each run that stays queued without having been claimed."""
     unclaimed = services.resends.unclaimed(services.timing.resend_after, RESEND_DOUBLINGS)
     for run_id in unclaimed:
         send_execute(run_id)

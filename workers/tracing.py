@@ -17,7 +17,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from reprieve.models.reaping import Suspect
+from reprieve.models.judging import Suspect
 from reprieve.models.work import Work
 
 logger = logging.getLogger(__name__)

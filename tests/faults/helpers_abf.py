@@ -29,8 +29,8 @@ from reprieve.adapters import registry
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models import liveness
 from reprieve.models.chunks import Block
+from reprieve.models.judging import Suspect
 from reprieve.models.messages import decode_message, encode_message
-from reprieve.models.reaping import Suspect
 from reprieve.models.work import Work
 from reprieve.stores.runs.claims import ClaimStore
 from reprieve.workers.app import app as app  # The application that Celery's `-A` looks for.

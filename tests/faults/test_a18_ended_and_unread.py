@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 
 from reprieve import enqueue_run
+from reprieve.models.judging import Judgement
 from reprieve.models.liveness import Timing
-from reprieve.models.reaping import Judgement
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Work
 from reprieve.stores.migrate import migrate

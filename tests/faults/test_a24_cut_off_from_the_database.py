@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 from redis import Redis
 
+from reprieve.models.judging import Judgement
 from reprieve.models.liveness import Timing
-from reprieve.models.reaping import Judgement
 from reprieve.models.work import Fence
 from reprieve.stores.hints import vouch_key
 from reprieve.workers.bootstrap import Services

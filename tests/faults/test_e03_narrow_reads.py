@@ -92,16 +92,16 @@ def test_e03_a_refreshed_row_is_small_whatever_was_asked_for(services: Services)
 
 
 def test_e03_suspects_are_read_from_runs_and_attempts_and_give_ids_and_times_alone(services: Services) -> None:
-    plan = _plan(services, SUSPECTS, ids=[str(uuid4())])
+    plan = _plan(services, SUSPECTS, ids=[str(uuid4())], ends_doubt=[])
     relations = {node["Relation Name"] for node in _nodes(plan) if "Relation Name" in node}
     assert relations == {"runs", "run_attempts", "attempt_logs", "sparings", "run_tokens"}
     # Of what is stored of the log, the highest number only.
     highest = "COALESCE((upper(l.stored) - 1), '0'::bigint)"
     # A node that passes on what another has worked out shows it in parentheses.
     columns = {column[1:-1] if column == f"({highest})" else column for column in plan["Output"]}
-    # Of what was said of its silence, since when and until when.
+    # Of what was said of its silence: since when it is in doubt, and what was said last.
     said = {column for column in columns if "sparings." in column}
-    assert len(said) == 2
+    assert len(said) == 3
     # Whether its work reports over HTTP.
     reports = {column for column in columns if "SubPlan" in column}
     assert len(reports) == 1

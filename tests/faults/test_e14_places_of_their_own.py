@@ -18,8 +18,9 @@ from sqlalchemy import text
 from reprieve.api import desks
 from reprieve.models.errors import LogUnavailable
 from reprieve.models.health import ailments
+from reprieve.models.judging import Judgement, judge
 from reprieve.models.liveness import Timing
-from reprieve.models.reaping import Judgement, Watch, judge
+from reprieve.models.watching import Watch
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores import objects
 from reprieve.stores.archive import LogArchives

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from reprieve import cancel_run, enqueue_run
 from reprieve.models.errors import Released
-from reprieve.models.reaping import Judgement
+from reprieve.models.judging import Judgement
 from reprieve.models.status import EventKind, Probe
 from reprieve.models.work import Fence, Work
 from reprieve.stores.runs.attempts import Standing

@@ -15,6 +15,7 @@ from reprieve.models.faults import (
     ends_all_sessions,
     ends_session,
     fault_of,
+    is_row_held,
     is_unfit,
     sqlstate_of,
     unfit_database,
@@ -183,3 +184,33 @@ def test_an_error_that_cannot_be_read_is_ours() -> None:
 )
 def test_what_urllib_has_wrapped_is_looked_at(reason: object, unfit: bool) -> None:
     assert is_unfit(URLError(reason)) is unfit
+
+
+@pytest.mark.parametrize(("sqlstate", "held"), [("55P03", True), ("55P02", False), (None, False)])
+def test_a_row_that_another_transaction_holds_is_told_by_its_sqlstate(sqlstate: str | None, held: bool) -> None:
+    assert is_row_held(from_postgres(sqlstate)) is held
+
+
+def test_the_driver_of_another_kind_says_it_as_sqlstate() -> None:
+    error = type("Psycopg3Error", (Exception,), {"sqlstate": "23505"})()
+    assert sqlstate_of(error) == "23505"
+    assert fault_of(error) is Fault.CONTENT
+
+
+def test_what_an_error_says_itself_outranks_what_it_wraps() -> None:
+    error = type("Wrapper", (Exception,), {"sqlstate": "23505", "orig": ConnectionError()})()
+    assert fault_of(error) is Fault.CONTENT
+
+
+def test_a_code_that_is_no_text_is_no_sqlstate() -> None:
+    error = type("OddError", (Exception,), {"pgcode": 7})()
+    assert sqlstate_of(error) is None
+    assert fault_of(error) is Fault.OURS
+
+
+def test_all_that_an_error_wraps_is_looked_at_and_a_circle_ends() -> None:
+    outer, inner, cause = (RuntimeError(name) for name in ("outer", "inner", "cause"))
+    outer.orig, inner.__cause__, outer.__cause__ = inner, outer, cause  # type: ignore[attr-defined]
+    cause.__cause__ = ConnectionError()
+    assert fault_of(outer) is Fault.ENVIRONMENT
+    assert sqlstate_of(outer) is None

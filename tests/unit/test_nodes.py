@@ -22,7 +22,7 @@ from reprieve.models.nodes import (
     may_waive,
     whose,
 )
-from reprieve.models.reaping import Watch
+from reprieve.models.watching import Watch
 
 MACHINE = "boot-1/pid:[4026531836]"
 HERE = "boot-1/pid:[4026532001]"
@@ -82,6 +82,7 @@ def test_a_free_slot_is_inherited_unless_its_work_may_still_run(holder: str | No
         (HERE, 7, 1, "docker-init", True),
         (HERE, 7, 0, "pause", True),
         (HERE, 7, 1, "systemd", False),
+        (HERE, 2, 1, "systemd", False),
         (HERE, 7, 1, "supervisord", False),
         (HERE, 7, 5, "tini", False),
         (MACHINE, 7, 1, "systemd", False),
@@ -95,7 +96,7 @@ def test_a_worker_takes_detached_work_with_it_where_its_end_is_its_containers(
     assert ends_with_us(namespace, pid, parent, first) is ends
 
 
-@pytest.mark.parametrize("name", ["host", "réseau-1", "a.b-c_d", "x" * LONGEST_NAME])
+@pytest.mark.parametrize("name", ["a", "host", "réseau-1", "a.b-c_d", "x" * LONGEST_NAME])
 def test_a_name_is_text_that_can_be_shown(name: str) -> None:
     assert is_name(name)
 
@@ -128,7 +129,7 @@ def test_a_host_that_was_not_seen_was_not_there_only_where_we_looked_for_a_windo
 
 def test_a_host_is_not_lost_before_a_worker_that_is_cut_off_has_ended_its_children() -> None:
     Timing(cut_off_limit=timedelta(hours=1), host_lost_after=timedelta(hours=2))
-    with pytest.raises(TimingRefused, match="cut off"):
+    with pytest.raises(TimingRefused, match=r"^A host counts as lost before .* for sure\.$"):
         Timing(cut_off_limit=timedelta(hours=1), host_lost_after=timedelta(hours=2) - timedelta(seconds=1))
 
 
@@ -138,7 +139,9 @@ def test_what_is_wrong_with_hosts_is_a_sentence_each() -> None:
     unseen, twice = Unseen("gone", 2, timedelta(hours=3)), HeldTwice("pair", ("runs@a", "runs@b"))
     told = complaints([unseen], [twice], timing)
     assert "runs@a and runs@b" in told[0]
+    assert told[0].endswith(" a REPRIEVE_NODE_NAME of its own, or none, and a data folder that is no copy.")
     assert "Host gone owes the end of 2 attempts, and no worker of it was seen for 3 h" in told[1]
+    assert told[1].endswith(" at the most. Start a worker on its data folder.")
 
 
 @pytest.mark.parametrize(
@@ -147,3 +150,11 @@ def test_what_is_wrong_with_hosts_is_a_sentence_each() -> None:
 )
 def test_times_are_told_in_the_unit_that_fits(seconds: float, words: str) -> None:
     assert in_words(timedelta(seconds=seconds)) == words
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [("", "host"), ("my host", "my-host"), ("x" * 300, "x" * 245), ("größe.lan", "größe.lan")],
+)
+def test_what_a_host_calls_itself_is_changed_where_it_is_no_name(told: str, name: str) -> None:
+    assert as_name(told) == name

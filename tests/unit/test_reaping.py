@@ -8,28 +8,13 @@ from uuid import UUID
 
 import pytest
 
+from reprieve.models.judging import Judgement, Suspect, judge, should_ask
 from reprieve.models.liveness import Timing
-from reprieve.models.reaping import (
-    BRAKE_LEAST,
-    Brake,
-    Judgement,
-    Suspect,
-    Verdict,
-    Watch,
-    brake,
-    conviction,
-    dossier,
-    is_due,
-    judge,
-    listen,
-    may_orphan,
-    may_retry,
-    next_watch,
-    retry_delay,
-    should_ask,
-)
+from reprieve.models.reaping import BRAKE_LEAST, Brake, Findings, Ruling, Verdict, brake, decide
+from reprieve.models.retrying import may_retry, retry_delay
 from reprieve.models.status import ErrorCode, EventKind, Probe, Status
-from reprieve.models.work import End, Fence
+from reprieve.models.watching import Watch, hears_reports, is_due, listen, may_orphan, next_watch
+from reprieve.models.work import End
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 TIMING = Timing()
@@ -130,8 +115,9 @@ def test_a_canary_up_to_two_minutes_old_goes_on_with_what_was_heard(lag: timedel
 
 
 def test_a_canary_older_than_two_minutes_means_that_nothing_is_heard() -> None:
-    heard = listen(watch(), NOW - TIMING.tolerated_lag - A_MOMENT, NOW, TIMING)
-    assert (heard.hearing_since, heard.heard_for(NOW)) == (None, timedelta(0))
+    late = TIMING.tolerated_lag + A_MOMENT
+    heard = listen(watch(), NOW - late, NOW, TIMING)
+    assert (heard.hearing_since, heard.heard_for(NOW), heard.lag(NOW)) == (None, timedelta(0), late)
 
 
 def test_a_canary_that_is_still_to_be_sent_means_that_nothing_is_heard() -> None:
@@ -154,6 +140,30 @@ def test_hearing_begins_anew_with_the_canary_that_came_through() -> None:
 )
 def test_a_worker_counts_as_gone_only_if_we_have_been_looking_for_as_long(age: timedelta, orphans: bool) -> None:
     assert may_orphan(watch(age=age), NOW, TIMING) is orphans
+
+
+def taking_reports(*, since: timedelta, last: timedelta) -> Watch:
+    return replace(watch(), reports_since=NOW - since, reports_at=NOW - last)
+
+
+@pytest.mark.parametrize(
+    ("heard", "counts"),
+    [
+        (watch(), True),
+        (taking_reports(since=TIMING.window, last=TIMING.tolerated_lag), True),
+        (taking_reports(since=TIMING.window - A_MOMENT, last=timedelta(0)), False),
+        (taking_reports(since=TIMING.window, last=TIMING.tolerated_lag + A_MOMENT), False),
+        (taking_reports(since=TIMING.window, last=-TIMING.tolerated_lag - A_MOMENT), False),
+        (replace(watch(), reports_since=NOW), True),
+        (replace(watch(), reports_at=NOW), True),
+    ],
+)
+def test_silence_of_work_that_reports_counts_where_reports_were_taken_for_a_window(heard: Watch, counts: bool) -> None:
+    assert hears_reports(heard, NOW, TIMING) is counts
+    silent = suspect(silent=TIMING.window + A_MOMENT)
+    judgement = Judgement.REAP_SILENT if counts else Judgement.SPARE_DEAF
+    assert judge(replace(silent, reports=True), heard, None, NOW, TIMING) is judgement
+    assert judge(silent, heard, None, NOW, TIMING) is Judgement.REAP_SILENT
 
 
 # -- who is asked
@@ -218,7 +228,7 @@ def test_nor_does_any_word_of_a_platform_convict_before_that(
     answer: Probe, judgement: Judgement, age: timedelta
 ) -> None:
     """What it says is heard all the same: a follower is sent to what has ended, and doubt is counted."""
-    asked_before_we_were_away = suspect(silent=timedelta(days=1), unanswered_since=NOW - timedelta(hours=9))
+    asked_before_we_were_away = suspect(silent=timedelta(days=1), unknown_at=NOW - timedelta(hours=9))
     assert judge(asked_before_we_were_away, watch(age=age), answer, NOW, TIMING) is judgement
 
 
@@ -274,7 +284,7 @@ def test_a18_doubt_spares_for_thirty_minutes_from_the_first_question_in_vain_how
 ) -> None:
     assert TIMING.doubt_limit == timedelta(minutes=30)
     since = None if asked_in_vain is None else NOW - asked_in_vain
-    silent = suspect(silent=timedelta(days=1), unanswered_since=since)
+    silent = suspect(silent=timedelta(days=1), unknown_at=since)
     assert judge(silent, watch(), Probe.UNKNOWN, NOW, TIMING) is judgement
 
 
@@ -286,8 +296,22 @@ def test_a18_doubt_spares_for_thirty_minutes_from_the_first_question_in_vain_how
     ],
 )
 def test_a18_a_gap_in_our_own_watching_begins_doubt_anew(age: timedelta, judgement: Judgement) -> None:
-    silent = suspect(silent=timedelta(days=1), unanswered_since=NOW - timedelta(hours=9))
+    silent = suspect(silent=timedelta(days=1), unknown_at=NOW - timedelta(hours=9))
     assert judge(silent, watch(age=age), Probe.UNKNOWN, NOW, TIMING) is judgement
+
+
+@pytest.mark.parametrize(
+    ("unknown", "answered", "since"),
+    [(None, 3, None), (5, None, 5), (5, 3, 3), (3, 5, 3), (90, None, 60), (90, 80, 60)],
+)
+def test_doubt_counts_from_the_last_answer_and_from_no_time_before_the_watch(
+    unknown: int | None, answered: int | None, since: int | None
+) -> None:
+    def ago(minutes: int | None) -> datetime | None:
+        return None if minutes is None else NOW - timedelta(minutes=minutes)
+
+    doubtful = suspect(unknown_at=ago(unknown), answered_at=ago(answered))
+    assert doubtful.doubted_since(watch(age=timedelta(hours=1))) == ago(since)
 
 
 @pytest.mark.parametrize("silent", [SILENT, TIMING.doubt_limit * 2, timedelta(days=30)])
@@ -295,7 +319,7 @@ def test_a18_a_gap_in_our_own_watching_begins_doubt_anew(age: timedelta, judgeme
 def test_a18_what_has_ended_is_never_convicted_however_long_nobody_has_read_how(
     silent: timedelta, age: timedelta
 ) -> None:
-    ended = suspect(silent=silent, unanswered_since=NOW - silent)
+    ended = suspect(silent=silent, unknown_at=NOW - silent)
     judgement = judge(ended, watch(age=age), Probe.ENDED, NOW, TIMING)
     assert judgement is Judgement.SPARE_ENDED
     assert judgement.wants_follower
@@ -328,7 +352,7 @@ def test_a24_a_vouch_that_a_sweep_saw_spares_for_what_redis_leaves_of_a_window(
 
 
 def test_a24_a_vouch_outweighs_doubt_but_neither_a_platforms_word_nor_the_time_limit() -> None:
-    vouched = suspect(silent=timedelta(days=1), vouched_at=NOW, unanswered_since=NOW - timedelta(hours=2))
+    vouched = suspect(silent=timedelta(days=1), vouched_at=NOW, unknown_at=NOW - timedelta(hours=2))
     assert judge(vouched, watch(), Probe.UNKNOWN, NOW, TIMING) is Judgement.SPARE_VOUCHED
     assert judge(vouched, watch(), Probe.DEAD, NOW, TIMING) is Judgement.REAP_GONE
     overdue = replace(vouched, max_runtime=timedelta(minutes=1))
@@ -349,7 +373,7 @@ def test_a24_a_worker_that_loses_redis_too_has_as_long_as_one_that_loses_both_at
 
 
 def test_doubt_that_has_run_out_still_convicts_nobody_while_the_log_pipeline_lags() -> None:
-    silent = suspect(silent=timedelta(days=1), unanswered_since=NOW - timedelta(days=1))
+    silent = suspect(silent=timedelta(days=1), unknown_at=NOW - timedelta(days=1))
     assert judge(silent, watch(heard_for=None), Probe.UNKNOWN, NOW, TIMING) is Judgement.SPARE_LAGGING
 
 
@@ -439,6 +463,57 @@ def test_the_time_limit_is_a_fact_and_not_braked() -> None:
     assert len(reaped(convicts(50, Judgement.REAP_TIMED_OUT), fleet=50)) == 50
 
 
+# -- the whole
+
+
+def find(*suspects: Suspect, **changes: Any) -> Findings:
+    usual = Findings(suspects=suspects, fleet=100, answers={}, vouched=(), heard_at=NOW)
+    return replace(usual, **changes)
+
+
+def judgements(found: Findings, seen: Watch | None = None) -> list[Judgement]:
+    return [one.judgement for one in decide(seen or watch(), found, NOW, TIMING).verdicts]
+
+
+def test_a_sweep_judges_each_suspect_by_what_its_own_platform_said() -> None:
+    silent = [suspect(run_id=UUID(int=number), silent=SILENT) for number in (1, 2, 3)]
+    ruling = decide(watch(), find(*silent, answers={UUID(int=2): Probe.ALIVE}), NOW, TIMING)
+    assert [one.suspect for one in ruling.verdicts] == silent
+    assert [one.answer for one in ruling.verdicts] == [None, Probe.ALIVE, None]
+    spared, reaped = Judgement.SPARE_ALIVE, Judgement.REAP_SILENT
+    assert [one.judgement for one in ruling.verdicts] == [reaped, spared, reaped]
+    assert (ruling.limit, ruling.now, ruling.timing) == (Brake(fleet=100, convicted=2), NOW, TIMING)
+
+
+def test_a_sweep_listens_before_it_judges() -> None:
+    deaf = watch(heard_for=None, lag=None)
+    late = find(suspect(silent=SILENT), heard_at=NOW - TIMING.tolerated_lag - A_MOMENT)
+    assert judgements(late) == [Judgement.SPARE_LAGGING]
+    ruling = decide(deaf, find(), NOW, TIMING)
+    assert ruling.watch == listen(deaf, NOW, NOW, TIMING)
+
+
+def test_a_vouch_that_the_sweep_sees_counts_from_now_and_is_kept_with_the_evidence() -> None:
+    first, second = (suspect(run_id=UUID(int=number), silent=SILENT) for number in (1, 2))
+    ruling = decide(watch(), find(first, second, vouched={second.fence}), NOW, TIMING)
+    assert [one.judgement for one in ruling.verdicts] == [Judgement.REAP_SILENT, Judgement.SPARE_VOUCHED]
+    assert ruling.dossier(ruling.verdicts[1])["vouched_at"] == NOW.isoformat()
+    assert ruling.dossier(ruling.verdicts[0])["vouched_at"] is None
+
+
+def test_a_sweep_brakes_by_the_size_of_the_fleet_and_not_for_what_ran_too_long() -> None:
+    silent = [suspect(run_id=UUID(int=number), silent=SILENT) for number in range(1, 22)]
+    overdue = suspect(run_id=UUID(int=99), max_runtime=timedelta(minutes=1))
+    assert judgements(find(*silent, overdue)).count(Judgement.SPARE_BRAKED) == 1
+    assert judgements(find(*silent, overdue, fleet=105)).count(Judgement.SPARE_BRAKED) == 0
+
+
+@pytest.mark.parametrize("judgement", list(Judgement))
+def test_why_a_run_is_spared_is_kept_unless_it_is_no_suspect_any_more(judgement: Judgement) -> None:
+    keeps = judgement.value.startswith("spare_") and judgement is not Judgement.SPARE_PROVEN
+    assert verdict(judgement).is_spared is keeps
+
+
 # -- the retry
 
 
@@ -457,15 +532,19 @@ def test_a_retry_needs_an_attempt_that_is_left(attempt: int, allowed: bool) -> N
 REAPS = [judgement for judgement in Judgement if judgement.error_code]
 
 
-def convicted(one: Verdict, evidence: dict[str, Any] | None = None) -> End:
-    end = conviction(one, evidence or {}, NOW, TIMING)
+def ruling(watch: Watch, limit: Brake) -> Ruling:
+    return Ruling(watch, [], limit, NOW, TIMING)
+
+
+def convicted(one: Verdict) -> End:
+    end = ruling(watch(), Brake(fleet=1, convicted=1)).end_of(one)
     assert end is not None
     return end
 
 
 @pytest.mark.parametrize("judgement", [judgement for judgement in Judgement if not judgement.error_code])
 def test_who_is_spared_is_not_ended(judgement: Judgement) -> None:
-    assert conviction(verdict(judgement), {}, NOW, TIMING) is None
+    assert ruling(watch(), Brake(fleet=1, convicted=0)).end_of(verdict(judgement)) is None
 
 
 @pytest.mark.parametrize("judgement", [one for one in REAPS if one is not Judgement.REAP_TIMED_OUT])
@@ -481,11 +560,12 @@ def test_a_conviction_for_the_time_limit_does_not_ask_for_silence() -> None:
 
 @pytest.mark.parametrize("judgement", REAPS)
 def test_a_reaped_run_fails_under_its_token_and_its_work_is_owed_an_end(judgement: Judgement) -> None:
-    end, code = convicted(verdict(judgement), {"judgement": "x"}), judgement.error_code
+    one, code = verdict(judgement), judgement.error_code
+    end, evidence = convicted(one), ruling(watch(), Brake(fleet=1, convicted=1)).dossier(one)
     assert code is not None
     assert (end.fence, end.from_status, end.status) == (suspect().fence, Status.RUNNING, Status.FAILED)
     assert (end.kind, end.error_code, end.work_ended) == (EventKind.REAPED, code, False)
-    assert end.detail == {"judgement": "x", "error_code": code.value, "retry": False}
+    assert end.detail == evidence | {"error_code": code.value, "retry": False}
 
 
 def test_a_lost_process_with_an_attempt_left_is_queued_without_an_error_and_still_owes_its_old_work() -> None:
@@ -496,13 +576,14 @@ def test_a_lost_process_with_an_attempt_left_is_queued_without_an_error_and_stil
 
 
 def test_retries_of_many_runs_are_spread_over_a_sweeps_interval_and_further_with_each_attempt() -> None:
-    fences = [Fence(UUID(int=number * 7919), 1) for number in range(1000)]
-    first = [retry_delay(fence, 1, TIMING) for fence in fences]
+    lost = [suspect(run_id=UUID(int=number * 7919)) for number in range(1000)]
+    first = [retry_delay(one, TIMING) for one in lost]
     assert timedelta(0) <= min(first) < max(first) < TIMING.sweep_interval
+    assert retry_delay(suspect(run_id=UUID(int=500), epoch=0), TIMING) == TIMING.sweep_interval / 2
     by_tenths = [sum(n <= delay / TIMING.sweep_interval * 10 < n + 1 for delay in first) for n in range(10)]
     assert min(by_tenths) > 50
-    assert retry_delay(fences[500], 3, TIMING) == 3 * first[500]
-    assert retry_delay(fences[500], 99, TIMING) == 5 * first[500]
+    assert retry_delay(replace(lost[500], attempt=3), TIMING) == 3 * first[500]
+    assert retry_delay(replace(lost[500], attempt=99), TIMING) == 5 * first[500]
 
 
 @pytest.mark.parametrize(
@@ -513,12 +594,12 @@ def test_retries_of_many_runs_are_spread_over_a_sweeps_interval_and_further_with
         (Judgement.REAP_GONE, {}, "followed by worker@host. Its platform says that it is gone."),
         (
             Judgement.REAP_UNANSWERED,
-            {"unanswered_since": NOW - timedelta(seconds=1815)},
+            {"unknown_at": NOW - timedelta(seconds=1815)},
             "It was asked about since 2026-01-01 11:29:45 UTC, and for 1815 s nobody could say whether it lives.",
         ),
         (
             Judgement.REAP_UNANSWERED,
-            {"unanswered_since": NOW - timedelta(days=1)},
+            {"unknown_at": NOW - timedelta(days=1)},
             "It was asked about since 2026-01-01 11:00:00 UTC, and for 3600 s nobody could say whether it lives.",
         ),
     ],
@@ -526,9 +607,7 @@ def test_retries_of_many_runs_are_spread_over_a_sweeps_interval_and_further_with
 def test_the_message_of_a_reaped_run_says_how_long_it_was_silent_and_why_it_is_taken_for_dead(
     judgement: Judgement, changes: dict[str, Any], words: str
 ) -> None:
-    one = verdict(judgement, silent=timedelta(seconds=307.4), **changes)
-    evidence = dossier(one, watch(), Brake(fleet=1, convicted=1), NOW, TIMING)
-    message = convicted(one, evidence).error_message or ""
+    message = convicted(verdict(judgement, silent=timedelta(seconds=307.4), **changes)).error_message or ""
     assert message.startswith("No proof of life for 307 s (window 300 s); ")
     assert message.endswith(words)
 
@@ -540,7 +619,7 @@ def test_a_dossier_holds_the_evidence_in_a_form_that_can_be_stored() -> None:
     silent = suspect(silent=timedelta(seconds=301.5), running=timedelta(hours=2), attempt=3)
     one = Verdict(silent, Judgement.SPARE_UNKNOWN, Probe.UNKNOWN)
     limit = Brake(fleet=100, convicted=30)
-    told = dossier(one, watch(age=timedelta(hours=1), heard_for=timedelta(minutes=9)), limit, NOW, TIMING)
+    told = ruling(watch(age=timedelta(hours=1), heard_for=timedelta(minutes=9)), limit).dossier(one)
     expected = {
         "judgement": "spare_unknown",
         "judged_at": "2026-01-01T12:00:00+00:00",
@@ -569,5 +648,22 @@ def test_a_dossier_holds_the_evidence_in_a_form_that_can_be_stored() -> None:
 
 def test_a_dossier_says_by_none_what_nobody_was_asked_and_nothing_was_heard_of() -> None:
     one = Verdict(suspect(silent=SILENT), Judgement.SPARE_LAGGING)
-    told = dossier(one, new_watch(), Brake(fleet=0, convicted=0), NOW, TIMING)
+    told = ruling(new_watch(), Brake(fleet=0, convicted=0)).dossier(one)
     assert (told["probe"], told["pipeline_lag_seconds"], told["hearing_since"]) == (None, None, None)
+
+
+def test_a_dossier_names_doubt_vouch_and_the_api_that_takes_reports() -> None:
+    heard = replace(watch(), reports_since=NOW - timedelta(hours=2), reports_at=NOW)
+    doubtful = suspect(
+        silent=timedelta(seconds=300.00044),
+        reports=True,
+        unknown_at=NOW - timedelta(minutes=9),
+        vouched_at=NOW - timedelta(minutes=1),
+    )
+    told = ruling(heard, Brake(fleet=0, convicted=0)).dossier(Verdict(doubtful, Judgement.SPARE_VOUCHED))
+    assert told["silent_seconds"] == 300.0
+    assert told["unanswered_since"] == "2026-01-01T11:51:00+00:00"
+    assert told["vouched_at"] == "2026-01-01T11:59:00+00:00"
+    assert told["reports_taken_since"] == "2026-01-01T10:00:00+00:00"
+    silent = Verdict(replace(doubtful, reports=False), Judgement.SPARE_VOUCHED)
+    assert ruling(heard, Brake(fleet=0, convicted=0)).dossier(silent)["reports_taken_since"] is None

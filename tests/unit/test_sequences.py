@@ -28,9 +28,25 @@ def test_a_set_holds_the_numbers_of_its_ranges_as_few_ranges(one: list[tuple[int
 
 
 @given(ranges, ranges)
-def test_union_and_difference_are_those_of_sets(one: list[tuple[int, int]], other: list[tuple[int, int]]) -> None:
-    assert members(SeqRanges.of(one) | SeqRanges.of(other)) == numbers(one) | numbers(other)
-    assert members(SeqRanges.of(one) - SeqRanges.of(other)) == numbers(one) - numbers(other)
+def test_union_difference_and_overlap_are_those_of_sets(
+    one: list[tuple[int, int]], other: list[tuple[int, int]]
+) -> None:
+    mine, others = SeqRanges.of(one), SeqRanges.of(other)
+    for made, expected in (
+        (mine | others, numbers(one) | numbers(other)),
+        (mine - others, numbers(one) - numbers(other)),
+        (mine & others, numbers(one) & numbers(other)),
+    ):
+        assert members(made) == expected
+        assert made == SeqRanges.of(made.ranges)  # Its ranges are none empty, in order and apart.
+        assert SeqRanges.of((number, number) for number in expected) == made
+
+
+@given(ranges, st.integers(1, 30), st.integers(0, 30))
+def test_a_part_of_a_set_has_its_numbers_between_the_bounds(one: list[tuple[int, int]], first: int, more: int) -> None:
+    part = SeqRanges.of(one).within(first, first + more)
+    assert members(part) == numbers(one) & set(range(first, first + more + 1))
+    assert part == SeqRanges.of(part.ranges)
 
 
 @given(ranges, st.integers(1, 30), st.integers(0, 5))
@@ -72,3 +88,14 @@ def test_only_so_many_ranges_are_shown_and_of_the_others_their_number(more: int,
 def test_the_span_of_a_key_reaches_from_its_first_number_to_its_last() -> None:
     assert spans([]) == {}
     assert spans([("a", (3, 4)), ("b", (1, 1)), ("a", (1, 2)), ("a", (2, 9))]) == {"a": (1, 9), "b": (1, 1)}
+
+
+def test_the_database_is_given_whole_ranges_and_gives_back_half_open_ones() -> None:
+    assert SeqRanges(((1, 4), (7, 7))).as_multirange() == "{[1,4],[7,7]}"
+    assert SeqRanges().as_multirange() == "{}"
+
+
+def test_of_many_ranges_twenty_are_named_and_the_others_counted() -> None:
+    many = SeqRanges.of((3 * number, 3 * number) for number in range(1, 24))
+    assert str(many).endswith("57, 60 and 3 more")
+    assert str(SeqRanges.of(many.ranges[:20])).endswith("57, 60")

@@ -15,10 +15,13 @@ import pytest
 
 from reprieve.cli import main as cli_main
 from reprieve.cli import simulate as cli_simulate
-from reprieve.models import reaping
+from reprieve.models import judging, reaping, retrying, watching
 from reprieve.models.errors import InvalidRequest
+from reprieve.models.judging import Judgement, Suspect
 from reprieve.models.liveness import ASK_LIMIT
-from reprieve.models.reaping import Brake, Judgement, Suspect, Verdict, Watch
+from reprieve.models.reaping import Brake, Verdict
+from reprieve.models.retrying import Attempt
+from reprieve.models.watching import Watch
 from reprieve.simulation.conditions import Conditions
 from reprieve.simulation.faults import CATALOGUE, Fault, schedule, workers_for
 from reprieve.simulation.fleet import SHARES, Fleet, Kind
@@ -132,7 +135,7 @@ def test_a_judge_that_reaps_none_misses_the_dead(monkeypatch: pytest.MonkeyPatch
 
 def test_a_watch_that_always_begins_anew_warms_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        reaping, "next_watch", lambda _, now, timing: Watch(since=now, last_sweep_at=now, window=timing.window)
+        watching, "next_watch", lambda _, now, timing: Watch(since=now, last_sweep_at=now, window=timing.window)
     )
     report = simulate(replace(SHORT, faults=frozenset()))
     assert set(report.sparings) == {"spare_warming_up"}
@@ -150,7 +153,7 @@ def test_a_reaper_that_never_hears_its_canary_convicts_nobody_for_silence_alone(
 
 
 def test_a_reaper_that_asks_nobody_finds_nothing_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaping, "should_ask", always(False))
+    monkeypatch.setattr(judging, "should_ask", always(False))
     report = simulate(replace(SHORT, faults=frozenset()))
     assert report.convictions["reap_gone"] == 0
     assert report.convictions["reap_silent"] > 0
@@ -171,27 +174,27 @@ def test_where_nothing_may_be_orphaned_less_is_adopted(monkeypatch: pytest.Monke
     usual = simulate(plan)
     assert usual.adoptions > 0
     assert not usual.live
-    monkeypatch.setattr(reaping, "may_orphan", always(False))
+    monkeypatch.setattr(watching, "may_orphan", always(False))
     assert simulate(plan).false_reaps
 
 
 def test_what_may_not_be_retried_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = replace(SHORT, faults=frozenset({FaultKind.WORKER_CRASH}), seed=3)
     assert simulate(plan).retried > 0
-    monkeypatch.setattr(reaping, "may_retry", always(False))
+    monkeypatch.setattr(retrying, "may_retry", always(False))
     assert simulate(plan).retried == 0
 
 
 def test_a_retry_waits_for_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    real = reaping.retry_delay
-    monkeypatch.setattr(reaping, "retry_delay", lambda fence, *rest: asked.append(fence.epoch) or real(fence, *rest))
+    asked: list[Attempt] = []
+    real = retrying.retry_delay
+    monkeypatch.setattr(retrying, "retry_delay", lambda lost, timing: asked.append(lost) or real(lost, timing))
     report = simulate(replace(SHORT, faults=frozenset({FaultKind.WORKER_CRASH}), seed=3))
     assert len(asked) == report.retried
 
 
 def test_no_sweep_is_made_that_is_not_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reaping, "is_due", always(False))
+    monkeypatch.setattr(watching, "is_due", always(False))
     assert not simulate(SHORT).series.at
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reprieve.models.status import ErrorCode, EventKind, Status
-from reprieve.models.work import MAX_ERROR_MESSAGE, End, Fence, Outcome
+from reprieve.models.work import MAX_ERROR_MESSAGE, End, Fence, Outcome, storable
 
 TOKEN = Fence(UUID(int=1), 3)
 
@@ -106,3 +107,41 @@ def test_a_cancel_applies_to_the_status_that_was_seen_and_its_work_is_owed_an_en
     end = End.by_cancel(TOKEN, from_status=status)
     assert (end.fence, end.from_status, end.status) == (TOKEN, status, Status.CANCELLED)
     assert (end.kind, end.error_code, end.work_ended) == (EventKind.CANCELLED, None, False)
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (None, None),
+        (True, True),
+        (7, 7),
+        (0.5, 0.5),
+        (float("inf"), "inf"),
+        (float("nan"), "nan"),
+        ("a\0b", "a\N{SYMBOL FOR NULL}b"),
+        ("\ud800", "\\ud800"),
+        ({1: [("a", b"b")], "n\0": {}}, {"1": [["a", "b'b'"]], "n\N{SYMBOL FOR NULL}": {}}),
+    ],
+)
+def test_a_value_is_stored_as_itself_where_it_can_be_and_as_its_text_where_it_cannot(
+    value: object, stored: object
+) -> None:
+    assert storable(value) == stored
+
+
+@pytest.mark.parametrize("work_ended", [True, False])
+@pytest.mark.parametrize("outcome", [Outcome(), Outcome.failed("no")])
+def test_the_followers_end_names_its_fence_the_last_number_and_whether_the_work_has_ended(
+    outcome: Outcome, work_ended: bool
+) -> None:
+    end = End.by_result(Fence(UUID(int=3), 4), outcome, 17, work_ended=work_ended)
+    assert (end.fence, end.last_seq, end.work_ended) == (Fence(UUID(int=3), 4), 17, work_ended)
+
+
+def test_of_an_end_whose_content_cannot_be_stored_the_fact_is_kept() -> None:
+    fence, message = Fence(UUID(int=3), 4), "How it ended could not be stored; its worker's log has it."
+    failed = End.by_result(fence, Outcome.failed("no", a=1), 17)
+    said = {"error_code": "adapter_error", "error_message": message}
+    assert failed.bare() == replace(failed, error_message=message, outcome=said, detail=said)
+    succeeded = End.by_result(fence, Outcome(detail={"a": 1}), 17)
+    assert succeeded.bare() == replace(succeeded, error_message=None, outcome={}, detail={})
