@@ -9,9 +9,11 @@ from uuid import UUID
 import pytest
 import zstandard
 
-from reprieve.models import closing
+from reprieve.models import archive
+from reprieve.models.archive import chunks_of, frames
 from reprieve.models.chunks import Chunk, milliseconds
-from reprieve.models.closing import KEPT_FOR, TAIL_WAIT, Closing, chunks_of, frames, late_of, may_forget, next_step
+from reprieve.models.closing import KEPT_FOR, Closing, may_forget, next_step
+from reprieve.models.extents import TAIL_WAIT, Extent
 from reprieve.models.sequences import MAX_SEQ, SeqRanges
 
 A_MOMENT = timedelta(microseconds=1)
@@ -23,10 +25,10 @@ AT = datetime(2026, 1, 1, 12, 0, 0, 7000, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("changes", "step"),
     [
-        ({"closed": True, "ended_for": None}, Closing.DONE),
+        ({"is_closed": True, "ended_for": None}, Closing.DONE),
         ({"ended_for": None}, Closing.WAIT),
-        ({"archived": True}, Closing.DROP),
-        ({"archived": True, "ended_for": None}, Closing.WAIT),
+        ({"archived": WHOLE}, Closing.DROP),
+        ({"archived": WHOLE, "ended_for": None}, Closing.WAIT),
         ({"stored": WHOLE}, Closing.ARCHIVE),
         ({"stored": WHOLE, "last_seq": None}, Closing.WAIT),
         ({"stored": WHOLE, "last_seq": 6}, Closing.WAIT),
@@ -34,21 +36,22 @@ AT = datetime(2026, 1, 1, 12, 0, 0, 7000, tzinfo=UTC)
         ({"ended_for": TAIL_WAIT - A_MOMENT}, Closing.WAIT),
         ({"ended_for": TAIL_WAIT}, Closing.ARCHIVE),
         ({"ended_for": TAIL_WAIT, "last_seq": None}, Closing.ARCHIVE),
-        ({"ended_for": TAIL_WAIT, "is_held": True}, Closing.WAIT),
-        ({"stored": WHOLE, "is_held": True}, Closing.ARCHIVE),
+        ({"ended_for": TAIL_WAIT, "held": (9, 9)}, Closing.WAIT),
+        ({"stored": WHOLE, "held": (9, 9)}, Closing.ARCHIVE),
     ],
 )
 def test_a_log_is_closed_when_it_is_whole_or_its_tail_was_waited_for(changes: dict[str, Any], step: Closing) -> None:
-    usual = {"ended_for": timedelta(0), "last_seq": 5, "stored": TORN, "archived": False, "closed": False}
-    assert next_step(**(usual | changes)) is step
+    usual = {"ended_for": timedelta(0), "last_seq": 5, "stored": TORN}
+    assert next_step(Extent(**(usual | changes))) is step
 
 
 def test_what_is_awaited_or_held_is_late_and_the_rest_is_missing() -> None:
     gaps = SeqRanges(((3, 4), (8, 20)))
-    assert late_of(gaps, None, awaited=True) == late_of(gaps, (9, 9), awaited=True) == gaps
-    assert late_of(gaps, (9, 12), awaited=False).ranges == ((9, 20),)
-    assert late_of(SeqRanges(((MAX_SEQ, MAX_SEQ),)), (9, 12), awaited=False).last == MAX_SEQ
-    assert late_of(gaps, None, awaited=False) == SeqRanges()
+    awaited, over = timedelta(0), TAIL_WAIT
+    assert Extent(awaited).late(gaps) == Extent(awaited, held=(9, 9)).late(gaps) == gaps
+    assert Extent(over, held=(9, 12)).late(gaps).ranges == ((9, 20),)
+    assert Extent(over, held=(9, 12)).late(SeqRanges(((MAX_SEQ, MAX_SEQ),))).last == MAX_SEQ
+    assert Extent(over).late(gaps) == SeqRanges()
 
 
 @pytest.mark.parametrize(
@@ -105,11 +108,11 @@ def test_an_archive_gives_back_the_chunks_that_were_put_in() -> None:
 def test_a_frame_is_closed_when_it_is_large_enough_and_has_a_checksum(
     more: int, made: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(closing, "FRAME_BYTES", 2 * len(closing._line(chunk(1, b"x"))) + more)
-    archive = list(frames(chunk(seq, b"x") for seq in range(1, 7)))
-    assert [(one.first_seq, one.last_seq) for one in archive] == made
-    assert all(zstandard.get_frame_parameters(one.data).has_checksum for one in archive)
-    assert [found.seq for one in archive for found in chunks_of(RUN, 2, one.data)] == list(range(1, 7))
+    monkeypatch.setattr(archive, "FRAME_BYTES", 2 * len(archive._line(chunk(1, b"x"))) + more)
+    made_of = list(frames(chunk(seq, b"x") for seq in range(1, 7)))
+    assert [(one.first_seq, one.last_seq) for one in made_of] == made
+    assert all(zstandard.get_frame_parameters(one.data).has_checksum for one in made_of)
+    assert [found.seq for one in made_of for found in chunks_of(RUN, 2, one.data)] == list(range(1, 7))
 
 
 def test_a_log_without_a_chunk_has_no_frame() -> None:
