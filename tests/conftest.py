@@ -122,10 +122,11 @@ def start_worker(environment: dict[str, str], tmp_path: Path) -> Iterator[StartW
         application: str = "reprieve.workers.app",
         extra: Mapping[str, str] = {},
         wait: bool = True,
+        forked: bool = True,
     ) -> Process:
         options = ("-Q", queues, "-P", "threads", "-c", str(concurrency), "-n", f"{name}@test", "-l", "INFO")
         command = celery("worker", "--without-gossip", "--without-mingle", *options, application=application)
-        process = spawn(f"{name}-{len(started)}", command, {**environment, **extra}, tmp_path)
+        process = spawn(f"{name}-{len(started)}", command, {**environment, **extra}, tmp_path, forked=forked)
         started.append(process)
         if wait:
             process.wait_for(READY)

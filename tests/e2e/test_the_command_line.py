@@ -21,8 +21,9 @@ import pytest
 
 from reprieve.stores.embedded import EmbeddedPostgres
 from reprieve.stores.embedded.address import choose_port
+from tests.support.forking import REPRIEVE
 from tests.support.hostile import hostile_folder
-from tests.support.processes import Process, spawn
+from tests.support.processes import Process, run_command, spawn
 from tests.support.waiting import answers, eventually
 
 PROGRAMS = Path(sys.executable).parent
@@ -47,14 +48,8 @@ class Terminal:
 
     def __call__(self, *arguments: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("REPRIEVE_")}
-        return subprocess.run(
-            [PROGRAMS / "reprieve", *arguments],
-            env={**inherited, **self.environment, **extra},
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )
+        env = {**inherited, **self.environment, **extra}
+        return run_command([REPRIEVE, *arguments], env=env, cwd=cwd, text=True, timeout=90)
 
     def processes(self) -> list[psutil.Process]:
         """Everything that belongs to this data folder and still runs."""

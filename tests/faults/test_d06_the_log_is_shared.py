@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from reprieve.workers.closing import close_log
 from reprieve.workers.context import RunContext
 from reprieve.workers.finish import finish
 from tests.faults.helpers_cdeg import direct_shipper
+from tests.support.forking import REPRIEVE
+from tests.support.processes import run_command
 from tests.support.rows import running
 
 
@@ -40,8 +41,7 @@ def logs_on_another_host(work: Work, tmp_path: Path, archive_url: str) -> subpro
         "REPRIEVE_NODE_NAME": "another-host",
         "REPRIEVE_LOG_ARCHIVE_URL": archive_url,
     }
-    reprieve = [Path(sys.executable).parent / "reprieve", "logs", str(work.run_id)]
-    return subprocess.run(reprieve, env={**os.environ, **there}, capture_output=True, timeout=60)
+    return run_command([REPRIEVE, "logs", work.run_id], env={**os.environ, **there})
 
 
 def printed(services: Services) -> Work:

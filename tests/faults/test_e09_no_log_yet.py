@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,12 +21,13 @@ from reprieve.stores.memory_logs import MemoryLogStore
 from reprieve.stores.reading import LogReader
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
+from tests.support.forking import REPRIEVE
+from tests.support.processes import run_command
 from tests.support.rows import chunk, ingest, new_run, running
 
 
 def _reprieve(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-W", "ignore", "-c", "from reprieve.cli.main import main; main()", *arguments]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, timeout=60, check=False)
+    return run_command([REPRIEVE, *arguments], env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize("kept_in", ["postgres", "memory"])

@@ -1,8 +1,6 @@
 """F13: nothing of ours gives up because something else is away: worker, beat and API wait for as long as it takes."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +12,8 @@ from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from reprieve.stores.migrate import migrate
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
-from tests.support.processes import READY, Process, celery, processes_of, spawn
+from tests.support.forking import REPRIEVE
+from tests.support.processes import READY, Process, celery, processes_of, run_command, spawn
 from tests.support.waiting import answers, eventually
 
 #: More than the 100 after which Celery gives up.
@@ -61,8 +60,8 @@ def refused(process: Process, since: int = 0) -> None:
 
 def ask_for(environment: dict[str, str], *command: str) -> UUID:
     """As a service does that has this broker."""
-    reprieve = [sys.executable, "-c", "from reprieve.cli.main import main; main()", "run", "--", *command]
-    done = subprocess.run(reprieve, env={**os.environ, **environment}, check=True, capture_output=True, text=True)
+    done = run_command([REPRIEVE, "run", "--", *command], env={**os.environ, **environment}, text=True)
+    assert done.returncode == 0, done.stderr
     return UUID(done.stdout.strip())
 
 
@@ -134,9 +133,7 @@ def test_f13_the_api_waits_for_a_database_that_is_away_as_it_starts(
         postgres.stop()
         address = "127.0.0.1:18437"
         of_api = {**environment, "REPRIEVE_DATABASE_URL": postgres.url, "REPRIEVE_API_ADDRESS": address}
-        api = spawn(
-            "api", [sys.executable, "-c", "from reprieve.cli.main import main; main()", "api"], of_api, tmp_path
-        )
+        api = spawn("api", [REPRIEVE, "api"], of_api, tmp_path)
         ending.callback(api.stop)
         api.wait_for("The API waits for the database")
         postgres.start()

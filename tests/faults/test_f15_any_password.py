@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +25,8 @@ from reprieve.workers import broker
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.settings import Settings, load_settings
 from tests.conftest import Servers, StartWorker
-from tests.support.processes import Process, spawn
+from tests.support.forking import REPRIEVE
+from tests.support.processes import Process, run_command, spawn
 
 PASSWORDS = [
     "Xk/v0+Qa9/Zp3w==",
@@ -211,9 +210,6 @@ def test_f15_no_error_of_a_url_that_holds_a_raw_password_shows_a_part_of_it(
         assert shows(f"{settings!r} {settings} {Url.parse(read.get_secret_value())!r}", password) == []
 
 
-SHELL = [str(Path(sys.executable).parent / "reprieve")]
-
-
 @pytest.mark.parametrize("command", ["ps", "doctor"])
 def test_f15_no_command_shows_a_part_of_a_password_of_a_server_that_is_not_there(command: str, tmp_path: Path) -> None:
     password = PASSWORDS[1]
@@ -225,7 +221,7 @@ def test_f15_no_command_shows_a_part_of_a_password_of_a_server_that_is_not_there
         **{f"REPRIEVE_{server}_PASSWORD": password for server in ("DATABASE", "REDIS")},
         "REPRIEVE_DATABASE_USER": "me",
     }
-    done = subprocess.run([*SHELL, command], env=environment, capture_output=True, text=True, timeout=60)
+    done = run_command([REPRIEVE, command], env=environment, text=True)
     assert done.returncode in (1, 2)
     assert shows(done.stdout + done.stderr, password) == []
     assert "Traceback" not in done.stderr
@@ -237,7 +233,7 @@ def test_f15_neither_the_log_nor_the_command_line_of_a_worker_shows_a_part_of_it
     password = PASSWORDS[1]
     set_apart(servers, monkeypatch, password)
     with with_password(servers, password):
-        worker = start_worker()
+        worker = start_worker(forked=False)
         process = psutil.Process(worker.pid)
         lines = [" ".join(one.cmdline()) for one in (process, *process.children(recursive=True))]
         assert shows(worker.output + "".join(lines), password) == []

@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +23,8 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.enqueue import enqueue_run
 from reprieve.workers.settings import Settings, load_settings, unknown_names
 from tests.conftest import Servers
-
-REPRIEVE = str(Path(sys.executable).parent / "reprieve")
+from tests.support import processes
+from tests.support.forking import REPRIEVE
 
 
 @pytest.fixture
@@ -36,9 +35,7 @@ def reprieve(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         given = {"PATH": os.environ["PATH"], "REPRIEVE_DATA_DIR": str(tmp_path / "data"), **environment}
         given = {name: value for name, value in given.items() if value != "(unset)"}
         command = ["sh", "-c", f'"$@" {shell}', "sh", REPRIEVE, *words] if shell else [REPRIEVE, *words]
-        return subprocess.run(
-            command, env=given, cwd=tmp_path, capture_output=True, timeout=60, encoding="utf-8", errors="replace"
-        )
+        return processes.run_command(command, env=given, cwd=tmp_path, text=True)
 
     return run
 

@@ -29,8 +29,10 @@ from reprieve.workers.closing import close_owed, close_task, expire_logs
 from reprieve.workers.explaining import explain
 from reprieve.workers.finish import finish
 from reprieve.workers.settings import load_settings
+from tests.support.forking import REPRIEVE
 from tests.support.http import calling
 from tests.support.object_store import MISSING, ObjectStore, object_store
+from tests.support.processes import run_command
 from tests.support.rows import chunk, in_process, ingest, running
 
 
@@ -292,8 +294,7 @@ def test_f19_a_folder_is_taken_and_not_made(monkeypatch: pytest.MonkeyPatch, tmp
 def test_f19_who_is_to_fill_an_archive_that_there_cannot_be_does_not_start(services: Services) -> None:
     """A folder that can only be seen not to be made by making it."""
     environment = {**os.environ, "REPRIEVE_LOG_ARCHIVE_URL": "file:///proc/archive"}
-    command = [Path(sys.executable).parent / "reprieve", "start", "worker-archive"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = run_command([REPRIEVE, "start", "worker-archive"], env=environment, text=True)
     assert done.returncode == 2
     assert "file:///proc/archive" in done.stderr
     assert "Traceback" not in done.stderr

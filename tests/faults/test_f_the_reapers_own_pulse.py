@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from sqlalchemy import text
 from reprieve.models.health import ailments
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
-from tests.support.processes import Process
+from tests.support.forking import REPRIEVE
+from tests.support.processes import Process, run_command
 from tests.support.rows import age, chunk, in_process, ingest, running, watch_for
 from tests.support.waiting import eventually
 
@@ -39,14 +38,7 @@ def completed(services: Services, seconds_ago: float) -> None:
 
 def health(environment: dict[str, str]) -> tuple[int, dict[str, Any]]:
     """What `reprieve health` says to a program, at the real timings."""
-    code = "import sys; sys.argv = ['reprieve', 'health', '--json']; from reprieve.cli.main import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment, "REPRIEVE_TIME_SCALE": "1"},
-        stdout=subprocess.PIPE,
-        timeout=60,
-        check=False,
-    )
+    done = run_command([REPRIEVE, "health", "--json"], env={**os.environ, **environment, "REPRIEVE_TIME_SCALE": "1"})
     return done.returncode, json.loads(done.stdout)
 
 

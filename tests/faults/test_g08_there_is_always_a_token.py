@@ -21,8 +21,9 @@ from reprieve.stores.embedded.address import choose_port
 from reprieve.stores.tokens import OWN_TOKEN, make_own_token, own_token
 from reprieve.workers.bootstrap import Services
 from tests.api.conftest import Served, served
+from tests.support.forking import REPRIEVE
 from tests.support.http import LOCAL, bearer, with_token
-from tests.support.processes import Process, spawn
+from tests.support.processes import Process, run_command, spawn
 from tests.support.rows import new_run
 from tests.support.waiting import answers, eventually
 
@@ -197,7 +198,7 @@ def api(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[int, Proc
     """`reprieve api` as a process: its port, and the process."""
     port = choose_port()
     extra = {"REPRIEVE_API_ADDRESS": f"127.0.0.1:{port}"}
-    process = spawn("api", [str(PROGRAMS / "reprieve"), "api"], environment | extra, tmp_path)
+    process = spawn("api", [REPRIEVE, "api"], environment | extra, tmp_path)
     try:
         eventually(lambda: answers(f"{LOCAL}:{port}/health/live"), timeout=60, what=lambda: process.output)
         yield port, process
@@ -209,9 +210,7 @@ def test_g08_an_api_that_has_no_token_makes_one_that_the_same_user_finds(
     api: tuple[int, Process], environment: dict[str, str], tmp_path: Path
 ) -> None:
     port, process = api
-    shown = subprocess.run(
-        [PROGRAMS / "reprieve", "token", "show"], env={**os.environ, **environment}, capture_output=True, text=True
-    )
+    shown = run_command([REPRIEVE, "token", "show"], env={**os.environ, **environment}, text=True)
     token = shown.stdout.strip()
     assert token == own_token(Path(environment["REPRIEVE_DATA_DIR"]))
     assert _asked(port, "/v1/runs") == 401

@@ -55,8 +55,8 @@ def test_g10_a_run_finds_no_secret_in_any_environment_or_command_line(
     tmp_path: Path,
     adapter: str,
 ) -> None:
-    start_worker(extra=SECRETS)
-    one = spawn("beat", beat(), environment | SECRETS, tmp_path)
+    start_worker(extra=SECRETS, forked=False)
+    one = spawn("beat", beat(), environment | SECRETS, tmp_path, forked=False)
     try:
         one.wait_for("beat: Starting")
         run = enqueue_run(adapter, {"command": ["sh", "-c", LOOK]})
@@ -74,7 +74,9 @@ def test_g10_a_run_finds_no_secret_in_any_environment_or_command_line(
 def test_g10_a_worker_works_with_what_it_has_hidden_and_shows_what_it_is_known_by(
     services: Services, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(extra={**SECRETS, "DEPLOY_TOKEN": "of-the-run-5b1f", "REPRIEVE_NONCE": "whose-it-is"})
+    worker = start_worker(
+        extra={**SECRETS, "DEPLOY_TOKEN": "of-the-run-5b1f", "REPRIEVE_NONCE": "whose-it-is"}, forked=False
+    )
     shown = Path(f"/proc/{worker.pid}/environ").read_bytes()
     data = os.fsencode(services.settings.data_dir)
     for variable in (b"REPRIEVE_DATA_DIR=" + data, b"REPRIEVE_NONCE=whose-it-is", b"PATH=" + os.environb[b"PATH"]):
