@@ -26,7 +26,7 @@ from reprieve.workers import reporting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
 from reprieve.workers.following import follow_to_the_end
-from reprieve.workers.reporting import MAX_CHUNKS, MAX_REPORT_BYTES, append, finish, heartbeat
+from reprieve.workers.reporting import MAX_CHUNKS, MAX_REPORT_BYTES, append, heartbeat, record_result
 from reprieve.workers.supervisor import Supervisor
 from tests.faults.helpers_cdeg import direct_shipper, image, reap
 from tests.support.nodes import a_node
@@ -93,7 +93,7 @@ def test_a_run_that_no_worker_has_claimed_yet_takes_nothing_and_is_not_to_be_sto
     run_id, token = waiting_with_token(services)
     assert append(services, run_id, token, 1, lines(b"early")) == {"next_seq": 1, "stop": False}
     assert heartbeat(services, run_id, token) == {"stop": False}
-    assert finish(services, run_id, token, {"exit_status": 0}, 0) == {"taken": False}
+    assert record_result(services, run_id, token, {"exit_status": 0}, 0) == {"taken": False}
     assert status_of(services, run_id) == Status.QUEUED
     services.runs.claim(run_id, "worker@test")
     assert append(services, run_id, token, 1, lines(b"early"))["next_seq"] == 2
@@ -108,7 +108,7 @@ def test_output_goes_on_where_it_was_after_another_worker_has_taken_the_place_ov
     assert adoption.resumed.after_seq == 2
     assert append(services, work.run_id, token, 3, lines(b"c")) == {"next_seq": 4, "stop": False}
     assert stored(services, work.run_id) == [(1, b"a"), (2, b"b"), (3, b"c")]
-    finish(services, work.run_id, token, {"exit_status": 0}, 3)
+    record_result(services, work.run_id, token, {"exit_status": 0}, 3)
     assert status_of(services, work.run_id) == Status.SUCCEEDED
 
 
@@ -149,7 +149,7 @@ def test_a_run_that_was_cancelled_before_a_worker_claimed_it_is_to_be_stopped(se
     assert append(services, run_id, token, 1, lines(b"late")) == {"next_seq": 2, "stop": True}
     assert stored(services, run_id) == []
     assert heartbeat(services, run_id, token)["stop"]
-    assert finish(services, run_id, token, {"exit_status": 0}, 0)["taken"]
+    assert record_result(services, run_id, token, {"exit_status": 0}, 0)["taken"]
     assert status_of(services, run_id) == Status.CANCELLED
 
 
@@ -164,7 +164,7 @@ def test_after_a_reap_the_producer_is_told_to_stop_and_its_output_is_kept_as_lat
 
 def test_a_heartbeat_of_a_run_that_has_ended_changes_nothing(services: Services) -> None:
     work, token = remote_with_token(services)
-    finish(services, work.run_id, token, {"exit_status": 0}, 0)
+    record_result(services, work.run_id, token, {"exit_status": 0}, 0)
     before = image(services, work)
     assert heartbeat(services, work.run_id, token)["stop"]
     assert image(services, work) == before
@@ -185,7 +185,7 @@ def test_a_heartbeat_of_a_run_that_has_ended_changes_nothing(services: Services)
 def test_a_result_ends_the_run(services: Services, said: Any, status: str, detail: dict[str, Any]) -> None:
     work, token = remote_with_token(services)
     append(services, work.run_id, token, 1, lines(b"a"))
-    assert finish(services, work.run_id, token, said, 1) == {"taken": True}
+    assert record_result(services, work.run_id, token, said, 1) == {"taken": True}
     run = services.runs.get(work.run_id)
     assert run.status == status
     assert detail.items() <= (run.attempts[0].outcome or {}).items()
@@ -194,10 +194,10 @@ def test_a_result_ends_the_run(services: Services, said: Any, status: str, detai
 
 def test_a_second_result_changes_nothing(services: Services) -> None:
     work, token = remote_with_token(services)
-    finish(services, work.run_id, token, {"exit_status": 0}, 0)
+    record_result(services, work.run_id, token, {"exit_status": 0}, 0)
     before = image(services, work)
     for said in ({"exit_status": 0}, {"exit_status": 3}, {"signal": 9}):
-        assert finish(services, work.run_id, token, said, 5) == {"taken": True}
+        assert record_result(services, work.run_id, token, said, 5) == {"taken": True}
     assert image(services, work) == before
 
 
@@ -205,7 +205,7 @@ def test_a_result_after_a_reap_is_kept_as_a_late_one_once(services: Services) ->
     work, token = remote_with_token(services)
     reap(services, work.run_id)
     for _ in range(2):
-        assert finish(services, work.run_id, token, {"exit_status": 0}, 4)["taken"]
+        assert record_result(services, work.run_id, token, {"exit_status": 0}, 4)["taken"]
     run = services.runs.get(work.run_id)
     assert (run.status, run.error_code) == ("failed", "adapter_liveness_lost")
     assert run.attempts[0].late_result_at is not None
@@ -215,7 +215,7 @@ def test_a_result_after_a_reap_is_kept_as_a_late_one_once(services: Services) ->
 def test_that_a_producer_was_ended_when_told_to_stop_is_no_sign_of_a_false_reap(services: Services) -> None:
     work, token = remote_with_token(services)
     reap(services, work.run_id)
-    finish(services, work.run_id, token, {"signal": 15}, 0)
+    record_result(services, work.run_id, token, {"signal": 15}, 0)
     assert services.runs.get(work.run_id).attempts[0].late_result_at is None
 
 
@@ -233,7 +233,7 @@ def test_a_result_that_meets_a_takeover_is_recorded_all_the_same(
         return real(wired, ends)
 
     monkeypatch.setattr(reporting, "end_runs", after_a_takeover)
-    assert finish(services, work.run_id, token, {"exit_status": 0}, 0)["taken"]
+    assert record_result(services, work.run_id, token, {"exit_status": 0}, 0)["taken"]
     assert asked == [work.epoch, work.epoch + 1]
     assert status_of(services, work.run_id) == Status.SUCCEEDED
 
@@ -279,7 +279,7 @@ def test_the_worker_that_holds_the_place_gives_no_proof_of_life_and_leaves_when_
     with held(services, work) as (supervisor, context, came_of_it):
         assert context.proof() is None
         assert services.runs.get_attempt(work.run_id, 1).handle == {}
-        finish(services, work.run_id, token, {"exit_status": 0}, 0)
+        record_result(services, work.run_id, token, {"exit_status": 0}, 0)
         supervisor.supervise()
         eventually(lambda: came_of_it == ["superseded"])
     assert status_of(services, work.run_id) == Status.SUCCEEDED
@@ -401,7 +401,7 @@ def test_a_result_that_makes_no_sense_is_refused_with_a_sentence(
     work, token = remote_with_token(services)
     before = image(services, work)
     with pytest.raises(InvalidRequest, match=sentence):
-        finish(services, work.run_id, token, outcome, last_seq)
+        record_result(services, work.run_id, token, outcome, last_seq)
     assert image(services, work) == before
 
 
