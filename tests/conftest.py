@@ -1,6 +1,7 @@
 """Real PostgreSQL and real Redis for the whole session, emptied before each test that uses them."""
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from reprieve.models.rows import Row
 from reprieve.stores.cache import connect
 from reprieve.stores.database import Database
 from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.embedded import postgres as embedded_postgres
+from reprieve.stores.embedded.accounts import Account
 from reprieve.stores.migrate import migrate
 from reprieve.workers import bootstrap, lifecycle
 from reprieve.workers.app import app
@@ -49,8 +52,27 @@ def _clean_environment() -> None:
         del os.environ[name]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_initdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """`initdb` runs once: each server that this process makes later begins with a copy of what came of that."""
+    made: dict[int, Path] = {}
+    initdb = embedded_postgres._run_initdb
+
+    def copy_or_run(programs: Path, data: Path, account: Account) -> None:
+        if account.uid not in made:
+            initdb(programs, data, account)
+            made[account.uid] = tmp_path_factory.mktemp("initdb")
+            subprocess.run(["cp", "-a", f"{data}/.", made[account.uid]], check=True)
+        else:
+            subprocess.run(["cp", "-a", f"{made[account.uid]}/.", data], check=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded_postgres, "_run_initdb", copy_or_run)
+        yield
+
+
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None) -> Iterator[Servers]:
+def servers(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None, _one_initdb: None) -> Iterator[Servers]:
     """Migrated PostgreSQL, and Redis; the app of this process is set up for them."""
     folder = tmp_path_factory.mktemp("servers")
     with ExitStack() as ending:

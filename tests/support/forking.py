@@ -49,7 +49,7 @@ PRELOADED = (
 )
 #: What an interpreter, or a module while it is imported, reads of its environment; a fork comes too late for another.
 READ_EARLY = ("PYTHON", "LD_", "LANG", "LC_", "TZ", "OTEL_", "CELERY_")
-NOT_READ = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+NOT_READ = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 ROOT = Path(__file__).parents[2]
 
 
@@ -206,6 +206,7 @@ def _become(request: dict) -> list[str]:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     tempfile.tempdir = None
     if os.environ.get("PYTHONUNBUFFERED"):
         raw = io.FileIO(1, "w", closefd=False)
