@@ -5,6 +5,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 # Stamps of what is installed: what the demo needs, or everything.
 DEMO := .venv/.demo
 READY := .venv/.ready
+# Whatever the shell says: without bytecode, each of the hundreds of processes of the tests compiles all it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint types imports test-slow soak test-browser test-servers test-schema failures reference docs bench lock clean
