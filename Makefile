@@ -32,7 +32,7 @@ demo: $(DEMO) ## Show live runs survive and dead ones found (about a minute; REA
 	$(BIN)/reprieve demo $(if $(REAL_TIME),--real-time)
 
 test: setup ## Run the tests, on real PostgreSQL, Redis and Celery workers of their own
-	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers" -n 4 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers" -n 6 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: lint types imports test ## Everything that a change must pass
 

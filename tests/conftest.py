@@ -35,6 +35,17 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type 
 """
 
 
+#: The folders whose modules take longest come first, so that no process is left alone with one at the end.
+LONGEST_FIRST = ("e2e", "docs", "faults", "integration", "servers", "browser", "api", "contract", "unit")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the folders, and leave what is in each in the random order in which it comes."""
+    folder = Path(__file__).parent
+    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.relative_to(folder).parts[0]))
+
+
 @dataclass(frozen=True)
 class Servers:
     postgres: EmbeddedPostgres

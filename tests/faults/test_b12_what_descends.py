@@ -269,8 +269,8 @@ import ctypes, os, sys, threading, time
 
 def tick():
     while True:
-        with open(sys.argv[1], "w") as file:
-            file.write(str(os.getpid()))
+        with open(sys.argv[1], "a") as file:
+            print(os.getpid(), file=file)
         time.sleep(0.05)
 
 threading.Thread(target=tick).start()
@@ -287,7 +287,7 @@ def test_b12_a_process_whose_first_thread_has_ended_is_ended_too(adapter: Adapte
     )
     outcome, _ = execute(adapter, shell(script))
     assert outcome.error_code is None
-    pid = int(ticks.read_text())
+    pid = int(ticks.read_text().split()[0])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
