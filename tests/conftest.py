@@ -35,15 +35,22 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type 
 """
 
 
-#: The folders whose modules take longest come first, so that no process is left alone with one at the end.
-LONGEST_FIRST = ("e2e", "docs", "faults", "integration", "servers", "browser", "api", "contract", "unit")
+#: What takes longest comes first, so that no process is left alone with it at the end: modules, then folders.
+LONGEST_FIRST = (
+    *("integration/test_embedded_servers", "e2e/test_the_command_line", "faults/test_a24", "unit/test_simulation"),
+    *("e2e", "docs", "faults", "integration", "servers", "browser", "api", "contract", "unit"),
+)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the folders, and leave what is in each in the random order in which it comes."""
-    folder = Path(__file__).parent
-    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.relative_to(folder).parts[0]))
+    """Order modules and folders, and leave what is in each in the random order in which it comes."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next(number for number, start in enumerate(LONGEST_FIRST) if path.startswith(start))
+
+    items.sort(key=place)
 
 
 @dataclass(frozen=True)

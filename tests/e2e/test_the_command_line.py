@@ -40,8 +40,9 @@ class Terminal:
             "REPRIEVE_REDIS_URL": "",
             "REPRIEVE_DATA_DIR": str(data_dir),
             "REPRIEVE_NODE_NAME": "terminal",
-            # Another stack may begin at the same moment, and take the usual one.
+            # Another stack may begin at the same moment, and take the usual ones.
             "REPRIEVE_API_ADDRESS": f"127.0.0.1:{choose_port()}",
+            "FLOWER_PORT": str(choose_port()),
             "REPRIEVE_TIME_SCALE": "30",
         }
         self.data_dir = data_dir
@@ -218,7 +219,7 @@ def test_g05_flower_refuses_who_has_no_password_and_shows_no_log_text(stack: tup
     assert address is not None
     url, password = address[1], Path(address[2]).read_text().strip()
     assert url.startswith("http://127.0.0.1:")
-    assert eventually(lambda: status_without_password(f"{url}/api/tasks")) == 401
+    assert eventually(lambda: status_without_password(f"{url}/api/tasks"), timeout=90) == 401
 
     def tasks() -> dict[str, Any]:
         token = b64encode(f"reprieve:{password}".encode()).decode()

@@ -223,7 +223,7 @@ def test_a_result_that_meets_a_takeover_is_recorded_all_the_same(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, token = remote_with_token(services)
-    real, asked = reporting.end_runs, list[int]()
+    real, asked = reporting.finish, list[int]()
 
     def after_a_takeover(wired: Services, ends: Any) -> Any:
         asked.append(ends[0].fence.epoch)
@@ -232,7 +232,7 @@ def test_a_result_that_meets_a_takeover_is_recorded_all_the_same(
             services.followers.adopt(work.run_id, 1, work.epoch, "other@test", uuid4())
         return real(wired, ends)
 
-    monkeypatch.setattr(reporting, "end_runs", after_a_takeover)
+    monkeypatch.setattr(reporting, "finish", after_a_takeover)
     assert record_result(services, work.run_id, token, {"exit_status": 0}, 0)["taken"]
     assert asked == [work.epoch, work.epoch + 1]
     assert status_of(services, work.run_id) == Status.SUCCEEDED
