@@ -53,6 +53,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`-k A06` chooses the tests that are marked with that row."""
+    item.extra_keyword_matches.update(row for mark in item.iter_markers("row") for row in mark.args)
+
+
 @dataclass(frozen=True)
 class Servers:
     postgres: EmbeddedPostgres

@@ -111,8 +111,9 @@ def test_a_block_that_fails_gives_back_every_key_it_took_and_no_other(throttle: 
     assert server.keys("proof:*") == [proof_key(OTHER.run_id).encode()]
 
 
+@pytest.mark.row("A08")
 @pytest.mark.parametrize("fails", [False, True])
-def test_a08_a_block_gives_back_no_key_that_has_meanwhile_become_anothers(
+def test_a_block_gives_back_no_key_that_has_meanwhile_become_anothers(
     throttle: Throttle, server: Redis, fails: bool
 ) -> None:
     with pytest.raises(ZeroDivisionError) if fails else nullcontext(), throttle.claims() as claims:

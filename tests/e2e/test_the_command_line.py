@@ -213,7 +213,8 @@ def test_a_killed_worker_is_started_again(terminal: Terminal) -> None:
     assert terminal("run", "--follow", "--", "echo", "still here").stdout == "still here\n"
 
 
-def test_g05_flower_refuses_who_has_no_password_and_shows_no_log_text(stack: tuple[Terminal, Process]) -> None:
+@pytest.mark.row("G05")
+def test_flower_refuses_who_has_no_password_and_shows_no_log_text(stack: tuple[Terminal, Process]) -> None:
     terminal, up = stack
     address = re.search(r"Flower +(\S+)  user reprieve; the password is in (.+)", up.output)
     assert address is not None
@@ -249,7 +250,8 @@ def status_without_password(url: str) -> int | None:
         return None  # Flower is still starting.
 
 
-def test_g10_a_run_of_up_finds_no_secret_in_any_process_of_the_stack(stack: tuple[Terminal, Process]) -> None:
+@pytest.mark.row("G10")
+def test_a_run_of_up_finds_no_secret_in_any_process_of_the_stack(stack: tuple[Terminal, Process]) -> None:
     terminal, up = stack
     words = {*re.findall(r"token=(\S+)", up.output), (terminal.data_dir / "flower-password").read_text().strip()}
     addresses = json.loads((terminal.data_dir / "addresses.json").read_text())

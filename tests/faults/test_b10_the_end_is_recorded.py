@@ -16,6 +16,8 @@ from tests.support.forking import REPRIEVE
 from tests.support.processes import READY, celery, run_command, spawn
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("B10")
+
 
 @pytest.fixture
 def alone(
@@ -43,7 +45,7 @@ def _start(*command: str) -> UUID:
     return UUID(run_command([REPRIEVE, "run", "--", *command], text=True).stdout.strip())
 
 
-def test_b10_a_run_that_ends_while_everything_is_away_is_recorded_when_it_is_back(
+def test_a_run_that_ends_while_everything_is_away_is_recorded_when_it_is_back(
     alone: tuple[Services, EmbeddedPostgres, EmbeddedRedis], tmp_path: Path
 ) -> None:
     services, postgres, redis = alone

@@ -22,6 +22,8 @@ from tests.support.forking import REPRIEVE
 from tests.support.processes import run_command
 from tests.support.rows import running
 
+pytestmark = pytest.mark.row("D06")
+
 
 @pytest.fixture
 def shared(services: Services, tmp_path: Path) -> Services:
@@ -59,9 +61,7 @@ EXPECTED = b"".join(b"line %d\n" % number for number in range(100))
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_d06_the_log_outlives_the_disk_of_the_worker_that_wrote_it(
-    shared: Services, tmp_path: Path, closed: bool
-) -> None:
+def test_the_log_outlives_the_disk_of_the_worker_that_wrote_it(shared: Services, tmp_path: Path, closed: bool) -> None:
     work = printed(shared)
     if closed:
         assert close_log(shared, work.run_id, 1) is Closing.DONE
@@ -72,7 +72,7 @@ def test_d06_the_log_outlives_the_disk_of_the_worker_that_wrote_it(
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, EXPECTED, b"")
 
 
-def test_d06_an_archive_that_is_out_of_reach_is_an_error_and_not_an_empty_log(shared: Services, tmp_path: Path) -> None:
+def test_an_archive_that_is_out_of_reach_is_an_error_and_not_an_empty_log(shared: Services, tmp_path: Path) -> None:
     work = printed(shared)
     assert close_log(shared, work.run_id, 1) is Closing.DONE
     elsewhere = on_another_host(shared, (tmp_path / "another").as_uri())

@@ -16,6 +16,8 @@ from tests.support.forking import REPRIEVE
 from tests.support.processes import READY, Process, celery, processes_of, run_command, spawn
 from tests.support.waiting import answers, eventually
 
+pytestmark = pytest.mark.row("F13")
+
 #: More than the 100 after which Celery gives up.
 TRIES = 130
 REFUSED = "Trying again"
@@ -65,7 +67,7 @@ def ask_for(environment: dict[str, str], *command: str) -> UUID:
     return UUID(done.stdout.strip())
 
 
-def test_f13_a_worker_outlasts_its_broker_at_the_start_and_in_mid_run_and_so_do_its_children(
+def test_a_worker_outlasts_its_broker_at_the_start_and_in_mid_run_and_so_do_its_children(
     services: Services,
     environment: dict[str, str],
     broker: EmbeddedRedis,
@@ -92,7 +94,7 @@ def test_f13_a_worker_outlasts_its_broker_at_the_start_and_in_mid_run_and_so_do_
     assert services.runs.get(run_id).attempt == 1
 
 
-def test_f13_beat_outlasts_its_broker_at_the_start_and_later(
+def test_beat_outlasts_its_broker_at_the_start_and_later(
     services: Services, broker: EmbeddedRedis, begin: Callable[..., Process]
 ) -> None:
     beat = begin("beat", *BEAT)
@@ -113,14 +115,14 @@ def broker_has_messages(broker: EmbeddedRedis) -> bool:
     return before > 0
 
 
-def test_f13_celery_is_told_to_try_for_as_long_as_it_takes() -> None:
+def test_celery_is_told_to_try_for_as_long_as_it_takes() -> None:
     assert app.conf.broker_connection_max_retries is None
     assert app.conf.broker_connection_retry
     assert app.conf.broker_connection_retry_on_startup
     assert "max_retries" not in app.conf.broker_transport_options
 
 
-def test_f13_the_api_waits_for_a_database_that_is_away_as_it_starts(
+def test_the_api_waits_for_a_database_that_is_away_as_it_starts(
     environment: dict[str, str], tmp_path: Path, services: Services
 ) -> None:
     with ExitStack() as ending:

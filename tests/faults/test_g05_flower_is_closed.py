@@ -11,6 +11,8 @@ from reprieve.workers.bootstrap import Services
 from tests.support.flower import COMMAND, PASSWORD, Flower, running_flower
 from tests.support.processes import run_command
 
+pytestmark = pytest.mark.row("G05")
+
 PAGES = ["/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length"]
 CONTROLS = ["/api/worker/shutdown/any", "/api/task/revoke/any", "/api/task/apply/reaper.sweep"]
 
@@ -21,7 +23,7 @@ def flower(services: Services, environment: dict[str, str], tmp_path: Path) -> I
         yield started
 
 
-def test_g05_an_anonymous_request_is_refused_and_the_password_opens(flower: Flower) -> None:
+def test_an_anonymous_request_is_refused_and_the_password_opens(flower: Flower) -> None:
     pid = flower.process.pid
     assert {page: flower.status(page) for page in PAGES} == dict.fromkeys(PAGES, 401)
     assert {page: flower.status(page, "reprieve:wrong") for page in PAGES} == dict.fromkeys(PAGES, 401)
@@ -34,7 +36,7 @@ def test_g05_an_anonymous_request_is_refused_and_the_password_opens(flower: Flow
     assert PASSWORD not in " ".join(psutil.Process(pid).cmdline())
 
 
-def test_g05_without_a_password_flower_does_not_start(environment: dict[str, str]) -> None:
+def test_without_a_password_flower_does_not_start(environment: dict[str, str]) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLOWER_")}
     done = run_command(COMMAND, env={**inherited, **environment})
     assert done.returncode == 2

@@ -16,6 +16,8 @@ from tests.conftest import StartWorker
 from tests.support.processes import Process, beat, spawn
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("G10")
+
 ROOT = Path(__file__).parents[2]
 #: Other processes of these tests may run at the same time, and have their own.
 OURS = uuid4().hex
@@ -48,7 +50,7 @@ def _log(services: Services, run: object) -> str:
 
 
 @pytest.mark.parametrize("adapter", ["process", "detached"])
-def test_g10_a_run_finds_no_secret_in_any_environment_or_command_line(
+def test_a_run_finds_no_secret_in_any_environment_or_command_line(
     services: Services,
     start_worker: StartWorker,
     environment: dict[str, str],
@@ -71,7 +73,7 @@ def test_g10_a_run_finds_no_secret_in_any_environment_or_command_line(
     assert [word for word in _words(services) if word in seen] == []
 
 
-def test_g10_a_worker_works_with_what_it_has_hidden_and_shows_what_it_is_known_by(
+def test_a_worker_works_with_what_it_has_hidden_and_shows_what_it_is_known_by(
     services: Services, start_worker: StartWorker
 ) -> None:
     worker = start_worker(
@@ -112,7 +114,7 @@ except PermissionError:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
 @pytest.mark.parametrize(("hiding", "seen"), [("pass", True), ("conceal()", False)])
-def test_g10_another_process_of_the_same_user_reads_neither_memory_nor_descriptors(hiding: str, seen: bool) -> None:
+def test_another_process_of_the_same_user_reads_neither_memory_nor_descriptors(hiding: str, seen: bool) -> None:
     command = [sys.executable, "-c", f"{AS_NOBODY}\n{hiding}\n{WAIT}"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -124,7 +126,7 @@ def test_g10_another_process_of_the_same_user_reads_neither_memory_nor_descripto
     assert bool(told.stdout) is seen
 
 
-def test_g10_the_process_that_gives_all_roles_their_secrets_shows_none(tmp_path: Path) -> None:
+def test_the_process_that_gives_all_roles_their_secrets_shows_none(tmp_path: Path) -> None:
     configuration = tmp_path / "supervisord.conf"
     sleeper = f"{sys.executable} -c 'import os, time; assert os.environ[\"PGPASSWORD\"]; time.sleep(60)'"
     configuration.write_text(
@@ -154,11 +156,11 @@ def test_g10_the_process_that_gives_all_roles_their_secrets_shows_none(tmp_path:
         ("PATH", False),
     ],
 )
-def test_g10_what_is_the_workers_own_is_not_inherited(variable: str, withheld: bool) -> None:
+def test_what_is_the_workers_own_is_not_inherited(variable: str, withheld: bool) -> None:
     assert is_withheld(variable) is withheld
 
 
-def test_g10_hiding_may_be_done_twice_and_loses_no_value() -> None:
+def test_hiding_may_be_done_twice_and_loses_no_value() -> None:
     script = (
         "import os; from reprieve.workers.secrecy import conceal; conceal(); conceal(); print(os.environ['PGPASSWORD'])"
     )
