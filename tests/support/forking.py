@@ -80,11 +80,16 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def _read(self, timeout: float | None) -> int | None:
-        with self._reading:
-            if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
-                self.returncode = os.waitstatus_to_exitcode(int(os.read(self._status, 16)))
-                os.close(self._status)
+        ended = select.poll()  # Not `select`, which takes no descriptor above 1023.
+        ended.register(self._status, select.POLLIN)
+        if ended.poll(None if timeout is None else timeout * 1000):
+            with self._reading:
+                if self.returncode is None:
+                    self.returncode = os.waitstatus_to_exitcode(int(os.read(self._status, 16)))
         return self.returncode
+
+    def __del__(self) -> None:
+        os.close(self._status)
 
 
 class Parent:
