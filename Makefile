@@ -5,6 +5,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 # Stamps of what is installed: what the demo needs, or everything.
 DEMO := .venv/.demo
 READY := .venv/.ready
+# Whatever the shell says: without bytecode, each of the hundreds of processes of the tests compiles all it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint types imports test-slow mutation soak test-browser test-servers test-schema failures reference docs bench lock clean
@@ -30,7 +32,7 @@ demo: $(DEMO) ## Show live runs survive and dead ones found (about a minute; REA
 	$(BIN)/reprieve demo $(if $(REAL_TIME),--real-time)
 
 test: setup ## Run the tests, on real PostgreSQL, Redis and Celery workers of their own
-	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers" -n 4 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers" -n 6 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: lint types imports test ## Everything that a change must pass
 

@@ -1,6 +1,7 @@
 """Real PostgreSQL and real Redis for the whole session, emptied before each test that uses them."""
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from reprieve.models.rows import Row
 from reprieve.stores.cache import connect
 from reprieve.stores.database import Database
 from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.embedded import postgres as embedded_postgres
+from reprieve.stores.embedded.accounts import Account
 from reprieve.stores.migrate import migrate
 from reprieve.workers import bootstrap, lifecycle
 from reprieve.workers.app import app
@@ -30,6 +33,29 @@ END_OTHERS = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 """
+
+
+#: What takes longest comes first, so that no process is left alone with it at the end: modules, then folders.
+LONGEST_FIRST = (
+    *("integration/test_embedded_servers", "e2e/test_the_command_line", "faults/test_a24", "unit/test_simulation"),
+    *("e2e", "docs", "faults", "integration", "servers", "browser", "api", "contract", "unit"),
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order modules and folders, and leave what is in each in the random order in which it comes."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next(number for number, start in enumerate(LONGEST_FIRST) if path.startswith(start))
+
+    items.sort(key=place)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`-k A06` chooses the tests that are marked with that row."""
+    item.extra_keyword_matches.update(row for mark in item.iter_markers("row") for row in mark.args)
 
 
 @dataclass(frozen=True)
@@ -49,8 +75,27 @@ def _clean_environment() -> None:
         del os.environ[name]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_initdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """`initdb` runs once: each server that this process makes later begins with a copy of what came of that."""
+    made: dict[int, Path] = {}
+    initdb = embedded_postgres._run_initdb
+
+    def copy_or_run(programs: Path, data: Path, account: Account) -> None:
+        if account.uid not in made:
+            initdb(programs, data, account)
+            made[account.uid] = tmp_path_factory.mktemp("initdb")
+            subprocess.run(["cp", "-a", f"{data}/.", made[account.uid]], check=True)
+        else:
+            subprocess.run(["cp", "-a", f"{made[account.uid]}/.", data], check=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded_postgres, "_run_initdb", copy_or_run)
+        yield
+
+
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None) -> Iterator[Servers]:
+def servers(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None, _one_initdb: None) -> Iterator[Servers]:
     """Migrated PostgreSQL, and Redis; the app of this process is set up for them."""
     folder = tmp_path_factory.mktemp("servers")
     with ExitStack() as ending:
@@ -122,10 +167,11 @@ def start_worker(environment: dict[str, str], tmp_path: Path) -> Iterator[StartW
         application: str = "reprieve.workers.app",
         extra: Mapping[str, str] = {},
         wait: bool = True,
+        forked: bool = True,
     ) -> Process:
         options = ("-Q", queues, "-P", "threads", "-c", str(concurrency), "-n", f"{name}@test", "-l", "INFO")
         command = celery("worker", "--without-gossip", "--without-mingle", *options, application=application)
-        process = spawn(f"{name}-{len(started)}", command, {**environment, **extra}, tmp_path)
+        process = spawn(f"{name}-{len(started)}", command, {**environment, **extra}, tmp_path, forked=forked)
         started.append(process)
         if wait:
             process.wait_for(READY)

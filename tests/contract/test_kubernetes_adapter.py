@@ -95,20 +95,23 @@ def test_the_command_is_told_which_attempt_it_is_and_gets_its_variables(cluster:
 DOLLARS = ["$", "$$", "$$$", "$(COLOUR)", "$$(COLOUR)", "$(none)", "$(", "$)", "$é", "$(é)", "a$b$", "`$$`"]
 
 
-def test_d17_what_is_written_into_a_command_and_its_arguments_reaches_it_unchanged(cluster: Cluster) -> None:
+@pytest.mark.row("D17")
+def test_what_is_written_into_a_command_and_its_arguments_reaches_it_unchanged(cluster: Cluster) -> None:
     show = 'for one in "$@"; do printf "%s\\n" "$one"; done'
     run = cluster.work(show, args=["sh", *DOLLARS], env={"COLOUR": "blue"})
     _, context = run_to_the_end(cluster, run)
     assert context.output().decode().splitlines() == DOLLARS
 
 
-def test_d17_a_script_may_use_the_shells_own_dollar_signs(cluster: Cluster) -> None:
+@pytest.mark.row("D17")
+def test_a_script_may_use_the_shells_own_dollar_signs(cluster: Cluster) -> None:
     run = cluster.work("[ $$ -gt 0 ] && echo $$ | tr -d 0-9 && echo $(echo $COLOUR)", env={"COLOUR": "blue"})
     _, context = run_to_the_end(cluster, run)
     assert context.output() == b"\nblue\n"
 
 
-def test_d17_a_variables_value_is_what_was_written(cluster: Cluster) -> None:
+@pytest.mark.row("D17")
+def test_a_variables_value_is_what_was_written(cluster: Cluster) -> None:
     env = {f"VALUE_{number}": text for number, text in enumerate(DOLLARS)} | {"COLOUR": "blue", "AFTER": "$(COLOUR)"}
     run = cluster.work("env | grep -E '^(VALUE_|AFTER)'", env=env)
     _, context = run_to_the_end(cluster, run)
@@ -117,7 +120,8 @@ def test_d17_a_variables_value_is_what_was_written(cluster: Cluster) -> None:
     )
 
 
-def test_d17_a_patch_is_kubernetes_own_language(cluster: Cluster) -> None:
+@pytest.mark.row("D17")
+def test_a_patch_is_kubernetes_own_language(cluster: Cluster) -> None:
     """Whoever wants Kubernetes to put a variable in says so there."""
     container = {"name": "run", "env": [{"name": "GREETING", "value": "hello $(COLOUR)"}]}
     patch = {"spec": {"template": {"spec": {"containers": [container]}}}}

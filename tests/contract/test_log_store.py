@@ -284,9 +284,10 @@ deliveries = st.lists(
 )
 
 
+@pytest.mark.row("D04")
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(deliveries, st.integers(1, 3))
-def test_d04_deliveries_that_are_cut_shuffled_repeated_and_interleaved_store_each_number_once(
+def test_deliveries_that_are_cut_shuffled_repeated_and_interleaved_store_each_number_once(
     postgres: Log, cuts: list[list[tuple[int, int, int]]], threads: int
 ) -> None:
     """Each delivery holds stretches (run, first number, length) of three logs; several are under way at once."""

@@ -99,7 +99,8 @@ def test_a_cancelled_run_has_its_job_ended_and_one_whose_job_is_gone_is_reaped(
         eventually(lambda: services.runs.get(gone).error_code == "adapter_liveness_lost", timeout=90)
 
 
-def test_a23_a_job_whose_server_is_away_when_it_is_to_be_created_is_created_when_it_is_back(
+@pytest.mark.row("A23")
+def test_a_job_whose_server_is_away_when_it_is_to_be_created_is_created_when_it_is_back(
     services: Services, start_worker: StartWorker, start_beat, jobs: Jobs
 ) -> None:
     jobs.broken = True

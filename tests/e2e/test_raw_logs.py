@@ -4,7 +4,6 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -15,11 +14,11 @@ from reprieve.models.work import End, Outcome
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from tests.faults.helpers_cdeg import reap
-from tests.support.processes import Process
+from tests.support.forking import REPRIEVE
+from tests.support.processes import Process, run_command
 from tests.support.rows import chunk, in_process, ingest, running, settle
 from tests.support.waiting import eventually
 
-REPRIEVE = Path(sys.executable).parent / "reprieve"
 PIECES = 300
 
 #: Random bytes to both streams, in pieces of any size: no line, no character and no chunk ends where a piece does.
@@ -45,7 +44,7 @@ def written() -> dict[str, bytes]:
 
 
 def logs(*arguments: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([REPRIEVE, "logs", *map(str, arguments)], capture_output=True, timeout=60)
+    return run_command([REPRIEVE, "logs", *arguments])
 
 
 def assert_raw_is_what_was_written(run_id: UUID) -> None:

@@ -21,8 +21,9 @@ import pytest
 
 from reprieve.stores.embedded import EmbeddedPostgres
 from reprieve.stores.embedded.address import choose_port
+from tests.support.forking import REPRIEVE
 from tests.support.hostile import hostile_folder
-from tests.support.processes import Process, spawn
+from tests.support.processes import Process, run_command, spawn
 from tests.support.waiting import answers, eventually
 
 PROGRAMS = Path(sys.executable).parent
@@ -39,22 +40,17 @@ class Terminal:
             "REPRIEVE_REDIS_URL": "",
             "REPRIEVE_DATA_DIR": str(data_dir),
             "REPRIEVE_NODE_NAME": "terminal",
-            # Another stack may begin at the same moment, and take the usual one.
+            # Another stack may begin at the same moment, and take the usual ones.
             "REPRIEVE_API_ADDRESS": f"127.0.0.1:{choose_port()}",
+            "FLOWER_PORT": str(choose_port()),
             "REPRIEVE_TIME_SCALE": "30",
         }
         self.data_dir = data_dir
 
     def __call__(self, *arguments: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("REPRIEVE_")}
-        return subprocess.run(
-            [PROGRAMS / "reprieve", *arguments],
-            env={**inherited, **self.environment, **extra},
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )
+        env = {**inherited, **self.environment, **extra}
+        return run_command([REPRIEVE, *arguments], env=env, cwd=cwd, text=True, timeout=90)
 
     def processes(self) -> list[psutil.Process]:
         """Everything that belongs to this data folder and still runs."""
@@ -217,13 +213,14 @@ def test_a_killed_worker_is_started_again(terminal: Terminal) -> None:
     assert terminal("run", "--follow", "--", "echo", "still here").stdout == "still here\n"
 
 
-def test_g05_flower_refuses_who_has_no_password_and_shows_no_log_text(stack: tuple[Terminal, Process]) -> None:
+@pytest.mark.row("G05")
+def test_flower_refuses_who_has_no_password_and_shows_no_log_text(stack: tuple[Terminal, Process]) -> None:
     terminal, up = stack
     address = re.search(r"Flower +(\S+)  user reprieve; the password is in (.+)", up.output)
     assert address is not None
     url, password = address[1], Path(address[2]).read_text().strip()
     assert url.startswith("http://127.0.0.1:")
-    assert eventually(lambda: status_without_password(f"{url}/api/tasks")) == 401
+    assert eventually(lambda: status_without_password(f"{url}/api/tasks"), timeout=90) == 401
 
     def tasks() -> dict[str, Any]:
         token = b64encode(f"reprieve:{password}".encode()).decode()
@@ -253,7 +250,8 @@ def status_without_password(url: str) -> int | None:
         return None  # Flower is still starting.
 
 
-def test_g10_a_run_of_up_finds_no_secret_in_any_process_of_the_stack(stack: tuple[Terminal, Process]) -> None:
+@pytest.mark.row("G10")
+def test_a_run_of_up_finds_no_secret_in_any_process_of_the_stack(stack: tuple[Terminal, Process]) -> None:
     terminal, up = stack
     words = {*re.findall(r"token=(\S+)", up.output), (terminal.data_dir / "flower-password").read_text().strip()}
     addresses = json.loads((terminal.data_dir / "addresses.json").read_text())

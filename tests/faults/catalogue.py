@@ -1,14 +1,14 @@
-"""Writes docs/failures.md: the catalogue of failures, with the tests that are named after its rows.
+"""Writes docs/failures.md: the catalogue of failures, with the tests that are marked with its rows.
 
     python -m tests.faults.catalogue
 
-A row is closed when there is such a test: `test_a06_…` for A06.
+A row is closed when a test, or its module, has its marker: `@pytest.mark.row("A06")`, or `pytestmark` with the same.
 """
 
 import ast
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -19,27 +19,35 @@ HEAD = """\
 # Failures
 
 How systems that run jobs, keep their logs and reap the dead ones have failed, as their users reported it. A row is
-closed when the invariant holds in the code and a test named after the row would fail if it stopped holding; below each
-table are those tests. `make test ARGS='-k a06'` runs those of a row.
+closed when the invariant holds in the code and a test marked with the row would fail if it stopped holding; below each
+table are those tests. `make test ARGS='-k A06'` runs those of a row.
 
 Written by `make failures` from `tests/faults/catalogue.toml` and the tests; a test fails when this page is not up to
 date.
 """
 
 
-def named_after_rows() -> Mapping[str, list[str]]:
-    """The tests that are named after each row, as `file::test`, in order."""
+def marked_with_rows() -> Mapping[str, list[str]]:
+    """The tests that are marked with each row, as `file::test`, in order."""
     found = defaultdict(list)
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        module = ast.parse(path.read_text())
+        of_all = _rows(node for node in module.body if isinstance(node, ast.Assign))
+        for node in module.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                row = node.name.split("_")[1].upper()
-                found[row].append(f"{path.relative_to(ROOT)}::{node.name}")
+                for row in sorted(of_all | _rows(node.decorator_list)):
+                    found[row].append(f"{path.relative_to(ROOT)}::{node.name}")
     return found
 
 
+def _rows(nodes: Iterable[ast.AST]) -> set[str]:
+    """The rows that `pytest.mark.row("A06")` names anywhere in these."""
+    calls = (call for node in nodes for call in ast.walk(node) if isinstance(call, ast.Call))
+    return {ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.func) == "pytest.mark.row"}
+
+
 def page() -> str:
-    return "\n".join(_lines(tomllib.loads(CATALOGUE.read_text()), named_after_rows())) + "\n"
+    return "\n".join(_lines(tomllib.loads(CATALOGUE.read_text()), marked_with_rows())) + "\n"
 
 
 def _lines(catalogue: Mapping, tests: Mapping[str, list[str]]) -> Iterator[str]:

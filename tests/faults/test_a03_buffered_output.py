@@ -14,6 +14,8 @@ from tests.support.processes import Process, processes_of
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A03")
+
 #: Prints lines that it never flushes, says by a file that it has printed the first, and ends when told so by another.
 UNFLUSHED = """
 import sys, time
@@ -31,7 +33,7 @@ def output(services: Services, run_id: UUID) -> bytes:
 
 
 @pytest.mark.parametrize("adapter", ["process", "detached"])
-def test_a03_on_a_terminal_output_that_is_not_flushed_arrives_while_its_program_runs_and_on_a_pipe_at_its_end(
+def test_on_a_terminal_output_that_is_not_flushed_arrives_while_its_program_runs_and_on_a_pipe_at_its_end(
     services: Services, start_worker: Callable[..., Process], tmp_path: Path, adapter: str
 ) -> None:
     start_worker()
@@ -53,7 +55,7 @@ def test_a03_on_a_terminal_output_that_is_not_flushed_arrives_while_its_program_
 
 
 @pytest.mark.parametrize("adapter", ["process", "detached"])
-def test_a03_a_run_on_a_terminal_is_cancelled_like_any_other(
+def test_a_run_on_a_terminal_is_cancelled_like_any_other(
     services: Services, start_worker: Callable[..., Process], tmp_path: Path, adapter: str
 ) -> None:
     start_worker()

@@ -20,6 +20,8 @@ from tests.contract.contexts import Following
 from tests.support.rows import age, running, status_of, watch_for
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A04")
+
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Scripted]:
@@ -47,7 +49,7 @@ def log_requests(cluster: Scripted) -> list[dict[str, str]]:
     return [query for _, path, query in cluster.fake.requests if path.endswith("/log")]
 
 
-def test_a04_a_log_stream_that_is_cut_again_and_again_in_the_middle_of_lines_loses_and_repeats_nothing(
+def test_a_log_stream_that_is_cut_again_and_again_in_the_middle_of_lines_loses_and_repeats_nothing(
     cluster: Scripted,
 ) -> None:
     with followed_pod(cluster, cluster.work("true")) as (following, pod):
@@ -67,7 +69,7 @@ def test_a04_a_log_stream_that_is_cut_again_and_again_in_the_middle_of_lines_los
     assert following.context.output() == written
 
 
-def test_a04_a_rotated_log_goes_on_with_what_is_newer(cluster: Scripted) -> None:
+def test_a_rotated_log_goes_on_with_what_is_newer(cluster: Scripted) -> None:
     with followed_pod(cluster, cluster.work("true")) as (following, pod):
         with cluster.fake.changed:
             cluster.fake.misbehave("GET", "/log", how="cut", after=31 + 8 + 31 + 8)
@@ -81,7 +83,7 @@ def test_a04_a_rotated_log_goes_on_with_what_is_newer(cluster: Scripted) -> None
     assert following.context.output() == b"before 1\nbefore 2\nafter 1\n"
 
 
-def test_a04_a_long_line_that_is_cut_is_read_on_within_it(cluster: Scripted) -> None:
+def test_a_long_line_that_is_cut_is_read_on_within_it(cluster: Scripted) -> None:
     line = b"".join(b"%07d;" % number for number in range(12_000))
     with followed_pod(cluster, cluster.work("true")) as (following, pod):
         for after in (50_000, 20, 70_000):
@@ -94,7 +96,7 @@ def test_a04_a_long_line_that_is_cut_is_read_on_within_it(cluster: Scripted) -> 
     assert following.context.output() == line + b"\nnext\n"
 
 
-def test_a04_who_takes_over_after_a_cut_asks_from_the_last_line_on_and_gets_the_rest(cluster: Scripted) -> None:
+def test_who_takes_over_after_a_cut_asks_from_the_last_line_on_and_gets_the_rest(cluster: Scripted) -> None:
     run = cluster.work("true")
     with followed_pod(cluster, run) as (following, pod):
         cluster.fake.write(pod, b"one\n", at=1_800_000_000_000_000_005)
@@ -111,7 +113,7 @@ def test_a04_who_takes_over_after_a_cut_asks_from_the_last_line_on_and_gets_the_
     assert log_requests(cluster)[0]["sinceTime"] == "2027-01-15T07:59:59Z"
 
 
-def test_a04_a_silent_log_stream_is_opened_anew(cluster: Scripted) -> None:
+def test_a_silent_log_stream_is_opened_anew(cluster: Scripted) -> None:
     with followed_pod(cluster, cluster.work("true")) as (following, pod):
         cluster.fake.misbehave("GET", "/log", how="hang")
         cluster.fake.write(pod, b"heard at last\n")
@@ -119,7 +121,7 @@ def test_a04_a_silent_log_stream_is_opened_anew(cluster: Scripted) -> None:
         assert len(log_requests(cluster)) >= 2
 
 
-def test_a04_a_run_whose_log_stream_is_dead_lives_on_by_the_platforms_word_alone(
+def test_a_run_whose_log_stream_is_dead_lives_on_by_the_platforms_word_alone(
     services: Services, cluster: Scripted
 ) -> None:
     cluster.fake.misbehave("GET", "/log", times=float("inf"), status=500)

@@ -18,6 +18,8 @@ from tests.faults.helpers_cdeg import judge_silent
 from tests.support.rows import running, status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A05")
+
 NO_ANSWERS: list[dict[str, Any]] = [
     {"status": 401, "reason": "Unauthorized"},
     {"status": 403, "reason": "Forbidden"},
@@ -53,7 +55,7 @@ def created(cluster: Scripted, run: Work) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", NO_ANSWERS, ids=named)
-def test_a05_an_answer_that_is_none_says_nothing_of_any_run(cluster: Scripted, how: dict[str, Any]) -> None:
+def test_an_answer_that_is_none_says_nothing_of_any_run(cluster: Scripted, how: dict[str, Any]) -> None:
     there, gone = cluster.work("true"), cluster.work("true")
     created(cluster, there)
     handles = [cluster.handle(there), cluster.handle(gone)]
@@ -63,14 +65,14 @@ def test_a05_an_answer_that_is_none_says_nothing_of_any_run(cluster: Scripted, h
     assert cluster.adapter.probe(handles) == [Probe.ALIVE, Probe.DEAD]
 
 
-def test_a05_when_nobody_listens_nothing_is_said(cluster: Scripted, tmp_path: Path, monkeypatch: Any) -> None:
+def test_when_nobody_listens_nothing_is_said(cluster: Scripted, tmp_path: Path, monkeypatch: Any) -> None:
     config = cluster.fake.kubeconfig(tmp_path)
     config.write_text(config.read_text().replace(cluster.fake.url, "http://127.0.0.1:9"))
     adapter = cluster.another(cluster.timings)
     assert adapter.probe([cluster.handle(cluster.work("true"))]) == [Probe.UNKNOWN]
 
 
-def test_a05_a_job_that_has_ended_is_told_from_one_that_is_gone(cluster: Scripted) -> None:
+def test_a_job_that_has_ended_is_told_from_one_that_is_gone(cluster: Scripted) -> None:
     ended, gone = cluster.work("true"), cluster.work("true")
     job = created(cluster, ended)
     cluster.fake.finish(cluster.fake.only_pod(), 1)
@@ -79,7 +81,7 @@ def test_a05_a_job_that_has_ended_is_told_from_one_that_is_gone(cluster: Scripte
 
 
 @pytest.mark.parametrize("how", NO_ANSWERS, ids=named)
-def test_a05_a_follower_that_gets_no_answer_gives_no_heartbeat_and_no_end_and_goes_on_afterwards(
+def test_a_follower_that_gets_no_answer_gives_no_heartbeat_and_no_end_and_goes_on_afterwards(
     cluster: Scripted, how: dict[str, Any]
 ) -> None:
     run = cluster.work("true")
@@ -117,7 +119,7 @@ def silent(services: Services, cluster: Scripted) -> Work:
 
 
 @pytest.mark.parametrize("status", [401, 403, 500])
-def test_a05_a_silent_run_is_not_reaped_on_an_error_of_its_platform(
+def test_a_silent_run_is_not_reaped_on_an_error_of_its_platform(
     services: Services, cluster: Scripted, status: int
 ) -> None:
     run = silent(services, cluster)
@@ -126,7 +128,7 @@ def test_a05_a_silent_run_is_not_reaped_on_an_error_of_its_platform(
     assert status_of(services, run.run_id) == "running"
 
 
-def test_a05_a_silent_run_whose_platform_says_that_it_is_gone_is_reaped(services: Services, cluster: Scripted) -> None:
+def test_a_silent_run_whose_platform_says_that_it_is_gone_is_reaped(services: Services, cluster: Scripted) -> None:
     gone, there = silent(services, cluster), silent(services, cluster)
     created(cluster, Work(there.run_id, there.attempt, 1, "kubernetes", there.config, {}))
     assert judge_silent(services, there.run_id)["reaped"] == 0

@@ -14,6 +14,8 @@ from tests.support.processes import Process
 from tests.support.rows import age, chunk, in_process, ingest, running, status_of, watch_for
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A06")
+
 StartWorker = Callable[..., Process]
 
 
@@ -31,7 +33,7 @@ def silent_for_six_minutes(services: Services) -> list:
     return works
 
 
-def test_a06_nobody_is_reaped_while_the_log_workers_are_stopped_for_six_minutes(services: Services) -> None:
+def test_nobody_is_reaped_while_the_log_workers_are_stopped_for_six_minutes(services: Services) -> None:
     works, lost = silent_for_six_minutes(services), in_process(services)
     age(services, lost.run_id, 360)
     watch_for(services, 3600)
@@ -42,7 +44,7 @@ def test_a06_nobody_is_reaped_while_the_log_workers_are_stopped_for_six_minutes(
 
 
 @pytest.mark.parametrize(("ago", "reaped"), [(118, 5), (122, 0)])
-def test_a06_the_pipeline_lags_when_the_last_canary_back_is_older_than_two_minutes(
+def test_the_pipeline_lags_when_the_last_canary_back_is_older_than_two_minutes(
     services: Services, ago: float, reaped: int
 ) -> None:
     silent_for_six_minutes(services)
@@ -51,7 +53,7 @@ def test_a06_the_pipeline_lags_when_the_last_canary_back_is_older_than_two_minut
     assert sweep(services)["reaped"] == reaped
 
 
-def test_a06_when_output_comes_through_again_the_living_have_a_whole_window_to_be_heard(services: Services) -> None:
+def test_when_output_comes_through_again_the_living_have_a_whole_window_to_be_heard(services: Services) -> None:
     works = silent_for_six_minutes(services)
     watch_for(services, 3600)
     canaries_came_back_last(services, 360)
@@ -66,7 +68,7 @@ def test_a06_when_output_comes_through_again_the_living_have_a_whole_window_to_b
     assert status_of(services, silent.run_id) == "failed"
 
 
-def test_a06_the_canary_waits_behind_the_output_in_the_log_queue(services: Services, start_worker: StartWorker) -> None:
+def test_the_canary_waits_behind_the_output_in_the_log_queue(services: Services, start_worker: StartWorker) -> None:
     """Through the real queue: a stopped log worker echoes nothing, and one that goes on does."""
     worker = start_worker("logs", name="logs")
     sweep(services, by_hand=True)
@@ -80,7 +82,7 @@ def test_a06_the_canary_waits_behind_the_output_in_the_log_queue(services: Servi
     eventually(lambda: services.sweeps.heard_at() == second.last_sweep_at)
 
 
-def test_a06_live_runs_outlast_log_workers_that_are_away_for_longer_than_the_window(
+def test_live_runs_outlast_log_workers_that_are_away_for_longer_than_the_window(
     services: Services, start_worker: StartWorker, start_beat: Callable[[], Process]
 ) -> None:
     """The whole system, thirty times as fast: the log workers stand still for two windows, and nobody is reaped."""

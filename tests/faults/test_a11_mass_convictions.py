@@ -12,6 +12,8 @@ from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import nobody_to_ask
 from tests.support.rows import age, in_process, running, status_of, watch_for
 
+pytestmark = pytest.mark.row("A11")
+
 
 def stale(services: Services, count: int, **changes: Any) -> list[Work]:
     """So many runs that are silent for longer than the window, each a second longer than the one before."""
@@ -21,7 +23,7 @@ def stale(services: Services, count: int, **changes: Any) -> list[Work]:
     return works
 
 
-def test_a11_a_hundred_stale_at_once_after_an_outage_are_all_spared(services: Services) -> None:
+def test_a_hundred_stale_at_once_after_an_outage_are_all_spared(services: Services) -> None:
     works = stale(services, 100)
     watch_for(services, 3600)
     with services.database.begin() as connection:
@@ -32,7 +34,7 @@ def test_a11_a_hundred_stale_at_once_after_an_outage_are_all_spared(services: Se
     assert {status_of(services, work.run_id) for work in works} == {"running"}
 
 
-def test_a11_a_hundred_stale_at_once_without_an_outage_are_reaped_a_fifth_at_a_time_and_said_aloud(
+def test_a_hundred_stale_at_once_without_an_outage_are_reaped_a_fifth_at_a_time_and_said_aloud(
     services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
     works = stale(services, 100)
@@ -49,14 +51,14 @@ def test_a11_a_hundred_stale_at_once_without_an_outage_are_reaped_a_fifth_at_a_t
     assert sweep(services, by_hand=True)["judged"] == 0
 
 
-def test_a11_ten_in_a_small_fleet_are_reaped_at_once(services: Services, caplog: pytest.LogCaptureFixture) -> None:
+def test_ten_in_a_small_fleet_are_reaped_at_once(services: Services, caplog: pytest.LogCaptureFixture) -> None:
     stale(services, 10)
     watch_for(services, 3600)
     assert sweep(services)["reaped"] == 10
     assert "at once" not in caplog.text
 
 
-def test_a11_a_platform_that_has_forgotten_everything_ends_a_fifth_at_the_most(services: Services) -> None:
+def test_a_platform_that_has_forgotten_everything_ends_a_fifth_at_the_most(services: Services) -> None:
     """Not found, for all of them: a wrong cluster, say."""
     for work in [running(services) for _ in range(60)]:
         age(services, work.run_id, 400)
@@ -65,7 +67,7 @@ def test_a11_a_platform_that_has_forgotten_everything_ends_a_fifth_at_the_most(s
         assert sweep(services)["reaped"] == 12
 
 
-def test_a11_the_time_limit_is_no_guess_and_ends_all_that_are_over_it(services: Services) -> None:
+def test_the_time_limit_is_no_guess_and_ends_all_that_are_over_it(services: Services) -> None:
     works = [in_process(services, max_runtime="1 hour") for _ in range(30)]
     for work in works:
         age(services, work.run_id, 3601, "started_at")

@@ -4,6 +4,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+import pytest
+
 from reprieve import enqueue_run
 from reprieve.workers.bootstrap import Services
 from tests.faults.helpers_abf import database_time_after
@@ -11,12 +13,14 @@ from tests.support.processes import Process, processes_of
 from tests.support.rows import kinds, status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A16")
+
 StartWorker = Callable[..., Process]
 
 WAIT = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)"
 
 
-def test_a16_a_silent_child_outlives_a_drain_that_is_longer_than_the_window(
+def test_a_silent_child_outlives_a_drain_that_is_longer_than_the_window(
     services: Services, start_worker: StartWorker, start_beat: Callable[[], Process], tmp_path: object
 ) -> None:
     """Thirty times as fast: the window is ten seconds, the drain fifteen."""

@@ -28,6 +28,8 @@ from tests.support.processes import processes_of
 from tests.support.rows import age, kinds, running, status_of, watch_for
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A18")
+
 DAY = 86_400.0
 Says = Callable[[Probe], None]
 
@@ -69,7 +71,7 @@ def is_to_be_adopted(services: Services, run_id: UUID) -> bool:
 
 
 @pytest.mark.parametrize("watched", [0, 299, DAY])
-def test_a18_what_has_ended_waits_for_a_reader_however_long_and_however_young_our_watch(
+def test_what_has_ended_waits_for_a_reader_however_long_and_however_young_our_watch(
     services: Services, says: Says, watched: float
 ) -> None:
     work = silent_for(services, DAY)
@@ -81,7 +83,7 @@ def test_a18_what_has_ended_waits_for_a_reader_however_long_and_however_young_ou
 
 
 @pytest.mark.parametrize(("asked", "judgement"), [(1795, "spare_unknown"), (1805, "reap_unanswered")])
-def test_a18_doubt_is_counted_from_the_first_question_in_vain(
+def test_doubt_is_counted_from_the_first_question_in_vain(
     services: Services, says: Says, asked: float, judgement: str
 ) -> None:
     work = silent_for(services, DAY)
@@ -98,7 +100,7 @@ def test_a18_doubt_is_counted_from_the_first_question_in_vain(
 
 
 @pytest.mark.parametrize(("watched", "judgement"), [(1795, "spare_unknown"), (1805, "reap_unanswered")])
-def test_a18_a_gap_in_our_watch_begins_doubt_anew_and_warming_up_counts(
+def test_a_gap_in_our_watch_begins_doubt_anew_and_warming_up_counts(
     services: Services, says: Says, watched: float, judgement: str
 ) -> None:
     silent_for(services, DAY)
@@ -109,7 +111,7 @@ def test_a18_a_gap_in_our_watch_begins_doubt_anew_and_warming_up_counts(
     assert judged(services) == {judgement: 1}
 
 
-def test_a18_while_the_watch_warms_up_a_question_in_vain_is_counted(services: Services, says: Says) -> None:
+def test_while_the_watch_warms_up_a_question_in_vain_is_counted(services: Services, says: Says) -> None:
     silent_for(services, DAY)
     watch_for(services, 1)
     says(Probe.UNKNOWN)
@@ -123,7 +125,7 @@ def test_a18_while_the_watch_warms_up_a_question_in_vain_is_counted(services: Se
         (Probe.ALIVE, None),
     ],
 )
-def test_a18_an_answer_ends_doubt(services: Services, says: Says, between: Probe, judgement: str | None) -> None:
+def test_an_answer_ends_doubt(services: Services, says: Says, between: Probe, judgement: str | None) -> None:
     silent_for(services, DAY)
     says(Probe.UNKNOWN)
     judged(services)
@@ -134,7 +136,7 @@ def test_a18_an_answer_ends_doubt(services: Services, says: Says, between: Probe
     assert judged(services) == ({judgement: 1} if judgement else {})
 
 
-def test_a18_a_platform_that_says_dead_now_and_then_while_nobody_is_convicted_does_not_put_off_the_end_of_doubt(
+def test_a_platform_that_says_dead_now_and_then_while_nobody_is_convicted_does_not_put_off_the_end_of_doubt(
     services: Services, says: Says
 ) -> None:
     silent_for(services, DAY)
@@ -149,7 +151,7 @@ def test_a18_a_platform_that_says_dead_now_and_then_while_nobody_is_convicted_do
     assert judged(services) == {"reap_unanswered": 1}
 
 
-def test_a18_work_of_a_host_without_workers_is_doubted_for_as_long_as_doubt_may_last_and_no_longer(
+def test_work_of_a_host_without_workers_is_doubted_for_as_long_as_doubt_may_last_and_no_longer(
     services: Services,
 ) -> None:
     """B01 stays closed: the host is not waited for, and its silence is counted from the first sweep that asked."""
@@ -166,7 +168,7 @@ def test_a18_work_of_a_host_without_workers_is_doubted_for_as_long_as_doubt_may_
 @pytest.mark.parametrize(
     ("answer", "status"), [(Probe.ENDED, "running"), (Probe.ALIVE, "failed"), (Probe.UNKNOWN, "failed")]
 )
-def test_a18_whoever_reads_how_overdue_work_has_ended_is_given_the_time_to(
+def test_whoever_reads_how_overdue_work_has_ended_is_given_the_time_to(
     services: Services, monkeypatch: pytest.MonkeyPatch, answer: Probe, status: str
 ) -> None:
     monkeypatch.setattr(stopping, "ask_here", lambda _, handles, __: {one.run_id: answer for one in handles})
@@ -220,7 +222,7 @@ def watched_since(services: Services, moment: datetime, span: timedelta) -> bool
 
 
 @pytest.mark.parametrize("max_runtime", [None, 30])
-def test_a18_what_ended_while_all_followers_were_dead_and_the_database_away_has_its_own_result_recorded(
+def test_what_ended_while_all_followers_were_dead_and_the_database_away_has_its_own_result_recorded(
     fleet: Fleet, wired: Services, tmp_path: Path, max_runtime: float | None
 ) -> None:
     timing, stop = Timing.scaled(30), tmp_path / "stop"

@@ -23,6 +23,8 @@ from tests.support.processes import Process, processes_of
 from tests.support.rows import age, kinds, running, status_of, watch_for
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A19")
+
 StartWorker = Callable[..., Process]
 
 
@@ -43,7 +45,7 @@ def adoptable(services: Services, *adapters: str) -> list[UUID]:
     return [run_id for run_id, _, _ in services.adoptions.to_adopt(a_node("here"), adapters, 100)]
 
 
-def test_a19_work_of_a_worker_that_is_gone_is_to_be_adopted_whatever_the_sweep_knows(services: Services) -> None:
+def test_work_of_a_worker_that_is_gone_is_to_be_adopted_whatever_the_sweep_knows(services: Services) -> None:
     run_id = dispatched(services).run_id
     assert sweep(services)["orphaned"] == 1
     assert adoptable(services, "detached") == []
@@ -52,7 +54,7 @@ def test_a19_work_of_a_worker_that_is_gone_is_to_be_adopted_whatever_the_sweep_k
 
 
 @pytest.mark.parametrize("answer", [Probe.ALIVE, Probe.ENDED])
-def test_a19_so_is_silent_work_that_its_platform_sees(
+def test_so_is_silent_work_that_its_platform_sees(
     services: Services, monkeypatch: pytest.MonkeyPatch, answer: Probe
 ) -> None:
     work = running(services, adapter="of-tomorrow")
@@ -64,14 +66,14 @@ def test_a19_so_is_silent_work_that_its_platform_sees(
     assert adoptable(services, "of-tomorrow") == [work.run_id]
 
 
-def test_a19_what_the_row_says_to_live_in_process_is_nobodys_to_adopt(services: Services) -> None:
+def test_what_the_row_says_to_live_in_process_is_nobodys_to_adopt(services: Services) -> None:
     fence = dispatched(services, out_of_process_liveness=False)
     assert sweep(services)["orphaned"] == 0
     assert services.adoptions.hand_over([fence]) == set()
     assert adoptable(services, "of-tomorrow") == []
 
 
-def test_a19_a_worker_that_lacks_the_adapter_leaves_the_work_says_so_once_and_explain_tells_who_is_missing(
+def test_a_worker_that_lacks_the_adapter_leaves_the_work_says_so_once_and_explain_tells_who_is_missing(
     services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = dispatched(services).run_id
@@ -92,7 +94,7 @@ def test_a19_a_worker_that_lacks_the_adapter_leaves_the_work_says_so_once_and_ex
     assert services.runs.get_attempt(run_id, 1).adoption_owed_at is None
 
 
-def test_a19_since_when_adoption_is_owed_is_not_forgotten_at_the_next_sweep(services: Services) -> None:
+def test_since_when_adoption_is_owed_is_not_forgotten_at_the_next_sweep(services: Services) -> None:
     fence = dispatched(services)
     sweep(services)
     before = services.runs.get_attempt(fence.run_id, 1).adoption_owed_at
@@ -102,7 +104,7 @@ def test_a19_since_when_adoption_is_owed_is_not_forgotten_at_the_next_sweep(serv
     assert services.runs.get_attempt(fence.run_id, 1).adoption_owed_at == before
 
 
-def test_a19_work_whose_adapter_cannot_attach_stays_owed_and_is_judged_by_its_silence(
+def test_work_whose_adapter_cannot_attach_stays_owed_and_is_judged_by_its_silence(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Fixed:
@@ -122,7 +124,7 @@ def test_a19_work_whose_adapter_cannot_attach_stays_owed_and_is_judged_by_its_si
     assert services.runs.get_attempt(run_id, 1).adoption is None
 
 
-def test_a19_work_of_an_adapter_that_only_the_newest_worker_knows_is_adopted_by_that_one(
+def test_work_of_an_adapter_that_only_the_newest_worker_knows_is_adopted_by_that_one(
     services: Services, start_worker: StartWorker, start_beat: Callable[[], Process]
 ) -> None:
     older = {"application": BROKEN_WORKER, "extra": {WITHOUT_ADAPTER: "detached"}}

@@ -35,6 +35,8 @@ from tests.support.processes import READY, celery, sleeping_process, spawn
 from tests.support.rows import chunk, in_process, ingest, kinds, new_run, pass_the_wait, running, status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A20")
+
 PRINTS = "for i in $(seq 1 40); do echo line $i; done; sleep 0.5; echo end"
 PRINTED = b"".join(b"line %d\n" % number for number in range(1, 41)) + b"end\n"
 
@@ -61,7 +63,7 @@ def assert_whole(services: Services, runs: list[UUID], worker: Callable[[], str]
     )
 
 
-def test_a20_a_worker_that_may_open_130_files_brings_80_detached_runs_to_their_end(
+def test_a_worker_that_may_open_130_files_brings_80_detached_runs_to_their_end(
     services: Services, environment: dict[str, str], tmp_path: Path
 ) -> None:
     options = ("-Q", "runs,logs", "-P", "threads", "-c", "80", "-n", "few@test", "-l", "INFO")
@@ -91,7 +93,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a20_work_whose_output_finds_the_disk_full_waits_until_there_is_room(
+def test_work_whose_output_finds_the_disk_full_waits_until_there_is_room(
     services: Services, start_worker: StartWorker, small_disk: Path
 ) -> None:
     extra = {"REPRIEVE_DATA_DIR": str(small_disk), "REPRIEVE_TIME_SCALE": "1"}
@@ -111,7 +113,7 @@ def test_a20_work_whose_output_finds_the_disk_full_waits_until_there_is_room(
     assert_whole(services, runs, lambda: worker.output, timeout=150)
 
 
-def test_a20_trouble_that_passes_costs_a_run_neither_its_work_nor_an_attempt(
+def test_trouble_that_passes_costs_a_run_neither_its_work_nor_an_attempt(
     services: Services, start_worker: StartWorker
 ) -> None:
     worker = start_worker("runs,logs", application="tests.support.odd_worker", extra={"ODD_WORKER": "1"})
@@ -150,7 +152,7 @@ def no_files(*_: object) -> Any:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
-def test_a20_an_attempt_that_began_nothing_is_taken_back(services: Services) -> None:
+def test_an_attempt_that_began_nothing_is_taken_back(services: Services) -> None:
     work = in_process(services)
     result, context = troubled(services, work, no_files)
     run = services.runs.get(work.run_id)
@@ -169,7 +171,7 @@ def test_a20_an_attempt_that_began_nothing_is_taken_back(services: Services) -> 
 
 
 @pytest.mark.parametrize("cause", [True, False])
-def test_a20_an_adapters_own_error_is_trouble_where_trouble_is_its_cause(services: Services, cause: bool) -> None:
+def test_an_adapters_own_error_is_trouble_where_trouble_is_its_cause(services: Services, cause: bool) -> None:
     def start(_: RunContext) -> None:
         try:
             no_files()
@@ -180,7 +182,7 @@ def test_a20_an_adapters_own_error_is_trouble_where_trouble_is_its_cause(service
     assert troubled(services, work, start)[0] == ("returned" if cause else "adapter_error")
 
 
-def test_a20_what_is_recorded_as_started_elsewhere_is_left_to_another_worker(
+def test_what_is_recorded_as_started_elsewhere_is_left_to_another_worker(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "TROUBLE_PAUSE", 0.01)
@@ -196,7 +198,7 @@ def test_a20_what_is_recorded_as_started_elsewhere_is_left_to_another_worker(
 
 
 @pytest.mark.parametrize(("attempts", "status"), [(2, "queued"), (1, "failed")])
-def test_a20_a_child_that_its_adapter_let_go_of_is_lost_with_its_follower_and_owed_its_end(
+def test_a_child_that_its_adapter_let_go_of_is_lost_with_its_follower_and_owed_its_end(
     services: Services, attempts: int, status: str
 ) -> None:
     work = in_process(services, max_attempts=attempts)
@@ -211,7 +213,7 @@ def test_a20_a_child_that_its_adapter_let_go_of_is_lost_with_its_follower_and_ow
     assert run.error_code == (None if status == "queued" else "process_lost")
 
 
-def test_a20_an_attempt_with_output_keeps_its_number(services: Services) -> None:
+def test_an_attempt_with_output_keeps_its_number(services: Services) -> None:
     work = in_process(services, max_attempts=2)
 
     def start(context: RunContext) -> None:
@@ -222,7 +224,7 @@ def test_a20_an_attempt_with_output_keeps_its_number(services: Services) -> None
     assert (services.runs.get(work.run_id).attempt, status_of(services, work.run_id)) == (1, "queued")
 
 
-def test_a20_output_that_cannot_be_taken_over_is_no_error_of_the_work(
+def test_output_that_cannot_be_taken_over_is_no_error_of_the_work(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, shipper = in_process(services), direct_shipper(services)
@@ -261,7 +263,7 @@ def recorded_process(services: Services, work: Work) -> None:
     ],
     ids=["process", "handle", "output", "nothing"],
 )
-def test_a20_only_an_attempt_that_left_nothing_is_taken_back(
+def test_only_an_attempt_that_left_nothing_is_taken_back(
     services: Services, begin: Callable[[Services, Work], object], request: pytest.FixtureRequest
 ) -> None:
     work = running(services)
@@ -271,7 +273,7 @@ def test_a20_only_an_attempt_that_left_nothing_is_taken_back(
     assert status_of(services, work.run_id) == ("running" if taken is None else "queued")
 
 
-def test_a20_nobody_but_its_own_worker_takes_an_attempt_back(services: Services) -> None:
+def test_nobody_but_its_own_worker_takes_an_attempt_back(services: Services) -> None:
     work = running(services)
     other = services.claims.take_back(work.fence._replace(epoch=work.epoch - 1), "why", 1.0, 3)
     assert (other, status_of(services, work.run_id)) == (None, "running")
@@ -279,7 +281,7 @@ def test_a20_nobody_but_its_own_worker_takes_an_attempt_back(services: Services)
     assert take_back(services, work) is None
 
 
-def test_a20_an_attempt_before_it_stays_what_it_was(services: Services) -> None:
+def test_an_attempt_before_it_stays_what_it_was(services: Services) -> None:
     work = in_process(services, max_attempts=2)
     recorded_process(services, work)
     following.finish(services, [following.end_of_given_up(work, "lost", services.timing)])
@@ -293,7 +295,7 @@ def test_a20_an_attempt_before_it_stays_what_it_was(services: Services) -> None:
     assert run.started_at == run.attempts[0].started_at
 
 
-def test_a20_the_wait_doubles_up_to_a_limit(services: Services) -> None:
+def test_the_wait_doubles_up_to_a_limit(services: Services) -> None:
     work: Work | None = running(services)
     waits = []
     for _ in range(5):
@@ -304,7 +306,7 @@ def test_a20_the_wait_doubles_up_to_a_limit(services: Services) -> None:
     assert waits == [1, 2, 4, 8, 8]
 
 
-def test_a20_who_follows_the_output_goes_on_when_the_attempt_comes_again(services: Services) -> None:
+def test_who_follows_the_output_goes_on_when_the_attempt_comes_again(services: Services) -> None:
     work, read = running(services), []
     follower = LogReader(services.database, services.logs, services.live, work.run_id)
     thread = threading.Thread(target=lambda: read.extend(follower.follow()), daemon=True)
@@ -322,7 +324,7 @@ def test_a20_who_follows_the_output_goes_on_when_the_attempt_comes_again(service
 # -- what the worker does beside
 
 
-def test_a20_a_child_that_cannot_be_looked_at_for_lack_of_descriptors_is_vouched_for_by_its_number(
+def test_a_child_that_cannot_be_looked_at_for_lack_of_descriptors_is_vouched_for_by_its_number(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     supervisor = Supervisor(services, direct_shipper(services))
@@ -338,7 +340,7 @@ def test_a20_a_child_that_cannot_be_looked_at_for_lack_of_descriptors_is_vouched
             assert services.runs.get(other.run_id).last_proof == "claim"
 
 
-def test_a20_a_child_is_vouched_for_without_a_descriptor_for_as_long_as_it_lives(
+def test_a_child_is_vouched_for_without_a_descriptor_for_as_long_as_it_lives(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = RunContext(services, direct_shipper(services), in_process(services))
@@ -355,7 +357,7 @@ def test_a20_a_child_is_vouched_for_without_a_descriptor_for_as_long_as_it_lives
     assert context.proof() is None
 
 
-def test_a20_work_for_which_there_is_no_thread_is_left_to_whoever_has_one(
+def test_work_for_which_there_is_no_thread_is_left_to_whoever_has_one(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = running(services)
@@ -382,7 +384,7 @@ def test_a20_work_for_which_there_is_no_thread_is_left_to_whoever_has_one(
         (ValueError("ours"), ValueError),
     ],
 )
-def test_a20_celerys_consumer_connects_again_where_it_would_end_the_worker(
+def test_celerys_consumer_connects_again_where_it_would_end_the_worker(
     monkeypatch: pytest.MonkeyPatch, error: Exception, becomes: type[Exception]
 ) -> None:
     def start(*_: object) -> None:
@@ -396,7 +398,7 @@ def test_a20_celerys_consumer_connects_again_where_it_would_end_the_worker(
     assert not isinstance(raised.value, OSError) or raised.value.errno is None
 
 
-def test_a20_the_shipper_begins_once_there_is_a_thread_and_a_descriptor(
+def test_the_shipper_begins_once_there_is_a_thread_and_a_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from reprieve.adapters import shipper as module
@@ -436,20 +438,20 @@ def test_a20_the_shipper_begins_once_there_is_a_thread_and_a_descriptor(
         (2**20, 2**20, 2**20, False),
     ],
 )
-def test_a20_the_limit_of_files_is_raised_as_far_as_is_needed_and_may_be(
+def test_the_limit_of_files_is_raised_as_far_as_is_needed_and_may_be(
     soft: int, hard: int, raised: int, short: bool
 ) -> None:
     files = Files(soft, hard, 100)
     assert (files.raised, files.shortage is not None) == (raised, short)
 
 
-def test_a20_a_shortage_says_what_there_is_what_is_needed_and_what_to_do() -> None:
+def test_a_shortage_says_what_there_is_what_is_needed_and_what_to_do() -> None:
     told = Files(130, 130, 80).shortage
     assert told is not None
     for part in ("130 files", "80 runs", str(FILES_OF_A_WORKER + FILES_OF_A_RUN * 80), "ulimit -n", "--concurrency"):
         assert part in told
 
 
-def test_a20_a_limit_that_is_none_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_that_is_none_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files.resource, "getrlimit", lambda _: (files.resource.RLIM_INFINITY,) * 2)
     assert files.files_for(10_000).shortage is None

@@ -30,6 +30,8 @@ from tests.support.processes import Process, processes_of, sleeping_process
 from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of, watch_for
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A21")
+
 #: The first attempt says so and stays; the second ends.
 FIRST_STAYS = "import os, sys, time; print(os.environ['REPRIEVE_ATTEMPT'], flush=True)\n" + (
     "if os.environ['REPRIEVE_ATTEMPT'] == '1': time.sleep(600)"
@@ -65,7 +67,7 @@ def attempt_of(services: Services, run_id: UUID, attempt: int = 1) -> Any:
 
 
 @needs_namespaces
-def test_a21_a_recreated_container_inherits_the_retries_and_the_detached_output_of_its_volume(
+def test_a_recreated_container_inherits_the_retries_and_the_detached_output_of_its_volume(
     services: Services, engine: Containers, data: Path
 ) -> None:
     first = engine.start("0a1b2c", data)
@@ -97,7 +99,7 @@ def _token(services: Services, run_id: UUID) -> Any:
 
 
 @needs_namespaces
-def test_a21_three_workers_on_one_volume_have_three_names_and_take_them_up_again(
+def test_three_workers_on_one_volume_have_three_names_and_take_them_up_again(
     services: Services, engine: Containers, data: Path
 ) -> None:
     started = [engine.start(name, data, queues="runs") for name in ("c1", "c2", "c3")]
@@ -108,7 +110,7 @@ def test_a21_three_workers_on_one_volume_have_three_names_and_take_them_up_again
     assert services.nodes.held_twice(services.timing.worker_gone_after) == []
 
 
-def test_a21_whoever_only_looks_or_asks_takes_no_name(services: Services, tmp_path: Path) -> None:
+def test_whoever_only_looks_or_asks_takes_no_name(services: Services, tmp_path: Path) -> None:
     settings = services.settings.model_copy(update={"data_dir": tmp_path / "none", "node_name": None})
     looking = replace(services, settings=settings, identity=type(services.identity)(settings))
     running(services)
@@ -155,7 +157,7 @@ LOST = Timing().host_lost_after.total_seconds()
 
 
 @pytest.mark.parametrize(("beyond", "waived"), [(-30, 0), (30, 1)])
-def test_a21_a_retry_waits_for_a_lost_host_until_the_bound_and_no_longer(
+def test_a_retry_waits_for_a_lost_host_until_the_bound_and_no_longer(
     services: Services, beyond: float, waived: int
 ) -> None:
     last_seen(services, a_node("gone"), LOST + beyond)
@@ -166,13 +168,13 @@ def test_a21_a_retry_waits_for_a_lost_host_until_the_bound_and_no_longer(
 
 
 @pytest.mark.parametrize(("beyond", "waived"), [(-30, 0), (30, 1)])
-def test_a21_the_bound_begins_no_earlier_than_the_attempts_end(services: Services, beyond: float, waived: int) -> None:
+def test_the_bound_begins_no_earlier_than_the_attempts_end(services: Services, beyond: float, waived: int) -> None:
     last_seen(services, a_node("gone"), 2 * LOST)
     lost(services, ago=LOST + beyond)
     assert swept(services)["waived"] == waived
 
 
-def test_a21_the_event_says_by_what_right_a_retry_no_longer_waits(services: Services) -> None:
+def test_the_event_says_by_what_right_a_retry_no_longer_waits(services: Services) -> None:
     work = lost(services, ago=LOST + 60)
     assert swept(services)["waived"] == 1
     [note] = [event.detail for event in services.runs.events(work.run_id) if event.kind == "noted"]
@@ -185,20 +187,20 @@ def test_a21_the_event_says_by_what_right_a_retry_no_longer_waits(services: Serv
     assert swept(services)["waived"] == 0
 
 
-def test_a21_nobody_is_lost_to_a_reaper_that_has_not_looked_for_a_window(services: Services) -> None:
+def test_nobody_is_lost_to_a_reaper_that_has_not_looked_for_a_window(services: Services) -> None:
     lost(services, ago=2 * LOST)
     watch_for(services, 200)
     assert sweep(services, by_hand=True)["waived"] == 0
 
 
-def test_a21_work_that_its_live_host_cannot_end_is_waited_for_without_bound(services: Services) -> None:
+def test_work_that_its_live_host_cannot_end_is_waited_for_without_bound(services: Services) -> None:
     services.workers.seen(UUID(int=7), "runs@gone", a_node("gone"))
     work = lost(services, ago=5 * LOST)
     assert swept(services)["waived"] == 0
     assert attempt_of(services, work.run_id).termination == "owed"
 
 
-def test_a21_of_rows_before_there_were_slots_whoever_can_see_the_process_must_be_gone(services: Services) -> None:
+def test_of_rows_before_there_were_slots_whoever_can_see_the_process_must_be_gone(services: Services) -> None:
     services.workers.seen(UUID(int=7), "runs@gone", a_node("gone", namespace=host.namespace()))
     lost(services, slot=None, ago=5 * LOST)
     assert swept(services)["waived"] == 0
@@ -208,7 +210,7 @@ def test_a21_of_rows_before_there_were_slots_whoever_can_see_the_process_must_be
     assert swept(services)["waived"] == 1
 
 
-def test_a21_a_host_that_returns_after_the_bound_still_ends_what_is_left_of_its_work(services: Services) -> None:
+def test_a_host_that_returns_after_the_bound_still_ends_what_is_left_of_its_work(services: Services) -> None:
     with on_another_host(services, "away") as away, sleeping_process() as process:
         work = in_process(services, max_attempts=2)
         services.attempts.persist_run_process_metadata(work.fence, "away", process, away.node.slot)
@@ -229,14 +231,14 @@ def test_a21_a_host_that_returns_after_the_bound_still_ends_what_is_left_of_its_
 
 
 @pytest.mark.parametrize(("ago", "told"), [(290, False), (310, True)])
-def test_a21_terminations_of_a_host_that_nobody_sees_are_told(services: Services, ago: float, told: bool) -> None:
+def test_terminations_of_a_host_that_nobody_sees_are_told(services: Services, ago: float, told: bool) -> None:
     last_seen(services, a_node("gone"), ago)
     lost(services, ago=ago)
     complaints = services.nodes.complaints(services.timing)
     assert [one.startswith("Host gone owes the end of 1 attempts") for one in complaints] == [True] * told
 
 
-def test_a21_a_detached_run_of_a_lost_host_is_judged_and_waits_for_nothing(services: Services) -> None:
+def test_a_detached_run_of_a_lost_host_is_judged_and_waits_for_nothing(services: Services) -> None:
     """Its adoption is owed to a host that is not there: it stays silent, and doubt ends."""
     work = running(services, adapter="detached")
     handle = {"host": "gone", "folder": f"{work.run_id}/1"}
@@ -277,7 +279,7 @@ def _cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("limit", "ended"), [(3600, False), (0.05, True)])
-def test_a21_a_worker_that_is_cut_off_ends_its_children_at_half_the_bound(
+def test_a_worker_that_is_cut_off_ends_its_children_at_half_the_bound(
     services: Services, monkeypatch: pytest.MonkeyPatch, limit: float, ended: bool
 ) -> None:
     ours, elsewhere = in_process(services, max_attempts=2), running(services, adapter="detached")
@@ -298,7 +300,7 @@ def test_a21_a_worker_that_is_cut_off_ends_its_children_at_half_the_bound(
             assert "cut off from the database" in child.given_up.detail["error_message"]
 
 
-def test_a21_a_worker_that_follows_nothing_is_not_cut_off(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_follows_nothing_is_not_cut_off(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     work = in_process(services)
     with cut_off(services, 0.2) as supervisor:
         time.sleep(0.3)
@@ -315,7 +317,7 @@ COUNTS = "import time\nfor n in range(40): print('line', n, flush=True); time.sl
 
 
 @needs_namespaces
-def test_a21_detached_work_that_ends_with_its_container_is_waited_for_when_that_is_stopped(
+def test_detached_work_that_ends_with_its_container_is_waited_for_when_that_is_stopped(
     services: Services, engine: Containers, data: Path, start_worker: Any
 ) -> None:
     start_worker("logs", name="logs")
@@ -330,7 +332,7 @@ def test_a21_detached_work_that_ends_with_its_container_is_waited_for_when_that_
 
 
 @needs_namespaces
-def test_a21_a_deployment_may_say_that_detached_work_outlives_its_worker(
+def test_a_deployment_may_say_that_detached_work_outlives_its_worker(
     services: Services, engine: Containers, data: Path
 ) -> None:
     container = engine.start("c1", data, REPRIEVE_ENDS_CONTAINER="false")
@@ -342,7 +344,7 @@ def test_a21_a_deployment_may_say_that_detached_work_outlives_its_worker(
     assert attempt_of(services, run.id).adoption == "owed"
 
 
-def test_a21_on_a_host_detached_work_is_left_at_once_as_ever(
+def test_on_a_host_detached_work_is_left_at_once_as_ever(
     services: Services, start_worker: Any, environment: dict[str, str]
 ) -> None:
     worker: Process = start_worker("runs,logs")

@@ -38,6 +38,8 @@ from tests.support.processes import processes_of, sleeping_process
 from tests.support.rows import in_process, kinds, pass_the_wait, running, status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A22")
+
 FIRST_STAYS = {
     "command": [sys.executable, "-c", "import os, time; os.environ['REPRIEVE_ATTEMPT'] == '1' and time.sleep(600)"]
 }
@@ -77,7 +79,7 @@ def was_seen(services: Services, ago: float) -> None:
 
 
 @needs_namespaces
-def test_a22_a_second_holder_of_a_name_set_by_hand_does_not_start_and_says_who_holds_it(
+def test_a_second_holder_of_a_name_set_by_hand_does_not_start_and_says_who_holds_it(
     services: Services, engine: Containers, tmp_path: Path
 ) -> None:
     first = engine.start("c1", tmp_path / "one", REPRIEVE_NODE_NAME="twin")
@@ -93,7 +95,7 @@ def test_a22_a_second_holder_of_a_name_set_by_hand_does_not_start_and_says_who_h
 
 
 @needs_namespaces
-def test_a22_two_hosts_of_one_name_have_two_names_and_neither_takes_the_others_work_for_gone(
+def test_two_hosts_of_one_name_have_two_names_and_neither_takes_the_others_work_for_gone(
     services: Services, engine: Containers, tmp_path: Path
 ) -> None:
     first = engine.start("twin", tmp_path / "one")
@@ -132,7 +134,7 @@ def _seen_anew(services: Services, name: str) -> Callable[[], bool]:
 # -- never the other's work
 
 
-def test_a22_a_holder_of_the_same_name_ends_adopts_and_answers_for_nothing_of_another_folder(
+def test_a_holder_of_the_same_name_ends_adopts_and_answers_for_nothing_of_another_folder(
     services: Services, tmp_path: Path
 ) -> None:
     with on_another_folder(services, tmp_path, services.host) as twin, sleeping_process() as process:
@@ -156,7 +158,7 @@ def test_a22_a_holder_of_the_same_name_ends_adopts_and_answers_for_nothing_of_an
         assert not host.is_alive(process)
 
 
-def test_a22_a_sweep_beside_a_holder_of_the_same_name_does_not_speak_for_the_other(
+def test_a_sweep_beside_a_holder_of_the_same_name_does_not_speak_for_the_other(
     services: Services, tmp_path: Path
 ) -> None:
     detached = _detached(services, services.node)
@@ -178,7 +180,7 @@ def _detached(services: Services, node: Node) -> Work:
 # -- at the start
 
 
-def test_a22_a_name_held_elsewhere_is_left_to_its_holder_and_another_taken(services: Services, tmp_path: Path) -> None:
+def test_a_name_held_elsewhere_is_left_to_its_holder_and_another_taken(services: Services, tmp_path: Path) -> None:
     with on_another_folder(services, tmp_path, None) as there:
         name = there.host
         there.identity.let_go()
@@ -188,14 +190,14 @@ def test_a22_a_name_held_elsewhere_is_left_to_its_holder_and_another_taken(servi
         assert there.host == f"{name}-2"
 
 
-def test_a22_a_name_set_by_hand_is_refused_while_it_is_held_elsewhere(services: Services, tmp_path: Path) -> None:
+def test_a_name_set_by_hand_is_refused_while_it_is_held_elsewhere(services: Services, tmp_path: Path) -> None:
     with on_another_folder(services, tmp_path, "twin") as there, _kept_alive(services, a_node("twin")):
         with pytest.raises(NoIdentity, match="is held by the worker runs@slot-of-twin, which was seen 0 s ago"):
             take_name(there)
 
 
 @pytest.mark.parametrize("ago", [4.0, 6.0])
-def test_a22_a_holder_that_was_killed_a_moment_ago_is_not_taken_for_a_live_one(
+def test_a_holder_that_was_killed_a_moment_ago_is_not_taken_for_a_live_one(
     services: Services, tmp_path: Path, ago: float
 ) -> None:
     """Its folder is gone, and its name set by hand, as in a Pod: it was seen less, or more, than five seconds ago."""
@@ -207,7 +209,7 @@ def test_a22_a_holder_that_was_killed_a_moment_ago_is_not_taken_for_a_live_one(
         assert take_name(there).name == "pod"
 
 
-def test_a22_the_predecessor_on_the_same_folder_is_not_waited_for(services: Services, tmp_path: Path) -> None:
+def test_the_predecessor_on_the_same_folder_is_not_waited_for(services: Services, tmp_path: Path) -> None:
     with on_another_folder(services, tmp_path, "pod") as there:
         node = there.node
         there.identity.let_go()
@@ -215,7 +217,7 @@ def test_a22_the_predecessor_on_the_same_folder_is_not_waited_for(services: Serv
             assert take_name(there) == node
 
 
-def test_a22_a_copy_of_the_machine_with_its_folder_is_another_holder(services: Services, tmp_path: Path) -> None:
+def test_a_copy_of_the_machine_with_its_folder_is_another_holder(services: Services, tmp_path: Path) -> None:
     with on_another_folder(services, tmp_path, "vm") as there:
         node = there.node
         there.identity.let_go()
@@ -223,7 +225,7 @@ def test_a22_a_copy_of_the_machine_with_its_folder_is_another_holder(services: S
             take_name(there)
 
 
-def test_a22_a_worker_of_a_release_without_slots_keeps_nobody_from_starting(services: Services, tmp_path: Path) -> None:
+def test_a_worker_of_a_release_without_slots_keeps_nobody_from_starting(services: Services, tmp_path: Path) -> None:
     with on_another_folder(services, tmp_path, "host") as there:
         seen(services, a_node("host"))
         with services.database.begin() as connection:
@@ -231,7 +233,7 @@ def test_a22_a_worker_of_a_release_without_slots_keeps_nobody_from_starting(serv
         assert take_name(there).name == "host"
 
 
-def test_a22_a_database_that_is_away_keeps_nobody_from_starting(services: Services, tmp_path: Path) -> None:
+def test_a_database_that_is_away_keeps_nobody_from_starting(services: Services, tmp_path: Path) -> None:
     with on_another_folder(services, tmp_path, "host") as there:
         with services.database.begin() as connection:
             connection.execute(text("ALTER TABLE workers RENAME TO workers_away"))
@@ -271,7 +273,7 @@ def both_at_once(services: Services) -> tuple[UUID, UUID]:
     return one, two
 
 
-def test_a22_two_that_came_at_once_are_told_by_health_doctor_and_a_metric(services: Services) -> None:
+def test_two_that_came_at_once_are_told_by_health_doctor_and_a_metric(services: Services) -> None:
     assert services.nodes.complaints(services.timing) == []
     both_at_once(services)
     [told] = services.nodes.complaints(services.timing)
@@ -285,20 +287,20 @@ def test_a22_two_that_came_at_once_are_told_by_health_doctor_and_a_metric(servic
     assert told in json.loads(done.stdout)["reasons"]
 
 
-def test_a22_a_successor_is_no_second_holder_although_both_were_seen_lately(services: Services) -> None:
+def test_a_successor_is_no_second_holder_although_both_were_seen_lately(services: Services) -> None:
     seen(services, a_node("host", "slot", "boot/pid:[1]"))
     seen(services, a_node("host", "slot", "boot/pid:[2]"))
     assert services.nodes.held_twice(services.timing.worker_gone_after) == []
 
 
 @pytest.mark.parametrize(("ago", "twice"), [(55, True), (65, False)])
-def test_a22_a_second_holder_that_was_not_seen_lately_is_gone(services: Services, ago: float, twice: bool) -> None:
+def test_a_second_holder_that_was_not_seen_lately_is_gone(services: Services, ago: float, twice: bool) -> None:
     both_at_once(services)
     was_seen(services, ago)
     assert bool(services.nodes.held_twice(services.timing.worker_gone_after)) is twice
 
 
-def test_a22_a_worker_whose_name_is_held_twice_says_so_in_its_log(
+def test_a_worker_whose_name_is_held_twice_says_so_in_its_log(
     services: Services, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = Supervisor(services, direct_shipper(services))
@@ -314,7 +316,7 @@ def test_a22_a_worker_whose_name_is_held_twice_says_so_in_its_log(
 # -- who looks
 
 
-def test_a22_a_control_worker_beside_the_hosts_workers_speaks_for_the_host_and_holds_nothing(
+def test_a_control_worker_beside_the_hosts_workers_speaks_for_the_host_and_holds_nothing(
     services: Services, tmp_path: Path
 ) -> None:
     control = build(services.settings)

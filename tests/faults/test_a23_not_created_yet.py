@@ -25,6 +25,8 @@ from tests.support.processes import Process
 from tests.support.rows import kinds, running, since_started, status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A23")
+
 #: Seconds: longer than the window of workers at time scale 30.
 LONGER_THAN_THE_WINDOW = 15
 
@@ -72,7 +74,7 @@ def finish(cluster: Scripted) -> None:
 # -- what a probe may say
 
 
-def test_a23_until_its_creation_is_recorded_a_job_that_is_not_there_is_unknown_and_one_that_is_there_is_alive(
+def test_until_its_creation_is_recorded_a_job_that_is_not_there_is_unknown_and_one_that_is_there_is_alive(
     cluster: Scripted,
 ) -> None:
     run = cluster.work("true")
@@ -86,7 +88,7 @@ def test_a23_until_its_creation_is_recorded_a_job_that_is_not_there_is_unknown_a
     assert cluster.adapter.probe([pending(cluster, run), recorded]) == [Probe.UNKNOWN, Probe.DEAD]
 
 
-def test_a23_a_job_of_that_name_that_is_not_the_recorded_one_is_not_alive_for_the_attempt(cluster: Scripted) -> None:
+def test_a_job_of_that_name_that_is_not_the_recorded_one_is_not_alive_for_the_attempt(cluster: Scripted) -> None:
     run = cluster.work("true")
     recorded = cluster.handle(run) | {"uid": "the-first"}
     again = made(cluster, run)
@@ -99,7 +101,7 @@ def test_a23_a_job_of_that_name_that_is_not_the_recorded_one_is_not_alive_for_th
         assert (following.context.heartbeats, following.result.done()) == (0, False)
 
 
-def test_a23_a_handle_of_the_release_before_is_still_read_and_gets_its_uid(cluster: Scripted) -> None:
+def test_a_handle_of_the_release_before_is_still_read_and_gets_its_uid(cluster: Scripted) -> None:
     there, gone = cluster.work("true"), cluster.work("true")
     job = made(cluster, there)
     assert cluster.adapter.probe([cluster.handle(there), cluster.handle(gone)]) == [Probe.ALIVE, Probe.DEAD]
@@ -140,9 +142,7 @@ QUOTA = 'jobs.batch "x" is forbidden: exceeded quota: small, requested: count/jo
     ],
     ids=lambda how: f"{how.get('status', how.get('how'))}-{how.get('reason', '')}",
 )
-def test_a23_who_waits_to_create_the_job_gives_proof_of_life_until_it_can(
-    cluster: Scripted, how: dict[str, Any]
-) -> None:
+def test_who_waits_to_create_the_job_gives_proof_of_life_until_it_can(cluster: Scripted, how: dict[str, Any]) -> None:
     run = cluster.work("true")
     away(cluster, **how)
     with doing(cluster, lambda context: cluster.adapter.execute(run, context), run) as following:
@@ -159,7 +159,7 @@ def test_a23_who_waits_to_create_the_job_gives_proof_of_life_until_it_can(
     eventually(lambda: context.dispatched[-1][0]["uid"] == job["metadata"]["uid"])
 
 
-def test_a23_a_quota_that_is_full_for_long_is_told_once_and_waited_for(cluster: Scripted) -> None:
+def test_a_quota_that_is_full_for_long_is_told_once_and_waited_for(cluster: Scripted) -> None:
     run = cluster.work("true")
     for used in range(30):
         cluster.fake.misbehave("POST", "/jobs", status=403, reason="Forbidden", message=QUOTA.format(used))
@@ -172,7 +172,7 @@ def test_a23_a_quota_that_is_full_for_long_is_told_once_and_waited_for(cluster: 
 
 
 @pytest.mark.parametrize("attach", [False, True])
-def test_a23_a_namespace_that_is_missing_ends_the_run_with_the_platforms_words(cluster: Scripted, attach: bool) -> None:
+def test_a_namespace_that_is_missing_ends_the_run_with_the_platforms_words(cluster: Scripted, attach: bool) -> None:
     cluster.fake.visible = None
     run = cluster.work("true", namespace="none")
     handle = pending(cluster, run) | {"namespace": "none"}
@@ -182,7 +182,7 @@ def test_a23_a_namespace_that_is_missing_ends_the_run_with_the_platforms_words(c
     assert cluster.adapter.probe([handle]) == [Probe.UNKNOWN]
 
 
-def test_a23_who_attaches_creates_the_job_that_nobody_has_created(cluster: Scripted) -> None:
+def test_who_attaches_creates_the_job_that_nobody_has_created(cluster: Scripted) -> None:
     run = cluster.work("true")
     away(cluster, status=500)
     with doing(cluster, lambda context: cluster.adapter.execute(run, context), run) as first:
@@ -201,7 +201,7 @@ def test_a23_who_attaches_creates_the_job_that_nobody_has_created(cluster: Scrip
             assert second.context.dispatched[-1][0]["uid"] == job["metadata"]["uid"]
 
 
-def test_a23_who_attaches_finds_the_job_whose_creation_was_not_recorded(cluster: Scripted) -> None:
+def test_who_attaches_finds_the_job_whose_creation_was_not_recorded(cluster: Scripted) -> None:
     run = cluster.work("true")
     job = made(cluster, run)
     finish(cluster)
@@ -211,7 +211,7 @@ def test_a23_who_attaches_finds_the_job_whose_creation_was_not_recorded(cluster:
     assert context.dispatched[-1][0]["uid"] == job["metadata"]["uid"]
 
 
-def test_a23_our_own_job_that_fills_the_quota_is_found_by_whoever_attaches(cluster: Scripted) -> None:
+def test_our_own_job_that_fills_the_quota_is_found_by_whoever_attaches(cluster: Scripted) -> None:
     run = cluster.work("true")
     made(cluster, run)
     finish(cluster)
@@ -220,7 +220,7 @@ def test_a23_our_own_job_that_fills_the_quota_is_found_by_whoever_attaches(clust
 
 
 @pytest.mark.parametrize("how", [{"how": "lose"}, {"how": "truncate"}, {"how": "hang"}])
-def test_a23_a_creation_whose_answer_was_lost_is_recorded_when_the_job_is_found(
+def test_a_creation_whose_answer_was_lost_is_recorded_when_the_job_is_found(
     cluster: Scripted, how: dict[str, Any]
 ) -> None:
     run = cluster.work("true")
@@ -233,7 +233,7 @@ def test_a23_a_creation_whose_answer_was_lost_is_recorded_when_the_job_is_found(
         assert following.outcome().error_code is None
 
 
-def test_a23_two_workers_that_create_at_once_follow_one_job(cluster: Scripted) -> None:
+def test_two_workers_that_create_at_once_follow_one_job(cluster: Scripted) -> None:
     run = cluster.work("true")
     with (
         doing(cluster, lambda context: cluster.adapter.execute(run, context), run) as one,
@@ -248,7 +248,7 @@ def test_a23_two_workers_that_create_at_once_follow_one_job(cluster: Scripted) -
         assert one.outcome().error_code is other.outcome().error_code is None
 
 
-def test_a23_an_attempt_that_has_ended_while_its_worker_waited_is_not_begun(cluster: Scripted) -> None:
+def test_an_attempt_that_has_ended_while_its_worker_waited_is_not_begun(cluster: Scripted) -> None:
     run = cluster.work("true")
     away(cluster, status=500)
     with doing(cluster, lambda context: cluster.adapter.execute(run, context), run) as following:
@@ -265,7 +265,7 @@ def test_a23_an_attempt_that_has_ended_while_its_worker_waited_is_not_begun(clus
     assert cluster.fake.of_kind("jobs") == cluster.fake.of_kind("pods") == []
 
 
-def test_a23_a_job_that_is_being_created_while_its_attempt_ends_is_ended(cluster: Scripted) -> None:
+def test_a_job_that_is_being_created_while_its_attempt_ends_is_ended(cluster: Scripted) -> None:
     run = cluster.work("true")
     create, contexts = cluster.fake.create_job, []
 
@@ -291,7 +291,7 @@ def test_a23_a_job_that_is_being_created_while_its_attempt_ends_is_ended(cluster
 # -- the row
 
 
-def test_a23_a_handle_that_is_recorded_again_is_one_dispatch_and_holds_for_its_epoch_only(services: Services) -> None:
+def test_a_handle_that_is_recorded_again_is_one_dispatch_and_holds_for_its_epoch_only(services: Services) -> None:
     work = running(services, adapter="kubernetes")
     services.attempts.persist_run_handle(work.fence, None, {"uid": None})
     services.attempts.persist_run_handle(work.fence, None, {"uid": "a"})
@@ -302,7 +302,7 @@ def test_a23_a_handle_that_is_recorded_again_is_one_dispatch_and_holds_for_its_e
     assert services.runs.get_attempt(work.run_id, 1).handle == {"uid": "a"}
 
 
-def test_a23_a_silent_run_whose_creation_is_not_recorded_is_not_reaped_and_one_whose_job_is_gone_is(
+def test_a_silent_run_whose_creation_is_not_recorded_is_not_reaped_and_one_whose_job_is_gone_is(
     services: Services, cluster: Scripted
 ) -> None:
     waits, gone = (running(services, adapter="kubernetes", config=cluster.work("true").config) for _ in range(2))
@@ -340,7 +340,7 @@ def config(script: str) -> dict[str, Any]:
     return {"image": "busybox:1", "command": ["sh", "-c", script]}
 
 
-def test_a23_a_run_whose_platform_was_away_when_it_was_to_be_created_starts_and_succeeds(
+def test_a_run_whose_platform_was_away_when_it_was_to_be_created_starts_and_succeeds(
     services: Services, fake: FakeCluster, start: Callable[[str, str], Process], start_beat: Start
 ) -> None:
     start("runs,logs,control", "all")
@@ -356,7 +356,7 @@ def test_a23_a_run_whose_platform_was_away_when_it_was_to_be_created_starts_and_
     assert len(fake.of_kind("jobs")) == 1
 
 
-def test_a23_a_run_whose_worker_was_killed_while_it_waited_is_created_by_the_next(
+def test_a_run_whose_worker_was_killed_while_it_waited_is_created_by_the_next(
     services: Services, fake: FakeCluster, start: Callable[[str, str], Process], start_beat: Start
 ) -> None:
     start("logs,control", "others")

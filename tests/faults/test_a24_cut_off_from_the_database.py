@@ -24,6 +24,8 @@ from tests.support.rows import age, in_process, ingest, kinds, status_of, update
 from tests.support.rows import chunk as a_chunk
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("A24")
+
 StartWorker = Callable[..., Process]
 
 TIMING = Timing.scaled(30)
@@ -43,7 +45,7 @@ def suspect_of(services: Services) -> Fence:
     return work.fence
 
 
-def test_a24_a_run_that_is_vouched_for_is_spared_and_not_refreshed(services: Services) -> None:
+def test_a_run_that_is_vouched_for_is_spared_and_not_refreshed(services: Services) -> None:
     fence = suspect_of(services)
     before = updated_at(services, fence.run_id)
     assert services.vouches.give([fence])
@@ -53,13 +55,13 @@ def test_a24_a_run_that_is_vouched_for_is_spared_and_not_refreshed(services: Ser
 
 
 @pytest.mark.parametrize("epoch", [-1, 1])
-def test_a24_a_vouch_for_another_epoch_is_worth_nothing(services: Services, epoch: int) -> None:
+def test_a_vouch_for_another_epoch_is_worth_nothing(services: Services, epoch: int) -> None:
     fence = suspect_of(services)
     services.vouches.give([fence._replace(epoch=fence.epoch + epoch)])
     assert sweep(services)["judgements"] == {"reap_process_lost": 1}
 
 
-def test_a24_redis_forgets_a_vouch_a_tolerated_lag_after_it_was_given(services: Services, redis: Redis) -> None:
+def test_redis_forgets_a_vouch_a_tolerated_lag_after_it_was_given(services: Services, redis: Redis) -> None:
     fence = suspect_of(services)
     services.vouches.give([fence])
     assert 0 < redis.pttl(vouch_key(fence)) <= services.timing.tolerated_lag.total_seconds() * 1000
@@ -77,7 +79,7 @@ def seen_vouched(services: Services, run_id: UUID, ago: timedelta) -> None:
 
 
 @pytest.mark.parametrize(("ago", "judgement"), [(179, Judgement.SPARE_VOUCHED), (181, Judgement.REAP_PROCESS_LOST)])
-def test_a24_when_redis_was_flushed_a_sweep_remembers_what_an_earlier_one_was_told(
+def test_when_redis_was_flushed_a_sweep_remembers_what_an_earlier_one_was_told(
     services: Services, redis: Redis, ago: int, judgement: Judgement
 ) -> None:
     fence = suspect_of(services)
@@ -88,7 +90,7 @@ def test_a24_when_redis_was_flushed_a_sweep_remembers_what_an_earlier_one_was_to
     assert sweep(services, by_hand=True)["judgements"] == {judgement.value: 1}
 
 
-def test_a24_what_is_remembered_of_a_vouch_does_not_renew_itself(services: Services, redis: Redis) -> None:
+def test_what_is_remembered_of_a_vouch_does_not_renew_itself(services: Services, redis: Redis) -> None:
     fence = suspect_of(services)
     services.vouches.give([fence])
     sweep(services)
@@ -101,14 +103,14 @@ def test_a24_what_is_remembered_of_a_vouch_does_not_renew_itself(services: Servi
     assert services.database.now() - seen >= timedelta(seconds=100)
 
 
-def test_a24_output_does_not_refresh_a_run_in_process(services: Services) -> None:
+def test_output_does_not_refresh_a_run_in_process(services: Services) -> None:
     fence = suspect_of(services)
     before = updated_at(services, fence.run_id)
     ingest(services, [a_chunk(fence, 1)])
     assert updated_at(services, fence.run_id) == before
 
 
-def test_a24_a_worker_vouches_only_when_the_database_was_not_told_for_two_keepalives(
+def test_a_worker_vouches_only_when_the_database_was_not_told_for_two_keepalives(
     services: Services, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = in_process(services)
@@ -132,7 +134,7 @@ def started_at() -> float:
     return identity.started_at
 
 
-def test_a24_a_child_that_is_gone_is_not_vouched_for_but_a_result_that_waits_to_be_recorded_is(
+def test_a_child_that_is_gone_is_not_vouched_for_but_a_result_that_waits_to_be_recorded_is(
     services: Services, redis: Redis
 ) -> None:
     work = in_process(services)
@@ -145,7 +147,7 @@ def test_a24_a_child_that_is_gone_is_not_vouched_for_but_a_result_that_waits_to_
         assert redis.exists(vouch_key(work.fence))
 
 
-def test_a24_a_result_in_hand_outranks_a_time_limit_that_passes_while_it_cannot_be_recorded(services: Services) -> None:
+def test_a_result_in_hand_outranks_a_time_limit_that_passes_while_it_cannot_be_recorded(services: Services) -> None:
     work = replace(in_process(services), max_runtime_seconds=0.0)
     with supervised(services, work) as (supervisor, context):
         context.has_result()
@@ -156,7 +158,7 @@ def test_a24_a_result_in_hand_outranks_a_time_limit_that_passes_while_it_cannot_
         assert services.runs.get(work.run_id).error_code == "timed_out"
 
 
-def test_a24_one_heartbeat_is_one_vouch(services: Services, redis: Redis) -> None:
+def test_one_heartbeat_is_one_vouch(services: Services, redis: Redis) -> None:
     work = in_process(services)
     with supervised(services_at_once(services), work) as (supervisor, context):
         context.heartbeat()
@@ -200,7 +202,7 @@ def silent_for(services: Services, run_id: UUID, span: timedelta) -> Callable[[]
 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("cut", [Way.REFUSED, Way.SILENT, Way.NO_ANSWER])
-def test_a24_runs_of_a_worker_that_is_cut_off_from_postgresql_alone_live_and_their_results_are_recorded(
+def test_runs_of_a_worker_that_is_cut_off_from_postgresql_alone_live_and_their_results_are_recorded(
     services: Services, way: Gateway, tmp_path, cut: Way
 ) -> None:
     stop, ended = tmp_path / "stop", tmp_path / "ended"
@@ -228,7 +230,7 @@ def test_a24_runs_of_a_worker_that_is_cut_off_from_postgresql_alone_live_and_the
 
 
 @pytest.mark.parametrize("cut", [Way.REFUSED, Way.SILENT])
-def test_a24_a_worker_that_is_killed_while_it_is_cut_off_is_found_dead_in_time(
+def test_a_worker_that_is_killed_while_it_is_cut_off_is_found_dead_in_time(
     services: Services, worker: Process, way: Gateway, cut: Way
 ) -> None:
     with enqueueing(services) as enqueue:
@@ -250,7 +252,7 @@ def test_a24_a_worker_that_is_killed_while_it_is_cut_off_is_found_dead_in_time(
             assert services.runs.get(run_id).error_code == "process_lost"
 
 
-def test_a24_a_child_that_is_killed_while_its_worker_is_cut_off_has_its_own_end_recorded(
+def test_a_child_that_is_killed_while_its_worker_is_cut_off_has_its_own_end_recorded(
     services: Services, worker: Process, way: Gateway
 ) -> None:
     with enqueueing(services) as enqueue:

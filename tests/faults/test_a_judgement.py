@@ -45,20 +45,23 @@ def live_process() -> Iterator[ProcessIdentity]:
 # -- A07
 
 
-def test_a07_a_window_of_five_refresh_intervals_is_accepted_and_a_shorter_one_refused_naming_both() -> None:
+@pytest.mark.row("A07")
+def test_a_window_of_five_refresh_intervals_is_accepted_and_a_shorter_one_refused_naming_both() -> None:
     assert Timing(window=5 * MINUTE, refresh_interval=MINUTE).window == 5 * MINUTE
     with pytest.raises(TimingRefused, match=r"299 s.*60 s"):
         Timing(window=timedelta(seconds=299), refresh_interval=MINUTE)
 
 
-def test_a07_settings_refuse_a_window_as_short_as_the_refresh_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.row("A07")
+def test_settings_refuse_a_window_as_short_as_the_refresh_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     load_settings()
     monkeypatch.setattr("reprieve.models.liveness.WINDOW", MINUTE)
     with pytest.raises(SettingsError, match=r"window \(60 s\).*refresh interval \(60 s\)"):
         load_settings()
 
 
-def test_a07_a_time_scale_that_leaves_no_margin_is_refused_naming_window_and_refresh_interval(
+@pytest.mark.row("A07")
+def test_a_time_scale_that_leaves_no_margin_is_refused_naming_window_and_refresh_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("REPRIEVE_TIME_SCALE", "30")
@@ -68,7 +71,8 @@ def test_a07_a_time_scale_that_leaves_no_margin_is_refused_naming_window_and_ref
         load_settings()
 
 
-def test_a07_a_worker_does_not_start_with_a_window_as_short_as_the_refresh_interval(start_worker) -> None:
+@pytest.mark.row("A07")
+def test_a_worker_does_not_start_with_a_window_as_short_as_the_refresh_interval(start_worker) -> None:
     worker = start_worker(application=BROKEN_WORKER, extra={WINDOW: "60", "REPRIEVE_TIME_SCALE": "1"}, wait=False)
     assert worker.popen.wait(timeout=60) != 0
     assert "The window (60 s) must be at least 5 times the refresh interval (60 s)" in worker.output
@@ -77,8 +81,9 @@ def test_a07_a_worker_does_not_start_with_a_window_as_short_as_the_refresh_inter
 # -- A12
 
 
+@pytest.mark.row("A12")
 @pytest.mark.parametrize("out_of_process", [True, False])
-def test_a12_a_run_queued_for_ten_minutes_is_not_reaped_where_a_running_one_is(
+def test_a_run_queued_for_ten_minutes_is_not_reaped_where_a_running_one_is(
     services: Services, out_of_process: bool
 ) -> None:
     queued = new_run(services, out_of_process_liveness=out_of_process).id
@@ -91,7 +96,8 @@ def test_a12_a_run_queued_for_ten_minutes_is_not_reaped_where_a_running_one_is(
     assert (status_of(services, queued), status_of(services, silent)) == ("queued", "failed")
 
 
-def test_a12_a_run_that_waits_for_its_next_attempt_is_not_reaped(services: Services) -> None:
+@pytest.mark.row("A12")
+def test_a_run_that_waits_for_its_next_attempt_is_not_reaped(services: Services) -> None:
     waiting = in_process(services, max_attempts=2).run_id
     age(services, waiting, 600)
     watch_for(services, 3600)
@@ -106,7 +112,8 @@ def test_a12_a_run_that_waits_for_its_next_attempt_is_not_reaped(services: Servi
 # -- A13
 
 
-def test_a13_a_refresh_between_the_select_and_the_update_spares_the_run_and_no_other(services: Services) -> None:
+@pytest.mark.row("A13")
+def test_a_refresh_between_the_select_and_the_update_spares_the_run_and_no_other(services: Services) -> None:
     rescued, silent = running(services), running(services)
     for work in (rescued, silent):
         age(services, work.run_id, 600)
@@ -120,7 +127,8 @@ def test_a13_a_refresh_between_the_select_and_the_update_spares_the_run_and_no_o
     assert status_of(services, silent.run_id) == "failed"
 
 
-def test_a13_a_run_claimed_anew_between_the_select_and_the_update_is_spared(services: Services) -> None:
+@pytest.mark.row("A13")
+def test_a_run_claimed_anew_between_the_select_and_the_update_is_spared(services: Services) -> None:
     work = in_process(services, max_attempts=2)
     age(services, work.run_id, 600)
     watch_for(services, 3600)
@@ -135,8 +143,9 @@ def test_a13_a_run_claimed_anew_between_the_select_and_the_update_is_spared(serv
     assert status_of(services, work.run_id) == "running"
 
 
+@pytest.mark.row("A13")
 @pytest.mark.parametrize(("ending", "status"), [("commit", "running"), ("rollback", "failed")])
-def test_a13_a_refresh_that_is_under_way_while_the_reap_wants_the_row_decides_by_how_it_ends(
+def test_a_refresh_that_is_under_way_while_the_reap_wants_the_row_decides_by_how_it_ends(
     services: Services, ending: str, status: str
 ) -> None:
     work = running(services)
@@ -164,7 +173,8 @@ def recorded(services: Services, work: Work, process: ProcessIdentity) -> Work:
     return work
 
 
-def test_a14_a_process_that_follows_nothing_judges_by_the_row_alone(
+@pytest.mark.row("A14")
+def test_a_process_that_follows_nothing_judges_by_the_row_alone(
     services: Services, environment: dict[str, str], live_process: ProcessIdentity
 ) -> None:
     fresh, silent = (recorded(services, in_process(services), live_process) for _ in range(2))
@@ -176,7 +186,8 @@ def test_a14_a_process_that_follows_nothing_judges_by_the_row_alone(
     assert status_of(services, silent.run_id) == "failed"
 
 
-def test_a14_a_process_that_follows_a_silent_run_and_not_a_live_one_judges_by_the_row_alone(
+@pytest.mark.row("A14")
+def test_a_process_that_follows_a_silent_run_and_not_a_live_one_judges_by_the_row_alone(
     services: Services, live_process: ProcessIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh, silent = in_process(services), in_process(services)
@@ -199,10 +210,11 @@ BRAND_NEW = {"adapter": "brand-new"}
 GONE = ProcessIdentity(pid=2**22 + 1, process_group_id=2**22 + 1, started_at=1.0, namespace=host.namespace())
 
 
+@pytest.mark.row("A15")
 @pytest.mark.parametrize(
     ("out_of_process", "code"), [(True, "adapter_liveness_lost"), (False, "process_lost")], ids=["out", "in"]
 )
-def test_a15_an_adapter_that_the_sweeping_process_does_not_know_is_judged_by_the_rows_capability(
+def test_an_adapter_that_the_sweeping_process_does_not_know_is_judged_by_the_rows_capability(
     services: Services, environment: dict[str, str], out_of_process: bool, code: str
 ) -> None:
     with pytest.raises(UnknownAdapter):
@@ -217,7 +229,8 @@ def test_a15_an_adapter_that_the_sweeping_process_does_not_know_is_judged_by_the
     assert services.runs.get(silent.run_id).error_code == code
 
 
-def test_a15_the_capability_on_the_row_wins_over_the_adapters_name(services: Services) -> None:
+@pytest.mark.row("A15")
+def test_the_capability_on_the_row_wins_over_the_adapters_name(services: Services) -> None:
     misnamed = running(services, adapter="process", out_of_process_liveness=True)
     age(services, misnamed.run_id, 280)
     assert ingest(services, [chunk(misnamed, 1)])["refreshed"] == 1
@@ -227,7 +240,8 @@ def test_a15_the_capability_on_the_row_wins_over_the_adapters_name(services: Ser
     assert services.runs.get(misnamed.run_id).error_code == "adapter_liveness_lost"
 
 
-def test_a15_output_of_an_unknown_adapter_without_a_pid_keeps_its_run_alive(services: Services) -> None:
+@pytest.mark.row("A15")
+def test_output_of_an_unknown_adapter_without_a_pid_keeps_its_run_alive(services: Services) -> None:
     work = running(services, **BRAND_NEW)
     age(services, work.run_id, 310)
     assert services.runs.get_attempt(work.run_id, 1).process is None
@@ -236,7 +250,8 @@ def test_a15_output_of_an_unknown_adapter_without_a_pid_keeps_its_run_alive(serv
     assert sweep(services)["judged"] == 0
 
 
-def test_a15_an_unknown_adapter_is_never_judged_by_a_pid(services: Services, live_process: ProcessIdentity) -> None:
+@pytest.mark.row("A15")
+def test_an_unknown_adapter_is_never_judged_by_a_pid(services: Services, live_process: ProcessIdentity) -> None:
     fresh_without_process = recorded(services, running(services, **BRAND_NEW), GONE)
     silent_with_process = recorded(services, running(services, **BRAND_NEW), live_process)
     assert host.is_alive(live_process)

@@ -49,7 +49,8 @@ def spawned(context: RunContext, process: ProcessIdentity) -> None:
 # -- A01
 
 
-def test_a01_on_log_of_an_out_of_process_run_advances_updated_at_and_a_second_call_within_the_interval_does_not(
+@pytest.mark.row("A01")
+def test_on_log_of_an_out_of_process_run_advances_updated_at_and_a_second_call_within_the_interval_does_not(
     services: Services, redis: Redis
 ) -> None:
     work = running(services)
@@ -70,7 +71,8 @@ def test_a01_on_log_of_an_out_of_process_run_advances_updated_at_and_a_second_ca
     assert services.logs.last_seq(work.run_id, 1) == 4
 
 
-def test_a01_on_log_of_an_in_process_run_leaves_updated_at_to_its_worker(services: Services) -> None:
+@pytest.mark.row("A01")
+def test_on_log_of_an_in_process_run_leaves_updated_at_to_its_worker(services: Services) -> None:
     work = in_process(services)
     claimed_at = updated_at(services, work.run_id)
     with following(services, work) as follower:
@@ -79,7 +81,8 @@ def test_a01_on_log_of_an_in_process_run_leaves_updated_at_to_its_worker(service
     assert updated_at(services, work.run_id) == claimed_at
 
 
-def test_a01_a_chatty_run_is_not_reaped_while_a_silent_one_is(services: Services, redis: Redis) -> None:
+@pytest.mark.row("A01")
+def test_a_chatty_run_is_not_reaped_while_a_silent_one_is(services: Services, redis: Redis) -> None:
     chatty, silent = running(services), running(services)
     watch_for(services, 3600)
     with following(services, chatty) as follower:
@@ -91,7 +94,8 @@ def test_a01_a_chatty_run_is_not_reaped_while_a_silent_one_is(services: Services
             assert (status_of(services, silent.run_id) == "running") == (minute <= LAST_MINUTE_ALIVE)
 
 
-def test_a01_a_row_that_a_stalled_transaction_holds_does_not_keep_another_runs_output_from_refreshing(
+@pytest.mark.row("A01")
+def test_a_row_that_a_stalled_transaction_holds_does_not_keep_another_runs_output_from_refreshing(
     impatient: Services,
 ) -> None:
     held, other = running(impatient), running(impatient)
@@ -102,8 +106,9 @@ def test_a01_a_row_that_a_stalled_transaction_holds_does_not_keep_another_runs_o
     assert ingest(impatient, [chunk(held, 2)])["refreshed"] == 1
 
 
+@pytest.mark.row("A01")
 @pytest.mark.parametrize("cursor", ["\0", "\ud800", 2**64, {1: 2}], ids=["NUL", "surrogate", "large", "number_as_key"])
-def test_a01_one_runs_cursor_that_no_message_or_store_can_hold_does_not_hold_up_the_output_of_another(
+def test_one_runs_cursor_that_no_message_or_store_can_hold_does_not_hold_up_the_output_of_another(
     services: Services, cursor: Any
 ) -> None:
     careless, other = running(services), running(services)
@@ -118,7 +123,8 @@ def test_a01_one_runs_cursor_that_no_message_or_store_can_hold_does_not_hold_up_
 # -- A02
 
 
-def test_a02_silent_children_in_and_out_of_the_worker_survive_where_an_abandoned_run_does_not(
+@pytest.mark.row("A02")
+def test_silent_children_in_and_out_of_the_worker_survive_where_an_abandoned_run_does_not(
     services: Services, start_worker, start_beat
 ) -> None:
     start_worker()
@@ -136,7 +142,8 @@ def test_a02_silent_children_in_and_out_of_the_worker_survive_where_an_abandoned
         assert [services.runs.get(run_id).last_proof for run_id in silent] == ["keepalive", "heartbeat"]
 
 
-def test_a02_a_supervisor_vouches_for_a_silent_child_until_the_child_is_gone(services: Services, redis: Redis) -> None:
+@pytest.mark.row("A02")
+def test_a_supervisor_vouches_for_a_silent_child_until_the_child_is_gone(services: Services, redis: Redis) -> None:
     work = in_process(services)
     watch_for(services, 3600)
     with supervised(services, work) as (supervisor, context):
@@ -154,7 +161,8 @@ def test_a02_a_supervisor_vouches_for_a_silent_child_until_the_child_is_gone(ser
             assert (status_of(services, work.run_id) == "running") == (minute <= LAST_MINUTE_ALIVE)
 
 
-def test_a02_a_row_that_a_stalled_transaction_holds_does_not_cost_the_other_runs_their_keepalive(
+@pytest.mark.row("A02")
+def test_a_row_that_a_stalled_transaction_holds_does_not_cost_the_other_runs_their_keepalive(
     impatient: Services,
 ) -> None:
     held, other = running(impatient), running(impatient)
@@ -175,7 +183,8 @@ def test_a02_a_row_that_a_stalled_transaction_holds_does_not_cost_the_other_runs
 # -- A17
 
 
-def test_a17_output_alone_keeps_a_run_alive_while_its_keepalive_is_stalled(services: Services, redis: Redis) -> None:
+@pytest.mark.row("A17")
+def test_output_alone_keeps_a_run_alive_while_its_keepalive_is_stalled(services: Services, redis: Redis) -> None:
     work = running(services)
     watch_for(services, 3600)
     with supervised(services, work) as (_, context):
@@ -189,7 +198,8 @@ def test_a17_output_alone_keeps_a_run_alive_while_its_keepalive_is_stalled(servi
     assert services.runs.get(work.run_id).last_proof == "output"
 
 
-def test_a17_heartbeats_alone_keep_a_run_alive_after_its_output_has_stopped(services: Services, redis: Redis) -> None:
+@pytest.mark.row("A17")
+def test_heartbeats_alone_keep_a_run_alive_after_its_output_has_stopped(services: Services, redis: Redis) -> None:
     work = running(services)
     watch_for(services, 3600)
     with supervised(services, work) as (supervisor, context):
@@ -204,7 +214,8 @@ def test_a17_heartbeats_alone_keep_a_run_alive_after_its_output_has_stopped(serv
     assert services.runs.get(work.run_id).last_proof == "heartbeat"
 
 
-def test_a17_a_run_with_neither_output_nor_heartbeat_is_reaped(services: Services, redis: Redis) -> None:
+@pytest.mark.row("A17")
+def test_a_run_with_neither_output_nor_heartbeat_is_reaped(services: Services, redis: Redis) -> None:
     work = running(services)
     watch_for(services, 3600)
     with supervised(services, work) as (supervisor, _):

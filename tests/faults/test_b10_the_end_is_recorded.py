@@ -1,7 +1,5 @@
 """B10: the end of a run is kept and tried again until it is recorded: broker and database are away when it comes."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,8 +12,11 @@ from reprieve.stores.migrate import migrate
 from reprieve.workers import bootstrap
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.settings import load_settings
-from tests.support.processes import READY, celery, spawn
+from tests.support.forking import REPRIEVE
+from tests.support.processes import READY, celery, run_command, spawn
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.row("B10")
 
 
 @pytest.fixture
@@ -41,11 +42,10 @@ def alone(
 
 def _start(*command: str) -> UUID:
     """Start a run as a service of its own would: this process has sent to another broker already."""
-    reprieve = [sys.executable, "-c", "from reprieve.cli.main import main; main()", "run", "--", *command]
-    return UUID(subprocess.run(reprieve, check=True, capture_output=True, text=True).stdout.strip())
+    return UUID(run_command([REPRIEVE, "run", "--", *command], text=True).stdout.strip())
 
 
-def test_b10_a_run_that_ends_while_everything_is_away_is_recorded_when_it_is_back(
+def test_a_run_that_ends_while_everything_is_away_is_recorded_when_it_is_back(
     alone: tuple[Services, EmbeddedPostgres, EmbeddedRedis], tmp_path: Path
 ) -> None:
     services, postgres, redis = alone

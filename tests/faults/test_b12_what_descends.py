@@ -103,6 +103,7 @@ def _mentions(process: psutil.Process, token: str) -> bool:
 # -- B11: the end of the command is the end of the attempt
 
 
+@pytest.mark.row("B11")
 @pytest.mark.parametrize(
     "script",
     [
@@ -111,9 +112,7 @@ def _mentions(process: psutil.Process, token: str) -> bool:
         "nohup sleep {token} & echo built",
     ],
 )
-def test_b11_a_command_that_has_exited_ends_its_run_whoever_still_holds_its_output(
-    adapter: Adapter, script: str
-) -> None:
+def test_a_command_that_has_exited_ends_its_run_whoever_still_holds_its_output(adapter: Adapter, script: str) -> None:
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with alone(token) as left:
         outcome, context = execute(adapter, shell(script.format(token=token)))
@@ -122,18 +121,21 @@ def test_b11_a_command_that_has_exited_ends_its_run_whoever_still_holds_its_outp
         assert left() == []
 
 
-def test_b11_what_is_left_may_print_for_two_seconds_and_no_longer(adapter: Adapter) -> None:
+@pytest.mark.row("B11")
+def test_what_is_left_may_print_for_two_seconds_and_no_longer(adapter: Adapter) -> None:
     outcome, context = execute(adapter, shell("setsid sh -c 'sleep 0.5; echo late; sleep 30; echo never' & echo first"))
     assert (outcome.error_code, context.output()) == (None, b"first\nlate\n")
 
 
-def test_b11_a_daemon_that_ignores_the_request_does_not_hold_the_run_up(adapter: Adapter) -> None:
+@pytest.mark.row("B11")
+def test_a_daemon_that_ignores_the_request_does_not_hold_the_run_up(adapter: Adapter) -> None:
     outcome, context = execute(adapter, shell("setsid sh -c 'trap \"\" TERM; sleep 100; sleep 100' & exit 3"))
     assert outcome == Outcome.of_exit(3)
     assert processes_of(context.run_id) == []
 
 
-def test_b11_a_daemon_that_prints_for_ever_does_not_hold_the_run_up(adapter: Adapter) -> None:
+@pytest.mark.row("B11")
+def test_a_daemon_that_prints_for_ever_does_not_hold_the_run_up(adapter: Adapter) -> None:
     outcome, context = execute(adapter, shell("setsid yes & exit 0"))
     assert outcome.error_code is None
     assert processes_of(context.run_id) == []
@@ -142,8 +144,9 @@ def test_b11_a_daemon_that_prints_for_ever_does_not_hold_the_run_up(adapter: Ada
 # -- B12: what is ended is all of it
 
 
+@pytest.mark.row("B12")
 @pytest.mark.parametrize("way", LEAVERS)
-def test_b12_a_stop_ends_what_has_left_the_group(adapter: Adapter, way: str) -> None:
+def test_a_stop_ends_what_has_left_the_group(adapter: Adapter, way: str) -> None:
     token = f"token-{uuid4().hex}"
     command = [part.replace("tick;", f"tick; : {token};") for part in LEAVERS[way]]
     with alone(token) as left, following(adapter, work(*command)) as run:
@@ -155,8 +158,9 @@ def test_b12_a_stop_ends_what_has_left_the_group(adapter: Adapter, way: str) -> 
     assert b"after" not in run.context.output()
 
 
+@pytest.mark.row("B12")
 @pytest.mark.parametrize("way", LEAVERS)
-def test_b12_terminate_by_the_record_alone_ends_what_has_left_the_group(adapter: Adapter, way: str) -> None:
+def test_terminate_by_the_record_alone_ends_what_has_left_the_group(adapter: Adapter, way: str) -> None:
     token = f"token-{uuid4().hex}"
     command = [part.replace("tick;", f"tick; : {token};") for part in LEAVERS[way]]
     with alone(token) as left, following(adapter, work(*command)) as run:
@@ -165,8 +169,9 @@ def test_b12_terminate_by_the_record_alone_ends_what_has_left_the_group(adapter:
         assert left() == []
 
 
+@pytest.mark.row("B12")
 @pytest.mark.parametrize("way", ["timeout", "setsid", "a daemon of two forks", "deaf to the request"])
-def test_b12_what_outlived_a_launcher_that_was_killed_is_found_by_its_marker(adapter: Adapter, way: str) -> None:
+def test_what_outlived_a_launcher_that_was_killed_is_found_by_its_marker(adapter: Adapter, way: str) -> None:
     token = f"token-{uuid4().hex}"
     command = [part.replace("tick;", f"tick; : {token};") for part in LEAVERS[way]]
     with alone(token) as left, following(adapter, work(*command)) as run:
@@ -198,8 +203,9 @@ while True:
 """
 
 
+@pytest.mark.row("B12")
 @pytest.mark.parametrize("program", [RELAY, BOMB], ids=["relay", "bomb"])
-def test_b12_what_forks_for_ever_is_caught(adapter: Adapter, program: str) -> None:
+def test_what_forks_for_ever_is_caught(adapter: Adapter, program: str) -> None:
     run = work(
         sys.executable,
         "-I",
@@ -213,14 +219,16 @@ def test_b12_what_forks_for_ever_is_caught(adapter: Adapter, program: str) -> No
         assert processes_of(run.run_id) == []
 
 
-def test_b12_a_command_that_kills_its_whole_group_and_session_does_not_reach_what_stands_above_it(
+@pytest.mark.row("B12")
+def test_a_command_that_kills_its_whole_group_and_session_does_not_reach_what_stands_above_it(
     adapter: Adapter,
 ) -> None:
     outcome, _ = execute(adapter, shell("echo up; kill -9 0"))
     assert outcome == Outcome.of_exit(-signal.SIGKILL)
 
 
-def test_b12_what_is_started_to_clean_up_may_finish_within_the_grace(
+@pytest.mark.row("B12")
+def test_what_is_started_to_clean_up_may_finish_within_the_grace(
     adapter: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host, "TERMINATE_GRACE", 20.0)
@@ -231,7 +239,8 @@ def test_b12_what_is_started_to_clean_up_may_finish_within_the_grace(
         assert (tmp_path / "cleaned").exists()
 
 
-def test_b12_the_way_out_is_another_value_of_the_marker(adapter: Adapter) -> None:
+@pytest.mark.row("B12")
+def test_the_way_out_is_another_value_of_the_marker(adapter: Adapter) -> None:
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with alone(token) as left:
         script = f"{MARKER}= setsid sleep {token} >/dev/null 2>&1 & {UNTIL_IT_IS}; echo started"
@@ -241,7 +250,8 @@ def test_b12_the_way_out_is_another_value_of_the_marker(adapter: Adapter) -> Non
         assert len(left()) == 1
 
 
-def test_b12_whoever_was_let_go_and_holds_the_output_does_not_hold_the_run_up(adapter: Adapter) -> None:
+@pytest.mark.row("B12")
+def test_whoever_was_let_go_and_holds_the_output_does_not_hold_the_run_up(adapter: Adapter) -> None:
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with alone(token) as left:
         outcome, context = execute(adapter, shell(f"{MARKER}= setsid sleep {token} & {UNTIL_IT_IS}; echo started"))
@@ -249,7 +259,8 @@ def test_b12_whoever_was_let_go_and_holds_the_output_does_not_hold_the_run_up(ad
         assert len(left()) == 1
 
 
-def test_b12_a_run_inside_a_run_is_its_own(adapter: Adapter) -> None:
+@pytest.mark.row("B12")
+def test_a_run_inside_a_run_is_its_own(adapter: Adapter) -> None:
     """What a run starts under a marker of its own, as a worker inside it would, is not ended with it."""
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with (
@@ -269,9 +280,8 @@ import ctypes, os, sys, threading, time
 
 def tick():
     while True:
-        with open(sys.argv[1] + ".new", "w") as file:  # It is killed at any moment, and never half written.
-            file.write(str(os.getpid()))
-        os.replace(sys.argv[1] + ".new", sys.argv[1])
+        with open(sys.argv[1], "a") as file:
+            print(os.getpid(), file=file)
         time.sleep(0.05)
 
 threading.Thread(target=tick).start()
@@ -279,8 +289,9 @@ ctypes.CDLL(None).syscall(60, 0)
 """
 
 
+@pytest.mark.row("B12")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="a system call by its number")
-def test_b12_a_process_whose_first_thread_has_ended_is_ended_too(adapter: Adapter, tmp_path: Path) -> None:
+def test_a_process_whose_first_thread_has_ended_is_ended_too(adapter: Adapter, tmp_path: Path) -> None:
     (tmp_path / "headless.py").write_text(HEADLESS)
     ticks = tmp_path / "ticks"
     script = (
@@ -288,12 +299,13 @@ def test_b12_a_process_whose_first_thread_has_ended_is_ended_too(adapter: Adapte
     )
     outcome, _ = execute(adapter, shell(script))
     assert outcome.error_code is None
-    pid = int(ticks.read_text())
+    pid = int(ticks.read_text().split()[0])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-def test_b12_a_worker_with_more_than_a_thousand_descriptors_starts_its_commands(adapter: Adapter) -> None:
+@pytest.mark.row("B12")
+def test_a_worker_with_more_than_a_thousand_descriptors_starts_its_commands(adapter: Adapter) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:
         pytest.skip("this process may not open so many files")
@@ -329,7 +341,8 @@ def delegated() -> Iterator[Path]:
         cgroup.remove(base)
 
 
-def test_b12_in_a_delegated_cgroup_nothing_leaves_even_with_its_launcher_killed_and_no_environment(
+@pytest.mark.row("B12")
+def test_in_a_delegated_cgroup_nothing_leaves_even_with_its_launcher_killed_and_no_environment(
     adapter: Adapter, delegated: Path
 ) -> None:
     token = f"token-{uuid4().hex}"
@@ -345,7 +358,8 @@ def test_b12_in_a_delegated_cgroup_nothing_leaves_even_with_its_launcher_killed_
     assert list(delegated.glob("reprieve-*")) == []
 
 
-def test_b12_a_cgroup_goes_with_its_attempt_and_who_was_let_go_leaves_it(adapter: Adapter, delegated: Path) -> None:
+@pytest.mark.row("B12")
+def test_a_cgroup_goes_with_its_attempt_and_who_was_let_go_leaves_it(adapter: Adapter, delegated: Path) -> None:
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with alone(token) as left:
         with following(
@@ -357,7 +371,8 @@ def test_b12_a_cgroup_goes_with_its_attempt_and_who_was_let_go_leaves_it(adapter
         assert list(delegated.glob("reprieve-*")) == []
 
 
-def test_b12_a_cgroup_goes_with_a_command_that_ends_by_itself(adapter: Adapter, delegated: Path) -> None:
+@pytest.mark.row("B12")
+def test_a_cgroup_goes_with_a_command_that_ends_by_itself(adapter: Adapter, delegated: Path) -> None:
     token = str(700 + uuid4().int % 10**6 / 10**6)
     with alone(token) as left:
         outcome, _ = execute(adapter, shell(f"{MARKER}= setsid sleep {token} & {UNTIL_IT_IS}; echo started"))
@@ -365,7 +380,8 @@ def test_b12_a_cgroup_goes_with_a_command_that_ends_by_itself(adapter: Adapter, 
         eventually(lambda: list(delegated.glob("reprieve-*")) == [])
 
 
-def test_b12_a_cgroup_that_was_not_handed_over_is_not_divided(delegated: Path) -> None:
+@pytest.mark.row("B12")
+def test_a_cgroup_that_was_not_handed_over_is_not_divided(delegated: Path) -> None:
     assert cgroup.create("one") == delegated / "reprieve-one"
     os.removexattr(delegated, "user.delegate")
     assert cgroup.create("two") is None
@@ -374,7 +390,8 @@ def test_b12_a_cgroup_that_was_not_handed_over_is_not_divided(delegated: Path) -
 # -- C10: a number that somebody else has now
 
 
-def test_c10_a_stranger_with_the_number_of_our_group_is_left_alone() -> None:
+@pytest.mark.row("C10")
+def test_a_stranger_with_the_number_of_our_group_is_left_alone() -> None:
     stranger = subprocess.Popen(["sleep", "100"], start_new_session=True)
     try:
         gone = subprocess.Popen(["true"])
@@ -408,8 +425,9 @@ print("lives" if stranger.poll() is None else "killed")
 """
 
 
+@pytest.mark.row("C10")
 @pytest.mark.parametrize("marker", ["", "a-marker"])
-def test_c10_a_number_that_the_kernel_has_given_away_again_is_not_signalled(marker: str) -> None:
+def test_a_number_that_the_kernel_has_given_away_again_is_not_signalled(marker: str) -> None:
     command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", RECYCLED, marker]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[2]
@@ -422,8 +440,9 @@ def test_c10_a_number_that_the_kernel_has_given_away_again_is_not_signalled(mark
 # -- through real workers
 
 
+@pytest.mark.row("B12")
 @pytest.mark.parametrize("adapter_type", ["process", "detached"])
-def test_b12_a_cancelled_run_is_terminated_when_nothing_of_it_is_left(
+def test_a_cancelled_run_is_terminated_when_nothing_of_it_is_left(
     services: Services, start_worker, adapter_type: str
 ) -> None:
     start_worker()
@@ -454,8 +473,9 @@ if os.environ["REPRIEVE_ATTEMPT"] == "1":
 """
 
 
+@pytest.mark.row("C09")
 @pytest.mark.parametrize("way", ["timeout 100", "setsid", "setsid --fork", "setsid -w timeout 100"])
-def test_c09_a_retry_waits_until_nothing_of_the_first_attempt_is_left_wherever_it_has_moved(
+def test_a_retry_waits_until_nothing_of_the_first_attempt_is_left_wherever_it_has_moved(
     services: Services, start_worker, tmp_path: Path, way: str
 ) -> None:
     (tmp_path / "writer.py").write_text(WRITER)
@@ -474,7 +494,8 @@ def test_c09_a_retry_waits_until_nothing_of_the_first_attempt_is_left_wherever_i
     assert said.read_text() == "alone 1\nalone 2\n"
 
 
-def test_b12_all_that_descends_from_a_command_dies_with_its_worker(tmp_path: Path) -> None:
+@pytest.mark.row("B12")
+def test_all_that_descends_from_a_command_dies_with_its_worker(tmp_path: Path) -> None:
     """Also what has a session of its own: the launcher sees that the worker is gone."""
     program = f"""
 from pathlib import Path
@@ -494,7 +515,8 @@ ProcessAdapter(Path("."), "here").execute(run, RecordingContext(run.run_id))
     eventually(lambda: processes_marked("REPRIEVE_RUN_ID", run_id) == [])
 
 
-def test_b12_a_fork_of_the_worker_does_not_keep_the_work_of_a_worker_that_is_gone(tmp_path: Path) -> None:
+@pytest.mark.row("B12")
+def test_a_fork_of_the_worker_does_not_keep_the_work_of_a_worker_that_is_gone(tmp_path: Path) -> None:
     program = f"""
 import os, threading, time
 from pathlib import Path

@@ -19,6 +19,8 @@ from tests.support.odd_worker import KINDS
 from tests.support.rows import kinds, new_run, running, status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("B14")
+
 ODD = {"ODD_WORKER": "1"}
 
 
@@ -43,7 +45,7 @@ def assert_ended_once(services: Services, ended: dict[UUID, str], worker: str) -
         assert kinds(services, run_id).count("claimed") == 1, what
 
 
-def test_b14_an_attempt_ends_at_once_whatever_its_adapter_returns_or_raises(
+def test_an_attempt_ends_at_once_whatever_its_adapter_returns_or_raises(
     services: Services, start_worker: StartWorker
 ) -> None:
     worker = start_worker("runs,logs", application="tests.support.odd_worker", extra=ODD)
@@ -57,7 +59,7 @@ def test_b14_an_attempt_ends_at_once_whatever_its_adapter_returns_or_raises(
     eventually(lambda: status_of(services, well) == "failed", what="a worker that goes on")
 
 
-def test_b14_so_it_does_where_a_worker_follows_on(services: Services, start_worker: StartWorker) -> None:
+def test_so_it_does_where_a_worker_follows_on(services: Services, start_worker: StartWorker) -> None:
     worker = start_worker("runs,logs", application="tests.support.odd_worker", extra=ODD)
     ended: dict[UUID, str] = {}
     for what in KINDS:
@@ -78,13 +80,13 @@ def follow(services: Services, work: Work, answer: object) -> str:
 
 
 @pytest.mark.parametrize("answer", [None, 0, "done"])
-def test_b14_what_is_no_outcome_does_not_say_that_the_work_has_ended(services: Services, answer: object) -> None:
+def test_what_is_no_outcome_does_not_say_that_the_work_has_ended(services: Services, answer: object) -> None:
     work = running(services)
     assert follow(services, work, answer) == "adapter_error"
     assert services.runs.get_attempt(work.run_id, 1).termination == "owed"
 
 
-def test_b14_trouble_in_sending_the_last_output_outranks_no_result(
+def test_trouble_in_sending_the_last_output_outranks_no_result(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, shipper = running(services), direct_shipper(services)
@@ -98,7 +100,7 @@ def test_b14_trouble_in_sending_the_last_output_outranks_no_result(
     assert services.runs.get(work.run_id).error_code == "exit_status"
 
 
-def test_b14_an_end_that_cannot_be_stored_is_recorded_without_its_content(
+def test_an_end_that_cannot_be_stored_is_recorded_without_its_content(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, finish = running(services), following.finish
@@ -115,7 +117,7 @@ def test_b14_an_end_that_cannot_be_stored_is_recorded_without_its_content(
 
 
 @pytest.mark.parametrize(("length", "kept"), [(MAX_DETAIL - 100, True), (MAX_DETAIL + 1, False)])
-def test_b14_a_detail_is_kept_up_to_a_size(length: int, kept: bool) -> None:
+def test_a_detail_is_kept_up_to_a_size(length: int, kept: bool) -> None:
     outcome = understood("odd", Outcome(detail={"is": "x" * length}))
     assert (outcome.error_code is None) is kept
 
@@ -129,5 +131,5 @@ def test_b14_a_detail_is_kept_up_to_a_size(length: int, kept: bool) -> None:
         Outcome(detail={"nested": [1, 2.5, None, {"a": "ä"}], "probe": Probe.ALIVE}),
     ],
 )
-def test_b14_a_result_that_is_one_stays_what_it_is(outcome: Outcome) -> None:
+def test_a_result_that_is_one_stays_what_it_is(outcome: Outcome) -> None:
     assert understood("odd", outcome) == outcome

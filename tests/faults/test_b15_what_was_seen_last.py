@@ -22,6 +22,8 @@ from tests.contract.clusters import Scripted, scripted_cluster
 from tests.contract.contexts import Following, RecordingContext
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("B15")
+
 Pod = dict[str, Any]
 
 
@@ -164,7 +166,7 @@ def check(outcome: Outcome, code: ErrorCode, sentence: str, detail: dict[str, An
 
 
 @pytest.mark.parametrize(("end", "code", "sentence", "detail"), ENDS)
-def test_b15_a_pod_that_is_gone_when_its_job_fails_ended_by_what_was_seen_of_it(
+def test_a_pod_that_is_gone_when_its_job_fails_ended_by_what_was_seen_of_it(
     cluster: Scripted, end: Callable[[Scripted, Pod], None], code: ErrorCode, sentence: str, detail: dict[str, Any]
 ) -> None:
     with followed(cluster, cluster.work("true")) as (following, context):
@@ -176,7 +178,7 @@ def test_b15_a_pod_that_is_gone_when_its_job_fails_ended_by_what_was_seen_of_it(
 
 
 @pytest.mark.parametrize(("end", "code", "sentence", "detail"), ENDS)
-def test_b15_a_job_that_is_gone_with_its_pod_ended_by_what_was_seen_of_them(
+def test_a_job_that_is_gone_with_its_pod_ended_by_what_was_seen_of_them(
     cluster: Scripted, end: Callable[[Scripted, Pod], None], code: ErrorCode, sentence: str, detail: dict[str, Any]
 ) -> None:
     with followed(cluster, cluster.work("true")) as (following, context):
@@ -189,7 +191,7 @@ def test_b15_a_job_that_is_gone_with_its_pod_ended_by_what_was_seen_of_them(
 
 
 @pytest.mark.parametrize(("end", "code", "sentence", "detail"), ENDS)
-def test_b15_who_attaches_afterwards_tells_the_end_that_another_has_seen(
+def test_who_attaches_afterwards_tells_the_end_that_another_has_seen(
     cluster: Scripted, end: Callable[[Scripted, Pod], None], code: ErrorCode, sentence: str, detail: dict[str, Any]
 ) -> None:
     run = cluster.work("true")
@@ -206,7 +208,7 @@ def test_b15_who_attaches_afterwards_tells_the_end_that_another_has_seen(
     check(cluster.adapter.attach(run, handle, cluster.context(run)), code, sentence, detail)
 
 
-def test_b15_what_is_about_to_end_the_work_is_told_at_once(cluster: Scripted) -> None:
+def test_what_is_about_to_end_the_work_is_told_at_once(cluster: Scripted) -> None:
     with followed(cluster, cluster.work("true")) as (_, context):
         pod = begun(cluster)
         cluster.fake.fail_soon(pod, "PodFailurePolicy", "Container run failed")
@@ -217,7 +219,7 @@ def test_b15_what_is_about_to_end_the_work_is_told_at_once(cluster: Scripted) ->
         noted(context, "Its Pod was deleted from node n1.")
 
 
-def test_b15_a_job_that_failed_before_it_was_gone_is_told_by_the_condition_that_was_seen(cluster: Scripted) -> None:
+def test_a_job_that_failed_before_it_was_gone_is_told_by_the_condition_that_was_seen(cluster: Scripted) -> None:
     with followed(cluster, cluster.work("true")) as (following, context):
         cluster.fake.fail_soon(begun(cluster), "PodFailurePolicy", "Container run failed")
         noted(context, "about to fail")
@@ -227,7 +229,7 @@ def test_b15_a_job_that_failed_before_it_was_gone_is_told_by_the_condition_that_
     assert outcome.detail["reason"] == "PodFailurePolicy"
 
 
-def test_b15_a_job_that_is_gone_is_the_reapers_to_judge_while_nothing_was_seen_but_that_it_ran(
+def test_a_job_that_is_gone_is_the_reapers_to_judge_while_nothing_was_seen_but_that_it_ran(
     cluster: Scripted,
 ) -> None:
     run = cluster.work("true")
@@ -246,7 +248,7 @@ def test_b15_a_job_that_is_gone_is_the_reapers_to_judge_while_nothing_was_seen_b
 
 
 @pytest.mark.parametrize("complete", [False, True])
-def test_b15_a_job_that_is_gone_with_its_log_has_not_succeeded(cluster: Scripted, complete: bool) -> None:
+def test_a_job_that_is_gone_with_its_log_has_not_succeeded(cluster: Scripted, complete: bool) -> None:
     with followed(cluster, cluster.work("true")) as (following, context):
         pod = begun(cluster)
         # What it printed cannot be read, nor whether its Pod is there.
@@ -265,7 +267,7 @@ def test_b15_a_job_that_is_gone_with_its_log_has_not_succeeded(cluster: Scripted
     assert "ended with exit status 0, but its Job was gone" in str(outcome.error_message)
 
 
-def test_b15_a_job_that_is_complete_and_whose_pod_is_gone_has_succeeded_and_its_log_is_missed(
+def test_a_job_that_is_complete_and_whose_pod_is_gone_has_succeeded_and_its_log_is_missed(
     cluster: Scripted,
 ) -> None:
     run = cluster.work("true")
@@ -279,7 +281,7 @@ def test_b15_a_job_that_is_complete_and_whose_pod_is_gone_has_succeeded_and_its_
     assert outcome.detail["log"] == "The Pod was gone before the end of its log was read."
 
 
-def test_b15_a_pod_that_its_node_did_not_take_is_told_with_the_nodes_reason(cluster: Scripted) -> None:
+def test_a_pod_that_its_node_did_not_take_is_told_with_the_nodes_reason(cluster: Scripted) -> None:
     with followed(cluster, cluster.work("true")) as (following, _):
         eventually(lambda: cluster.fake.of_kind("pods"))
         pod = cluster.fake.only_pod()
@@ -295,7 +297,7 @@ def test_b15_a_pod_that_its_node_did_not_take_is_told_with_the_nodes_reason(clus
     assert outcome.error_message == "Its Pod failed on node n1 (OutOfcpu: Node did not have enough resource: cpu)."
 
 
-def test_b15_a_finished_job_is_deleted_with_its_log_when_its_time_is_over_and_not_before(cluster: Scripted) -> None:
+def test_a_finished_job_is_deleted_with_its_log_when_its_time_is_over_and_not_before(cluster: Scripted) -> None:
     run = cluster.work("true", ttl_seconds_after_finished=MIN_TTL_SECONDS)
     job = cluster.fake.create_job("default", manifest(run, accepted(run.config)))
     pod = begun(cluster)
@@ -314,7 +316,7 @@ def test_b15_a_finished_job_is_deleted_with_its_log_when_its_time_is_over_and_no
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 60, MIN_TTL_SECONDS - 1])
-def test_b15_a_time_in_which_nobody_may_have_read_the_end_is_refused_by_the_field_with_what_would_do(
+def test_a_time_in_which_nobody_may_have_read_the_end_is_refused_by_the_field_with_what_would_do(
     seconds: int,
 ) -> None:
     given = {"image": "busybox"}
@@ -326,14 +328,14 @@ def test_b15_a_time_in_which_nobody_may_have_read_the_end_is_refused_by_the_fiel
             validate_config(KubernetesAdapter, config)
 
 
-def test_b15_the_least_time_is_taken_and_outlasts_the_window_and_two_sweeps() -> None:
+def test_the_least_time_is_taken_and_outlasts_the_window_and_two_sweeps() -> None:
     config = {"image": "busybox", "ttl_seconds_after_finished": MIN_TTL_SECONDS}
     assert validate_config(KubernetesAdapter, config)["ttl_seconds_after_finished"] == MIN_TTL_SECONDS
     validate_config(KubernetesAdapter, {"image": "x", "patch": {"spec": {"ttlSecondsAfterFinished": None}}})
     assert (WINDOW + 2 * SWEEP_INTERVAL).total_seconds() < MIN_TTL_SECONDS
 
 
-def test_b15_a_run_that_the_release_before_accepted_is_kept_for_the_least_time() -> None:
+def test_a_run_that_the_release_before_accepted_is_kept_for_the_least_time() -> None:
     spec = {"ttlSecondsAfterFinished": 0, "activeDeadlineSeconds": 5}
     config = accepted({"image": "x", "ttl_seconds_after_finished": 0, "patch": {"spec": spec}})
     assert config.ttl_seconds_after_finished == MIN_TTL_SECONDS
@@ -347,7 +349,7 @@ def seen(pod: str, weight: Weight, sentence: str = "") -> Seen:
     return Seen(pod, weight, Outcome.failed(sentence, reason="x"))
 
 
-def test_b15_more_is_never_given_up_for_less_of_the_same_pod_but_another_pod_counts_anew() -> None:
+def test_more_is_never_given_up_for_less_of_the_same_pod_but_another_pod_counts_anew() -> None:
     cause, ended = seen("a", Weight.CAUSE), seen("a", Weight.ENDED)
     assert later(ended, cause) is later(cause, ended) is later(cause, None) is cause
     assert later(None, ended) is ended
@@ -359,7 +361,7 @@ def test_b15_more_is_never_given_up_for_less_of_the_same_pod_but_another_pod_cou
     assert later(seen("a", Weight.UNDER_WAY), of_job) is of_job
 
 
-def test_b15_what_is_kept_is_read_again_and_what_is_no_such_thing_is_nothing() -> None:
+def test_what_is_kept_is_read_again_and_what_is_no_such_thing_is_nothing() -> None:
     for end in (Outcome.failed("Why.", node="n1"), Outcome(detail={"exit_status": 0})):
         kept = Seen("a", Weight.ENDED, end)
         assert Seen.of_json(kept.as_json()) == kept
@@ -367,7 +369,7 @@ def test_b15_what_is_kept_is_read_again_and_what_is_no_such_thing_is_nothing() -
         assert Seen.of_json(said) is None
 
 
-def test_b15_what_the_platform_says_is_kept_in_a_form_that_the_database_takes() -> None:
+def test_what_the_platform_says_is_kept_in_a_form_that_the_database_takes() -> None:
     kept = str(Seen("a", Weight.ENDED, Outcome.failed("NUL \0 and half a pair \ud800")).as_json())
     assert "\0" not in kept
     kept.encode()
@@ -397,7 +399,7 @@ def leaving(code: int, finished: str, **metadata: Any) -> Pod:
         (137, "", "Deleted"),
     ],
 )
-def test_b15_a_command_that_ended_after_its_pod_was_to_be_deleted_ended_by_that(
+def test_a_command_that_ended_after_its_pod_was_to_be_deleted_ended_by_that(
     code: int, finished: str, reason: str
 ) -> None:
     kept = seen_of({}, [leaving(code, finished)])
@@ -405,7 +407,7 @@ def test_b15_a_command_that_ended_after_its_pod_was_to_be_deleted_ended_by_that(
     assert (kept.end.detail["reason"], kept.end.detail["exit_status"]) == (reason, code)
 
 
-def test_b15_a_disruption_for_a_reason_that_is_new_is_told_in_the_platforms_words() -> None:
+def test_a_disruption_for_a_reason_that_is_new_is_told_in_the_platforms_words() -> None:
     condition = {"type": "DisruptionTarget", "status": "True", "reason": "Swapped", "message": "Too much of it"}
     pod = leaving(143, "2026-11-25T10:00:01Z")
     pod["status"]["conditions"] = [condition]

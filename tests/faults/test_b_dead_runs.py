@@ -33,8 +33,9 @@ from tests.support.waiting import eventually
 # -- B03
 
 
+@pytest.mark.row("B03")
 @pytest.mark.parametrize("adapter", ["process", "detached"])
-def test_b03_the_worker_ends_a_run_that_logs_for_ever_when_its_max_runtime_has_passed(
+def test_the_worker_ends_a_run_that_logs_for_ever_when_its_max_runtime_has_passed(
     services: Services, start_worker, adapter: str
 ) -> None:
     start_worker()
@@ -50,7 +51,8 @@ def test_b03_the_worker_ends_a_run_that_logs_for_ever_when_its_max_runtime_has_p
     assert "reaped" not in kinds(services, limited)
 
 
-def test_b03_a_sweep_ends_a_run_that_logs_for_ever_after_its_worker_was_killed(
+@pytest.mark.row("B03")
+def test_a_sweep_ends_a_run_that_logs_for_ever_after_its_worker_was_killed(
     services: Services, start_worker, start_beat
 ) -> None:
     worker = start_worker("runs,logs", name="old")
@@ -68,7 +70,8 @@ def test_b03_a_sweep_ends_a_run_that_logs_for_ever_after_its_worker_was_killed(
         eventually(lambda: processes_of(limited) == [])
 
 
-def test_b03_a_sweep_ends_an_overdue_run_however_fresh_and_spares_one_just_below_its_limit(services: Services) -> None:
+@pytest.mark.row("B03")
+def test_a_sweep_ends_an_overdue_run_however_fresh_and_spares_one_just_below_its_limit(services: Services) -> None:
     hour = timedelta(hours=1)
     overdue, within, unlimited = (running(services, max_runtime=limit) for limit in (hour, hour, None))
     for work, seconds in ((overdue, 3601), (within, 3590), (unlimited, 36_000)):
@@ -83,7 +86,8 @@ def test_b03_a_sweep_ends_an_overdue_run_however_fresh_and_spares_one_just_below
 # -- B04
 
 
-def test_b04_a_claim_stamps_updated_at_so_the_run_is_spared_within_the_window_and_reaped_after_it(
+@pytest.mark.row("B04")
+def test_a_claim_stamps_updated_at_so_the_run_is_spared_within_the_window_and_reaped_after_it(
     services: Services,
 ) -> None:
     run_id = new_run(services).id
@@ -104,7 +108,8 @@ def test_b04_a_claim_stamps_updated_at_so_the_run_is_spared_within_the_window_an
         assert status_of(services, run_id) == status
 
 
-def test_b04_a_worker_killed_between_claim_and_first_chunk_leaves_a_run_that_a_sweep_ends(
+@pytest.mark.row("B04")
+def test_a_worker_killed_between_claim_and_first_chunk_leaves_a_run_that_a_sweep_ends(
     services: Services, environment: dict[str, str], start_worker
 ) -> None:
     queued_at = services.database.now()
@@ -123,7 +128,8 @@ def test_b04_a_worker_killed_between_claim_and_first_chunk_leaves_a_run_that_a_s
     assert services.runs.get(run_id).error_code == "adapter_liveness_lost"
 
 
-def test_b04_a_throttle_key_from_before_the_claim_does_not_hold_back_the_first_proof_of_life(
+@pytest.mark.row("B04")
+def test_a_throttle_key_from_before_the_claim_does_not_hold_back_the_first_proof_of_life(
     services: Services, redis: Redis, start_worker, start_beat
 ) -> None:
     with enqueueing(services) as enqueue:
@@ -134,7 +140,8 @@ def test_b04_a_throttle_key_from_before_the_claim_does_not_hold_back_the_first_p
         assert status_of(services, run_id) == "running"
 
 
-def test_b04_a_throttle_key_from_before_does_not_save_a_run_without_any_proof_of_life(
+@pytest.mark.row("B04")
+def test_a_throttle_key_from_before_does_not_save_a_run_without_any_proof_of_life(
     services: Services, redis: Redis
 ) -> None:
     work = running(services)
@@ -149,8 +156,9 @@ def test_b04_a_throttle_key_from_before_does_not_save_a_run_without_any_proof_of
 # -- B07
 
 
+@pytest.mark.row("B07")
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_b07_a_poisoned_row_does_not_keep_its_neighbours_alive(services: Services, position: int) -> None:
+def test_a_poisoned_row_does_not_keep_its_neighbours_alive(services: Services, position: int) -> None:
     dead = [running(services).run_id for _ in range(3)]
     for run_id in dead:
         age(services, run_id, 600)
@@ -167,7 +175,8 @@ def test_b07_a_poisoned_row_does_not_keep_its_neighbours_alive(services: Service
     assert sweep(services)["reaped"] == 1
 
 
-def test_b07_a_sparing_that_cannot_be_written_costs_no_other_verdict(services: Services) -> None:
+@pytest.mark.row("B07")
+def test_a_sparing_that_cannot_be_written_costs_no_other_verdict(services: Services) -> None:
     in_doubt = [running(services) for _ in range(3)]
     handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
     for work in in_doubt:
@@ -188,7 +197,8 @@ def test_b07_a_sparing_that_cannot_be_written_costs_no_other_verdict(services: S
     assert status_of(services, dead.run_id) == "failed"
 
 
-def test_b07_a_row_that_a_stalled_transaction_holds_does_not_keep_its_neighbour_alive(services: Services) -> None:
+@pytest.mark.row("B07")
+def test_a_row_that_a_stalled_transaction_holds_does_not_keep_its_neighbour_alive(services: Services) -> None:
     held, dead = running(services).run_id, running(services).run_id
     for run_id in (held, dead):
         age(services, run_id, 600)
@@ -199,7 +209,8 @@ def test_b07_a_row_that_a_stalled_transaction_holds_does_not_keep_its_neighbour_
     assert status_of(services, held) == "running"
 
 
-def test_b07_a_max_runtime_beyond_the_calendar_does_not_keep_the_others_alive(services: Services) -> None:
+@pytest.mark.row("B07")
+def test_a_max_runtime_beyond_the_calendar_does_not_keep_the_others_alive(services: Services) -> None:
     boundless = running(services, max_runtime=timedelta.max).run_id
     dead = running(services).run_id
     age(services, dead, 600)
@@ -209,7 +220,8 @@ def test_b07_a_max_runtime_beyond_the_calendar_does_not_keep_the_others_alive(se
     assert status_of(services, dead) == "failed"
 
 
-def test_b07_an_overdue_run_that_cannot_be_ended_does_not_cost_the_others_their_keepalive(services: Services) -> None:
+@pytest.mark.row("B07")
+def test_an_overdue_run_that_cannot_be_ended_does_not_cost_the_others_their_keepalive(services: Services) -> None:
     overdue, other = running(services, max_runtime=timedelta(microseconds=1)), running(services)
     age(services, other.run_id, 290)
     before = updated_at(services, other.run_id)
@@ -221,7 +233,8 @@ def test_b07_an_overdue_run_that_cannot_be_ended_does_not_cost_the_others_their_
     assert status_of(services, overdue.run_id) == "running"
 
 
-def test_b07_an_overdue_run_that_cannot_be_ended_does_not_keep_other_overdue_ones_alive(services: Services) -> None:
+@pytest.mark.row("B07")
+def test_an_overdue_run_that_cannot_be_ended_does_not_keep_other_overdue_ones_alive(services: Services) -> None:
     stuck, other = (running(services, max_runtime=timedelta(microseconds=1)) for _ in range(2))
     with poisoned(services, stuck.run_id), supervised(services, stuck) as (supervisor, _), supervisor.follow(other):
         one_turn(supervisor)
@@ -232,7 +245,8 @@ def test_b07_an_overdue_run_that_cannot_be_ended_does_not_keep_other_overdue_one
 # -- B09
 
 
-def test_b09_a_run_is_reaped_whose_worker_was_killed_after_the_new_one_had_booted(
+@pytest.mark.row("B09")
+def test_a_run_is_reaped_whose_worker_was_killed_after_the_new_one_had_booted(
     services: Services, start_worker, start_beat
 ) -> None:
     old = start_worker("runs", name="old")

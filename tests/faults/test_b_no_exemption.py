@@ -26,7 +26,8 @@ def sweep_after(services: Services, work: Work, silent: float) -> str:
     return status_of(services, work.run_id)
 
 
-def test_b01_a_follower_that_never_returns_does_not_keep_a_dead_child_alive(services: Services) -> None:
+@pytest.mark.row("B01")
+def test_a_follower_that_never_returns_does_not_keep_a_dead_child_alive(services: Services) -> None:
     work = in_process(services)
     with supervised(services, work) as (supervisor, context):
         with sleeping_process() as child:
@@ -41,8 +42,9 @@ def test_b01_a_follower_that_never_returns_does_not_keep_a_dead_child_alive(serv
         assert sweep_after(services, work, 301) == "failed"
 
 
+@pytest.mark.row("B01")
 @pytest.mark.parametrize(("doubted", "status"), [(1795, "running"), (1801, "failed")])
-def test_b01_doubt_about_work_of_a_host_that_is_gone_ends_thirty_minutes_after_the_first_question(
+def test_doubt_about_work_of_a_host_that_is_gone_ends_thirty_minutes_after_the_first_question(
     services: Services, doubted: float, status: str
 ) -> None:
     work = running(services)
@@ -66,7 +68,8 @@ def detached(services: Services, process: ProcessIdentity, **changes: object) ->
     return work
 
 
-def test_b02_a_silent_process_that_lives_is_ended_when_its_time_is_over(services: Services) -> None:
+@pytest.mark.row("B02")
+def test_a_silent_process_that_lives_is_ended_when_its_time_is_over(services: Services) -> None:
     with sleeping_process() as process:
         work = detached(services, process, max_runtime="15 days")
         age(services, work.run_id, 14 * 86_400, "started_at")
@@ -78,7 +81,8 @@ def test_b02_a_silent_process_that_lives_is_ended_when_its_time_is_over(services
         assert not host.is_alive(process)
 
 
-def test_b02_a_silent_process_that_lives_is_followed_again_and_one_that_is_gone_is_reaped(services: Services) -> None:
+@pytest.mark.row("B02")
+def test_a_silent_process_that_lives_is_followed_again_and_one_that_is_gone_is_reaped(services: Services) -> None:
     with sleeping_process() as process:
         work = detached(services, process)
         assert sweep_after(services, work, 301) == "running"
@@ -87,7 +91,8 @@ def test_b02_a_silent_process_that_lives_is_followed_again_and_one_that_is_gone_
     assert services.runs.get(work.run_id).error_code == "adapter_liveness_lost"
 
 
-def test_b06_a_run_is_found_dead_whatever_is_known_of_its_worker(services: Services) -> None:
+@pytest.mark.row("B06")
+def test_a_run_is_found_dead_whatever_is_known_of_its_worker(services: Services) -> None:
     known, unknown = in_process(services), in_process(services)
     worker_id = uuid4()
     services.workers.seen(worker_id, "runs@here", a_node("here"))
@@ -100,7 +105,8 @@ def test_b06_a_run_is_found_dead_whatever_is_known_of_its_worker(services: Servi
     assert sweep_after(services, unknown, 301) == "failed"
 
 
-def test_b06_a_run_whose_very_attempt_is_not_known_is_found_dead(services: Services) -> None:
+@pytest.mark.row("B06")
+def test_a_run_whose_very_attempt_is_not_known_is_found_dead(services: Services) -> None:
     work, live = in_process(services), in_process(services)
     with services.database.begin() as connection:
         connection.execute(text("DELETE FROM run_attempts WHERE run_id = :id"), {"id": work.run_id})

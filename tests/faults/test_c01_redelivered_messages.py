@@ -3,6 +3,8 @@
 from pathlib import Path
 from uuid import UUID
 
+import pytest
+
 from reprieve import enqueue_run
 from reprieve.models.work import End, Outcome
 from reprieve.workers.bootstrap import Services
@@ -12,6 +14,8 @@ from tests.faults.helpers_cdeg import all_at_once, no_process_left
 from tests.support.processes import Process
 from tests.support.rows import kinds, new_run, status_of
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.row("C01")
 
 #: Says that it started, then waits to be let go, half a minute at most.
 WORK = 'echo started >> "$1.starts"; for i in $(seq 300); do [ -e "$1.go" ] && exit 0; sleep 0.1; done'
@@ -36,7 +40,7 @@ def _turned_away(worker: Process, run_id: UUID) -> int:
     return worker.output.count(f"{{'run': '{run_id}', 'started': False}}")
 
 
-def test_c01_a_redelivered_message_starts_no_second_child_beside_the_one_that_runs(
+def test_a_redelivered_message_starts_no_second_child_beside_the_one_that_runs(
     services: Services, start_worker, tmp_path: Path
 ) -> None:
     # Of runs only: a canary that waited for a thread beside them would take the one place that is left to the message.
@@ -55,7 +59,7 @@ def test_c01_a_redelivered_message_starts_no_second_child_beside_the_one_that_ru
     assert [_starts(tmp_path, name) for name in ("first", "second", "waiting")] == [1, 1, 1]
 
 
-def test_c01_the_same_message_sent_five_times_at_once_starts_one_child(
+def test_the_same_message_sent_five_times_at_once_starts_one_child(
     services: Services, start_worker, tmp_path: Path
 ) -> None:
     run_id = _enqueue(tmp_path, "work")
@@ -69,7 +73,7 @@ def test_c01_the_same_message_sent_five_times_at_once_starts_one_child(
     assert kinds(services, run_id) == ["enqueued", "claimed", "spawned", "succeeded"]
 
 
-def test_c01_a_run_claimed_from_many_threads_at_once_is_claimed_once(services: Services) -> None:
+def test_a_run_claimed_from_many_threads_at_once_is_claimed_once(services: Services) -> None:
     for _ in range(20):
         run = new_run(services, max_attempts=3)
         claims = all_at_once([lambda run=run: services.claims.claim(run.id, "worker@test")] * 8)
@@ -77,7 +81,7 @@ def test_c01_a_run_claimed_from_many_threads_at_once_is_claimed_once(services: S
         assert len(services.runs.get(run.id).attempts) == 1
 
 
-def test_c01_a_run_that_has_ended_is_not_started_by_a_message_that_comes_late(services: Services) -> None:
+def test_a_run_that_has_ended_is_not_started_by_a_message_that_comes_late(services: Services) -> None:
     run = new_run(services, max_attempts=3)
     work = services.claims.claim(run.id, "worker@test")
     assert work is not None

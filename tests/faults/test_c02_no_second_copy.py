@@ -24,6 +24,8 @@ from tests.support.processes import processes_of, sleeping_process
 from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("C02")
+
 #: Holds a lock for as long as any process of its attempt lives. The first attempt has a child of its own.
 WORK = """
 import fcntl, os, time
@@ -73,7 +75,7 @@ def _is_held_back(services: Services, run_id: UUID) -> bool:
     return resent == [] and services.claims.claim(run_id, "worker@test") is None
 
 
-def test_c02_a_killed_workers_run_is_retried_only_when_nothing_of_the_first_attempt_is_left(
+def test_a_killed_workers_run_is_retried_only_when_nothing_of_the_first_attempt_is_left(
     services: Services, start_worker, tmp_path: Path
 ) -> None:
     first = start_worker(name="first")
@@ -94,7 +96,7 @@ def test_c02_a_killed_workers_run_is_retried_only_when_nothing_of_the_first_atte
     assert kinds(services, run_id) == ["enqueued", *attempts]
 
 
-def test_c02_a_worker_that_stalls_and_comes_back_finds_its_run_ended_and_changes_nothing(
+def test_a_worker_that_stalls_and_comes_back_finds_its_run_ended_and_changes_nothing(
     services: Services, start_worker, tmp_path: Path
 ) -> None:
     stalled = start_worker("runs", name="stalled")
@@ -113,7 +115,7 @@ def test_c02_a_worker_that_stalls_and_comes_back_finds_its_run_ended_and_changes
     assert _said(tmp_path) == ["first", "second", "survivor"]
 
 
-def test_c02_a_run_whose_old_work_cannot_be_ended_is_not_retried_and_says_so_once(
+def test_a_run_whose_old_work_cannot_be_ended_is_not_retried_and_says_so_once(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuses(self: ProcessAdapter, handle: dict) -> None:
@@ -131,7 +133,7 @@ def test_c02_a_run_whose_old_work_cannot_be_ended_is_not_retried_and_says_so_onc
         assert "did not end" in told[0].detail["error"]
 
 
-def test_c02_once_the_old_work_is_confirmed_gone_exactly_one_second_attempt_begins(services: Services) -> None:
+def test_once_the_old_work_is_confirmed_gone_exactly_one_second_attempt_begins(services: Services) -> None:
     with sleeping_process() as process:
         work = _lost(services, process, services.host)
         assert services.claims.claim(work.run_id, "worker@test") is None
@@ -142,7 +144,7 @@ def test_c02_once_the_old_work_is_confirmed_gone_exactly_one_second_attempt_begi
     assert [claim.attempt for claim in claims if claim is not None] == [2]
 
 
-def test_c02_work_of_another_host_is_confirmed_gone_by_that_host_alone(services: Services) -> None:
+def test_work_of_another_host_is_confirmed_gone_by_that_host_alone(services: Services) -> None:
     with sleeping_process() as process:
         work = _lost(services, process, "other-host")
         bury(services)
@@ -156,7 +158,7 @@ def test_c02_work_of_another_host_is_confirmed_gone_by_that_host_alone(services:
     assert services.claims.claim(work.run_id, "worker@test") is not None
 
 
-def test_c02_an_attempt_that_started_nothing_is_confirmed_gone_at_once(services: Services) -> None:
+def test_an_attempt_that_started_nothing_is_confirmed_gone_at_once(services: Services) -> None:
     work = in_process(services, max_attempts=2)
     assert reap(services, work.run_id)["reaped"] == 1
     pass_the_wait(services, work.run_id)
@@ -187,7 +189,7 @@ def _after_recording(happens: Callable[[], object], context: RunContext, monkeyp
 
 
 @pytest.mark.parametrize("adapter_type", ["process", "detached"])
-def test_c02_a_worker_that_stalled_until_its_run_was_reaped_cannot_start_its_child_any_more(
+def test_a_worker_that_stalled_until_its_run_was_reaped_cannot_start_its_child_any_more(
     services: Services, adapter_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, trace = _prepare(services, adapter_type, tmp_path)
@@ -201,7 +203,7 @@ def test_c02_a_worker_that_stalled_until_its_run_was_reaped_cannot_start_its_chi
 
 
 @pytest.mark.parametrize("adapter_type", ["process", "detached"])
-def test_c02_a_child_that_was_recorded_and_reaped_before_it_began_never_begins(
+def test_a_child_that_was_recorded_and_reaped_before_it_began_never_begins(
     services: Services, adapter_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, trace = _prepare(services, adapter_type, tmp_path)
@@ -215,7 +217,7 @@ def test_c02_a_child_that_was_recorded_and_reaped_before_it_began_never_begins(
 
 
 @pytest.mark.parametrize("mode", ["own", "folder"])
-def test_c02_a_worker_killed_before_it_recorded_its_child_leaves_nothing_running(mode: str, tmp_path: Path) -> None:
+def test_a_worker_killed_before_it_recorded_its_child_leaves_nothing_running(mode: str, tmp_path: Path) -> None:
     worker = f"""
 import os, signal, uuid
 from reprieve.adapters.command import launch
@@ -238,7 +240,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not (tmp_path / "trace").exists()
 
 
-def test_c02_a_child_that_was_let_go_does_begin(tmp_path: Path) -> None:
+def test_a_child_that_was_let_go_does_begin(tmp_path: Path) -> None:
     work = Work(UUID(int=1), 1, 1, "detached", {"command": ["touch", "trace"], "cwd": str(tmp_path)}, {})
     with launch(work, str(tmp_path), subprocess.DEVNULL, subprocess.DEVNULL) as launched:
         assert not (tmp_path / "trace").exists()

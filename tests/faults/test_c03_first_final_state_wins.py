@@ -19,6 +19,8 @@ from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import all_at_once, final_kinds, image, reap
 from tests.support.rows import age, kinds, new_run, running, settle, watch_for
 
+pytestmark = pytest.mark.row("C03")
+
 STATUS_AFTER = {
     EventKind.SUCCEEDED: Status.SUCCEEDED,
     EventKind.FAILED: Status.FAILED,
@@ -51,7 +53,7 @@ def _is_cancelled(services: Services, work: Work) -> None:
 ENDS = [_succeeds, _fails, _times_out, _is_reaped, _is_cancelled]
 
 
-def test_c03_however_finish_reap_and_cancel_race_a_run_ends_once(services: Services) -> None:
+def test_however_finish_reap_and_cancel_race_a_run_ends_once(services: Services) -> None:
     for _ in range(15):
         works = [running(services) for _ in range(3)]
         watch_for(services, 400)
@@ -80,7 +82,7 @@ def _assert_ended_once(services: Services, work: Work) -> None:
 
 
 @pytest.mark.parametrize("first", ENDS, ids=lambda end: end.__name__.strip("_"))
-def test_c03_a_late_end_changes_nothing_of_a_run_that_has_ended(services: Services, first) -> None:
+def test_a_late_end_changes_nothing_of_a_run_that_has_ended(services: Services, first) -> None:
     work = running(services)
     first(services, work)
     before = image(services, work)
@@ -92,7 +94,7 @@ def test_c03_a_late_end_changes_nothing_of_a_run_that_has_ended(services: Servic
     assert image(services, work) == before
 
 
-def test_c03_cancelling_a_run_that_is_being_claimed_ends_it_cancelled(services: Services) -> None:
+def test_cancelling_a_run_that_is_being_claimed_ends_it_cancelled(services: Services) -> None:
     for _ in range(15):
         run = new_run(services)
         all_at_once([lambda run=run: cancel_run(run.id), lambda run=run: services.claims.claim(run.id, "worker@test")])
@@ -102,7 +104,7 @@ def test_c03_cancelling_a_run_that_is_being_claimed_ends_it_cancelled(services: 
         assert all(attempt.termination == "owed" for attempt in ended.attempts)
 
 
-def test_c03_the_result_of_a_lost_attempt_does_not_end_the_attempt_that_followed(services: Services) -> None:
+def test_the_result_of_a_lost_attempt_does_not_end_the_attempt_that_followed(services: Services) -> None:
     first = running(services, adapter="process", out_of_process_liveness=False, max_attempts=2)
     reap(services, first.run_id)
     settle(services, first)
@@ -115,7 +117,7 @@ def test_c03_the_result_of_a_lost_attempt_does_not_end_the_attempt_that_followed
     assert image(services, first, second) == before
 
 
-def test_c03_two_ends_of_one_run_in_one_statement_tell_one_event(services: Services) -> None:
+def test_two_ends_of_one_run_in_one_statement_tell_one_event(services: Services) -> None:
     work = running(services)
     success = End.by_result(work.fence, Outcome(detail={"exit_status": 0}), 7)
     failure = End.by_result(work.fence, Outcome.of_exit(3), 8)
@@ -123,7 +125,7 @@ def test_c03_two_ends_of_one_run_in_one_statement_tell_one_event(services: Servi
     _assert_ended_once(services, work)
 
 
-def test_c03_the_end_of_an_old_epoch_in_the_same_statement_leaves_no_trace(services: Services) -> None:
+def test_the_end_of_an_old_epoch_in_the_same_statement_leaves_no_trace(services: Services) -> None:
     first = running(services, adapter="process", out_of_process_liveness=False, max_attempts=2)
     reap(services, first.run_id)
     settle(services, first)
@@ -136,7 +138,7 @@ def test_c03_the_end_of_an_old_epoch_in_the_same_statement_leaves_no_trace(servi
     assert services.runs.get_attempt(first.run_id, 2).outcome == {"exit_status": 0}
 
 
-def test_c03_the_database_allows_exactly_the_transitions_of_the_table(services: Services) -> None:
+def test_the_database_allows_exactly_the_transitions_of_the_table(services: Services) -> None:
     allowed = defaultdict(set)
     for before, after in product(Status, Status):
         if _update_is_accepted(services, before, after):

@@ -15,6 +15,8 @@ from reprieve.workers.refresh import give_proof
 from tests.faults.helpers_cdeg import image, reap, run_image
 from tests.support.rows import age, chunk, ingest, running, status_of, updated_at
 
+pytestmark = pytest.mark.row("C04")
+
 
 def _old_and_new(services: Services) -> tuple[Work, Work]:
     """The two attempts of one out-of-process run: the first was lost, the second runs."""
@@ -37,7 +39,7 @@ WAYS = ["chunk", "keepalive", "heartbeat"]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_c04_an_old_attempts_late_sign_of_life_leaves_its_successor_untouched(
+def test_an_old_attempts_late_sign_of_life_leaves_its_successor_untouched(
     services: Services, redis: Redis, way: str
 ) -> None:
     first, second = _old_and_new(services)
@@ -49,7 +51,7 @@ def test_c04_an_old_attempts_late_sign_of_life_leaves_its_successor_untouched(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_c04_the_current_attempts_sign_of_life_does_count(services: Services, redis: Redis, way: str) -> None:
+def test_the_current_attempts_sign_of_life_does_count(services: Services, redis: Redis, way: str) -> None:
     _, second = _old_and_new(services)
     age(services, second.run_id, 100)
     before = updated_at(services, second.run_id)
@@ -63,7 +65,7 @@ def test_c04_the_current_attempts_sign_of_life_does_count(services: Services, re
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("end", ["result", "reap", "cancel"])
-def test_c04_a_late_sign_of_life_does_not_resurrect_a_run_that_has_ended(
+def test_a_late_sign_of_life_does_not_resurrect_a_run_that_has_ended(
     services: Services, redis: Redis, end: str, way: str
 ) -> None:
     work = running(services)
@@ -79,7 +81,7 @@ def test_c04_a_late_sign_of_life_does_not_resurrect_a_run_that_has_ended(
     assert redis.exists(proof_key(work.run_id)) == 0
 
 
-def test_c04_a_late_chunk_is_kept_in_the_log_of_its_own_attempt(services: Services) -> None:
+def test_a_late_chunk_is_kept_in_the_log_of_its_own_attempt(services: Services) -> None:
     first, second = _old_and_new(services)
     ingest(services, [chunk(second, 1, b"new\n")])
     ingest(services, [chunk(first, 1, b"late\n")])
@@ -87,7 +89,7 @@ def test_c04_a_late_chunk_is_kept_in_the_log_of_its_own_attempt(services: Servic
     assert [stored.data for stored in services.logs.read(first.run_id, 2)] == [b"new\n"]
 
 
-def test_c04_an_old_attempt_does_not_take_away_its_successors_throttle_key(services: Services, redis: Redis) -> None:
+def test_an_old_attempt_does_not_take_away_its_successors_throttle_key(services: Services, redis: Redis) -> None:
     first, second = _old_and_new(services)
     give_proof(services, [second.fence], Proof.KEEPALIVE)
     key = proof_key(second.run_id)
@@ -98,13 +100,13 @@ def test_c04_an_old_attempt_does_not_take_away_its_successors_throttle_key(servi
     assert redis.ttl(key) > 0
 
 
-def test_c04_output_of_old_and_new_in_one_message_refreshes_the_successor(services: Services) -> None:
+def test_output_of_old_and_new_in_one_message_refreshes_the_successor(services: Services) -> None:
     pairs = [_old_and_new(services) for _ in range(20)]
     message = [chunk(work, 1) for pair in pairs for work in pair]
     assert ingest(services, message) == {"chunks": 40, "new": 40, "refreshed": 20, "refused": 0}
 
 
-def test_c04_an_old_attempt_cannot_record_what_it_starts(services: Services) -> None:
+def test_an_old_attempt_cannot_record_what_it_starts(services: Services) -> None:
     first, second = _old_and_new(services)
     before = image(services, first, second)
     with pytest.raises(Superseded):

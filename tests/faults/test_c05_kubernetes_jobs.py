@@ -15,6 +15,8 @@ from tests.contract.clusters import Scripted, scripted_cluster
 from tests.faults.helpers_cdeg import bury, judge_silent
 from tests.support.rows import kinds, running, status_of
 
+pytestmark = pytest.mark.row("C05")
+
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Scripted]:
@@ -50,9 +52,7 @@ def names(cluster: Scripted) -> set[str]:
     return pods | {job["metadata"]["name"] for job in cluster.fake.of_kind("jobs")}
 
 
-def test_c05_the_job_of_a_reaped_run_is_deleted_with_its_pods_and_no_other(
-    services: Services, cluster: Scripted
-) -> None:
+def test_the_job_of_a_reaped_run_is_deleted_with_its_pods_and_no_other(services: Services, cluster: Scripted) -> None:
     run, other = claimed(services, cluster), claimed(services, cluster)
     dispatched(services, cluster, run)
     kept = dispatched(services, cluster, other)
@@ -64,7 +64,7 @@ def test_c05_the_job_of_a_reaped_run_is_deleted_with_its_pods_and_no_other(
     assert status_of(services, other.run_id) == "running"
 
 
-def test_c05_an_end_that_the_platform_does_not_confirm_stays_owed_until_it_does(
+def test_an_end_that_the_platform_does_not_confirm_stays_owed_until_it_does(
     services: Services, cluster: Scripted
 ) -> None:
     run = claimed(services, cluster)
@@ -78,9 +78,7 @@ def test_c05_an_end_that_the_platform_does_not_confirm_stays_owed_until_it_does(
     assert (termination(services, run), names(cluster)) == ("done", set())
 
 
-def test_c05_ending_the_first_attempt_late_and_twice_leaves_the_retrys_job(
-    services: Services, cluster: Scripted
-) -> None:
+def test_ending_the_first_attempt_late_and_twice_leaves_the_retrys_job(services: Services, cluster: Scripted) -> None:
     first = claimed(services, cluster)
     dispatched(services, cluster, first)
     config = KubernetesConfig.model_validate(first.config)
@@ -96,9 +94,7 @@ def test_c05_ending_the_first_attempt_late_and_twice_leaves_the_retrys_job(
     assert termination(services, first) == "done"
 
 
-def test_c05_a_job_that_took_the_name_in_between_is_not_deleted_in_its_place(
-    services: Services, cluster: Scripted
-) -> None:
+def test_a_job_that_took_the_name_in_between_is_not_deleted_in_its_place(services: Services, cluster: Scripted) -> None:
     run = claimed(services, cluster)
     job = dispatched(services, cluster, run)
     # Between the look and the deletion, the Job is replaced: what was looked at is not what would be deleted.

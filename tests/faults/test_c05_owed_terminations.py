@@ -14,6 +14,8 @@ from tests.faults.helpers_cdeg import bury, forget_watch, image, nobody_to_ask, 
 from tests.support.processes import sleeping_process
 from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of, watch_for
 
+pytestmark = pytest.mark.row("C05")
+
 
 def _detached_handle(services: Services, process: ProcessIdentity) -> dict:
     return process.as_handle() | {"folder": "run/1", "host": services.host}
@@ -36,7 +38,7 @@ def _termination(services: Services, work: Work) -> str | None:
 
 
 @pytest.mark.parametrize("started", [_detached, _child])
-def test_c05_a_reaped_runs_work_is_ended_and_a_live_runs_work_is_kept(services: Services, started) -> None:
+def test_a_reaped_runs_work_is_ended_and_a_live_runs_work_is_kept(services: Services, started) -> None:
     with sleeping_process() as silent, sleeping_process() as alive:
         reaped, kept = started(services, silent), started(services, alive)
         age(services, kept.run_id, 290)
@@ -51,7 +53,7 @@ def test_c05_a_reaped_runs_work_is_ended_and_a_live_runs_work_is_kept(services: 
     assert image(services, kept) == before
 
 
-def test_c05_a_run_silent_for_just_under_the_window_is_owed_nothing_and_just_over_it_is(services: Services) -> None:
+def test_a_run_silent_for_just_under_the_window_is_owed_nothing_and_just_over_it_is(services: Services) -> None:
     with sleeping_process() as first, sleeping_process() as second:
         under, over = _detached(services, first), _detached(services, second)
         forget_watch(services)
@@ -64,7 +66,7 @@ def test_c05_a_run_silent_for_just_under_the_window_is_owed_nothing_and_just_ove
     assert (status_of(services, over.run_id), _termination(services, over)) == ("failed", "owed")
 
 
-def test_c05_an_owed_end_of_the_first_attempt_leaves_the_second_attempts_work_alone(services: Services) -> None:
+def test_an_owed_end_of_the_first_attempt_leaves_the_second_attempts_work_alone(services: Services) -> None:
     with sleeping_process() as old, sleeping_process() as new:
         first = _child(services, old, max_attempts=2)
         reap(services, first.run_id)
@@ -84,7 +86,7 @@ def test_c05_an_owed_end_of_the_first_attempt_leaves_the_second_attempts_work_al
 
 
 @pytest.mark.parametrize("adapter_type", ["process", "detached"])
-def test_c05_a_number_that_now_belongs_to_another_process_is_not_ended(services: Services, adapter_type: str) -> None:
+def test_a_number_that_now_belongs_to_another_process_is_not_ended(services: Services, adapter_type: str) -> None:
     with sleeping_process() as process:
         earlier = replace(process, started_at=process.started_at - 60)
         services.adapters.get(adapter_type).terminate(_detached_handle(services, earlier))
@@ -106,7 +108,7 @@ def test_c05_a_number_that_now_belongs_to_another_process_is_not_ended(services:
         ("{boot}/pid:[1]", None, "owed"),
     ],
 )
-def test_c05_a_child_of_another_boot_or_pid_namespace_is_gone_only_if_it_was_of_our_own_slot(
+def test_a_child_of_another_boot_or_pid_namespace_is_gone_only_if_it_was_of_our_own_slot(
     services: Services, namespace: str, of_ours: bool | None, state: str
 ) -> None:
     node = services.node
@@ -121,7 +123,7 @@ def test_c05_a_child_of_another_boot_or_pid_namespace_is_gone_only_if_it_was_of_
     assert _termination(services, work) == state
 
 
-def test_c05_ending_work_that_is_gone_already_is_no_error(services: Services) -> None:
+def test_ending_work_that_is_gone_already_is_no_error(services: Services) -> None:
     with sleeping_process() as process:
         work = _detached(services, process)
         reap(services, work.run_id)
@@ -132,7 +134,7 @@ def test_c05_ending_work_that_is_gone_already_is_no_error(services: Services) ->
     assert kinds(services, work.run_id)[-2:] == ["reaped", "terminated"]
 
 
-def test_c05_an_end_that_is_owed_to_one_host_is_found_by_that_host_alone(services: Services) -> None:
+def test_an_end_that_is_owed_to_one_host_is_found_by_that_host_alone(services: Services) -> None:
     with sleeping_process() as process:
         work = running(services)
         services.attempts.persist_run_handle(work.fence, "other-host", _detached_handle(services, process))
@@ -146,9 +148,7 @@ def test_c05_an_end_that_is_owed_to_one_host_is_found_by_that_host_alone(service
     assert _termination(services, work) == "done"
 
 
-def test_c05_an_end_that_failed_stays_owed_and_is_made_later(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_end_that_failed_stays_owed_and_is_made_later(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(handle: dict) -> None:
         raise ConnectionError("The platform is away.")
 

@@ -21,6 +21,8 @@ from tests.support.processes import processes_of
 from tests.support.rows import age, in_process, kinds, running, settle, status_of, watch_for
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("C08")
+
 
 def _result(services: Services, work: Work) -> None:
     finish(services, [End.by_result(work.fence, Outcome.of_exit(3), 7)])
@@ -52,7 +54,7 @@ ENDS = [
 @pytest.mark.parametrize(
     ("end", "kind", "termination", "outcome"), ENDS, ids=["result", "silence", "overdue", "cancel"]
 )
-def test_c08_every_end_does_all_that_an_end_does(
+def test_every_end_does_all_that_an_end_does(
     services: Services,
     redis: Redis,
     end: Callable[[Services, Work], None],
@@ -78,7 +80,7 @@ def test_c08_every_end_does_all_that_an_end_does(
     assert image(services, neighbour) == before
 
 
-def test_c08_a_reap_for_a_retry_ends_the_attempt_like_every_other(services: Services, redis: Redis) -> None:
+def test_a_reap_for_a_retry_ends_the_attempt_like_every_other(services: Services, redis: Redis) -> None:
     work = in_process(services, max_attempts=2)
     give_proof(services, [work.fence], Proof.KEEPALIVE)
     _silence(services, work)
@@ -91,7 +93,7 @@ def test_c08_a_reap_for_a_retry_ends_the_attempt_like_every_other(services: Serv
     assert services.stops.received([work.fence]) == {work.fence}
 
 
-def test_c08_the_stop_signal_of_one_attempt_does_not_stop_the_next(services: Services) -> None:
+def test_the_stop_signal_of_one_attempt_does_not_stop_the_next(services: Services) -> None:
     first = in_process(services, max_attempts=2)
     _silence(services, first)
     settle(services, first)
@@ -100,7 +102,7 @@ def test_c08_the_stop_signal_of_one_attempt_does_not_stop_the_next(services: Ser
     assert services.stops.received([first.fence, second.fence]) == {first.fence}
 
 
-def test_c08_after_a_reap_the_real_follower_and_its_work_end(services: Services, redis: Redis, start_worker) -> None:
+def test_after_a_reap_the_real_follower_and_its_work_end(services: Services, redis: Redis, start_worker) -> None:
     worker = start_worker()
     runs = [enqueue_run(adapter, {"command": ["sleep", "120"]}) for adapter in ("process", "detached")]
     with no_process_left(*[run.id for run in runs]):
@@ -124,7 +126,7 @@ def test_c08_after_a_reap_the_real_follower_and_its_work_end(services: Services,
             assert status_of(services, run.id) == "failed"
 
 
-def test_c08_a_follower_that_missed_its_stop_signal_learns_it_from_the_database(
+def test_a_follower_that_missed_its_stop_signal_learns_it_from_the_database(
     services: Services, redis: Redis, start_worker
 ) -> None:
     worker = start_worker()

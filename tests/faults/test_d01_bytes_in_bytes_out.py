@@ -15,6 +15,8 @@ from tests.faults.helpers_cdeg import direct_shipper, no_process_left
 from tests.support.rows import chunk, ingest, running, status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("D01")
+
 EMOJI = "\N{FOX FACE}".encode()
 EVERY_BYTE = bytes(range(256))
 
@@ -42,9 +44,7 @@ def _is_whole(services: Services, run_id: UUID) -> bool:
     return services.logs.last_seq(run_id, 1) == services.runs.get_attempt(run_id, 1).last_seq
 
 
-def test_d01_a_real_run_of_either_adapter_gives_back_its_bytes(
-    services: Services, start_worker, tmp_path: Path
-) -> None:
+def test_a_real_run_of_either_adapter_gives_back_its_bytes(services: Services, start_worker, tmp_path: Path) -> None:
     start_worker()
     config = {"command": [sys.executable, "-c", WORK], "cwd": str(tmp_path)}
     runs = [enqueue_run(adapter, config).id for adapter in ("process", "detached")]
@@ -62,7 +62,7 @@ def test_d01_a_real_run_of_either_adapter_gives_back_its_bytes(
 
 
 @pytest.mark.parametrize("lead", range(4))
-def test_d01_output_that_is_split_inside_a_character_is_put_together_again(services: Services, lead: int) -> None:
+def test_output_that_is_split_inside_a_character_is_put_together_again(services: Services, lead: int) -> None:
     text = "a" * (MAX_CHUNK_BYTES - lead) + "\N{FOX FACE}" * 3
     work = running(services)
     shipper = direct_shipper(services)
@@ -73,7 +73,7 @@ def test_d01_output_that_is_split_inside_a_character_is_put_together_again(servi
     assert b"".join(piece.data for piece in stored).decode() == text
 
 
-def test_d01_live_events_carry_every_byte_value_as_it_is(services: Services) -> None:
+def test_live_events_carry_every_byte_value_as_it_is(services: Services) -> None:
     work = running(services)
     place = services.live.position(work.run_id)
     ingest(services, [chunk(work, 1, EMOJI[:2]), chunk(work, 2, EMOJI[2:] + EVERY_BYTE)])

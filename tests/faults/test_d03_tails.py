@@ -16,6 +16,8 @@ from reprieve.workers.explaining import explain
 from reprieve.workers.finish import finish
 from tests.support.rows import chunk, ingest, running
 
+pytestmark = pytest.mark.row("D03")
+
 
 def ended(services: Services, last_seq: int) -> Work:
     """A run that has ended, naming its last chunk, of which nothing has arrived."""
@@ -39,7 +41,7 @@ def explained(services: Services, work: Work) -> str:
     return explain(services, work.run_id).text
 
 
-def test_d03_a_log_is_not_closed_before_its_last_chunk_is_there(services: Services) -> None:
+def test_a_log_is_not_closed_before_its_last_chunk_is_there(services: Services) -> None:
     work = ended(services, last_seq=3)
     ingest(services, [chunk(work, 1), chunk(work, 2)])
     assert close_log(services, work.run_id, 1) is Closing.WAIT
@@ -51,7 +53,7 @@ def test_d03_a_log_is_not_closed_before_its_last_chunk_is_there(services: Servic
 
 
 @pytest.mark.parametrize(("seconds", "step"), [(55, Closing.WAIT), (61, Closing.DONE)])
-def test_d03_a_tail_that_does_not_come_is_waited_for_a_minute_and_then_named(
+def test_a_tail_that_does_not_come_is_waited_for_a_minute_and_then_named(
     services: Services, seconds: float, step: Closing
 ) -> None:
     work = ended(services, last_seq=5)
@@ -65,7 +67,7 @@ def test_d03_a_tail_that_does_not_come_is_waited_for_a_minute_and_then_named(
     assert shown(services, work) == [1, Gap(1, 2, 2), 3, Gap(1, 4, 5)]
 
 
-def test_d03_an_end_that_names_no_last_chunk_is_waited_for_a_minute_too(services: Services) -> None:
+def test_an_end_that_names_no_last_chunk_is_waited_for_a_minute_too(services: Services) -> None:
     work = running(services)
     finish(services, [End.by_cancel(work.fence, from_status=Status.RUNNING)])
     ingest(services, [chunk(work, 1)])
@@ -75,7 +77,7 @@ def test_d03_an_end_that_names_no_last_chunk_is_waited_for_a_minute_too(services
     assert shown(services, work) == [1]
 
 
-def test_d03_a_tail_that_comes_after_closing_is_kept_read_and_told(services: Services) -> None:
+def test_a_tail_that_comes_after_closing_is_kept_read_and_told(services: Services) -> None:
     work = ended(services, last_seq=3)
     ingest(services, [chunk(work, 1)])
     end_ago(services, work, 61)
@@ -88,7 +90,7 @@ def test_d03_a_tail_that_comes_after_closing_is_kept_read_and_told(services: Ser
     assert services.logs.read(work.run_id, 1)[-1].data == b"late"
 
 
-def test_d03_a_log_of_a_run_that_goes_on_is_left_alone(services: Services) -> None:
+def test_a_log_of_a_run_that_goes_on_is_left_alone(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1)])
     assert close_log(services, work.run_id, 1) is Closing.WAIT

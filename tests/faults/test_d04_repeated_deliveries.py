@@ -3,6 +3,7 @@
 import random
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
@@ -15,6 +16,8 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from tests.faults.helpers_cdeg import all_at_once, image
 from tests.support.rows import age, chunk, expire_key, ingest, running, updated_at
+
+pytestmark = pytest.mark.row("D04")
 
 CHUNKS_OF_AN_ATTEMPT = 6
 
@@ -41,7 +44,7 @@ deliveries = st.lists(st.lists(st.integers(0, EVERYTHING - 1), min_size=1, max_s
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(deliveries=deliveries, last=st.permutations(range(EVERYTHING)))
-def test_d04_any_deliveries_leave_each_chunk_once_and_in_order(
+def test_any_deliveries_leave_each_chunk_once_and_in_order(
     services: Services, deliveries: list[list[int]], last: list[int]
 ) -> None:
     works = [*_two_attempts(services), *_two_attempts(services)]
@@ -60,7 +63,7 @@ def test_d04_any_deliveries_leave_each_chunk_once_and_in_order(
         assert [piece.data for piece in stored] == [piece.data for piece in _output(work)]
 
 
-def test_d04_overlapping_messages_taken_at_once_store_and_announce_each_chunk_once(
+def test_overlapping_messages_taken_at_once_store_and_announce_each_chunk_once(
     services: Services, redis: Redis
 ) -> None:
     works = [running(services) for _ in range(4)]
@@ -75,14 +78,14 @@ def test_d04_overlapping_messages_taken_at_once_store_and_announce_each_chunk_on
         assert sorted(announced) == list(range(1, 51))
 
 
-def test_d04_a_repeated_chunk_does_not_replace_the_first(services: Services) -> None:
+def test_a_repeated_chunk_does_not_replace_the_first(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1, b"first\n")])
     ingest(services, [chunk(work, 1, b"again\n"), chunk(work, 2, b"second\n")])
     assert [stored.data for stored in services.logs.read(work.run_id, 1)] == [b"first\n", b"second\n"]
 
 
-def test_d04_repeated_output_is_no_proof_of_life_even_when_no_throttle_holds_it_back(
+def test_repeated_output_is_no_proof_of_life_even_when_no_throttle_holds_it_back(
     services: Services, redis: Redis
 ) -> None:
     work = running(services)
@@ -98,7 +101,7 @@ def test_d04_repeated_output_is_no_proof_of_life_even_when_no_throttle_holds_it_
     assert len(_announced(services, work.run_id, place)) == 6
 
 
-def test_d04_one_new_chunk_among_repeated_ones_is_proof_of_life(services: Services, redis: Redis) -> None:
+def test_one_new_chunk_among_repeated_ones_is_proof_of_life(services: Services, redis: Redis) -> None:
     work = running(services)
     output = _output(work)
     ingest(services, output[:5])

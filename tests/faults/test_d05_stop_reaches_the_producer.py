@@ -19,8 +19,10 @@ from tests.support.processes import Process, processes_of
 from tests.support.rows import chunk, ingest, kinds, running, status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("D05")
 
-def test_d05_a_chunk_after_the_reap_is_stored_and_changes_nothing_of_the_run(services: Services) -> None:
+
+def test_a_chunk_after_the_reap_is_stored_and_changes_nothing_of_the_run(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1)])
     assert reap(services, work.run_id)["reaped"] == 1
@@ -34,7 +36,7 @@ def test_d05_a_chunk_after_the_reap_is_stored_and_changes_nothing_of_the_run(ser
 
 
 @pytest.mark.parametrize("reaped", [False, True])
-def test_d05_the_producer_of_a_run_that_was_ended_is_told_and_what_it_printed_is_kept(
+def test_the_producer_of_a_run_that_was_ended_is_told_and_what_it_printed_is_kept(
     services: Services, start_worker: Callable[..., Process], reaped: bool
 ) -> None:
     start_worker("logs", name="logs")
@@ -60,7 +62,7 @@ def test_d05_the_producer_of_a_run_that_was_ended_is_told_and_what_it_printed_is
         assert told == next(printed).read_bytes()
 
 
-def test_d05_output_of_a_run_that_does_not_exist_is_kept_aside_and_not_sent_for_ever(
+def test_output_of_a_run_that_does_not_exist_is_kept_aside_and_not_sent_for_ever(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SHIP_AGAIN_AFTER", 0.05)
@@ -76,7 +78,7 @@ def test_d05_output_of_a_run_that_does_not_exist_is_kept_aside_and_not_sent_for_
     assert services.logs.stored([(nobody.run_id, 1, 1)])[nobody.run_id, 1, 1].covers(1, 1)
 
 
-def test_d05_one_block_that_cannot_be_stored_holds_up_no_other_and_is_told(services: Services) -> None:
+def test_one_block_that_cannot_be_stored_holds_up_no_other_and_is_told(services: Services) -> None:
     works = [running(services) for _ in range(3)]
     good = [block for work in works for block in _blocks(work)]
     bad = Block(works[1].run_id, 1, 1, 2, 9, b"no block at all")
@@ -88,7 +90,7 @@ def test_d05_one_block_that_cannot_be_stored_holds_up_no_other_and_is_told(servi
     assert [len(services.logs.read(work.run_id, 1)) for work in works] == [1, 1, 1]
 
 
-def test_d05_a_block_that_the_database_refuses_is_found_among_the_others(
+def test_a_block_that_the_database_refuses_is_found_among_the_others(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     works = [running(services) for _ in range(4)]

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,11 @@ from reprieve.workers.closing import close_log
 from reprieve.workers.context import RunContext
 from reprieve.workers.finish import finish
 from tests.faults.helpers_cdeg import direct_shipper
+from tests.support.forking import REPRIEVE
+from tests.support.processes import run_command
 from tests.support.rows import running
+
+pytestmark = pytest.mark.row("D06")
 
 
 @pytest.fixture
@@ -40,8 +43,7 @@ def logs_on_another_host(work: Work, tmp_path: Path, archive_url: str) -> subpro
         "REPRIEVE_NODE_NAME": "another-host",
         "REPRIEVE_LOG_ARCHIVE_URL": archive_url,
     }
-    reprieve = [Path(sys.executable).parent / "reprieve", "logs", str(work.run_id)]
-    return subprocess.run(reprieve, env={**os.environ, **there}, capture_output=True, timeout=60)
+    return run_command([REPRIEVE, "logs", work.run_id], env={**os.environ, **there})
 
 
 def printed(services: Services) -> Work:
@@ -59,9 +61,7 @@ EXPECTED = b"".join(b"line %d\n" % number for number in range(100))
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_d06_the_log_outlives_the_disk_of_the_worker_that_wrote_it(
-    shared: Services, tmp_path: Path, closed: bool
-) -> None:
+def test_the_log_outlives_the_disk_of_the_worker_that_wrote_it(shared: Services, tmp_path: Path, closed: bool) -> None:
     work = printed(shared)
     if closed:
         assert close_log(shared, work.run_id, 1) is Closing.DONE
@@ -72,7 +72,7 @@ def test_d06_the_log_outlives_the_disk_of_the_worker_that_wrote_it(
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, EXPECTED, b"")
 
 
-def test_d06_an_archive_that_is_out_of_reach_is_an_error_and_not_an_empty_log(shared: Services, tmp_path: Path) -> None:
+def test_an_archive_that_is_out_of_reach_is_an_error_and_not_an_empty_log(shared: Services, tmp_path: Path) -> None:
     work = printed(shared)
     assert close_log(shared, work.run_id, 1) is Closing.DONE
     elsewhere = on_another_host(shared, (tmp_path / "another").as_uri())

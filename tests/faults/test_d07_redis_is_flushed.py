@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Callable
 
+import pytest
 from redis import Redis
 
 from reprieve import enqueue_run
 from reprieve.workers.bootstrap import Services
 from tests.support.processes import Process
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.row("D07")
 
 LINES = 600
 PRINTER = f"""
@@ -19,7 +22,7 @@ for number in range({LINES}):
 """
 
 
-def test_d07_a_log_is_whole_though_redis_was_flushed_again_and_again(
+def test_a_log_is_whole_though_redis_was_flushed_again_and_again(
     services: Services, redis: Redis, start_worker: Callable[..., Process]
 ) -> None:
     start_worker("runs", name="runs")

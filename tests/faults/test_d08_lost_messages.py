@@ -20,6 +20,8 @@ from tests.support.processes import Process, spawn
 from tests.support.rows import running
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("D08")
+
 StartProducer = Callable[..., Process]
 
 
@@ -50,7 +52,7 @@ def assert_whole(services: Services, work: Work, least: int) -> None:
     assert len(chunks) >= least
 
 
-def test_d08_log_workers_that_are_killed_and_stopped_in_a_flood_lose_nothing(
+def test_log_workers_that_are_killed_and_stopped_in_a_flood_lose_nothing(
     services: Services, start_worker: Callable[..., Process], start_producer: StartProducer
 ) -> None:
     works = [running(services) for _ in range(3)]
@@ -67,7 +69,7 @@ def test_d08_log_workers_that_are_killed_and_stopped_in_a_flood_lose_nothing(
         assert_whole(services, work, least=3000)
 
 
-def test_d08_a_message_that_vanished_after_the_broker_took_it_is_sent_again(
+def test_a_message_that_vanished_after_the_broker_took_it_is_sent_again(
     services: Services, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SHIP_AGAIN_AFTER", 0.1)
@@ -88,7 +90,7 @@ def test_d08_a_message_that_vanished_after_the_broker_took_it_is_sent_again(
     assert_whole(services, work, least=10)
 
 
-def test_d08_what_a_killed_run_worker_had_spooled_is_shipped_by_the_next_on_its_folder(
+def test_what_a_killed_run_worker_had_spooled_is_shipped_by_the_next_on_its_folder(
     services: Services, start_worker: Callable[..., Process], start_producer: StartProducer
 ) -> None:
     """No log worker runs at first: everything is on its way when the producer is killed."""
@@ -105,7 +107,7 @@ def test_d08_what_a_killed_run_worker_had_spooled_is_shipped_by_the_next_on_its_
     assert_whole(services, second, least=10)
 
 
-def test_d08_a_broker_that_is_away_holds_up_nobody_and_what_was_spooled_meanwhile_outlives_a_kill(
+def test_a_broker_that_is_away_holds_up_nobody_and_what_was_spooled_meanwhile_outlives_a_kill(
     services: Services,
     environment: dict[str, str],
     start_worker: Callable[..., Process],

@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+import pytest
+
 from reprieve.adapters.shipper import LogShipper
 from reprieve.adapters.spool import SpooledLog
 from reprieve.models.chunks import MAX_CHUNK_BYTES, Chunk
@@ -12,6 +14,8 @@ from reprieve.workers.context import RunContext
 from reprieve.workers.ingest import ingest
 from tests.faults.helpers_cdeg import all_at_once
 from tests.support.rows import running
+
+pytestmark = pytest.mark.row("D09")
 
 WRITERS = 64
 APPENDS = 20
@@ -43,7 +47,7 @@ def _written_at_once(services: Services, size: int, appends: int) -> list[Chunk]
     return stored
 
 
-def test_d09_one_append_of_64_writers_is_one_record(services: Services) -> None:
+def test_one_append_of_64_writers_is_one_record(services: Services) -> None:
     stored = _written_at_once(services, 6_000, APPENDS)
     assert [piece.seq for piece in stored] == list(range(1, WRITERS * APPENDS + 1))
     heads = [piece.data[:6] for piece in stored]
@@ -51,7 +55,7 @@ def test_d09_one_append_of_64_writers_is_one_record(services: Services) -> None:
     assert sorted(heads) == [b"%02d-%02d " % (writer, append) for writer in range(WRITERS) for append in range(APPENDS)]
 
 
-def test_d09_the_pieces_of_an_append_too_large_for_one_record_follow_each_other(services: Services) -> None:
+def test_the_pieces_of_an_append_too_large_for_one_record_follow_each_other(services: Services) -> None:
     size = MAX_CHUNK_BYTES + 6_000
     stored = _written_at_once(services, size, 1)
     assert [piece.seq for piece in stored] == list(range(1, 2 * WRITERS + 1))
@@ -60,7 +64,7 @@ def test_d09_the_pieces_of_an_append_too_large_for_one_record_follow_each_other(
     assert len({record[:6] for record in whole}) == WRITERS
 
 
-def test_d09_each_writers_appends_keep_their_order(services: Services) -> None:
+def test_each_writers_appends_keep_their_order(services: Services) -> None:
     appends = 40
     stored = _written_at_once(services, 60, appends)
     assert [piece.seq for piece in stored] == list(range(1, WRITERS * appends + 1))

@@ -29,6 +29,7 @@ def execute(adapter: DetachedAdapter, run: Work) -> tuple[Outcome, RecordingCont
     return adapter.execute(run, context), context
 
 
+@pytest.mark.row("D10")
 @pytest.mark.parametrize(
     "script",
     [
@@ -38,24 +39,27 @@ def execute(adapter: DetachedAdapter, run: Work) -> tuple[Outcome, RecordingCont
         "echo one; truncate -s 0 /dev/stdout 2>/dev/null; echo important; echo two",
     ],
 )
-def test_d10_a_command_that_rewrites_its_output_loses_none_of_it(adapter: DetachedAdapter, script: str) -> None:
+def test_a_command_that_rewrites_its_output_loses_none_of_it(adapter: DetachedAdapter, script: str) -> None:
     _, context = execute(adapter, shell(script))
     assert context.output() == b"one\nimportant\ntwo\n"
 
 
-def test_d10_a_line_that_is_copied_to_standard_output_is_there_twice_as_a_shell_would_show_it(
+@pytest.mark.row("D10")
+def test_a_line_that_is_copied_to_standard_output_is_there_twice_as_a_shell_would_show_it(
     adapter: DetachedAdapter,
 ) -> None:
     _, context = execute(adapter, shell("echo one; echo important | tee /dev/stdout; echo two"))
     assert context.output() == b"one\nimportant\nimportant\ntwo\n"
 
 
-def test_d10_a_command_that_rewrites_its_errors_loses_none_of_them(adapter: DetachedAdapter) -> None:
+@pytest.mark.row("D10")
+def test_a_command_that_rewrites_its_errors_loses_none_of_them(adapter: DetachedAdapter) -> None:
     _, context = execute(adapter, shell("echo one >&2; echo two > /dev/stderr; echo three >&2"))
     assert context.output("stderr") == b"one\ntwo\nthree\n"
 
 
-def test_d10_a_file_that_somebody_cuts_is_told_and_read_on(adapter: DetachedAdapter, tmp_path: Path) -> None:
+@pytest.mark.row("D10")
+def test_a_file_that_somebody_cuts_is_told_and_read_on(adapter: DetachedAdapter, tmp_path: Path) -> None:
     script = f"printf 12345; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; printf 678"
     with following(adapter, shell(script)) as run:
         run.wait_for(b"12345")
@@ -92,7 +96,8 @@ def fill(file: IO[bytes]) -> None:
         pass
 
 
-def test_b13_an_exit_on_a_full_disk_is_recorded_at_once_and_output_when_there_is_room(tmp_path: Path) -> None:
+@pytest.mark.row("B13")
+def test_an_exit_on_a_full_disk_is_recorded_at_once_and_output_when_there_is_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         adapter = DetachedAdapter(disk / "adapter", "here")
         silent = shell(f"while [ ! -e {tmp_path}/full ]; do sleep 0.05; done; exit 7")
@@ -110,7 +115,8 @@ def test_b13_an_exit_on_a_full_disk_is_recorded_at_once_and_output_when_there_is
             assert len(second.context.output()) == 300_000
 
 
-def test_b13_where_there_is_no_room_for_the_record_nothing_is_started(tmp_path: Path) -> None:
+@pytest.mark.row("B13")
+def test_where_there_is_no_room_for_the_record_nothing_is_started(tmp_path: Path) -> None:
     """The host is unfit, and the command may be all right: the adapter says so by the error itself."""
     with small_disk(tmp_path / "disk") as disk, (disk / "filler").open("wb", buffering=0) as file:
         adapter = DetachedAdapter(disk / "adapter", "here")

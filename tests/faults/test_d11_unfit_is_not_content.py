@@ -24,6 +24,8 @@ from reprieve.workers.finish import finish
 from tests.support.http import calling
 from tests.support.rows import chunk, ingest, running
 
+pytestmark = pytest.mark.row("D11")
+
 GOOD = 10
 
 
@@ -72,7 +74,7 @@ def in_quarantine(services: Services) -> int:
         return int(connection.execute(text("SELECT count(*) FROM log_quarantine")).scalar_one())
 
 
-def test_d11_with_one_read_only_and_one_good_session_in_the_pool_every_block_is_stored(services: Services) -> None:
+def test_with_one_read_only_and_one_good_session_in_the_pool_every_block_is_stored(services: Services) -> None:
     works = [running(services) for _ in range(GOOD)]
     engine = services.database.engine
     with engine.connect() as bad, engine.connect():
@@ -85,7 +87,7 @@ def test_d11_with_one_read_only_and_one_good_session_in_the_pool_every_block_is_
 
 
 @pytest.mark.parametrize("sqlstate", ["25006", "40P01", "53100", "53200", "55P03", "57014", "57P01", "58030", "XX000"])
-def test_d11_a_server_that_is_unfit_for_a_moment_costs_no_line(services: Services, sqlstate: str) -> None:
+def test_a_server_that_is_unfit_for_a_moment_costs_no_line(services: Services, sqlstate: str) -> None:
     works = [running(services) for _ in range(3)]
     with storing_fails(services, sqlstate, "turn < 3"):
         take_in(*works)
@@ -93,7 +95,7 @@ def test_d11_a_server_that_is_unfit_for_a_moment_costs_no_line(services: Service
     assert in_quarantine(services) == 0
 
 
-def test_d11_too_many_connections_at_every_second_try_cost_no_line(services: Services) -> None:
+def test_too_many_connections_at_every_second_try_cost_no_line(services: Services) -> None:
     works = [running(services) for _ in range(GOOD)]
     tries = iter(range(10**6))
 
@@ -109,14 +111,14 @@ def test_d11_too_many_connections_at_every_second_try_cost_no_line(services: Ser
     assert in_quarantine(services) == 0
 
 
-def test_d11_a_session_that_its_server_ends_in_the_middle_costs_no_line(services: Services) -> None:
+def test_a_session_that_its_server_ends_in_the_middle_costs_no_line(services: Services) -> None:
     work = running(services)
     with storing_fails(services, "57P01", "turn < 3", first="PERFORM pg_terminate_backend(pg_backend_pid());"):
         take_in(work)
     assert (stored(services, work), in_quarantine(services)) == ([1], 0)
 
 
-def test_d11_what_stays_unfit_goes_back_to_the_broker_and_is_stored_later(
+def test_what_stays_unfit_goes_back_to_the_broker_and_is_stored_later(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingesting, "TRY_FOR", 0.5)
@@ -129,7 +131,7 @@ def test_d11_what_stays_unfit_goes_back_to_the_broker_and_is_stored_later(
     assert stored(services, work) == [1]
 
 
-def test_d11_where_we_are_at_fault_the_others_are_stored_and_the_message_goes_behind_them(
+def test_where_we_are_at_fault_the_others_are_stored_and_the_message_goes_behind_them(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sent: list[list[Block]] = []
@@ -162,7 +164,7 @@ def shown(items: Any) -> list[tuple[int, ...]]:
     return [(one.first, one.last) if isinstance(one, Gap) else (one.seq,) for one in items]
 
 
-def test_d11_content_that_the_database_refuses_is_kept_aside_and_named_by_whoever_reads(services: Services) -> None:
+def test_content_that_the_database_refuses_is_kept_aside_and_named_by_whoever_reads(services: Services) -> None:
     work = running(services)
     with storing_fails(services, "22021", "NEW.first_seq = 2"):
         for seq in (1, 2, 3):
@@ -171,7 +173,7 @@ def test_d11_content_that_the_database_refuses_is_kept_aside_and_named_by_whoeve
     assert str(services.closings.state(work.run_id, 1).missing) == "2"
 
 
-def test_d11_a_tail_in_quarantine_is_named_also_where_no_end_named_the_last_number(services: Services) -> None:
+def test_a_tail_in_quarantine_is_named_also_where_no_end_named_the_last_number(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1)])
     set_aside(services, work, 2, 4)
@@ -184,7 +186,7 @@ def test_d11_a_tail_in_quarantine_is_named_also_where_no_end_named_the_last_numb
         assert (output.content, output.headers["Reprieve-Missing-Chunks"]) == (b"line\n", "2-4")
 
 
-def test_d11_who_follows_a_living_run_is_told_of_the_gap_and_reads_on_at_once(services: Services) -> None:
+def test_who_follows_a_living_run_is_told_of_the_gap_and_reads_on_at_once(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1)])
     set_aside(services, work, 2, 4)
@@ -197,7 +199,7 @@ def test_d11_who_follows_a_living_run_is_told_of_the_gap_and_reads_on_at_once(se
     assert seen == [(1,), (2, 4), (5,)]
 
 
-def test_d11_live_output_over_http_has_an_event_for_it_and_goes_on(services: Services) -> None:
+def test_live_output_over_http_has_an_event_for_it_and_goes_on(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1)])
     set_aside(services, work, 2, 4)
@@ -210,7 +212,7 @@ def test_d11_live_output_over_http_has_an_event_for_it_and_goes_on(services: Ser
     assert '{"attempt":1,"first":2,"last":4,"why":"missing"}' in told
 
 
-def test_d11_a_closing_waits_for_nothing_that_is_in_quarantine_and_records_it_as_a_gap(services: Services) -> None:
+def test_a_closing_waits_for_nothing_that_is_in_quarantine_and_records_it_as_a_gap(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1)])
     set_aside(services, work, 2, 4)
@@ -222,14 +224,14 @@ def test_d11_a_closing_waits_for_nothing_that_is_in_quarantine_and_records_it_as
     assert not services.closings.forgettable([(work.run_id, 1)])
 
 
-def test_d11_a_gap_that_may_still_be_filled_is_waited_for_as_before(services: Services) -> None:
+def test_a_gap_that_may_still_be_filled_is_waited_for_as_before(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1)])
     finish(services, [End.by_result(work.fence, Outcome.of_exit(0), 4)])
     assert close_log(services, work.run_id, 1) is Closing.WAIT
 
 
-def test_d11_what_was_in_quarantine_is_read_again_by_whoever_takes_over_under_numbers_of_its_own(
+def test_what_was_in_quarantine_is_read_again_by_whoever_takes_over_under_numbers_of_its_own(
     services: Services,
 ) -> None:
     work = running(services)
@@ -249,7 +251,7 @@ def test_d11_what_was_in_quarantine_is_read_again_by_whoever_takes_over_under_nu
 
 
 @pytest.mark.parametrize("said", ["a NUL \0", "half a pair \ud800", "x" * 100_000])
-def test_d11_a_result_is_recorded_whatever_its_words_are(services: Services, said: str) -> None:
+def test_a_result_is_recorded_whatever_its_words_are(services: Services, said: str) -> None:
     work = running(services)
     outcome = Outcome.failed(said, said=said, number=2**80, nested={said[:5]: [float("inf")]})
     assert finish(services, [End.by_result(work.fence, outcome, 0)])

@@ -23,6 +23,8 @@ from reprieve.workers.explaining import explain
 from tests.support.http import calling
 from tests.support.rows import chunk, running
 
+pytestmark = pytest.mark.row("D12")
+
 GAPS = 10_000
 
 
@@ -52,7 +54,7 @@ def took(act: Callable[[], object]) -> float:
     return min(times)
 
 
-def test_d12_sets_with_many_ranges_are_added_subtracted_and_asked_in_one_pass() -> None:
+def test_sets_with_many_ranges_are_added_subtracted_and_asked_in_one_pass() -> None:
     some = SeqRanges.of((4 * n + 1, 4 * n + 2) for n in range(GAPS))
     others = SeqRanges.of((4 * n + 2, 4 * n + 3) for n in range(GAPS))
     whole = SeqRanges.of([(1, 4 * GAPS)])
@@ -71,7 +73,7 @@ def test_d12_sets_with_many_ranges_are_added_subtracted_and_asked_in_one_pass() 
     assert took(asked) < 0.5
 
 
-def test_d12_ingest_explain_and_closing_of_a_log_with_ten_thousand_gaps_hold_up_nobody(services: Services) -> None:
+def test_ingest_explain_and_closing_of_a_log_with_ten_thousand_gaps_hold_up_nobody(services: Services) -> None:
     work = scattered(services, GAPS)
     last_seq = 2 * GAPS + 1
     numbers = iter(range(last_seq + 2, last_seq + 10, 2))
@@ -88,7 +90,7 @@ def test_d12_ingest_explain_and_closing_of_a_log_with_ten_thousand_gaps_hold_up_
     assert len(archive.gaps) == GAPS + 2
 
 
-def test_d12_one_message_of_ten_thousand_pieces_is_taken_in_one_pass(services: Services) -> None:
+def test_one_message_of_ten_thousand_pieces_is_taken_in_one_pass(services: Services) -> None:
     work = running(services)
     even = blocks_of(chunk(work, 2 * number + 2) for number in range(GAPS))
     odd = every_second(work, GAPS)
@@ -97,7 +99,7 @@ def test_d12_one_message_of_ten_thousand_pieces_is_taken_in_one_pass(services: S
     assert str(services.closings.state(work.run_id, 1).stored) == f"1-{2 * GAPS + 1}"
 
 
-def test_d12_what_a_reader_is_shown_of_many_gaps_is_bounded_and_says_how_many_more(services: Services) -> None:
+def test_what_a_reader_is_shown_of_many_gaps_is_bounded_and_says_how_many_more(services: Services) -> None:
     work = scattered(services, 500)
     end(services, work, 1001)
     with services.database.begin() as connection:
@@ -113,7 +115,7 @@ def test_d12_what_a_reader_is_shown_of_many_gaps_is_bounded_and_says_how_many_mo
     assert len(answer.headers["Reprieve-Missing-Chunks"]) < 500
 
 
-def test_d12_gaps_that_stay_are_read_past_in_one_pass(services: Services) -> None:
+def test_gaps_that_stay_are_read_past_in_one_pass(services: Services) -> None:
     work = running(services)
     ingesting.ingest(services, every_second(work, 2_000))
     with services.database.begin() as connection:
@@ -131,7 +133,7 @@ def test_d12_gaps_that_stay_are_read_past_in_one_pass(services: Services) -> Non
     assert took(read) < 3
 
 
-def test_d12_a_log_in_more_pieces_than_there_may_be_takes_what_fills_its_gaps_and_keeps_the_rest_aside(
+def test_a_log_in_more_pieces_than_there_may_be_takes_what_fills_its_gaps_and_keeps_the_rest_aside(
     services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(log_store, "MAX_RANGES", 10)
@@ -151,7 +153,7 @@ def test_d12_a_log_in_more_pieces_than_there_may_be_takes_what_fills_its_gaps_an
     assert [one.data for one in services.logs.read(other.run_id, 1)] == [b"line\n"]
 
 
-def test_d12_at_the_bound_a_log_still_takes_all_that_follows_on_it(
+def test_at_the_bound_a_log_still_takes_all_that_follows_on_it(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_store, "MAX_RANGES", 10)
@@ -161,7 +163,7 @@ def test_d12_at_the_bound_a_log_still_takes_all_that_follows_on_it(
     assert (report["new"], report["refused"]) == (380, 0)
 
 
-def test_d12_a_set_tells_all_of_its_ranges_up_to_a_bound() -> None:
+def test_a_set_tells_all_of_its_ranges_up_to_a_bound() -> None:
     just = SeqRanges.of((2 * n + 1, 2 * n + 1) for n in range(SHOWN_RANGES))
     assert "more" not in str(just)
     assert str(just | SeqRanges.of([(1000, 1000)])).endswith(" and 1 more")

@@ -40,6 +40,8 @@ from tests.support.remote import remote_with_token
 from tests.support.rows import chunk, ingest, make_due, running
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("D13")
+
 YEAR_292278994 = 9223372036854775807
 HOSTILE_TIMES = [YEAR_292278994, MAX_TIME + 1, -(2**63), 2**64 - 1, -62_135_596_800_001]
 
@@ -85,7 +87,7 @@ def readable(client: TestClient, run_id: UUID) -> bool:
 
 
 @pytest.mark.parametrize("at", HOSTILE_TIMES)
-def test_d13_a_message_with_a_time_that_no_calendar_has_is_kept_aside_with_a_sentence_and_costs_no_other(
+def test_a_message_with_a_time_that_no_calendar_has_is_kept_aside_with_a_sentence_and_costs_no_other(
     services: Services, client: TestClient, at: int
 ) -> None:
     work, other = running(services), running(services)
@@ -118,7 +120,7 @@ def test_d13_a_message_with_a_time_that_no_calendar_has_is_kept_aside_with_a_sen
         (None, None, None, None),
     ],
 )
-def test_d13_whatever_a_foreign_shipper_sends_that_on_log_would_not_is_kept_aside(
+def test_whatever_a_foreign_shipper_sends_that_on_log_would_not_is_kept_aside(
     services: Services, record: tuple[Any, ...]
 ) -> None:
     work = running(services)
@@ -128,7 +130,7 @@ def test_d13_whatever_a_foreign_shipper_sends_that_on_log_would_not_is_kept_asid
 
 
 @pytest.mark.parametrize("at", [MAX_TIME, 0, -1, -62_135_596_800_000])
-def test_d13_the_first_and_the_last_time_that_is_taken_is_shown_and_archived_as_it_was(
+def test_the_first_and_the_last_time_that_is_taken_is_shown_and_archived_as_it_was(
     services: Services, client: TestClient, at: int
 ) -> None:
     work = running(services)
@@ -142,7 +144,7 @@ def test_d13_the_first_and_the_last_time_that_is_taken_is_shown_and_archived_as_
     assert [one.at for one in services.logs.read(work.run_id, 1)] == [at]
 
 
-def test_d13_a_block_that_claims_more_chunks_than_there_can_be_takes_nobodys_numbers(services: Services) -> None:
+def test_a_block_that_claims_more_chunks_than_there_can_be_takes_nobodys_numbers(services: Services) -> None:
     work = running(services)
     block = Block(work.run_id, 1, work.epoch, 1, MAX_SEQ, pack([encode((0, "stdout", b"x", None))]))
     with pytest.raises(Exception, match="not of its version's form"):
@@ -158,7 +160,7 @@ def test_d13_a_block_that_claims_more_chunks_than_there_can_be_takes_nobodys_num
         *(("data", data) for data in ["", "a", "\0", "\ud800", "é", 5, None, b64encode(b"x" * 65_537).decode()]),
     ],
 )
-def test_d13_a_report_with_a_field_out_of_its_range_is_refused_with_a_sentence(
+def test_a_report_with_a_field_out_of_its_range_is_refused_with_a_sentence(
     services: Services, client: TestClient, field: str, value: Any
 ) -> None:
     work, token = remote_with_token(services)
@@ -173,7 +175,7 @@ def test_d13_a_report_with_a_field_out_of_its_range_is_refused_with_a_sentence(
 
 
 @pytest.mark.parametrize("first_seq", [True, "1", 1.0, None])
-def test_d13_a_first_number_that_is_no_whole_number_is_refused(
+def test_a_first_number_that_is_no_whole_number_is_refused(
     services: Services, client: TestClient, first_seq: Any
 ) -> None:
     work, token = remote_with_token(services)
@@ -192,7 +194,7 @@ def test_d13_a_first_number_that_is_no_whole_number_is_refused(
         ({"signal": 64}, 1),
     ],
 )
-def test_d13_the_extremes_of_a_result_that_is_taken_can_be_shown_and_closed(
+def test_the_extremes_of_a_result_that_is_taken_can_be_shown_and_closed(
     services: Services, client: TestClient, outcome: dict[str, Any], last_seq: int
 ) -> None:
     work, token = remote_with_token(services)
@@ -212,7 +214,7 @@ def test_d13_the_extremes_of_a_result_that_is_taken_can_be_shown_and_closed(
         *((0, last) for last in [-1, MAX_SEQ + 1, 2**63, 10**4000, float("nan"), None, 0.5]),
     ],
 )
-def test_d13_a_result_out_of_its_range_is_refused_with_a_sentence(
+def test_a_result_out_of_its_range_is_refused_with_a_sentence(
     services: Services, client: TestClient, exit_status: Any, last_seq: Any
 ) -> None:
     work, token = remote_with_token(services)
@@ -226,7 +228,7 @@ def test_d13_a_result_out_of_its_range_is_refused_with_a_sentence(
 
 
 @pytest.mark.parametrize("at", HOSTILE_TIMES)
-def test_d13_what_an_earlier_release_has_taken_is_shown_archived_and_closed(
+def test_what_an_earlier_release_has_taken_is_shown_archived_and_closed(
     services: Services, client: TestClient, at: int
 ) -> None:
     work = running(services)
@@ -240,7 +242,7 @@ def test_d13_what_an_earlier_release_has_taken_is_shown_archived_and_closed(
     assert (shown.exit_code, "one" in shown.stdout) == (0, True)
 
 
-def test_d13_the_archive_holds_each_time_to_the_millisecond() -> None:
+def test_the_archive_holds_each_time_to_the_millisecond() -> None:
     times = [0, 1, 999, 1_790_000_000_003, MAX_TIME, MAX_TIME - 1, -1]
     run_id = UUID(int=1)
     chunks = [Chunk(run_id, 1, 0, seq, "stdout", b"x", None, at) for seq, at in enumerate(times, start=1)]
@@ -269,7 +271,7 @@ def fail() -> None:
     raise ZeroDivisionError("a poison\n of two lines")
 
 
-def test_d13_one_poison_log_stands_before_no_other_goes_behind_them_and_is_told(
+def test_one_poison_log_stands_before_no_other_goes_behind_them_and_is_told(
     services: Services, monkeypatch: pytest.MonkeyPatch, client: TestClient
 ) -> None:
     bad = owed(services, 4)[0]
@@ -298,7 +300,7 @@ def set_back(services: Services, by: timedelta) -> None:
         connection.execute(text(statement), {"by": by})
 
 
-def test_d13_what_is_mended_is_done_at_its_next_try_and_told_no_more(
+def test_what_is_mended_is_done_at_its_next_try_and_told_no_more(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [work] = owed(services, 1)
@@ -313,7 +315,7 @@ def test_d13_what_is_mended_is_done_at_its_next_try_and_told_no_more(
     assert services.setbacks.complaints() == []
 
 
-def test_d13_each_setback_doubles_the_pause_up_to_a_limit(services: Services) -> None:
+def test_each_setback_doubles_the_pause_up_to_a_limit(services: Services) -> None:
     [work] = owed(services, 1)
     item, pauses = (work.run_id, 1), []
     for _ in range(12):
@@ -327,7 +329,7 @@ def test_d13_each_setback_doubles_the_pause_up_to_a_limit(services: Services) ->
     assert failing.reason == NO_ANSWER
 
 
-def test_d13_two_logs_whose_closing_hangs_hold_up_no_other(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_logs_whose_closing_hangs_hold_up_no_other(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     works, let_go = owed(services, 8), threading.Event()
     hung = {work.run_id for work in works[:5]}
     poison(services, monkeypatch, "write", hung, lambda: let_go.wait(60) and fail())
@@ -343,7 +345,7 @@ def test_d13_two_logs_whose_closing_hangs_hold_up_no_other(services: Services, m
     eventually(lambda: all(NO_ANSWER not in explain(services, run_id).text for run_id in hung))
 
 
-def test_d13_a_process_that_ends_over_a_log_leaves_it_behind_the_others(
+def test_a_process_that_ends_over_a_log_leaves_it_behind_the_others(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, good = owed(services, 2)
@@ -359,7 +361,7 @@ def test_d13_a_process_that_ends_over_a_log_leaves_it_behind_the_others(
     assert [run_id for run_id, _ in services.closings.owed(10)] == [good.run_id, bad.run_id]
 
 
-def test_d13_a_message_whose_log_cannot_be_closed_says_why_as_well(
+def test_a_message_whose_log_cannot_be_closed_says_why_as_well(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [work] = owed(services, 1)
@@ -368,7 +370,7 @@ def test_d13_a_message_whose_log_cannot_be_closed_says_why_as_well(
     assert "ZeroDivisionError" in explain(services, work.run_id).text
 
 
-def test_d13_one_object_that_may_not_be_deleted_stops_no_retention(
+def test_one_object_that_may_not_be_deleted_stops_no_retention(
     services: Services, monkeypatch: pytest.MonkeyPatch, client: TestClient
 ) -> None:
     wired = replace(services, settings=services.settings.model_copy(update={"log_retention_days": 1}))
@@ -387,7 +389,7 @@ def test_d13_one_object_that_may_not_be_deleted_stops_no_retention(
     assert 'reprieve_owed_failing{what="removal"} 1.0' in client.get("/metrics").text
 
 
-def test_d13_an_end_of_work_that_fails_or_hangs_keeps_no_other_from_its_end_and_is_told(
+def test_an_end_of_work_that_fails_or_hangs_keeps_no_other_from_its_end_and_is_told(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     works, let_go = [running(services) for _ in range(12)], threading.Event()
@@ -414,7 +416,7 @@ def test_d13_an_end_of_work_that_fails_or_hangs_keeps_no_other_from_its_end_and_
     eventually(lambda: services.terminations.owed(services.node) == [(failing, 1)])
 
 
-def test_d13_work_that_cannot_be_adopted_is_told_until_it_is_owed_no_more(
+def test_work_that_cannot_be_adopted_is_told_until_it_is_owed_no_more(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = running(services)
@@ -430,7 +432,7 @@ def test_d13_work_that_cannot_be_adopted_is_told_until_it_is_owed_no_more(
     assert services.setbacks.tidy() == 1
 
 
-def test_d13_work_that_cannot_be_adopted_hides_none_that_can(services: Services) -> None:
+def test_work_that_cannot_be_adopted_hides_none_that_can(services: Services) -> None:
     works = [running(services, adapter="detached") for _ in range(ADOPT_AT_ONCE + 5)]
     with services.database.begin() as connection:
         connection.execute(text("UPDATE run_attempts SET adoption = 'owed', handle = '{}'"))
@@ -447,7 +449,7 @@ def test_d13_work_that_cannot_be_adopted_hides_none_that_can(services: Services)
     assert (looked_at()[0], len(looked_at())) == (healthy, ADOPT_AT_ONCE)
 
 
-def test_d13_one_thing_that_is_kept_and_cannot_be_deleted_keeps_no_other(
+def test_one_thing_that_is_kept_and_cannot_be_deleted_keeps_no_other(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     works = owed(services, 3)

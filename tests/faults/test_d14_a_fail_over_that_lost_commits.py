@@ -25,6 +25,8 @@ from reprieve.workers.sweep import sweep
 from tests.support.rows import running
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("D14")
+
 Ship = Callable[..., LogShipper]
 
 
@@ -78,7 +80,7 @@ def restorable(services: Services, tmp_path: Path) -> Iterator[tuple[EmbeddedPos
         server.remove()
 
 
-def test_d14_an_older_copy_of_the_database_under_a_living_worker_costs_no_line(
+def test_an_older_copy_of_the_database_under_a_living_worker_costs_no_line(
     restorable: tuple[EmbeddedPostgres, Services], ship: Ship, tmp_path: Path
 ) -> None:
     server, wired = restorable
@@ -106,7 +108,7 @@ def test_d14_an_older_copy_of_the_database_under_a_living_worker_costs_no_line(
     assert (run.status, run.attempt, run.epoch) == (Status.RUNNING, 1, work.epoch)
 
 
-def test_d14_what_the_store_has_lost_is_sent_again_and_what_it_has_is_not(services: Services, ship: Ship) -> None:
+def test_what_the_store_has_lost_is_sent_again_and_what_it_has_is_not(services: Services, ship: Ship) -> None:
     works = [running(services) for _ in range(3)]
     contexts = [RunContext(services, ship(services), work) for work in works]
     for number in range(50):
@@ -120,9 +122,7 @@ def test_d14_what_the_store_has_lost_is_sent_again_and_what_it_has_is_not(servic
     eventually(lambda: all(lines(services, work) == whole for work in works))
 
 
-def test_d14_output_of_files_that_were_put_by_is_sent_again_as_well(
-    services: Services, ship: Ship, tmp_path: Path
-) -> None:
+def test_output_of_files_that_were_put_by_is_sent_again_as_well(services: Services, ship: Ship, tmp_path: Path) -> None:
     work = running(services)
     shipper = ship(services, file_bytes=1)
     context = RunContext(services, shipper, work)
@@ -136,7 +136,7 @@ def test_d14_output_of_files_that_were_put_by_is_sent_again_as_well(
         eventually(lambda: lines(services, work) == written)
 
 
-def test_d14_files_are_kept_until_the_store_has_said_often_enough_that_it_has_them(
+def test_files_are_kept_until_the_store_has_said_often_enough_that_it_has_them(
     services: Services, ship: Ship, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipper = ship(services, file_bytes=1)
@@ -148,7 +148,7 @@ def test_d14_files_are_kept_until_the_store_has_said_often_enough_that_it_has_th
     eventually(lambda: not list((tmp_path / "spool").rglob("*.shipped")))
 
 
-def test_d14_shipped_files_have_a_bound_of_their_own_and_take_no_room_from_output(
+def test_shipped_files_have_a_bound_of_their_own_and_take_no_room_from_output(
     services: Services, ship: Ship, tmp_path: Path
 ) -> None:
     limit = 1024 * 1024
@@ -163,7 +163,7 @@ def test_d14_shipped_files_have_a_bound_of_their_own_and_take_no_room_from_outpu
     eventually(lambda: shipper._is_done() and kept() <= limit * shipper_kept.KEPT_SHARE + 2 * 70_000)
 
 
-def test_d14_a_worker_that_ends_leaves_no_shipped_file(services: Services, ship: Ship, tmp_path: Path) -> None:
+def test_a_worker_that_ends_leaves_no_shipped_file(services: Services, ship: Ship, tmp_path: Path) -> None:
     shipper = ship(services, file_bytes=1)
     context = RunContext(services, shipper, running(services))
     for number in range(20):
@@ -184,11 +184,11 @@ def test_d14_a_worker_that_ends_leaves_no_shipped_file(services: Services, ship:
         (1, "*", "remote_write", True),
     ],
 )
-def test_d14_the_doctor_says_when_commits_wait_for_no_standby_that_is_there(
+def test_the_doctor_says_when_commits_wait_for_no_standby_that_is_there(
     there: int, names: str, waits_for: str, well: bool
 ) -> None:
     assert commits_are_safe(there, names, waits_for)[0] is well
 
 
-def test_d14_a_server_without_standbys_is_well_and_a_plain_user_may_ask(services: Services) -> None:
+def test_a_server_without_standbys_is_well_and_a_plain_user_may_ask(services: Services) -> None:
     assert standbys(services)[0]

@@ -30,6 +30,8 @@ from tests.support.processes import Process
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("D15")
+
 PAST_THE_LIMIT = 61
 
 
@@ -87,7 +89,7 @@ def say(shipper: LogShipper, work: Work, *lines: str) -> None:
         shipper.add(log, [encode((0, "stdout", line.encode(), None))])
 
 
-def test_d15_a_log_whose_tail_waits_in_a_living_workers_spool_is_closed_once_and_whole(
+def test_a_log_whose_tail_waits_in_a_living_workers_spool_is_closed_once_and_whole(
     services: Services, start_worker: Callable[..., Process]
 ) -> None:
     """The log workers are stopped, the run ends, the closing limit passes; then they come."""
@@ -123,7 +125,7 @@ def test_d15_a_log_whose_tail_waits_in_a_living_workers_spool_is_closed_once_and
         (HOLDER_BELIEVED_FOR + timedelta(seconds=1), Closing.DONE),
     ],
 )
-def test_d15_a_worker_that_is_gone_holds_nothing_any_more(services: Services, ago: timedelta, step: Closing) -> None:
+def test_a_worker_that_is_gone_holds_nothing_any_more(services: Services, ago: timedelta, step: Closing) -> None:
     work, holder = ended(services), uuid4()
     ingest(services, [chunk(work, 1)])
     services.spooled.hold(holder, {(work.run_id, 1): (2, 3)})
@@ -132,7 +134,7 @@ def test_d15_a_worker_that_is_gone_holds_nothing_any_more(services: Services, ag
     assert close_log(services, work.run_id, 1) is step
 
 
-def test_d15_of_one_log_what_is_held_is_late_and_what_nobody_has_is_missing(services: Services) -> None:
+def test_of_one_log_what_is_held_is_late_and_what_nobody_has_is_missing(services: Services) -> None:
     work = ended(services, last_seq=9)
     ingest(services, [chunk(work, 1), chunk(work, 4)])
     services.spooled.hold(uuid4(), {(work.run_id, 1): (6, 7)})
@@ -141,7 +143,7 @@ def test_d15_of_one_log_what_is_held_is_late_and_what_nobody_has_is_missing(serv
     assert gaps(services, work.run_id) == [(2, 3, False), (5, 5, False), (6, 9, True)]
 
 
-def test_d15_a_tail_that_nobody_named_is_waited_for_as_well(services: Services) -> None:
+def test_a_tail_that_nobody_named_is_waited_for_as_well(services: Services) -> None:
     """A run that was reaped or cancelled: its end names no last number."""
     work = ended(services, last_seq=None)
     ingest(services, [chunk(work, 1)])
@@ -154,7 +156,7 @@ def test_d15_a_tail_that_nobody_named_is_waited_for_as_well(services: Services) 
     assert gaps(services, work.run_id) == []
 
 
-def test_d15_what_is_whole_is_closed_whatever_anybody_says_that_he_holds(services: Services) -> None:
+def test_what_is_whole_is_closed_whatever_anybody_says_that_he_holds(services: Services) -> None:
     work, other = ended(services), ended(services)
     ingest(services, [chunk(work, seq) for seq in (1, 2, 3)])
     services.spooled.hold(uuid4(), {(work.run_id, 1): (1, 3), (other.run_id, 1): (1, 3)})
@@ -162,9 +164,7 @@ def test_d15_what_is_whole_is_closed_whatever_anybody_says_that_he_holds(service
     assert close_log(services, other.run_id, 1) is Closing.WAIT
 
 
-def test_d15_a_shipper_says_what_it_holds_while_it_holds_it(
-    services: Services, held_up: Callable[[], LogShipper]
-) -> None:
+def test_a_shipper_says_what_it_holds_while_it_holds_it(services: Services, held_up: Callable[[], LogShipper]) -> None:
     work = running(services)
     shipper = held_up()
     say(shipper, work, "one", "two")
@@ -174,7 +174,7 @@ def test_d15_a_shipper_says_what_it_holds_while_it_holds_it(
     assert services.closings.find(work.run_id, 1).stored.covers(1, 2)
 
 
-def test_d15_output_that_is_stored_at_once_is_told_to_nobody(
+def test_output_that_is_stored_at_once_is_told_to_nobody(
     services: Services, held_up: Callable[[], LogShipper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
@@ -188,7 +188,7 @@ def test_d15_output_that_is_stored_at_once_is_told_to_nobody(
     assert told == []
 
 
-def test_d15_a_backlog_beyond_what_is_on_its_way_is_held_too(
+def test_a_backlog_beyond_what_is_on_its_way_is_held_too(
     services: Services, held_up: Callable[[], LogShipper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second log is written while no more may be on its way: it is only in the file."""
@@ -202,7 +202,7 @@ def test_d15_a_backlog_beyond_what_is_on_its_way_is_held_too(
     eventually(lambda: services.closings.find(second.run_id, 1).held == (1, 2))
 
 
-def test_d15_what_a_killed_worker_left_is_held_by_whoever_takes_it_over(
+def test_what_a_killed_worker_left_is_held_by_whoever_takes_it_over(
     services: Services, held_up: Callable[[], LogShipper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "TAKE_OVER_INTERVAL", 0.1)
@@ -222,7 +222,7 @@ def test_d15_what_a_killed_worker_left_is_held_by_whoever_takes_it_over(
     assert not services.closings.state(work.run_id, 1).missing
 
 
-def test_d15_a_broker_that_is_away_keeps_no_shipper_from_saying_what_it_holds(
+def test_a_broker_that_is_away_keeps_no_shipper_from_saying_what_it_holds(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HOLD_AFTER", "HOLD_INTERVAL"):
@@ -238,7 +238,7 @@ def test_d15_a_broker_that_is_away_keeps_no_shipper_from_saying_what_it_holds(
     shipper.close(0)
 
 
-def test_d15_the_logs_in_a_file_are_those_of_its_records(tmp_path: Path) -> None:
+def test_the_logs_in_a_file_are_those_of_its_records(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path)
     logs_of = {UUID(int=number): SpooledLog(UUID(int=number), 1, 2**40) for number in range(3)}
     for turn in range(300):
@@ -249,7 +249,7 @@ def test_d15_the_logs_in_a_file_are_those_of_its_records(tmp_path: Path) -> None
     assert found == {(UUID(int=0), 1): (1, 300), (UUID(int=1), 1): (1, 150), (UUID(int=2), 1): (1, 300)}
 
 
-def test_d15_a_reader_who_follows_waits_for_what_is_late(services: Services) -> None:
+def test_a_reader_who_follows_waits_for_what_is_late(services: Services) -> None:
     work, holder = ended(services, last_seq=2), uuid4()
     ingest(services, [chunk(work, 1)])
     services.spooled.hold(holder, {(work.run_id, 1): (2, 2)})

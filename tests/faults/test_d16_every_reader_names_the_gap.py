@@ -21,6 +21,8 @@ from reprieve.workers.finish import finish
 from tests.support.http import calling
 from tests.support.rows import chunk, ingest, running
 
+pytestmark = pytest.mark.row("D16")
+
 COUNT = 12
 
 
@@ -175,7 +177,7 @@ def without(*numbers: int) -> Told:
 # -- parts that are gone
 
 
-def test_d16_a_segment_that_is_gone_is_the_same_gap_to_every_reader(services: Services, client: TestClient) -> None:
+def test_a_segment_that_is_gone_is_the_same_gap_to_every_reader(services: Services, client: TestClient) -> None:
     work = ended(services)
     assert_all_tell(services, client, work, without())
     drop_segment(services, work, 5)
@@ -191,7 +193,7 @@ def test_d16_a_segment_that_is_gone_is_the_same_gap_to_every_reader(services: Se
 
 
 @pytest.mark.parametrize("how", ["flip", "head", "other"])
-def test_d16_a_frame_that_is_damaged_costs_its_own_lines_and_no_other(
+def test_a_frame_that_is_damaged_costs_its_own_lines_and_no_other(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     work = closed(services, monkeypatch)
@@ -205,7 +207,7 @@ def test_d16_a_frame_that_is_damaged_costs_its_own_lines_and_no_other(
     assert "the chunks 7 are lost" in explain(services, work.run_id).text
 
 
-def test_d16_an_object_that_is_cut_off_gives_what_comes_before(
+def test_an_object_that_is_cut_off_gives_what_comes_before(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = closed(services, monkeypatch)
@@ -215,7 +217,7 @@ def test_d16_an_object_that_is_cut_off_gives_what_comes_before(
     assert_all_tell(services, client, work, expected)
 
 
-def test_d16_chunks_that_nobody_has_are_missing_and_not_lost(
+def test_chunks_that_nobody_has_are_missing_and_not_lost(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = closed(services, monkeypatch, printed=lambda number: number not in (3, 4, COUNT))
@@ -226,7 +228,7 @@ def test_d16_chunks_that_nobody_has_are_missing_and_not_lost(
     assert download(client, work).headers["Reprieve-Missing-Chunks"] == f"3-4, 6, {COUNT}"
 
 
-def test_d16_what_came_after_the_archive_was_written_is_read_where_the_archive_is_lost(
+def test_what_came_after_the_archive_was_written_is_read_where_the_archive_is_lost(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = closed(services, monkeypatch, printed=lambda number: number != COUNT)
@@ -236,7 +238,7 @@ def test_d16_what_came_after_the_archive_was_written_is_read_where_the_archive_i
     assert download(client, work).content == line(COUNT)
 
 
-def test_d16_an_object_that_was_put_back_is_read_again_and_nothing_is_said_of_it(
+def test_an_object_that_was_put_back_is_read_again_and_nothing_is_said_of_it(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = closed(services, monkeypatch)
@@ -254,7 +256,7 @@ def test_d16_an_object_that_was_put_back_is_read_again_and_nothing_is_said_of_it
 # -- all of it is gone, or none of it ever was
 
 
-def test_d16_a_log_whose_object_is_gone_is_lost_and_not_to_be_tried_again(
+def test_a_log_whose_object_is_gone_is_lost_and_not_to_be_tried_again(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = closed(services, monkeypatch)
@@ -270,7 +272,7 @@ def test_d16_a_log_whose_object_is_gone_is_lost_and_not_to_be_tried_again(
     assert f"chunks 1 to {COUNT} are lost" in raw.stderr
 
 
-def test_d16_what_a_reader_has_in_memory_does_not_say_that_the_object_is_there(
+def test_what_a_reader_has_in_memory_does_not_say_that_the_object_is_there(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = closed(services, monkeypatch)
@@ -287,7 +289,7 @@ def test_d16_what_a_reader_has_in_memory_does_not_say_that_the_object_is_there(
     assert found.lost.count == COUNT
 
 
-def test_d16_a_log_that_retention_removed_is_removed_to_every_reader(
+def test_a_log_that_retention_removed_is_removed_to_every_reader(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = closed(services, monkeypatch)
@@ -310,7 +312,7 @@ def expire(services: Services) -> None:
     assert expire_logs(kept) == 1
 
 
-def test_d16_what_came_after_a_log_was_removed_is_read_and_the_rest_is_said_to_be_removed(
+def test_what_came_after_a_log_was_removed_is_read_and_the_rest_is_said_to_be_removed(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = closed(services, monkeypatch, printed=lambda number: number != COUNT)
@@ -323,7 +325,7 @@ def test_d16_what_came_after_a_log_was_removed_is_read_and_the_rest_is_said_to_b
 
 
 @pytest.mark.parametrize("then", ["open", "closed", "removed"])
-def test_d16_a_run_that_printed_nothing_has_an_honest_empty_log(
+def test_a_run_that_printed_nothing_has_an_honest_empty_log(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
     work = ended(services, count=0)
@@ -337,7 +339,7 @@ def test_d16_a_run_that_printed_nothing_has_an_honest_empty_log(
     assert "Reprieve-Missing-Chunks" not in answer.headers
 
 
-def test_d16_a_stream_that_is_empty_beside_another_that_is_whole_is_an_honest_empty_one(
+def test_a_stream_that_is_empty_beside_another_that_is_whole_is_an_honest_empty_one(
     services: Services, client: TestClient
 ) -> None:
     work = ended(services)
@@ -347,7 +349,7 @@ def test_d16_a_stream_that_is_empty_beside_another_that_is_whole_is_an_honest_em
     assert client.get(f"/v1/runs/{work.run_id}/attempts/1/output/other").status_code == 410
 
 
-def test_d16_an_archive_that_does_not_answer_is_to_be_tried_again_and_nothing_is_said_to_be_lost(
+def test_an_archive_that_does_not_answer_is_to_be_tried_again_and_nothing_is_said_to_be_lost(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = closed(services, monkeypatch)
@@ -364,7 +366,7 @@ def test_d16_an_archive_that_does_not_answer_is_to_be_tried_again_and_nothing_is
 # -- the form of it
 
 
-def test_d16_a_download_for_people_says_at_its_end_what_is_missing_and_one_that_is_whole_is_its_bytes(
+def test_a_download_for_people_says_at_its_end_what_is_missing_and_one_that_is_whole_is_its_bytes(
     services: Services, client: TestClient
 ) -> None:
     work = ended(services)
@@ -382,7 +384,7 @@ def test_d16_a_download_for_people_says_at_its_end_what_is_missing_and_one_that_
     assert (part.status_code, part.content, part.headers["Reprieve-Missing-Chunks"]) == (206, whole[7:14], "5")
 
 
-def test_d16_a_log_with_many_gaps_has_a_header_of_bounded_length_that_says_how_many_more_there_are(
+def test_a_log_with_many_gaps_has_a_header_of_bounded_length_that_says_how_many_more_there_are(
     services: Services, client: TestClient
 ) -> None:
     work = running(services)
@@ -400,7 +402,7 @@ def test_d16_a_log_with_many_gaps_has_a_header_of_bounded_length_that_says_how_m
     assert page["more_gaps"] == 900
 
 
-def test_d16_what_is_lost_while_it_is_sent_ends_the_download_as_cut_off(
+def test_what_is_lost_while_it_is_sent_ends_the_download_as_cut_off(
     services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from reprieve.api import downloads

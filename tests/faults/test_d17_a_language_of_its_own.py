@@ -15,11 +15,13 @@ from reprieve.cli.stack import Stack
 from reprieve.stores import migrate
 from reprieve.workers.settings import Settings
 
+pytestmark = pytest.mark.row("D17")
+
 FOLDERS = ["100%", "%(here)s", "%%", "a b, c ;d:e", "é'\"$HOME"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_d17_an_installation_may_be_in_a_folder_of_any_name(
+def test_an_installation_may_be_in_a_folder_of_any_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     stores = tmp_path / folder / "stores"
@@ -31,7 +33,7 @@ def test_d17_an_installation_may_be_in_a_folder_of_any_name(
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_d17_the_data_folder_of_a_stack_may_have_any_name(
+def test_the_data_folder_of_a_stack_may_have_any_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     data = tmp_path / folder

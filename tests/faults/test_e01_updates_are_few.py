@@ -1,5 +1,6 @@
 """E01: however much a run prints, its row is written at most once per refresh interval."""
 
+import pytest
 from redis import Redis
 
 from reprieve.models.chunks import Chunk
@@ -13,12 +14,14 @@ from tests.faults.helpers_cdeg import all_at_once, at_time_scale, counting_updat
 from tests.support.rows import chunk, expire_key, ingest, running
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("E01")
+
 
 def _messages(work: Work, count: int, size: int) -> list[list[Chunk]]:
     return [[chunk(work, seq) for seq in range(first, first + size)] for first in range(1, count * size, size)]
 
 
-def test_e01_ten_thousand_chunks_within_an_interval_are_one_update(services: Services, redis: Redis) -> None:
+def test_ten_thousand_chunks_within_an_interval_are_one_update(services: Services, redis: Redis) -> None:
     work = running(services)
     messages = _messages(work, count=100, size=100)
     with counting_updates(services) as updates:
@@ -29,7 +32,7 @@ def test_e01_ten_thousand_chunks_within_an_interval_are_one_update(services: Ser
         assert updates() == 1
 
 
-def test_e01_every_kind_of_proof_shares_the_one_update_of_an_interval(services: Services) -> None:
+def test_every_kind_of_proof_shares_the_one_update_of_an_interval(services: Services) -> None:
     work = running(services)
     with counting_updates(services) as updates:
         give_proof(services, [work.fence], Proof.KEEPALIVE)
@@ -39,7 +42,7 @@ def test_e01_every_kind_of_proof_shares_the_one_update_of_an_interval(services: 
         assert updates() == 1
 
 
-def test_e01_the_interval_is_the_throttle_keys_life_and_is_not_prolonged_by_output(
+def test_the_interval_is_the_throttle_keys_life_and_is_not_prolonged_by_output(
     services: Services, redis: Redis
 ) -> None:
     work = running(services)
@@ -56,7 +59,7 @@ def test_e01_the_interval_is_the_throttle_keys_life_and_is_not_prolonged_by_outp
         assert updates() == 2
 
 
-def test_e01_output_without_a_pause_is_one_update_per_interval(services: Services) -> None:
+def test_output_without_a_pause_is_one_update_per_interval(services: Services) -> None:
     with at_time_scale(services, 30) as quick, counting_updates(quick) as updates:
         assert quick.timing == Timing.scaled(30)
         work = running(quick)

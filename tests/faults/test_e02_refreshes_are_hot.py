@@ -10,6 +10,8 @@ from reprieve.stores.runs.refresh import write_proof
 from reprieve.workers.bootstrap import Services
 from tests.support.rows import running
 
+pytestmark = pytest.mark.row("E02")
+
 RUNS = 200
 ROUNDS = 15
 #: Tokens in one UPDATE: what the keepalive of a worker of 20 threads writes.
@@ -39,7 +41,7 @@ def _vacuum(services: Services) -> None:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM runs"))
 
 
-def test_e02_no_index_holds_what_a_refresh_writes(services: Services) -> None:
+def test_no_index_holds_what_a_refresh_writes(services: Services) -> None:
     query = text("SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'runs'::regclass")
     with services.database.begin() as connection:
         indexes = connection.execute(query).scalars().all()
@@ -47,7 +49,7 @@ def test_e02_no_index_holds_what_a_refresh_writes(services: Services) -> None:
     assert [index for index in indexes if "updated_at" in index or "last_proof" in index] == []
 
 
-def test_e02_the_table_leaves_room_on_its_pages_for_the_next_version_of_a_row(services: Services) -> None:
+def test_the_table_leaves_room_on_its_pages_for_the_next_version_of_a_row(services: Services) -> None:
     query = text(
         "SELECT CAST(option_value AS int) FROM pg_class, pg_options_to_table(reloptions) "
         "WHERE oid = 'runs'::regclass AND option_name = 'fillfactor'"
@@ -59,7 +61,7 @@ def test_e02_the_table_leaves_room_on_its_pages_for_the_next_version_of_a_row(se
 
 
 @pytest.mark.parametrize("vacuumed", [False, True], ids=["as claimed", "just vacuumed"])
-def test_e02_more_than_99_of_100_refreshes_touch_no_index(services: Services, vacuumed: bool) -> None:
+def test_more_than_99_of_100_refreshes_touch_no_index(services: Services, vacuumed: bool) -> None:
     works = [running(services) for _ in range(RUNS)]
     if vacuumed:
         _vacuum(services)
@@ -71,7 +73,7 @@ def test_e02_more_than_99_of_100_refreshes_touch_no_index(services: Services, va
     assert (hot - hot_before) / (updates - updates_before) > 0.99
 
 
-def test_e02_refreshes_do_not_make_the_table_grow(services: Services) -> None:
+def test_refreshes_do_not_make_the_table_grow(services: Services) -> None:
     works = [running(services) for _ in range(RUNS)]
     size = text("SELECT pg_relation_size('runs') + pg_indexes_size('runs')")
     with services.database.engine.connect() as connection:

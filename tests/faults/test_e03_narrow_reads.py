@@ -18,6 +18,8 @@ from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import forget_watch
 from tests.support.rows import age, in_process, running, watch_for
 
+pytestmark = pytest.mark.row("E03")
+
 WIDE_TYPES = ("jsonb", "json", "bytea", "xml", "ARRAY", "USER-DEFINED")
 #: What is wide, or may be: of a run, of its attempts, of its log.
 WIDE = ("config", "labels", "handle", "outcome", "data", "error_message", "run_specs", "log_segments", "*")
@@ -67,7 +69,7 @@ def _suspects_of_every_kind(services: Services) -> None:
     age(services, overdue.run_id, 3700, "started_at")
 
 
-def test_e03_the_row_that_is_refreshed_holds_nothing_wide(services: Services) -> None:
+def test_the_row_that_is_refreshed_holds_nothing_wide(services: Services) -> None:
     query = text("SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'runs'")
     with services.database.begin() as connection:
         columns = {row.column_name: row.data_type for row in connection.execute(query)}
@@ -83,7 +85,7 @@ def test_e03_the_row_that_is_refreshed_holds_nothing_wide(services: Services) ->
     }
 
 
-def test_e03_a_refreshed_row_is_small_whatever_was_asked_for(services: Services) -> None:
+def test_a_refreshed_row_is_small_whatever_was_asked_for(services: Services) -> None:
     narrow, wide = running(services), running(services, config={"command": ["true"], "stdin": "x" * 1_000_000})
     query = text("SELECT pg_column_size(runs.*) FROM runs WHERE id = :id")
     with services.database.begin() as connection:
@@ -91,7 +93,7 @@ def test_e03_a_refreshed_row_is_small_whatever_was_asked_for(services: Services)
     assert sizes[0] == sizes[1] < 300
 
 
-def test_e03_suspects_are_read_from_runs_and_attempts_and_give_ids_and_times_alone(services: Services) -> None:
+def test_suspects_are_read_from_runs_and_attempts_and_give_ids_and_times_alone(services: Services) -> None:
     plan = _plan(services, SUSPECTS, ids=[str(uuid4())], ends_doubt=[])
     relations = {node["Relation Name"] for node in _nodes(plan) if "Relation Name" in node}
     assert relations == {"runs", "run_attempts", "attempt_logs", "sparings", "run_tokens"}
@@ -122,7 +124,7 @@ def test_e03_suspects_are_read_from_runs_and_attempts_and_give_ids_and_times_alo
     }
 
 
-def test_e03_running_runs_are_found_without_reading_those_that_have_ended(services: Services) -> None:
+def test_running_runs_are_found_without_reading_those_that_have_ended(services: Services) -> None:
     with services.database.begin() as connection:
         connection.execute(
             text(
@@ -139,7 +141,7 @@ def test_e03_running_runs_are_found_without_reading_those_that_have_ended(servic
 
 
 @pytest.mark.parametrize("round_", ["the first sweep", "the second sweep"])
-def test_e03_a_whole_sweep_reads_nothing_wide(services: Services, round_: str) -> None:
+def test_a_whole_sweep_reads_nothing_wide(services: Services, round_: str) -> None:
     _suspects_of_every_kind(services)
     forget_watch(services)
     watch_for(services, 400)

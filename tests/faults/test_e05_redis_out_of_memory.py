@@ -14,6 +14,8 @@ from tests.support.processes import Process
 from tests.support.rows import age, chunk, ingest, running, updated_at
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("E05")
+
 
 @pytest.fixture
 def full(redis: Redis) -> Iterator[Redis]:
@@ -23,7 +25,7 @@ def full(redis: Redis) -> Iterator[Redis]:
     redis.config_set("maxmemory", 0)
 
 
-def test_e05_output_is_spooled_while_redis_is_full_and_stored_when_it_is_not(
+def test_output_is_spooled_while_redis_is_full_and_stored_when_it_is_not(
     services: Services, full: Redis, start_worker: Callable[..., Process], caplog: pytest.LogCaptureFixture
 ) -> None:
     work = running(services)
@@ -45,7 +47,7 @@ def test_e05_output_is_spooled_while_redis_is_full_and_stored_when_it_is_not(
     assert [one.data for one in services.logs.hot(work.run_id, 1)] == [b"line %d\n" % number for number in range(5000)]
 
 
-def test_e05_the_refresh_still_reaches_the_database(services: Services, full: Redis) -> None:
+def test_the_refresh_still_reaches_the_database(services: Services, full: Redis) -> None:
     work = running(services)
     age(services, work.run_id, 100)
     before = updated_at(services, work.run_id)

@@ -1,5 +1,6 @@
 """E06: nothing is left in Redis for a message of output: no result, no meta data; a bounded stream for who watches."""
 
+import pytest
 from redis import Redis
 
 from reprieve import cancel_run
@@ -11,6 +12,8 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.ingest import publish
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.row("E06")
 
 #: What comes and goes by itself: messages on their way, and the throttle, a key per run with an end.
 PASSING = (b"logs", b"unacked", b"proof:")
@@ -28,7 +31,7 @@ def _lasting_keys(redis: Redis) -> set[bytes]:
     return {key for key in redis.keys("*") if not key.startswith(PASSING)}
 
 
-def test_e06_the_number_of_keys_stays_flat_over_hundreds_of_log_messages(
+def test_the_number_of_keys_stays_flat_over_hundreds_of_log_messages(
     services: Services, redis: Redis, start_worker
 ) -> None:
     worker = start_worker("logs")
@@ -43,7 +46,7 @@ def test_e06_the_number_of_keys_stays_flat_over_hundreds_of_log_messages(
     eventually(lambda: not redis.exists("logs", "unacked", "unacked_index"), what="no message to be left")
 
 
-def test_e06_every_key_of_a_run_has_an_end(services: Services, redis: Redis) -> None:
+def test_every_key_of_a_run_has_an_end(services: Services, redis: Redis) -> None:
     work = running(services)
     services.live.position(work.run_id)
     ingest(services, [chunk(work, 1)])
@@ -56,7 +59,7 @@ def test_e06_every_key_of_a_run_has_an_end(services: Services, redis: Redis) -> 
     assert all(0 < redis.ttl(key) <= 3600 for key in keys)
 
 
-def test_e06_the_stream_of_a_run_is_bounded(services: Services, redis: Redis) -> None:
+def test_the_stream_of_a_run_is_bounded(services: Services, redis: Redis) -> None:
     work = running(services)
     services.live.position(work.run_id)
     for first in range(1, 5 * LIVE_EVENTS_KEPT, 500):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from uuid import UUID
 
+import pytest
 from sqlalchemy import text
 
 from reprieve import enqueue_run
@@ -13,6 +14,8 @@ from tests.faults.helpers_cdeg import no_process_left
 from tests.support.rows import status_of, watch_for
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("E07")
+
 #: Waits to be let go, a minute at most.
 LONG = "for i in $(seq 600); do [ -e go ] && exit 0; sleep 0.1; done"
 
@@ -22,7 +25,7 @@ def _completed_sweep(services: Services):
         return connection.execute(text("SELECT last_completed_at FROM reaper_watch")).scalar()
 
 
-def test_e07_of_thirty_sweeps_sent_while_no_worker_ran_one_is_executed(services: Services, start_worker) -> None:
+def test_of_thirty_sweeps_sent_while_no_worker_ran_one_is_executed(services: Services, start_worker) -> None:
     for _ in range(30):
         app.send_task("reaper.sweep")
     worker = start_worker("control", extra={"REPRIEVE_TIME_SCALE": "1"})
@@ -32,7 +35,7 @@ def test_e07_of_thirty_sweeps_sent_while_no_worker_ran_one_is_executed(services:
     assert worker.output.count("'skipped'") == 30
 
 
-def test_e07_a_sweep_is_due_again_a_tenth_of_its_interval_after_the_last(services: Services) -> None:
+def test_a_sweep_is_due_again_a_tenth_of_its_interval_after_the_last(services: Services) -> None:
     watch_for(services, 400)
     assert "judged" in sweep(services)
     assert sweep(services) == {"skipped": "a sweep has just been made"}
@@ -43,7 +46,7 @@ def test_e07_a_sweep_is_due_again_a_tenth_of_its_interval_after_the_last(service
         assert ("judged" in sweep(services)) is executed
 
 
-def test_e07_a_sweep_that_comes_while_another_is_under_way_does_nothing(services: Services) -> None:
+def test_a_sweep_that_comes_while_another_is_under_way_does_nothing(services: Services) -> None:
     watch_for(services, 400)
     with services.sweeps.single_flight() as ours:
         assert ours
@@ -51,7 +54,7 @@ def test_e07_a_sweep_that_comes_while_another_is_under_way_does_nothing(services
     assert "judged" in sweep(services)
 
 
-def test_e07_sweeps_go_on_while_every_thread_for_runs_is_busy(
+def test_sweeps_go_on_while_every_thread_for_runs_is_busy(
     services: Services, start_worker, start_beat, tmp_path: Path
 ) -> None:
     start_worker("runs", name="runs", concurrency=2)

@@ -2,12 +2,15 @@
 
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import text
 
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import bury
 from tests.support.rows import age, in_process, pass_the_wait, status_of, watch_for
+
+pytestmark = pytest.mark.row("E08")
 
 
 def reap_all(services: Services, works: list) -> None:
@@ -21,7 +24,7 @@ def reap_all(services: Services, works: list) -> None:
     raise AssertionError("suspects are left")
 
 
-def test_e08_a_hundred_that_fail_together_are_retried_over_a_minute_and_no_more_often_than_asked(
+def test_a_hundred_that_fail_together_are_retried_over_a_minute_and_no_more_often_than_asked(
     services: Services,
 ) -> None:
     works = [in_process(services, max_attempts=2) for _ in range(100)]
@@ -45,7 +48,7 @@ def test_e08_a_hundred_that_fail_together_are_retried_over_a_minute_and_no_more_
         assert connection.execute(text("SELECT max(attempt), count(*) FROM run_attempts")).one() == (2, 200)
 
 
-def test_e08_a_retry_that_waits_is_not_sent_for_before_its_time_and_is_afterwards(services: Services) -> None:
+def test_a_retry_that_waits_is_not_sent_for_before_its_time_and_is_afterwards(services: Services) -> None:
     work = in_process(services, max_attempts=2)
     reap_all(services, [work])
     bury(services)

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,16 +21,19 @@ from reprieve.stores.memory_logs import MemoryLogStore
 from reprieve.stores.reading import LogReader
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
+from tests.support.forking import REPRIEVE
+from tests.support.processes import run_command
 from tests.support.rows import chunk, ingest, new_run, running
+
+pytestmark = pytest.mark.row("E09")
 
 
 def _reprieve(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-W", "ignore", "-c", "from reprieve.cli.main import main; main()", *arguments]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, timeout=60, check=False)
+    return run_command([REPRIEVE, *arguments], env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize("kept_in", ["postgres", "memory"])
-def test_e09_a_run_without_a_log_reads_as_an_empty_log(services: Services, kept_in: str) -> None:
+def test_a_run_without_a_log_reads_as_an_empty_log(services: Services, kept_in: str) -> None:
     logs: LogStore = services.logs if kept_in == "postgres" else MemoryLogStore()
     for run_id in (new_run(services).id, running(services).run_id, uuid4()):
         for attempt in (0, 1, 2):
@@ -40,7 +42,7 @@ def test_e09_a_run_without_a_log_reads_as_an_empty_log(services: Services, kept_
             assert logs.last_seq(run_id, attempt) == 0
 
 
-def test_e09_live_events_of_a_run_that_said_nothing_are_none(services: Services) -> None:
+def test_live_events_of_a_run_that_said_nothing_are_none(services: Services) -> None:
     run_id = running(services).run_id
     position = services.live.position(run_id)
     assert services.live.wait(run_id, position) == ([], position)
@@ -72,21 +74,21 @@ def _following(services: Services, run_id: UUID) -> Iterator[Future[list[Chunk |
     database.dispose()
 
 
-def test_e09_following_a_run_without_output_ends_empty_when_the_run_ends(services: Services) -> None:
+def test_following_a_run_without_output_ends_empty_when_the_run_ends(services: Services) -> None:
     work = running(services)
     with _following(services, work.run_id) as seen:
         finish(services, [End.by_result(work.fence, Outcome(), 0)])
         assert seen.result(timeout=30) == []
 
 
-def test_e09_following_a_run_that_never_begins_ends_empty_when_it_is_cancelled(services: Services) -> None:
+def test_following_a_run_that_never_begins_ends_empty_when_it_is_cancelled(services: Services) -> None:
     queued = new_run(services)
     with _following(services, queued.id) as seen:
         cancel_run(queued.id)
         assert seen.result(timeout=30) == []
 
 
-def test_e09_whoever_follows_a_run_that_has_not_begun_gets_its_first_chunk(services: Services) -> None:
+def test_whoever_follows_a_run_that_has_not_begun_gets_its_first_chunk(services: Services) -> None:
     queued = new_run(services)
     with _following(services, queued.id) as seen:
         work = services.claims.claim(queued.id, "worker@test")
@@ -96,9 +98,7 @@ def test_e09_whoever_follows_a_run_that_has_not_begun_gets_its_first_chunk(servi
         assert [item.data for item in seen.result(timeout=30)] == [b"first\n"]
 
 
-def test_e09_the_command_line_shows_nothing_of_a_run_without_a_log(
-    services: Services, environment: dict[str, str]
-) -> None:
+def test_the_command_line_shows_nothing_of_a_run_without_a_log(services: Services, environment: dict[str, str]) -> None:
     for run_id in (new_run(services).id, running(services).run_id):
         shown = _reprieve(environment, "logs", str(run_id))
         assert (shown.returncode, shown.stdout, shown.stderr) == (0, b"", b"")

@@ -33,6 +33,8 @@ from tests.support.processes import Process, spawn
 from tests.support.remote import lines, remote_with_token
 from tests.support.waiting import answers, eventually
 
+pytestmark = pytest.mark.row("E11")
+
 __all__ = ["served"]
 
 FILES = 1024
@@ -97,7 +99,7 @@ def _report(port: int, path: str, token: str, body: object) -> tuple[int, float]
         connection.close()
 
 
-def test_e11_whoever_shows_no_token_is_refused_before_the_body_is_here(
+def test_whoever_shows_no_token_is_refused_before_the_body_is_here(
     services: Services, api: tuple[int, Process]
 ) -> None:
     port, _ = api
@@ -112,7 +114,7 @@ def test_e11_whoever_shows_no_token_is_refused_before_the_body_is_here(
 
 
 @pytest.mark.parametrize("kinds", [("head", "body", "connected", "idle"), ("reader",)], ids=["half-sent", "readers"])
-def test_e11_reports_are_answered_while_more_connections_are_held_than_there_are_descriptors(
+def test_reports_are_answered_while_more_connections_are_held_than_there_are_descriptors(
     services: Services, api: tuple[int, Process], kinds: tuple[str, ...]
 ) -> None:
     port, process = api
@@ -143,7 +145,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch, served: Served) -> Served:
 
 
 @pytest.mark.parametrize("kind", ["connected", "head", "body", "idle"])
-def test_e11_a_caller_that_sends_half_of_something_is_let_go(services: Services, hasty: Served, kind: str) -> None:
+def test_a_caller_that_sends_half_of_something_is_let_go(services: Services, hasty: Served, kind: str) -> None:
     work, _ = remote_with_token(services)
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as caller:
         caller.sendall(_half(hasty.port, kind, work.run_id))
@@ -153,7 +155,7 @@ def test_e11_a_caller_that_sends_half_of_something_is_let_go(services: Services,
         assert told.rpartition(b"HTTP/1.1 ")[2][:3] in (b"408", b"200", b"")
 
 
-def test_e11_a_caller_that_drips_a_head_is_let_go_too(hasty: Served) -> None:
+def test_a_caller_that_drips_a_head_is_let_go_too(hasty: Served) -> None:
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as caller:
         began = time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -163,7 +165,7 @@ def test_e11_a_caller_that_drips_a_head_is_let_go_too(hasty: Served) -> None:
         assert time.monotonic() - began < 15
 
 
-def test_e11_a_caller_that_does_not_read_its_answer_is_let_go_and_one_that_reads_slowly_is_not(
+def test_a_caller_that_does_not_read_its_answer_is_let_go_and_one_that_reads_slowly_is_not(
     services: Services, hasty: Served
 ) -> None:
     page = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -195,7 +197,7 @@ class At:
         self.state = ConnectionState(stage, since, reads)
 
 
-def test_e11_who_waits_for_its_caller_goes_first_then_a_reader_and_a_report_never() -> None:
+def test_who_waits_for_its_caller_goes_first_then_a_reader_and_a_report_never() -> None:
     report, young_reader, reader = At(Stage.ANSWER, 0, False), At(Stage.ANSWER, 2), At(Stage.ANSWER, 1)
     body, head = At(Stage.BODY, 3, False), At(Stage.HEAD, 4)
     assert first_to_go([report, young_reader, head, reader, body]) is body
@@ -205,7 +207,7 @@ def test_e11_who_waits_for_its_caller_goes_first_then_a_reader_and_a_report_neve
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_e11_each_wait_for_the_caller_has_an_end_and_being_answered_has_none(stage: Stage) -> None:
+def test_each_wait_for_the_caller_has_an_end_and_being_answered_has_none(stage: Stage) -> None:
     state = ConnectionState(stage, 100.0, True)
     if stage is Stage.ANSWER:
         assert not state.is_overdue(1e9)
@@ -215,8 +217,6 @@ def test_e11_each_wait_for_the_caller_has_an_end_and_being_answered_has_none(sta
 
 
 @pytest.mark.parametrize(("files", "most"), [(1024, 768), (100, FEWEST), (10**6, WANTED), (WANTED + 256, WANTED)])
-def test_e11_there_are_fewer_connections_than_descriptors_and_fewer_readers_than_connections(
-    files: int, most: int
-) -> None:
+def test_there_are_fewer_connections_than_descriptors_and_fewer_readers_than_connections(files: int, most: int) -> None:
     assert most_connections(files) == most
     assert most_readers(most) < most

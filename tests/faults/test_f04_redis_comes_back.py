@@ -16,6 +16,8 @@ from tests.support.processes import Process
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("F04")
+
 KillAndRestart = Callable[[Process], None]
 
 #: Prints a line, and ends when a file is there.
@@ -46,7 +48,7 @@ def in_hand(redis: Redis) -> int:
     return int(redis.zcard("unacked_index"))
 
 
-def test_f04_a_worker_that_waits_with_delayed_messages_outlives_its_connection_and_consumes_again(
+def test_a_worker_that_waits_with_delayed_messages_outlives_its_connection_and_consumes_again(
     services: Services, redis: Redis, start_worker: StartWorker, kill_and_restart_redis: KillAndRestart
 ) -> None:
     worker = start_worker("archive", name="archive", concurrency=2)
@@ -63,7 +65,7 @@ def test_f04_a_worker_that_waits_with_delayed_messages_outlives_its_connection_a
     eventually(consumes, timeout=60, interval=1)
 
 
-def test_f04_a_worker_that_has_taken_more_runs_than_it_can_start_keeps_its_children_when_redis_goes(
+def test_a_worker_that_has_taken_more_runs_than_it_can_start_keeps_its_children_when_redis_goes(
     services: Services, redis: Redis, start_worker: StartWorker, kill_and_restart_redis: KillAndRestart, tmp_path: Path
 ) -> None:
     told = tmp_path / "told"

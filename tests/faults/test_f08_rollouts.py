@@ -19,6 +19,8 @@ from tests.support.processes import Process
 from tests.support.rows import running
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("F08")
+
 SECRET = b"hunter2 in the log"
 
 
@@ -27,7 +29,7 @@ def of_the_first_version(work: Work, entries: list[list[Any]]) -> dict[str, Any]
     return {"version": 1, "runs": [[work.run_id.bytes, work.attempt, work.epoch, entries]]}
 
 
-def test_f08_what_an_old_producer_sends_is_stored_by_a_new_worker(
+def test_what_an_old_producer_sends_is_stored_by_a_new_worker(
     services: Services, start_worker: Callable[..., Process]
 ) -> None:
     work = running(services)
@@ -39,7 +41,7 @@ def test_f08_what_an_old_producer_sends_is_stored_by_a_new_worker(
     assert read == [(1, "stdout", b"a", None), (2, "stderr", b"b\xff", "7")]
 
 
-def test_f08_a_message_of_a_later_version_is_refused_without_a_word_of_it(
+def test_a_message_of_a_later_version_is_refused_without_a_word_of_it(
     services: Services, start_worker: Callable[..., Process]
 ) -> None:
     worker = start_worker("logs")
@@ -49,7 +51,7 @@ def test_f08_a_message_of_a_later_version_is_refused_without_a_word_of_it(
     assert SECRET.decode() not in worker.output
 
 
-def test_f08_a_new_producer_sends_again_until_a_new_worker_is_there(
+def test_a_new_producer_sends_again_until_a_new_worker_is_there(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old worker takes the message and refuses it; the broker thinks that all is well."""

@@ -15,6 +15,8 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.pulse import be_due
 from tests.support.processes import Process, celery, spawn
 
+pytestmark = pytest.mark.row("F11")
+
 SWEEP = "Sending due task reaper.sweep"
 EXPIRE = "Sending due task logs.expire"
 
@@ -35,7 +37,7 @@ def life_of_beat(services: Services, environment: dict[str, str], tmp_path: Path
         process.stop(timeout=0)
 
 
-def test_f11_each_life_of_beat_sends_every_entry_however_short_it_is(life_of_beat: Callable[..., Process]) -> None:
+def test_each_life_of_beat_sends_every_entry_however_short_it_is(life_of_beat: Callable[..., Process]) -> None:
     for _ in range(3):
         beat = life_of_beat("-S", "reprieve.workers.pulse:Scheduler")
         beat.wait_for(EXPIRE)
@@ -43,7 +45,7 @@ def test_f11_each_life_of_beat_sends_every_entry_however_short_it_is(life_of_bea
         beat.kill()
 
 
-def test_f11_so_does_a_beat_with_another_scheduler(life_of_beat: Callable[..., Process], tmp_path: Path) -> None:
+def test_so_does_a_beat_with_another_scheduler(life_of_beat: Callable[..., Process], tmp_path: Path) -> None:
     for _ in range(2):
         beat = life_of_beat("--schedule", str(tmp_path / "kept"))
         beat.wait_for(EXPIRE)
@@ -51,7 +53,7 @@ def test_f11_so_does_a_beat_with_another_scheduler(life_of_beat: Callable[..., P
         beat.kill()
 
 
-def test_f11_an_entry_is_sent_once_at_the_start_and_then_waits_for_its_interval() -> None:
+def test_an_entry_is_sent_once_at_the_start_and_then_waits_for_its_interval() -> None:
     app = Celery("of-f11", set_as_current=False)
     app.conf.beat_schedule = {"ours": {"task": "ours", "schedule": Timing().sweep_interval}}
     app.conf.timezone = "UTC"
@@ -65,7 +67,7 @@ def test_f11_an_entry_is_sent_once_at_the_start_and_then_waits_for_its_interval(
     assert 59 < left <= Timing().sweep_interval.total_seconds()
 
 
-def test_f11_what_somebody_else_has_added_to_the_schedule_waits_for_its_time() -> None:
+def test_what_somebody_else_has_added_to_the_schedule_waits_for_its_time() -> None:
     app = Celery("of-f11", set_as_current=False)
     app.conf.beat_schedule = {"ours": {"task": "ours", "schedule": timedelta(hours=1)}}
     app.conf.timezone = "UTC"

@@ -21,6 +21,8 @@ from tests.support.processes import processes_of
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("F12")
+
 OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE usename = current_user AND pid <> pg_backend_pid() AND application_name = 'reprieve'"
@@ -50,7 +52,7 @@ def write(database: Database) -> None:
         connection.execute(text("UPDATE runs SET status = status"))
 
 
-def test_f12_a_session_that_cannot_write_is_dropped_with_all_others_of_its_server(services: Services) -> None:
+def test_a_session_that_cannot_write_is_dropped_with_all_others_of_its_server(services: Services) -> None:
     engine = services.database.engine
     with read_only(services), engine.connect(), engine.connect(), engine.connect():
         pass
@@ -62,7 +64,7 @@ def test_f12_a_session_that_cannot_write_is_dropped_with_all_others_of_its_serve
         write(services.database)
 
 
-def test_f12_the_api_says_503_and_why_and_afterwards_answers_by_itself(services: Services) -> None:
+def test_the_api_says_503_and_why_and_afterwards_answers_by_itself(services: Services) -> None:
     wanted = {"adapter": "process", "config": {"command": ["true"]}}
     with calling(services, raising=False) as client:
         with read_only(services):
@@ -77,7 +79,7 @@ def test_f12_the_api_says_503_and_why_and_afterwards_answers_by_itself(services:
         eventually(lambda: client.post("/v1/runs", json=wanted).status_code == 201, timeout=10)
 
 
-def test_f12_doctor_and_health_name_it_and_the_command_line_does_not_show_a_traceback(
+def test_doctor_and_health_name_it_and_the_command_line_does_not_show_a_traceback(
     services: Services, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with read_only(services):
@@ -91,7 +93,7 @@ def test_f12_doctor_and_health_name_it_and_the_command_line_does_not_show_a_trac
     assert doctor.database(services)[0]
 
 
-def test_f12_runs_that_print_and_end_while_the_database_is_read_only_lose_nothing(
+def test_runs_that_print_and_end_while_the_database_is_read_only_lose_nothing(
     services: Services, start_worker: StartWorker
 ) -> None:
     start_worker(extra={"REPRIEVE_TIME_SCALE": "1"})

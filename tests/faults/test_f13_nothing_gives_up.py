@@ -1,8 +1,6 @@
 """F13: nothing of ours gives up because something else is away: worker, beat and API wait for as long as it takes."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,8 +12,11 @@ from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from reprieve.stores.migrate import migrate
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
-from tests.support.processes import READY, Process, celery, processes_of, spawn
+from tests.support.forking import REPRIEVE
+from tests.support.processes import READY, Process, celery, processes_of, run_command, spawn
 from tests.support.waiting import answers, eventually
+
+pytestmark = pytest.mark.row("F13")
 
 #: More than the 100 after which Celery gives up.
 TRIES = 130
@@ -61,12 +62,12 @@ def refused(process: Process, since: int = 0) -> None:
 
 def ask_for(environment: dict[str, str], *command: str) -> UUID:
     """As a service does that has this broker."""
-    reprieve = [sys.executable, "-c", "from reprieve.cli.main import main; main()", "run", "--", *command]
-    done = subprocess.run(reprieve, env={**os.environ, **environment}, check=True, capture_output=True, text=True)
+    done = run_command([REPRIEVE, "run", "--", *command], env={**os.environ, **environment}, text=True)
+    assert done.returncode == 0, done.stderr
     return UUID(done.stdout.strip())
 
 
-def test_f13_a_worker_outlasts_its_broker_at_the_start_and_in_mid_run_and_so_do_its_children(
+def test_a_worker_outlasts_its_broker_at_the_start_and_in_mid_run_and_so_do_its_children(
     services: Services,
     environment: dict[str, str],
     broker: EmbeddedRedis,
@@ -93,7 +94,7 @@ def test_f13_a_worker_outlasts_its_broker_at_the_start_and_in_mid_run_and_so_do_
     assert services.runs.get(run_id).attempt == 1
 
 
-def test_f13_beat_outlasts_its_broker_at_the_start_and_later(
+def test_beat_outlasts_its_broker_at_the_start_and_later(
     services: Services, broker: EmbeddedRedis, begin: Callable[..., Process]
 ) -> None:
     beat = begin("beat", *BEAT)
@@ -114,14 +115,14 @@ def broker_has_messages(broker: EmbeddedRedis) -> bool:
     return before > 0
 
 
-def test_f13_celery_is_told_to_try_for_as_long_as_it_takes() -> None:
+def test_celery_is_told_to_try_for_as_long_as_it_takes() -> None:
     assert app.conf.broker_connection_max_retries is None
     assert app.conf.broker_connection_retry
     assert app.conf.broker_connection_retry_on_startup
     assert "max_retries" not in app.conf.broker_transport_options
 
 
-def test_f13_the_api_waits_for_a_database_that_is_away_as_it_starts(
+def test_the_api_waits_for_a_database_that_is_away_as_it_starts(
     environment: dict[str, str], tmp_path: Path, services: Services
 ) -> None:
     with ExitStack() as ending:
@@ -134,9 +135,7 @@ def test_f13_the_api_waits_for_a_database_that_is_away_as_it_starts(
         postgres.stop()
         address = "127.0.0.1:18437"
         of_api = {**environment, "REPRIEVE_DATABASE_URL": postgres.url, "REPRIEVE_API_ADDRESS": address}
-        api = spawn(
-            "api", [sys.executable, "-c", "from reprieve.cli.main import main; main()", "api"], of_api, tmp_path
-        )
+        api = spawn("api", [REPRIEVE, "api"], of_api, tmp_path)
         ending.callback(api.stop)
         api.wait_for("The API waits for the database")
         postgres.start()

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +25,10 @@ from reprieve.workers import broker
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.settings import Settings, load_settings
 from tests.conftest import Servers, StartWorker
-from tests.support.processes import Process, spawn
+from tests.support.forking import REPRIEVE
+from tests.support.processes import Process, run_command, spawn
+
+pytestmark = pytest.mark.row("F15")
 
 PASSWORDS = [
     "Xk/v0+Qa9/Zp3w==",
@@ -98,7 +99,7 @@ def get_in(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
-def test_f15_any_password_opens_the_database_redis_and_the_broker(
+def test_any_password_opens_the_database_redis_and_the_broker(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, password: str
 ) -> None:
     set_apart(servers, monkeypatch, password)
@@ -107,7 +108,7 @@ def test_f15_any_password_opens_the_database_redis_and_the_broker(
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
-def test_f15_a_password_completes_a_url_without_one_and_may_come_from_a_file(
+def test_a_password_completes_a_url_without_one_and_may_come_from_a_file(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, password: str
 ) -> None:
     file = tmp_path / "password"
@@ -122,7 +123,7 @@ def test_f15_a_password_completes_a_url_without_one_and_may_come_from_a_file(
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
-def test_f15_what_is_quoted_in_a_url_is_the_same_password(password: str) -> None:
+def test_what_is_quoted_in_a_url_is_the_same_password(password: str) -> None:
     quoted = quote(password, safe="")
     settings = Settings.model_validate({"broker_url": "amqp://me@h/v", "broker_password": password})
     assert settings.require_broker_url() == f"amqp://me:{quoted}@h/v"
@@ -145,7 +146,7 @@ def test_f15_what_is_quoted_in_a_url_is_the_same_password(password: str) -> None
         ({"broker_host": "h", "broker_port": "65536"}, "REPRIEVE_BROKER_PORT: must be a port"),
     ],
 )
-def test_f15_what_two_settings_say_and_what_nobody_says_is_refused_without_its_value(
+def test_what_two_settings_say_and_what_nobody_says_is_refused_without_its_value(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], told: str
 ) -> None:
     for name in ("DATABASE_URL", "REDIS_URL"):
@@ -156,7 +157,7 @@ def test_f15_what_two_settings_say_and_what_nobody_says_is_refused_without_its_v
     assert "s3cret" not in "".join(traceback.format_exception(refused.value))
 
 
-def test_f15_a_secret_is_given_once_and_its_file_must_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_secret_is_given_once_and_its_file_must_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (tmp_path / "empty").write_text("\n")
     for file, told in {
@@ -194,7 +195,7 @@ def shows(told: str, password: str) -> list[str]:
         *(("BROKER_URL", url) for url in (*RAW_OF_REDIS[:3], "amqp://me:{}@h//", "amqps://me:{}@h//", "sqs://key:{}@")),
     ],
 )
-def test_f15_no_error_of_a_url_that_holds_a_raw_password_shows_a_part_of_it(
+def test_no_error_of_a_url_that_holds_a_raw_password_shows_a_part_of_it(
     monkeypatch: pytest.MonkeyPatch, setting: str, url: str, password: str
 ) -> None:
     monkeypatch.setenv(f"REPRIEVE_{setting}", url.format(password))
@@ -211,11 +212,8 @@ def test_f15_no_error_of_a_url_that_holds_a_raw_password_shows_a_part_of_it(
         assert shows(f"{settings!r} {settings} {Url.parse(read.get_secret_value())!r}", password) == []
 
 
-SHELL = [str(Path(sys.executable).parent / "reprieve")]
-
-
 @pytest.mark.parametrize("command", ["ps", "doctor"])
-def test_f15_no_command_shows_a_part_of_a_password_of_a_server_that_is_not_there(command: str, tmp_path: Path) -> None:
+def test_no_command_shows_a_part_of_a_password_of_a_server_that_is_not_there(command: str, tmp_path: Path) -> None:
     password = PASSWORDS[1]
     environment = {
         "PATH": os.environ["PATH"],
@@ -225,19 +223,19 @@ def test_f15_no_command_shows_a_part_of_a_password_of_a_server_that_is_not_there
         **{f"REPRIEVE_{server}_PASSWORD": password for server in ("DATABASE", "REDIS")},
         "REPRIEVE_DATABASE_USER": "me",
     }
-    done = subprocess.run([*SHELL, command], env=environment, capture_output=True, text=True, timeout=60)
+    done = run_command([REPRIEVE, command], env=environment, text=True)
     assert done.returncode in (1, 2)
     assert shows(done.stdout + done.stderr, password) == []
     assert "Traceback" not in done.stderr
 
 
-def test_f15_neither_the_log_nor_the_command_line_of_a_worker_shows_a_part_of_its_passwords(
+def test_neither_the_log_nor_the_command_line_of_a_worker_shows_a_part_of_its_passwords(
     services: Services, servers: Servers, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, redis: Redis
 ) -> None:
     password = PASSWORDS[1]
     set_apart(servers, monkeypatch, password)
     with with_password(servers, password):
-        worker = start_worker()
+        worker = start_worker(forked=False)
         process = psutil.Process(worker.pid)
         lines = [" ".join(one.cmdline()) for one in (process, *process.children(recursive=True))]
         assert shows(worker.output + "".join(lines), password) == []
@@ -246,7 +244,7 @@ def test_f15_neither_the_log_nor_the_command_line_of_a_worker_shows_a_part_of_it
 # -- the compose file
 
 
-def test_f15_the_compose_file_keeps_passwords_out_of_urls_and_of_command_lines() -> None:
+def test_the_compose_file_keeps_passwords_out_of_urls_and_of_command_lines() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     for service in compose["services"].values():
         holding = {name for name, value in service["environment"].items() if "PASSWORD" in str(value)}
@@ -256,7 +254,7 @@ def test_f15_the_compose_file_keeps_passwords_out_of_urls_and_of_command_lines()
 
 
 @pytest.mark.parametrize("password", [one for one in PASSWORDS if one.isascii()])
-def test_f15_the_redis_of_the_compose_file_takes_any_password(
+def test_the_redis_of_the_compose_file_takes_any_password(
     password: str, tmp_path: Path, redis_of_compose: Callable[[str], int]
 ) -> None:
     with Redis(port=redis_of_compose(password), password=password) as client:

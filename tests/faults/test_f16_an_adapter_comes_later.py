@@ -17,6 +17,8 @@ from tests.support.odd_worker import OddInside, Unbuildable
 from tests.support.rows import age, kinds, new_run, running, status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("F16")
+
 ODD = {"ODD_WORKER": "1"}
 OLD = ODD | {"ODD_WORKER_WITHOUT": "odd-inside"}
 APPLICATION = "tests.support.odd_worker"
@@ -32,7 +34,7 @@ def notes(services: Services, run_id: UUID) -> list[str]:
     return [event.detail["note"] for event in services.runs.events(run_id) if event.kind == "noted"]
 
 
-def test_f16_runs_of_an_adapter_that_comes_later_wait_for_it_and_then_run(
+def test_runs_of_an_adapter_that_comes_later_wait_for_it_and_then_run(
     services: Services, start_worker: StartWorker
 ) -> None:
     old = start_worker("runs", application=APPLICATION, extra=OLD, name="old")
@@ -64,7 +66,7 @@ def test_f16_runs_of_an_adapter_that_comes_later_wait_for_it_and_then_run(
     assert {services.runs.get(run_id).attempt for run_id in runs + later} == {1}
 
 
-def test_f16_an_adapter_that_is_broken_here_counts_as_not_had(services: Services, start_worker: StartWorker) -> None:
+def test_an_adapter_that_is_broken_here_counts_as_not_had(services: Services, start_worker: StartWorker) -> None:
     broken = start_worker("runs", application=APPLICATION, extra=ODD, name="broken")
     run_id = odd(services, "unbuildable")
     send_execute(run_id)
@@ -75,7 +77,7 @@ def test_f16_an_adapter_that_is_broken_here_counts_as_not_had(services: Services
     eventually(lambda: status_of(services, run_id) == "succeeded", timeout=60)
 
 
-def test_f16_a_message_that_nobody_can_use_is_passed_on_for_minutes_and_then_left_to_the_sweep() -> None:
+def test_a_message_that_nobody_can_use_is_passed_on_for_minutes_and_then_left_to_the_sweep() -> None:
     gaps = [passed_on_in(times) for times in range(PASSED_ON + 5)]
     assert gaps[PASSED_ON:] == [None] * 5
     tried = [gap for gap in gaps if gap is not None]
@@ -91,28 +93,26 @@ def test_f16_a_message_that_nobody_can_use_is_passed_on_for_minutes_and_then_lef
 @pytest.mark.parametrize(
     ("adapters", "claimed"), [(["odd-inside"], True), (["process"], False), ([], False), (None, True)]
 )
-def test_f16_the_claim_itself_asks_for_the_adapter(
-    services: Services, adapters: list[str] | None, claimed: bool
-) -> None:
+def test_the_claim_itself_asks_for_the_adapter(services: Services, adapters: list[str] | None, claimed: bool) -> None:
     work = services.claims.claim(odd(services), "w", adapters=adapters)
     assert (work is not None) is claimed
 
 
-def test_f16_that_an_adapter_is_lacking_is_told_once_whoever_lacks_it(services: Services) -> None:
+def test_that_an_adapter_is_lacking_is_told_once_whoever_lacks_it(services: Services) -> None:
     run_id = odd(services)
     for worker in ("one", "two", "one"):
         assert services.claims.lacks_adapter(run_id, worker, ["process"]) == "odd-inside"
     assert len(notes(services, run_id)) == 1
 
 
-def test_f16_nothing_is_lacking_for_a_run_that_waits_for_no_adapter(services: Services) -> None:
+def test_nothing_is_lacking_for_a_run_that_waits_for_no_adapter(services: Services) -> None:
     run_id, claimed = odd(services), running(services, adapter="odd-inside", config=WELL)
     assert services.claims.lacks_adapter(run_id, "w", ["odd-inside"]) is None
     assert services.claims.lacks_adapter(claimed.run_id, "w", ["process"]) is None
     assert notes(services, run_id) == notes(services, claimed.run_id) == []
 
 
-def test_f16_a_worker_with_a_new_adapter_asks_for_the_runs_that_waited_for_it(services: Services) -> None:
+def test_a_worker_with_a_new_adapter_asks_for_the_runs_that_waited_for_it(services: Services) -> None:
     waits, other, _ = odd(services), odd(services, "another"), odd(services)
     for run_id in (waits, other):
         services.claims.lacks_adapter(run_id, "old", ["process"])
@@ -120,7 +120,7 @@ def test_f16_a_worker_with_a_new_adapter_asks_for_the_runs_that_waited_for_it(se
     assert services.resends.awaiting(["process"], 10) == []
 
 
-def test_f16_the_sweep_goes_on_sending_what_nobody_could_use(services: Services) -> None:
+def test_the_sweep_goes_on_sending_what_nobody_could_use(services: Services) -> None:
     run_id = odd(services)
     services.claims.lacks_adapter(run_id, "old", ["process"])
     age(services, run_id, 100)
@@ -128,7 +128,7 @@ def test_f16_the_sweep_goes_on_sending_what_nobody_could_use(services: Services)
     assert "resent" in kinds(services, run_id)
 
 
-def test_f16_what_cannot_be_built_is_found_once_and_trouble_is_no_verdict(
+def test_what_cannot_be_built_is_found_once_and_trouble_is_no_verdict(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Unlucky(OddInside):

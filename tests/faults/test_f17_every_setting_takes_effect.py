@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +23,10 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.enqueue import enqueue_run
 from reprieve.workers.settings import Settings, load_settings, unknown_names
 from tests.conftest import Servers
+from tests.support import processes
+from tests.support.forking import REPRIEVE
 
-REPRIEVE = str(Path(sys.executable).parent / "reprieve")
+pytestmark = pytest.mark.row("F17")
 
 
 @pytest.fixture
@@ -36,9 +37,7 @@ def reprieve(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         given = {"PATH": os.environ["PATH"], "REPRIEVE_DATA_DIR": str(tmp_path / "data"), **environment}
         given = {name: value for name, value in given.items() if value != "(unset)"}
         command = ["sh", "-c", f'"$@" {shell}', "sh", REPRIEVE, *words] if shell else [REPRIEVE, *words]
-        return subprocess.run(
-            command, env=given, cwd=tmp_path, capture_output=True, timeout=60, encoding="utf-8", errors="replace"
-        )
+        return processes.run_command(command, env=given, cwd=tmp_path, text=True)
 
     return run
 
@@ -67,7 +66,7 @@ def is_one_sentence(done: subprocess.CompletedProcess[str], *words: str) -> bool
         ("reprieve_datadir", "REPRIEVE_DATA_DIR"),
     ],
 )
-def test_f17_a_misspelt_name_is_refused_in_the_environment_and_in_the_file_alike(
+def test_a_misspelt_name_is_refused_in_the_environment_and_in_the_file_alike(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, meant: str, place: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -80,7 +79,7 @@ def test_f17_a_misspelt_name_is_refused_in_the_environment_and_in_the_file_alike
     assert str(refused.value) == f"{name.upper()} is no setting; did you mean {meant}?"
 
 
-def test_f17_a_name_that_resembles_no_setting_is_somebody_elses_and_told_by_the_doctor(
+def test_a_name_that_resembles_no_setting_is_somebody_elses_and_told_by_the_doctor(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -93,7 +92,7 @@ def test_f17_a_name_that_resembles_no_setting_is_somebody_elses_and_told_by_the_
 # -- the file
 
 
-def test_f17_a_file_of_settings_that_is_no_text_is_refused_by_a_sentence(
+def test_a_file_of_settings_that_is_no_text_is_refused_by_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -109,7 +108,7 @@ def test_f17_a_file_of_settings_that_is_no_text_is_refused_by_a_sentence(
             load_settings()
 
 
-def test_f17_a_folder_of_that_name_is_no_file_of_settings(
+def test_a_folder_of_that_name_is_no_file_of_settings(
     reprieve: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / ".env").mkdir()
@@ -117,7 +116,7 @@ def test_f17_a_folder_of_that_name_is_no_file_of_settings(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_f17_a_file_of_settings_that_cannot_be_read_is_refused_by_a_sentence(
+def test_a_file_of_settings_that_cannot_be_read_is_refused_by_a_sentence(
     reprieve: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / ".env").touch(mode=0o000)
@@ -128,7 +127,7 @@ def test_f17_a_file_of_settings_that_cannot_be_read_is_refused_by_a_sentence(
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
-def test_f17_a_data_folder_that_is_none_or_cannot_be_written_is_refused_by_a_sentence(
+def test_a_data_folder_that_is_none_or_cannot_be_written_is_refused_by_a_sentence(
     reprieve: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -136,7 +135,7 @@ def test_f17_a_data_folder_that_is_none_or_cannot_be_written_is_refused_by_a_sen
     assert is_one_sentence(told, "The data folder", str(tmp_path / place), "set REPRIEVE_DATA_DIR")
 
 
-def test_f17_no_home_is_no_traceback(reprieve: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_no_home_is_no_traceback(reprieve: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     told = reprieve("ps", HOME="(unset)", REPRIEVE_DATA_DIR="~nobody-of-that-name/x")
     assert is_one_sentence(told, "REPRIEVE_DATA_DIR", "no such home folder")
     assert is_one_sentence(reprieve("ps", HOME="(unset)"), "REPRIEVE_DATABASE_URL is not set")
@@ -146,7 +145,7 @@ def test_f17_no_home_is_no_traceback(reprieve: Callable[..., subprocess.Complete
     "environment",
     [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}],
 )
-def test_f17_a_terminal_without_our_characters_shows_what_it_can(
+def test_a_terminal_without_our_characters_shows_what_it_can(
     reprieve: Callable[..., subprocess.CompletedProcess[str]], environment: dict[str, str]
 ) -> None:
     told = reprieve("run", "--label", "größe", "--", "true", **environment)
@@ -157,7 +156,7 @@ def test_f17_a_terminal_without_our_characters_shows_what_it_can(
     ("shell", "told"),
     [(">&-", ""), ("| true", ""), ("> /dev/full", "The output cannot be written (No space left on device)")],
 )
-def test_f17_an_output_that_takes_nothing_is_no_traceback(
+def test_an_output_that_takes_nothing_is_no_traceback(
     reprieve: Callable[..., subprocess.CompletedProcess[str]], shell: str, told: str
 ) -> None:
     done = reprieve("--help", shell=shell)
@@ -166,7 +165,7 @@ def test_f17_an_output_that_takes_nothing_is_no_traceback(
     assert told in done.stderr
 
 
-def test_f17_a_role_that_is_started_refuses_its_settings_by_a_sentence(
+def test_a_role_that_is_started_refuses_its_settings_by_a_sentence(
     reprieve: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     assert is_one_sentence(reprieve("start", "beat", REPRIEVE_TIME_SCALE="7"), "REPRIEVE_TIME_SCALE")
@@ -183,7 +182,7 @@ def test_f17_a_role_that_is_started_refuses_its_settings_by_a_sentence(
         ("REPRIEVE_REDIS_HOST", "a,b", "one host"),
     ],
 )
-def test_f17_a_value_that_could_not_take_effect_is_refused(
+def test_a_value_that_could_not_take_effect_is_refused(
     monkeypatch: pytest.MonkeyPatch, setting: str, value: str, told: str
 ) -> None:
     for name in ("DATABASE_URL", "REDIS_URL"):
@@ -203,7 +202,7 @@ def taken() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("setting", ["REPRIEVE_API_ADDRESS", "REPRIEVE_METRICS_ADDRESS", "FLOWER_PORT"])
-def test_f17_up_refuses_an_address_that_is_taken_before_it_starts_anything(
+def test_up_refuses_an_address_that_is_taken_before_it_starts_anything(
     reprieve: Callable[..., subprocess.CompletedProcess[str]], setting: str, tmp_path: Path
 ) -> None:
     with taken() as address:
@@ -213,7 +212,7 @@ def test_f17_up_refuses_an_address_that_is_taken_before_it_starts_anything(
     assert not (tmp_path / "data" / "postgres").exists()
 
 
-def test_f17_the_api_and_flower_refuse_an_address_that_is_taken_by_a_sentence(
+def test_the_api_and_flower_refuse_an_address_that_is_taken_by_a_sentence(
     reprieve: Callable[..., subprocess.CompletedProcess[str]], servers: Servers
 ) -> None:
     with taken() as address:
@@ -223,7 +222,7 @@ def test_f17_the_api_and_flower_refuse_an_address_that_is_taken_by_a_sentence(
         assert is_one_sentence(told, "FLOWER_PORT", address, "another program listens")
 
 
-def test_f17_an_address_that_is_free_is_taken_and_one_that_is_none_is_told() -> None:
+def test_an_address_that_is_free_is_taken_and_one_that_is_none_is_told() -> None:
     refuse_taken("X", f"127.0.0.1:{choose_port()}")
     with pytest.raises(SettingsError, match=r"no address of this machine"):
         refuse_taken("X", "192.0.2.1:80")
@@ -232,7 +231,7 @@ def test_f17_an_address_that_is_free_is_taken_and_one_that_is_none_is_told() -> 
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:99999"])
-def test_f17_a_port_that_is_none_is_refused(address: str) -> None:
+def test_a_port_that_is_none_is_refused(address: str) -> None:
     for setting in ("api_address", "metrics_address"):
         with pytest.raises(ValueError, match="from 1 to 65535"):
             Settings.model_validate({setting: address})
@@ -274,14 +273,12 @@ def test_f17_a_port_that_is_none_is_refused(address: str) -> None:
         ("broker_url", "amqp://h:99999//", "has a port that is none"),
     ],
 )
-def test_f17_what_a_url_asks_for_and_nothing_heeds_is_refused_with_what_would_do(
-    setting: str, url: str, told: str
-) -> None:
+def test_what_a_url_asks_for_and_nothing_heeds_is_refused_with_what_would_do(setting: str, url: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Settings.model_validate({setting: url})
 
 
-def test_f17_a_database_that_this_redis_has_not_is_one_sentence(
+def test_a_database_that_this_redis_has_not_is_one_sentence(
     reprieve: Callable[..., subprocess.CompletedProcess[str]], servers: Servers
 ) -> None:
     url = servers.redis.url.removesuffix("/0") + "/4096"
@@ -314,7 +311,7 @@ def named(tables: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("form", ["search_path={}", "options=-csearch_path%3D{}", "options=-c%20search_path%3D{}"])
-def test_f17_a_system_in_a_schema_of_its_own_shares_nothing_with_one_in_public(
+def test_a_system_in_a_schema_of_its_own_shares_nothing_with_one_in_public(
     services: Services, servers: Servers, schema: str, form: str, tmp_path: Path
 ) -> None:
     wanted = schema if schema.isidentifier() else '"' + schema.replace('"', '""') + '"'
@@ -341,7 +338,7 @@ def test_f17_a_system_in_a_schema_of_its_own_shares_nothing_with_one_in_public(
         other.database.dispose()
 
 
-def test_f17_a_schema_that_is_dropped_on_the_way_is_refused_rather_than_another_one_used(
+def test_a_schema_that_is_dropped_on_the_way_is_refused_rather_than_another_one_used(
     services: Services, servers: Servers
 ) -> None:
     database = Database(f"{servers.postgres.url}?search_path=elsewhere")
@@ -356,7 +353,7 @@ def test_f17_a_schema_that_is_dropped_on_the_way_is_refused_rather_than_another_
     assert known == '"$user", public'
 
 
-def test_f17_what_a_file_of_settings_holds_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_file_of_settings_holds_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".env").write_text("REPRIEVE_REDIS_HOST=h\nREPRIEVE_REDIS_PASSWORD=a$b${HOME}c\n")
     monkeypatch.delenv("REPRIEVE_REDIS_URL", raising=False)

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
@@ -22,12 +21,12 @@ from reprieve.workers import bootstrap
 from reprieve.workers.bootstrap import Services, fleet_services, resolve_settings
 from reprieve.workers.settings import load_settings
 from tests.conftest import Servers
-from tests.support.processes import Process, spawn
+from tests.support.forking import REPRIEVE
+from tests.support.processes import Process, run_command, spawn
 from tests.support.remote import remote_with_token
 from tests.support.rows import status_of, watch_for
 from tests.support.waiting import eventually
 
-REPRIEVE = str(Path(sys.executable).parent / "reprieve")
 LINES = 40
 
 
@@ -47,7 +46,7 @@ class Up:
             "REPRIEVE_API_ADDRESS": f"127.0.0.1:{choose_port()}",
             "FLOWER_PORT": str(choose_port()),
         }
-        self.process: Process = spawn("up", [REPRIEVE, "up"], environment, folder)
+        self.process: Process = spawn("up", [REPRIEVE, "up"], environment, folder, forked=False)
 
     def look(self) -> None:
         """Have services of the test's own on the servers, to look at rows."""
@@ -56,7 +55,7 @@ class Up:
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | self.environment
-        return subprocess.run([REPRIEVE, *words], env=environment, capture_output=True, text=True, timeout=120)
+        return run_command([REPRIEVE, *words], env=environment, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,8 @@ def killed(server: EmbeddedPostgres | EmbeddedRedis) -> Callable[[], bool]:
     return lambda: server.pid not in (None, before)
 
 
-def test_f17_servers_of_up_that_are_killed_come_back_where_they_were_and_the_runs_go_on(up: Up) -> None:
+@pytest.mark.row("F17")
+def test_servers_of_up_that_are_killed_come_back_where_they_were_and_the_runs_go_on(up: Up) -> None:
     script = f"n=0; while [ $n -lt {LINES} ]; do n=$((n + 1)); echo line $n; sleep 0.2; done"
     runs = [
         up.call("run", "--adapter", adapter, "--", "sh", "-c", script).stdout.strip()
@@ -109,9 +109,11 @@ def ended_well(up: Up, run: UUID) -> bool:
         return False
 
 
-def test_f17_a_command_takes_the_time_scale_of_the_stack_that_it_talks_to(up: Up) -> None:
+@pytest.mark.row("F17")
+def test_a_command_takes_the_time_scale_of_the_stack_that_it_talks_to(up: Up) -> None:
     before = eventually(up.services.sweeps.last_watch, timeout=60)
-    up.call("sweep")
+    # One by hand is skipped while another is under way.
+    eventually(lambda: '"skipped"' not in up.call("sweep").stdout)
     after = eventually(up.services.sweeps.last_watch)
     # A sweep at another scale would have begun a new watch.
     assert (after.since, after.window) == (before.since, Timing.scaled(30).window)
@@ -119,7 +121,8 @@ def test_f17_a_command_takes_the_time_scale_of_the_stack_that_it_talks_to(up: Up
     eventually(lambda: up.call("health").returncode == 0, timeout=60)
 
 
-def test_f15_up_prints_no_password_and_no_command_line_of_its_processes_has_one(up: Up) -> None:
+@pytest.mark.row("F15")
+def test_up_prints_no_password_and_no_command_line_of_its_processes_has_one(up: Up) -> None:
     secrets = {url.get_secret_value() for url in read_addresses(up.data).values()}
     passwords = {Url.parse(url).password for url in secrets} | {(up.data / "flower-password").read_text().strip()}
     assert len(passwords) == 3
@@ -134,8 +137,9 @@ def test_f15_up_prints_no_password_and_no_command_line_of_its_processes_has_one(
 # -- the time scale, closer
 
 
+@pytest.mark.row("F17")
 @pytest.mark.parametrize(("told", "expected"), [(30, 30), (1, 1)])
-def test_f17_the_time_scale_of_up_goes_before_that_of_a_commands_environment(
+def test_the_time_scale_of_up_goes_before_that_of_a_commands_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: int, expected: int
 ) -> None:
     monkeypatch.setenv("REPRIEVE_DATA_DIR", str(tmp_path))
@@ -147,7 +151,8 @@ def test_f17_the_time_scale_of_up_goes_before_that_of_a_commands_environment(
     assert resolve_settings().time_scale == 6
 
 
-def test_f17_whoever_judges_the_fleet_takes_the_time_of_its_last_sweep(services: Services) -> None:
+@pytest.mark.row("F17")
+def test_whoever_judges_the_fleet_takes_the_time_of_its_last_sweep(services: Services) -> None:
     assert fleet_services() is services
     watch_for(services, 3600, window=Timing.scaled(30).window)
     try:
@@ -159,7 +164,8 @@ def test_f17_whoever_judges_the_fleet_takes_the_time_of_its_last_sweep(services:
 # -- reprieve exec
 
 
-def test_f17_exec_says_at_once_and_with_the_address_that_nobody_answers_and_ends_at_the_first_signal_afterwards(
+@pytest.mark.row("F17")
+def test_exec_says_at_once_and_with_the_address_that_nobody_answers_and_ends_at_the_first_signal_afterwards(
     services: Services, tmp_path: Path
 ) -> None:
     work, token = remote_with_token(services)

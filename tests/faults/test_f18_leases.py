@@ -31,6 +31,8 @@ from tests.support import network
 from tests.support.rows import age, chunk, ingest, kinds, running, watch_for
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("F18")
+
 LENGTH = timedelta(seconds=60)
 
 
@@ -50,7 +52,7 @@ def let_it_pass(services: Services, seconds: float = 3600) -> None:
 # -- a lease
 
 
-def test_f18_a_lease_is_one_holders_at_a_time_and_leaves_no_row_behind(services: Services) -> None:
+def test_a_lease_is_one_holders_at_a_time_and_leaves_no_row_behind(services: Services) -> None:
     other = Leases(services.database, lambda: "elsewhere")
     with services.leases.hold("this", LENGTH) as ours, other.hold("this", LENGTH) as theirs:
         assert ours
@@ -63,7 +65,7 @@ def test_f18_a_lease_is_one_holders_at_a_time_and_leaves_no_row_behind(services:
 
 
 @pytest.mark.parametrize(("passed", "free"), [(58, False), (61, True)])
-def test_f18_a_lease_is_anothers_to_take_once_its_time_is_over(services: Services, passed: float, free: bool) -> None:
+def test_a_lease_is_anothers_to_take_once_its_time_is_over(services: Services, passed: float, free: bool) -> None:
     other = Leases(services.database, lambda: "elsewhere")
     with services.leases.hold("this", LENGTH) as ours:
         assert ours
@@ -75,7 +77,7 @@ def test_f18_a_lease_is_anothers_to_take_once_its_time_is_over(services: Service
                     ours.renew()
 
 
-def test_f18_who_renews_goes_on_and_who_lost_it_does_not_release_what_is_anothers(services: Services) -> None:
+def test_who_renews_goes_on_and_who_lost_it_does_not_release_what_is_anothers(services: Services) -> None:
     other = Leases(services.database, lambda: "elsewhere")
     with services.leases.hold("this", LENGTH) as ours:
         assert ours
@@ -94,7 +96,7 @@ def test_f18_who_renews_goes_on_and_who_lost_it_does_not_release_what_is_another
     taken.__exit__(None, None, None)
 
 
-def test_f18_no_transaction_is_open_while_a_lease_is_held(services: Services) -> None:
+def test_no_transaction_is_open_while_a_lease_is_held(services: Services) -> None:
     open_ones = text(
         "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid() "
         "AND xact_start IS NOT NULL"
@@ -103,7 +105,7 @@ def test_f18_no_transaction_is_open_while_a_lease_is_held(services: Services) ->
         assert connection.execute(open_ones).scalar() == 0
 
 
-def test_f18_what_killed_holders_left_is_cleared_away_in_the_end(services: Services) -> None:
+def test_what_killed_holders_left_is_cleared_away_in_the_end(services: Services) -> None:
     holds = [services.leases.hold(name, LENGTH) for name in ("old", "young")]
     for hold, name, passed in zip(holds, ("old", "young"), (2 * 3600, 120), strict=True):
         hold.__enter__()
@@ -117,12 +119,12 @@ def test_f18_what_killed_holders_left_is_cleared_away_in_the_end(services: Servi
 # -- a sweep
 
 
-def test_f18_a_sweeps_lease_is_over_before_the_sweep_after_the_next() -> None:
+def test_a_sweeps_lease_is_over_before_the_sweep_after_the_next() -> None:
     assert timedelta(seconds=30 + 10) < SWEEP_LEASE < SWEEP_INTERVAL
     assert Timing.scaled(30).sweep_lease <= 2 * Timing.scaled(30).sweep_interval
 
 
-def test_f18_a_sweep_that_stood_still_stops_when_it_thaws_and_leaves_the_newer_watch_alone(services: Services) -> None:
+def test_a_sweep_that_stood_still_stops_when_it_thaws_and_leaves_the_newer_watch_alone(services: Services) -> None:
     dead = running(services).run_id
     age(services, dead, 600)
     watch_for(services, 3600)
@@ -141,14 +143,14 @@ def test_f18_a_sweep_that_stood_still_stops_when_it_thaws_and_leaves_the_newer_w
     assert held(services) == {}
 
 
-def test_f18_a_sweep_that_was_only_slow_and_nobody_else_made_comes_to_its_end(services: Services) -> None:
+def test_a_sweep_that_was_only_slow_and_nobody_else_made_comes_to_its_end(services: Services) -> None:
     running(services)
     watch_for(services, 3600)
     age(services, running(services).run_id, 600)
     assert sweep(interrupted(services, lambda _: let_it_pass(services)))["reaped"] == 1
 
 
-def test_f18_health_names_who_is_at_a_sweep_and_since_when(services: Services) -> None:
+def test_health_names_who_is_at_a_sweep_and_since_when(services: Services) -> None:
     assert services.sweeps.pulse().holder is None
     with services.sweeps.single_flight():
         let_it_pass(services, 200)
@@ -166,7 +168,7 @@ def stuck(services: Services) -> Iterator[Callable[[], None]]:
         yield connection.rollback
 
 
-def test_f18_a_control_worker_that_is_frozen_in_mid_sweep_costs_two_sweeps_and_no_more(
+def test_a_control_worker_that_is_frozen_in_mid_sweep_costs_two_sweeps_and_no_more(
     services: Services, start_worker: StartWorker, start_beat: Callable[[], object], stuck: Callable[[], None]
 ) -> None:
     workers = [start_worker("control,logs", name=name, wait=False) for name in ("one", "two")]
@@ -200,7 +202,7 @@ def ended(services: Services) -> Work:
     return work
 
 
-def test_f18_a_closing_whose_process_is_frozen_holds_its_log_for_its_lease_and_no_longer(services: Services) -> None:
+def test_a_closing_whose_process_is_frozen_holds_its_log_for_its_lease_and_no_longer(services: Services) -> None:
     work = ended(services)
     other = Leases(services.database, lambda: "elsewhere")
     with other.hold(f"close {work.run_id} 1", CLOSE_LEASE) as theirs:
@@ -213,7 +215,7 @@ def test_f18_a_closing_whose_process_is_frozen_holds_its_log_for_its_lease_and_n
     assert [one.seq for one in services.logs.read(work.run_id, 1)] == [1, 2, 3, 4, 5]
 
 
-def test_f18_a_long_closing_renews_as_it_goes_and_stops_where_another_has_its_log(services: Services) -> None:
+def test_a_long_closing_renews_as_it_goes_and_stops_where_another_has_its_log(services: Services) -> None:
     work = ended(services)
     other = Leases(services.database, lambda: "elsewhere")
     with services.leases.hold("this", timedelta(milliseconds=4)) as ours:
@@ -233,7 +235,7 @@ def test_f18_a_long_closing_renews_as_it_goes_and_stops_where_another_has_its_lo
 # -- sessions
 
 
-def test_f18_every_session_asks_its_server_to_notice_a_host_that_is_gone_within_a_minute(services: Services) -> None:
+def test_every_session_asks_its_server_to_notice_a_host_that_is_gone_within_a_minute(services: Services) -> None:
     with services.database.begin() as connection:
         asked = {name: connection.execute(text(f"SHOW {name}")).scalar_one() for name in SERVER_KEEPALIVES}
         unanswered = connection.execute(text("SHOW tcp_user_timeout")).scalar_one()
@@ -244,7 +246,7 @@ def test_f18_every_session_asks_its_server_to_notice_a_host_that_is_gone_within_
     assert SERVER_UNANSWERED_TIMEOUT_MS < 60_000
 
 
-def test_f18_on_a_link_with_seconds_of_latency_a_connection_can_still_be_made(services: Services) -> None:
+def test_on_a_link_with_seconds_of_latency_a_connection_can_still_be_made(services: Services) -> None:
     url = make_url(services.settings.require_database_url())
     assert url.port
     with network.slow_link(url.port, 0.9) as port:
@@ -291,7 +293,7 @@ def reachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embed
 
 
 @pytest.mark.skipif(not network.available(), reason="needs root and `ip netns`")
-def test_f18_a_host_that_is_cut_off_without_a_reset_holds_neither_its_lease_nor_its_session(
+def test_a_host_that_is_cut_off_without_a_reset_holds_neither_its_lease_nor_its_session(
     reachable: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     database = Database(reachable.url)

@@ -29,9 +29,13 @@ from reprieve.workers.closing import close_owed, close_task, expire_logs
 from reprieve.workers.explaining import explain
 from reprieve.workers.finish import finish
 from reprieve.workers.settings import load_settings
+from tests.support.forking import REPRIEVE
 from tests.support.http import calling
 from tests.support.object_store import MISSING, ObjectStore, object_store
+from tests.support.processes import run_command
 from tests.support.rows import chunk, in_process, ingest, running
+
+pytestmark = pytest.mark.row("F19")
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def health_of(services: Services) -> str:
 # -- the last refusal
 
 
-def test_f19_a_refusal_stands_in_explain_health_and_a_metric_until_the_archive_takes_logs_again(
+def test_a_refusal_stands_in_explain_health_and_a_metric_until_the_archive_takes_logs_again(
     wired: Services, store: ObjectStore
 ) -> None:
     (work,) = owed(wired)
@@ -115,7 +119,7 @@ def test_f19_a_refusal_stands_in_explain_health_and_a_metric_until_the_archive_t
     assert "waits for the archive" not in explain(wired, work.run_id).text
 
 
-def test_f19_a_run_whose_log_is_closed_or_still_going_on_is_not_said_to_wait_for_the_archive(
+def test_a_run_whose_log_is_closed_or_still_going_on_is_not_said_to_wait_for_the_archive(
     wired: Services, store: ObjectStore
 ) -> None:
     (closed,) = owed(wired)
@@ -129,7 +133,7 @@ def test_f19_a_run_whose_log_is_closed_or_still_going_on_is_not_said_to_wait_for
     assert "waits for the archive" in explain(wired, waiting.run_id).text
 
 
-def test_f19_many_owed_logs_and_sweeps_cost_one_sentence_and_no_traceback(
+def test_many_owed_logs_and_sweeps_cost_one_sentence_and_no_traceback(
     wired: Services, store: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     owed(wired, 5)
@@ -144,7 +148,7 @@ def test_f19_many_owed_logs_and_sweeps_cost_one_sentence_and_no_traceback(
     assert len(wired.closings.owed(10)) <= 5
 
 
-def test_f19_a_removal_that_is_refused_is_told_as_such_and_keeps_no_log_from_being_closed(
+def test_a_removal_that_is_refused_is_told_as_such_and_keeps_no_log_from_being_closed(
     wired: Services, store: ObjectStore
 ) -> None:
     (old,) = owed(wired)
@@ -173,7 +177,7 @@ def test_f19_a_removal_that_is_refused_is_told_as_such_and_keeps_no_log_from_bei
     ],
 )
 @pytest.mark.parametrize("how", ["refuses", "hangs"])
-def test_f19_doctor_says_which_of_writing_reading_and_removing_does_not_work(
+def test_doctor_says_which_of_writing_reading_and_removing_does_not_work(
     wired: Services, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, method: str, words: str, how: str
 ) -> None:
     monkeypatch.setattr(objects, "PROBE_SECONDS", 1.0)
@@ -196,20 +200,20 @@ def test_f19_doctor_says_which_of_writing_reading_and_removing_does_not_work(
     assert not found.well
 
 
-def test_f19_doctor_uses_the_archive_and_leaves_nothing_behind(wired: Services, store: ObjectStore) -> None:
+def test_doctor_uses_the_archive_and_leaves_nothing_behind(wired: Services, store: ObjectStore) -> None:
     well, told = doctor.archive(wired)
     assert (well, store.objects) == (True, {})
     assert "written, read, listed and removed" in told
     assert {"PUT", "GET", "DELETE"} <= set(store.seen)
 
 
-def test_f19_doctor_says_that_there_is_no_such_bucket(wired: Services, store: ObjectStore) -> None:
+def test_doctor_says_that_there_is_no_such_bucket(wired: Services, store: ObjectStore) -> None:
     store.refuse("PUT", "GET", "DELETE", how=MISSING)
     with pytest.raises(LogUnavailable, match="no such bucket"):
         doctor.archive(wired)
 
 
-def test_f19_doctor_makes_no_folder_and_finds_one_that_takes_nothing(services: Services, tmp_path: Path) -> None:
+def test_doctor_makes_no_folder_and_finds_one_that_takes_nothing(services: Services, tmp_path: Path) -> None:
     folder = services.settings.data_dir / "archive"
     assert doctor.archive(services)[0]
     assert not folder.exists()
@@ -219,7 +223,7 @@ def test_f19_doctor_makes_no_folder_and_finds_one_that_takes_nothing(services: S
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_f19_doctor_finds_a_folder_that_its_user_may_not_write_to() -> None:
+def test_doctor_finds_a_folder_that_its_user_may_not_write_to() -> None:
     code = (
         "import os, sys\n"
         "from reprieve.stores.objects import Objects\n"
@@ -262,7 +266,7 @@ def test_f19_doctor_finds_a_folder_that_its_user_may_not_write_to() -> None:
         ("s3://[bucket", "is no address"),
     ],
 )
-def test_f19_an_address_that_cannot_be_one_is_refused_at_the_start(
+def test_an_address_that_cannot_be_one_is_refused_at_the_start(
     monkeypatch: pytest.MonkeyPatch, url: str, words: str
 ) -> None:
     monkeypatch.setenv("REPRIEVE_LOG_ARCHIVE_URL", url)
@@ -275,25 +279,22 @@ def test_f19_an_address_that_cannot_be_one_is_refused_at_the_start(
 @pytest.mark.parametrize(
     "url", ["s3://bucket", "s3://bucket/a/prefix", "gs://bucket/x", "abfs://c@a.dfs.core.windows.net"]
 )
-def test_f19_an_address_of_a_store_elsewhere_is_taken_without_asking_it(
-    monkeypatch: pytest.MonkeyPatch, url: str
-) -> None:
+def test_an_address_of_a_store_elsewhere_is_taken_without_asking_it(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("REPRIEVE_LOG_ARCHIVE_URL", url)
     assert load_settings().archive_url == url
 
 
-def test_f19_a_folder_is_taken_and_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_is_taken_and_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "not" / "yet", tmp_path / "with space"):
         monkeypatch.setenv("REPRIEVE_LOG_ARCHIVE_URL", folder.as_uri())
         assert load_settings().archive_url == folder.as_uri()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_f19_who_is_to_fill_an_archive_that_there_cannot_be_does_not_start(services: Services) -> None:
+def test_who_is_to_fill_an_archive_that_there_cannot_be_does_not_start(services: Services) -> None:
     """A folder that can only be seen not to be made by making it."""
     environment = {**os.environ, "REPRIEVE_LOG_ARCHIVE_URL": "file:///proc/archive"}
-    command = [Path(sys.executable).parent / "reprieve", "start", "worker-archive"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = run_command([REPRIEVE, "start", "worker-archive"], env=environment, text=True)
     assert done.returncode == 2
     assert "file:///proc/archive" in done.stderr
     assert "Traceback" not in done.stderr
@@ -302,7 +303,7 @@ def test_f19_who_is_to_fill_an_archive_that_there_cannot_be_does_not_start(servi
 # -- doctor's other checks
 
 
-def test_f19_doctor_judges_refreshes_and_not_changes_of_status(services: Services) -> None:
+def test_doctor_judges_refreshes_and_not_changes_of_status(services: Services) -> None:
     for _ in range(100):
         running(services)
     with services.database.begin() as connection:  # What short runs do to the table: none of it is a HOT update.
@@ -316,7 +317,7 @@ def test_f19_doctor_judges_refreshes_and_not_changes_of_status(services: Service
 
 
 @pytest.mark.parametrize("column", ["updated_at", "last_proof"])
-def test_f19_doctor_finds_an_index_that_makes_every_refresh_dear(services: Services, column: str) -> None:
+def test_doctor_finds_an_index_that_makes_every_refresh_dear(services: Services, column: str) -> None:
     running(services)
     with services.database.begin() as connection:
         connection.execute(text(f"CREATE INDEX a_mistake ON runs (status, {column})"))
@@ -330,7 +331,7 @@ def test_f19_doctor_finds_an_index_that_makes_every_refresh_dear(services: Servi
     assert doctor.hot_updates(services)[0]
 
 
-def test_f19_a_database_that_is_not_there_is_one_sentence_with_what_to_do(services: Services) -> None:
+def test_a_database_that_is_not_there_is_one_sentence_with_what_to_do(services: Services) -> None:
     there = services.settings.require_database_url().rpartition("/")[0]
     missing = services.settings.model_copy(update={"database_url": SecretStr(f"{there}/not_made_yet")})
     found = list(doctor.findings(bootstrap.build(missing)))

@@ -40,9 +40,8 @@ from tests.support.waiting import eventually
 # -- F03
 
 
-def test_f03_a_sweep_is_skipped_while_another_process_makes_one(
-    services: Services, environment: dict[str, str]
-) -> None:
+@pytest.mark.row("F03")
+def test_a_sweep_is_skipped_while_another_process_makes_one(services: Services, environment: dict[str, str]) -> None:
     dead = running(services).run_id
     age(services, dead, 600)
     watch_for(services, 3600)
@@ -54,7 +53,8 @@ def test_f03_a_sweep_is_skipped_while_another_process_makes_one(
     assert sweep(services)["reaped"] == 1
 
 
-def test_f03_a_sweep_that_failed_gives_its_lock_back(services: Services) -> None:
+@pytest.mark.row("F03")
+def test_a_sweep_that_failed_gives_its_lock_back(services: Services) -> None:
     def fail(page: object) -> None:
         raise ZeroDivisionError
 
@@ -67,14 +67,16 @@ def test_f03_a_sweep_that_failed_gives_its_lock_back(services: Services) -> None
     assert sweep(services)["reaped"] == 1
 
 
-def test_f03_no_transaction_of_ours_is_idle_for_longer_than_a_window(services: Services) -> None:
+@pytest.mark.row("F03")
+def test_no_transaction_of_ours_is_idle_for_longer_than_a_window(services: Services) -> None:
     with services.database.begin() as connection:
         query = "SELECT setting::bigint FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'"
         milliseconds = connection.execute(text(query)).scalar_one()
     assert 0 < milliseconds <= WINDOW.total_seconds() * 1000
 
 
-def test_f03_two_sweeps_that_both_saw_a_suspect_reap_it_once(services: Services) -> None:
+@pytest.mark.row("F03")
+def test_two_sweeps_that_both_saw_a_suspect_reap_it_once(services: Services) -> None:
     dead = running(services).run_id
     age(services, dead, 600)
     watch_for(services, 3600)
@@ -101,7 +103,8 @@ def without_lock(services: Services) -> Services:
     return replace(services, sweeps=Lockless())
 
 
-def test_f03_two_beats_and_two_workers_reap_once_and_one_beat_goes_on_alone(
+@pytest.mark.row("F03")
+def test_two_beats_and_two_workers_reap_once_and_one_beat_goes_on_alone(
     services: Services, start_worker, start_beat
 ) -> None:
     workers = [start_worker(name=name, wait=False) for name in ("one", "two")]
@@ -140,7 +143,8 @@ def empty_redis(servers) -> Iterator[object]:
     servers.redis.start()
 
 
-def test_f05_after_redis_came_back_empty_queued_runs_run_and_running_ones_end_right(
+@pytest.mark.row("F05")
+def test_after_redis_came_back_empty_queued_runs_run_and_running_ones_end_right(
     services: Services, servers, start_worker, start_beat, empty_redis, tmp_path: Path
 ) -> None:
     url = servers.redis.url
@@ -171,8 +175,9 @@ def test_f05_after_redis_came_back_empty_queued_runs_run_and_running_ones_end_ri
 # -- F07
 
 
+@pytest.mark.row("F07")
 @pytest.mark.parametrize("minutes", [10, -10])
-def test_f07_a_sweep_whose_clock_is_ten_minutes_off_reaps_the_dead_and_nobody_else(
+def test_a_sweep_whose_clock_is_ten_minutes_off_reaps_the_dead_and_nobody_else(
     services: Services, minutes: int
 ) -> None:
     fresh, live, dead = (running(services) for _ in range(3))
@@ -189,8 +194,9 @@ def test_f07_a_sweep_whose_clock_is_ten_minutes_off_reaps_the_dead_and_nobody_el
     assert [status_of(services, work.run_id) for work in (fresh, live, within)] == ["running"] * 3
 
 
+@pytest.mark.row("F07")
 @pytest.mark.parametrize("minutes", [10, -10])
-def test_f07_a_proof_of_life_from_a_worker_whose_clock_is_ten_minutes_off_has_the_databases_time(
+def test_a_proof_of_life_from_a_worker_whose_clock_is_ten_minutes_off_has_the_databases_time(
     services: Services, minutes: int
 ) -> None:
     before = services.database.now()
@@ -202,8 +208,9 @@ def test_f07_a_proof_of_life_from_a_worker_whose_clock_is_ten_minutes_off_has_th
     assert before < claimed_at < refreshed_at <= services.database.now()
 
 
+@pytest.mark.row("F07")
 @pytest.mark.parametrize("minutes", [10, -10])
-def test_f07_a_worker_and_a_beat_whose_clocks_differ_by_twenty_minutes_sweep_on_and_reap_the_dead_alone(
+def test_a_worker_and_a_beat_whose_clocks_differ_by_twenty_minutes_sweep_on_and_reap_the_dead_alone(
     services: Services, environment: dict[str, str], start_worker, tmp_path: Path, minutes: int
 ) -> None:
     worker = start_worker(application=BROKEN_WORKER, extra={CLOCK_SHIFT: str(60 * minutes)})
@@ -230,8 +237,9 @@ def clock_of(process: Process) -> float:
 # -- F10
 
 
+@pytest.mark.row("F10")
 @pytest.mark.parametrize("proof", list(Proof))
-def test_f10_a_reap_tells_the_last_proof_and_its_kind_the_silence_and_what_it_was_measured_by(
+def test_a_reap_tells_the_last_proof_and_its_kind_the_silence_and_what_it_was_measured_by(
     services: Services, proof: Proof
 ) -> None:
     work = running(services)
@@ -258,7 +266,8 @@ def test_f10_a_reap_tells_the_last_proof_and_its_kind_the_silence_and_what_it_wa
     assert told["retry"] is False
 
 
-def test_f10_a_reap_says_explicitly_what_was_not_asked(services: Services) -> None:
+@pytest.mark.row("F10")
+def test_a_reap_says_explicitly_what_was_not_asked(services: Services) -> None:
     work = in_process(services)
     age(services, work.run_id, 400)
     watch_for(services, 3600)
@@ -268,7 +277,8 @@ def test_f10_a_reap_says_explicitly_what_was_not_asked(services: Services) -> No
     assert told["brake"] == {"fleet": 1, "convicted": 1, "allowed": 10, "on": False}
 
 
-def test_f10_the_message_on_the_row_names_silence_window_proof_and_worker(services: Services) -> None:
+@pytest.mark.row("F10")
+def test_the_message_on_the_row_names_silence_window_proof_and_worker(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1)])
     age(services, work.run_id, 400)
@@ -280,7 +290,8 @@ def test_f10_the_message_on_the_row_names_silence_window_proof_and_worker(servic
     assert "worker@nowhere" in message
 
 
-def test_f10_the_reap_of_an_attempt_that_is_retried_keeps_its_evidence_too(services: Services) -> None:
+@pytest.mark.row("F10")
+def test_the_reap_of_an_attempt_that_is_retried_keeps_its_evidence_too(services: Services) -> None:
     work = in_process(services, max_attempts=2)
     age(services, work.run_id, 400)
     watch_for(services, 3600)

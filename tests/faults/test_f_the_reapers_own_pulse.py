@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from sqlalchemy import text
 from reprieve.models.health import ailments
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
-from tests.support.processes import Process
+from tests.support.forking import REPRIEVE
+from tests.support.processes import Process, run_command
 from tests.support.rows import age, chunk, in_process, ingest, running, watch_for
 from tests.support.waiting import eventually
 
@@ -39,19 +38,13 @@ def completed(services: Services, seconds_ago: float) -> None:
 
 def health(environment: dict[str, str]) -> tuple[int, dict[str, Any]]:
     """What `reprieve health` says to a program, at the real timings."""
-    code = "import sys; sys.argv = ['reprieve', 'health', '--json']; from reprieve.cli.main import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment, "REPRIEVE_TIME_SCALE": "1"},
-        stdout=subprocess.PIPE,
-        timeout=60,
-        check=False,
-    )
+    done = run_command([REPRIEVE, "health", "--json"], env={**os.environ, **environment, "REPRIEVE_TIME_SCALE": "1"})
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.row("F01")
 @pytest.mark.parametrize(("ago", "well"), [(175, True), (185, False)])
-def test_f01_a_beat_that_died_is_seen_when_the_last_completed_sweep_is_three_minutes_old(
+def test_a_beat_that_died_is_seen_when_the_last_completed_sweep_is_three_minutes_old(
     services: Services, environment: dict[str, str], ago: float, well: bool
 ) -> None:
     completed(services, ago)
@@ -61,13 +54,15 @@ def test_f01_a_beat_that_died_is_seen_when_the_last_completed_sweep_is_three_min
     assert [reason.startswith("The last completed sweep is ") for reason in told["reasons"]] == [True] * (not well)
 
 
-def test_f01_a_system_that_never_swept_is_not_well(services: Services, environment: dict[str, str]) -> None:
+@pytest.mark.row("F01")
+def test_a_system_that_never_swept_is_not_well(services: Services, environment: dict[str, str]) -> None:
     status, told = health(environment)
     assert (status, told["sweep_age_seconds"]) == (1, None)
     assert told["reasons"][0].startswith("No sweep was ever completed")
 
 
-def test_f01_a_sweep_that_does_not_come_to_its_end_is_not_completed(
+@pytest.mark.row("F01")
+def test_a_sweep_that_does_not_come_to_its_end_is_not_completed(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     completed(services, 200)
@@ -77,7 +72,8 @@ def test_f01_a_sweep_that_does_not_come_to_its_end_is_not_completed(
     assert len(reasons(services)) == 1
 
 
-def test_f04_a_worker_whose_sockets_were_reset_consumes_again_and_its_absence_is_seen_until_it_does(
+@pytest.mark.row("F04")
+def test_a_worker_whose_sockets_were_reset_consumes_again_and_its_absence_is_seen_until_it_does(
     services: Services, redis: Redis, start_worker: StartWorker
 ) -> None:
     start_worker("logs", name="logs")
@@ -93,8 +89,9 @@ def test_f04_a_worker_whose_sockets_were_reset_consumes_again_and_its_absence_is
     eventually(heard_again, timeout=60, interval=1)
 
 
+@pytest.mark.row("F04")
 @pytest.mark.parametrize(("ago", "well"), [(175, True), (185, False)])
-def test_f04_a_worker_that_is_up_and_consumes_nothing_is_seen_by_its_canaries(
+def test_a_worker_that_is_up_and_consumes_nothing_is_seen_by_its_canaries(
     services: Services, ago: float, well: bool
 ) -> None:
     completed(services, 0)
@@ -108,7 +105,8 @@ def counted(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-def test_f09_what_is_counted_is_what_the_rows_say(services: Services) -> None:
+@pytest.mark.row("F09")
+def test_what_is_counted_is_what_the_rows_say(services: Services) -> None:
     names = {"detached": "adapter_liveness_lost", "process": "process_lost"}
     before = {name: counted("reprieve_reaps_total", adapter=name, code=code) for name, code in names.items()}
     suspected = counted("reprieve_suspected_false_reaps_total", adapter="detached")
@@ -127,7 +125,8 @@ def test_f09_what_is_counted_is_what_the_rows_say(services: Services) -> None:
     assert counted("reprieve_suspected_false_reaps_total", adapter="detached") - suspected == 1
 
 
-def test_f09_nothing_here_asks_flower() -> None:
+@pytest.mark.row("F09")
+def test_nothing_here_asks_flower() -> None:
     """Flower shows what passed by; no decision, count or state of ours may come from it."""
     root = Path(__file__).parents[2]
     rooms = [path for room in ("models", "stores", "workers", "adapters") for path in (root / room).rglob("*.py")]

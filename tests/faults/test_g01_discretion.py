@@ -23,6 +23,8 @@ from tests.support.processes import READY, Process, celery, spawn
 from tests.support.rows import chunk, running
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("G01")
+
 SECRET = "hunter2 in the log"
 QUEUE = "logs"
 
@@ -80,7 +82,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("send", "told"), REFUSED, ids=[send.__name__ for send, _ in REFUSED])
-def test_g01_a_message_that_is_refused_is_told_with_its_size_and_without_its_body(
+def test_a_message_that_is_refused_is_told_with_its_size_and_without_its_body(
     redis: Redis, start_worker: Callable[..., Process], send: Callable[[], None], told: str
 ) -> None:
     worker = start_worker(QUEUE)
@@ -92,7 +94,7 @@ def test_g01_a_message_that_is_refused_is_told_with_its_size_and_without_its_bod
     assert "Traceback" not in worker.output
 
 
-def test_g01_a_task_that_is_not_registered_is_told_by_its_name_and_id(
+def test_a_task_that_is_not_registered_is_told_by_its_name_and_id(
     redis: Redis, start_worker: Callable[..., Process]
 ) -> None:
     worker = start_worker(QUEUE)
@@ -102,7 +104,7 @@ def test_g01_a_task_that_is_not_registered_is_told_by_its_name_and_id(
     assert "argsrepr" not in worker.output
 
 
-def test_g01_a_worker_that_tells_all_it_does_tells_nothing_of_a_log_message(
+def test_a_worker_that_tells_all_it_does_tells_nothing_of_a_log_message(
     services: Services, environment: dict[str, str], tmp_path: Path
 ) -> None:
     work = running(services)
@@ -126,14 +128,14 @@ def a_record(text: str, *args: object) -> logging.LogRecord:
     return logging.LogRecord("celery", logging.ERROR, __file__, 1, text, args, None)
 
 
-def test_g01_a_form_of_the_report_that_is_not_known_is_told_without_any_of_it() -> None:
+def test_a_form_of_the_report_that_is_not_known_is_told_without_any_of_it() -> None:
     record = a_record("body: %s", SECRET, SECRET)
     assert Discretion({"body: %s": lambda dump: (size_of(dump),)}).filter(record)
     assert "not shown" in record.getMessage()
     assert SECRET not in record.getMessage()
 
 
-def test_g01_what_is_no_report_of_a_message_is_told_as_it_is() -> None:
+def test_what_is_no_report_of_a_message_is_told_as_it_is() -> None:
     record = a_record("%s is ready", SECRET)
     assert Discretion({"body: %s": lambda dump: (size_of(dump),)}).filter(record)
     assert record.getMessage() == f"{SECRET} is ready"
@@ -147,5 +149,5 @@ def test_g01_what_is_no_report_of_a_message_is_told_as_it_is() -> None:
         (SECRET, "(not shown)"),
     ],
 )
-def test_g01_of_a_dump_the_size_is_shown(dump: str, shown: str) -> None:
+def test_of_a_dump_the_size_is_shown(dump: str, shown: str) -> None:
     assert size_of(dump) == shown

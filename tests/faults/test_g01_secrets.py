@@ -27,6 +27,8 @@ from tests.support.processes import Process
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("G01")
+
 SECRET = "hunter2-of-the-fleet"
 HALF, REST = SECRET[:8], SECRET[8:]
 TOKEN = {"TOKEN": "env:DEPLOY_TOKEN"}
@@ -66,9 +68,7 @@ def in_two_writes(go: Path, stream: int = 1) -> str:
 
 @pytest.mark.usefixtures("token")
 @pytest.mark.parametrize(("stream", "name"), [(1, "stdout"), (2, "stderr")])
-def test_g01_a_secret_that_comes_in_two_reads_is_masked(
-    adapter: Adapter, tmp_path: Path, stream: int, name: str
-) -> None:
+def test_a_secret_that_comes_in_two_reads_is_masked(adapter: Adapter, tmp_path: Path, stream: int, name: str) -> None:
     with following(adapter, work("sh", "-c", in_two_writes(tmp_path / "go", stream), secrets=TOKEN)) as run:
         run.wait_for(b"it is ", name)
         assert run.context.output(name) == b"it is "
@@ -78,20 +78,20 @@ def test_g01_a_secret_that_comes_in_two_reads_is_masked(
 
 
 @pytest.mark.usefixtures("token")
-def test_g01_what_was_held_back_as_the_beginning_of_a_secret_comes_at_the_end(execute: Execute) -> None:
+def test_what_was_held_back_as_the_beginning_of_a_secret_comes_at_the_end(execute: Execute) -> None:
     _, context = execute(work("sh", "-c", f"printf 'name? {HALF}'; printf '{HALF}' >&2", secrets=TOKEN))
     assert (context.output(), context.output("stderr")) == (f"name? {HALF}".encode(), HALF.encode())
 
 
 @pytest.mark.usefixtures("token")
-def test_g01_the_bytes_around_a_secret_are_as_they_were_written(execute: Execute) -> None:
+def test_the_bytes_around_a_secret_are_as_they_were_written(execute: Execute) -> None:
     program = "import os; out = os.fdopen(1, 'wb'); out.write((bytes(range(256)) + os.environb[b'TOKEN']) * 999)"
     _, context = execute(work(sys.executable, "-c", program, secrets=TOKEN))
     assert context.output() == (bytes(range(256)) + b"***") * 999
 
 
 @pytest.mark.usefixtures("token")
-def test_g01_a_cursor_is_the_place_after_what_was_handed_over_so_that_whoever_attaches_reads_the_rest(
+def test_a_cursor_is_the_place_after_what_was_handed_over_so_that_whoever_attaches_reads_the_rest(
     tmp_path: Path,
 ) -> None:
     adapter = DetachedAdapter(tmp_path / "adapter", "here")
@@ -104,7 +104,7 @@ def test_g01_a_cursor_is_the_place_after_what_was_handed_over_so_that_whoever_at
 
 
 @pytest.mark.usefixtures("token")
-def test_g01_what_a_stopped_command_had_said_is_masked_to_its_end(adapter: Adapter) -> None:
+def test_what_a_stopped_command_had_said_is_masked_to_its_end(adapter: Adapter) -> None:
     script = f"trap 'printf {REST}; exit' TERM; printf 'up {HALF}'; while :; do sleep 0.02; done"
     with following(adapter, work("sh", "-c", script, secrets=TOKEN)) as run:
         run.wait_for(b"up ")
@@ -117,9 +117,7 @@ def test_g01_what_a_stopped_command_had_said_is_masked_to_its_end(adapter: Adapt
 
 
 @pytest.mark.usefixtures("token")
-def test_g01_the_variable_and_the_file_reach_the_command_under_the_names_it_knows(
-    execute: Execute, tmp_path: Path
-) -> None:
+def test_the_variable_and_the_file_reach_the_command_under_the_names_it_knows(execute: Execute, tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"first line\nsecond line\n\n")
     told = tmp_path / "told"
     program = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps(dict(os.environ)))"
@@ -175,7 +173,7 @@ def short(folder: Path) -> dict[str, str]:
         (short, "has fewer than 4 characters"),
     ],
 )
-def test_g01_a_secret_that_the_worker_does_not_have_or_that_cannot_be_masked_fails_the_run_before_anything_starts(
+def test_a_secret_that_the_worker_does_not_have_or_that_cannot_be_masked_fails_the_run_before_anything_starts(
     execute: Execute, tmp_path: Path, prepare: Callable[[Path], dict[str, str]], reason: str
 ) -> None:
     outcome, context = execute(work("touch", str(tmp_path / "started"), secrets=prepare(tmp_path)))
@@ -205,7 +203,7 @@ def test_g01_a_secret_that_the_worker_does_not_have_or_that_cannot_be_masked_fai
         ({"secrets": TOKEN, "env": {"TOKEN": SECRET}}, "config: env and secrets both name TOKEN; give"),
     ],
 )
-def test_g01_what_is_no_source_of_a_secret_is_refused_without_being_quoted(
+def test_what_is_no_source_of_a_secret_is_refused_without_being_quoted(
     adapter: str, changes: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refusal:
@@ -224,7 +222,7 @@ def everything_stored(services: Services) -> str:
     return repr(rows)
 
 
-def test_g01_no_row_holds_the_value_and_the_stored_log_is_masked(
+def test_no_row_holds_the_value_and_the_stored_log_is_masked(
     services: Services, start_worker: Callable[..., Process]
 ) -> None:
     worker = start_worker(extra={"DEPLOY_TOKEN": SECRET})
@@ -241,7 +239,7 @@ def test_g01_no_row_holds_the_value_and_the_stored_log_is_masked(
     assert SECRET not in worker.output
 
 
-def test_g01_an_error_of_the_database_quotes_no_parameter(services: Services) -> None:
+def test_an_error_of_the_database_quotes_no_parameter(services: Services) -> None:
     """They may be a run's output, or its environment, and such an error is logged."""
     with pytest.raises(DBAPIError) as error, services.database.begin() as connection:
         connection.execute(text("SELECT 1 / 0, :output"), {"output": SECRET})

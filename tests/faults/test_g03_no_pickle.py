@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from kombu import Queue
 from redis import Redis
 
@@ -14,6 +15,8 @@ from reprieve.workers.bootstrap import Services
 from tests.support.processes import Process
 from tests.support.rows import status_of
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.row("G03")
 
 TASKS = {"runs": "runs.execute", "logs": "logs.ingest", "control": "reaper.sweep"}
 
@@ -56,7 +59,7 @@ def _refusals(worker: Process) -> int:
 SENDERS = [_send_as_a_task, _send_bare, _send_mislabelled]
 
 
-def test_g03_pickled_messages_run_no_code_and_the_worker_goes_on(
+def test_pickled_messages_run_no_code_and_the_worker_goes_on(
     services: Services, redis: Redis, start_worker, tmp_path: Path
 ) -> None:
     worker = start_worker()
@@ -74,11 +77,11 @@ def test_g03_pickled_messages_run_no_code_and_the_worker_goes_on(
     eventually(lambda: not redis.exists("unacked", *TASKS), what="the refused messages to be gone")
 
 
-def test_g03_only_json_and_messagepack_are_accepted(services: Services) -> None:
+def test_only_json_and_messagepack_are_accepted(services: Services) -> None:
     assert sorted(app.conf.accept_content) == ["json", "msgpack"]
     assert app.conf.task_serializer == "json"
 
 
-def test_g03_the_trap_would_have_snapped(tmp_path: Path) -> None:
+def test_the_trap_would_have_snapped(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(MakesFolder(tmp_path / "trap")))
     assert (tmp_path / "trap").exists()

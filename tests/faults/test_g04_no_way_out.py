@@ -16,6 +16,8 @@ from reprieve.workers.bootstrap import Services
 from tests.support.processes import sleeping_process
 from tests.support.rows import new_run
 
+pytestmark = pytest.mark.row("G04")
+
 OUTSIDE = ["..", "../other", "run/../../other", "/etc", "/", ".", "", "run/..", "./."]
 FORGED_IDS = [
     "../..",
@@ -48,18 +50,18 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "reference", [*OUTSIDE, "link", "link/1", "absolute/passwd", "inner/../../other", "loop", "nul\0"]
 )
-def test_g04_a_reference_that_leaves_its_folder_is_refused(root: Path, reference: str) -> None:
+def test_a_reference_that_leaves_its_folder_is_refused(root: Path, reference: str) -> None:
     with pytest.raises(OutsideRoot):
         inside(root, reference)
 
 
 @pytest.mark.parametrize("reference", ["run", "run/1", "run/1/../1", "./run", "inner/1", "not-there/yet", "..run"])
-def test_g04_a_reference_that_stays_inside_is_resolved(root: Path, reference: str) -> None:
+def test_a_reference_that_stays_inside_is_resolved(root: Path, reference: str) -> None:
     assert inside(root, reference).is_relative_to(root)
 
 
 @pytest.mark.parametrize("forged", FORGED_IDS)
-def test_g04_what_is_no_id_is_no_run(services: Services, forged: str) -> None:
+def test_what_is_no_id_is_no_run(services: Services, forged: str) -> None:
     run = new_run(services)
     with pytest.raises(RunNotFound):
         services.runs.resolve(forged)
@@ -70,13 +72,13 @@ def test_g04_what_is_no_id_is_no_run(services: Services, forged: str) -> None:
 
 
 @pytest.mark.parametrize("forged", ["../..", "/etc/passwd", "0", ""])
-def test_g04_a_message_with_a_forged_id_starts_nothing(services: Services, forged: str) -> None:
+def test_a_message_with_a_forged_id_starts_nothing(services: Services, forged: str) -> None:
     with pytest.raises(ValueError, match="UUID"):
         executing.execute_task(forged)
 
 
 @pytest.mark.parametrize("forged", ["../../adapters", "/etc", "process/..", ""])
-def test_g04_what_is_no_adapter_gets_no_folder(services: Services, forged: str) -> None:
+def test_what_is_no_adapter_gets_no_folder(services: Services, forged: str) -> None:
     with pytest.raises(UnknownAdapter):
         services.adapters.get(forged)
     with pytest.raises(UnknownAdapter):
@@ -86,7 +88,7 @@ def test_g04_what_is_no_adapter_gets_no_folder(services: Services, forged: str) 
 @pytest.mark.parametrize(
     "reference", ["../other", "run/../../other", "link", "OTHER", "loop", "nul\0", "..", "", "/etc"]
 )
-def test_g04_a_probe_reads_nothing_outside_the_adapters_folder(root: Path, tmp_path: Path, reference: str) -> None:
+def test_a_probe_reads_nothing_outside_the_adapters_folder(root: Path, tmp_path: Path, reference: str) -> None:
     adapter = DetachedAdapter(root, "here")
     reference = reference.replace("OTHER", str(tmp_path / "other"))
     with sleeping_process() as process:
@@ -109,5 +111,5 @@ HALF_HANDLES = [
 
 
 @pytest.mark.parametrize("handle", HALF_HANDLES)
-def test_g04_a_probe_of_half_a_handle_is_in_doubt(root: Path, handle: dict) -> None:
+def test_a_probe_of_half_a_handle_is_in_doubt(root: Path, handle: dict) -> None:
     assert DetachedAdapter(root, "here").probe([handle]) == [Probe.UNKNOWN]

@@ -1,7 +1,6 @@
 """G05: Flower listens on loopback alone and answers nobody without the password."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,9 @@ import pytest
 
 from reprieve.workers.bootstrap import Services
 from tests.support.flower import COMMAND, PASSWORD, Flower, running_flower
+from tests.support.processes import run_command
+
+pytestmark = pytest.mark.row("G05")
 
 PAGES = ["/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length"]
 CONTROLS = ["/api/worker/shutdown/any", "/api/task/revoke/any", "/api/task/apply/reaper.sweep"]
@@ -17,11 +19,11 @@ CONTROLS = ["/api/worker/shutdown/any", "/api/task/revoke/any", "/api/task/apply
 
 @pytest.fixture
 def flower(services: Services, environment: dict[str, str], tmp_path: Path) -> Iterator[Flower]:
-    with running_flower(environment, tmp_path) as started:
+    with running_flower(environment, tmp_path, forked=False) as started:
         yield started
 
 
-def test_g05_an_anonymous_request_is_refused_and_the_password_opens(flower: Flower) -> None:
+def test_an_anonymous_request_is_refused_and_the_password_opens(flower: Flower) -> None:
     pid = flower.process.pid
     assert {page: flower.status(page) for page in PAGES} == dict.fromkeys(PAGES, 401)
     assert {page: flower.status(page, "reprieve:wrong") for page in PAGES} == dict.fromkeys(PAGES, 401)
@@ -34,8 +36,8 @@ def test_g05_an_anonymous_request_is_refused_and_the_password_opens(flower: Flow
     assert PASSWORD not in " ".join(psutil.Process(pid).cmdline())
 
 
-def test_g05_without_a_password_flower_does_not_start(environment: dict[str, str]) -> None:
+def test_without_a_password_flower_does_not_start(environment: dict[str, str]) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FLOWER_")}
-    done = subprocess.run(COMMAND, env={**inherited, **environment}, capture_output=True, timeout=60, check=False)
+    done = run_command(COMMAND, env={**inherited, **environment})
     assert done.returncode == 2
     assert b"REPRIEVE_FLOWER_PASSWORD" in done.stderr

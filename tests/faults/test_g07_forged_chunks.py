@@ -17,6 +17,8 @@ from tests.faults.helpers_cdeg import image
 from tests.support.remote import lines, remote_with_token
 from tests.support.rows import age, in_process, updated_at
 
+pytestmark = pytest.mark.row("G07")
+
 Report = Callable[[Services, Work, object], Any]
 
 REPORTS: dict[str, Report] = {
@@ -64,7 +66,7 @@ FORGED: dict[str, Callable[[Services, Work], object]] = {
 
 @pytest.mark.parametrize("report", REPORTS)
 @pytest.mark.parametrize("forged", FORGED)
-def test_g07_a_report_without_the_token_of_its_run_changes_nothing(
+def test_a_report_without_the_token_of_its_run_changes_nothing(
     services: Services, redis: Redis, report: str, forged: str
 ) -> None:
     work, _ = remote_with_token(services)
@@ -77,7 +79,7 @@ def test_g07_a_report_without_the_token_of_its_run_changes_nothing(
     assert len(str(token)) < 10 or str(token) not in str(refused.value)
 
 
-def test_g07_a_run_that_was_given_no_token_is_reported_by_nobody(services: Services, redis: Redis) -> None:
+def test_a_run_that_was_given_no_token_is_reported_by_nobody(services: Services, redis: Redis) -> None:
     work, other = remote_with_token(services)[0], in_process(services)
     before = everything(services, redis, other)
     for report in REPORTS.values():
@@ -86,7 +88,7 @@ def test_g07_a_run_that_was_given_no_token_is_reported_by_nobody(services: Servi
     assert everything(services, redis, other) == before
 
 
-def test_g07_output_with_the_token_is_proof_of_life(services: Services) -> None:
+def test_output_with_the_token_is_proof_of_life(services: Services) -> None:
     work, token = remote_with_token(services)
     age(services, work.run_id, 100)
     before = updated_at(services, work.run_id)
@@ -95,7 +97,7 @@ def test_g07_output_with_the_token_is_proof_of_life(services: Services) -> None:
     assert services.runs.get(work.run_id).last_proof == Proof.OUTPUT
 
 
-def test_g07_a_heartbeat_with_the_token_is_proof_of_life(services: Services) -> None:
+def test_a_heartbeat_with_the_token_is_proof_of_life(services: Services) -> None:
     work, token = remote_with_token(services)
     age(services, work.run_id, 100)
     before = updated_at(services, work.run_id)
@@ -104,7 +106,7 @@ def test_g07_a_heartbeat_with_the_token_is_proof_of_life(services: Services) -> 
     assert services.runs.get(work.run_id).last_proof == Proof.HEARTBEAT
 
 
-def test_g07_output_that_comes_again_is_no_second_proof_of_life(services: Services, redis: Redis) -> None:
+def test_output_that_comes_again_is_no_second_proof_of_life(services: Services, redis: Redis) -> None:
     work, token = remote_with_token(services)
     reporting.append(services, work.run_id, token, 1, lines(b"once"))
     services.throttle.forget([work.run_id])
@@ -113,7 +115,7 @@ def test_g07_output_that_comes_again_is_no_second_proof_of_life(services: Servic
     assert everything(services, redis, work) == before
 
 
-def test_g07_of_a_token_only_its_hash_is_kept(services: Services) -> None:
+def test_of_a_token_only_its_hash_is_kept(services: Services) -> None:
     work, token = remote_with_token(services)
     with services.database.begin() as connection:
         kept = connection.execute(text("SELECT t::text FROM run_tokens t")).scalars().all()
@@ -123,7 +125,7 @@ def test_g07_of_a_token_only_its_hash_is_kept(services: Services) -> None:
     assert services.tokens.check(work.run_id, token)
 
 
-def test_g07_a_run_whose_worker_reports_for_it_gets_no_token(services: Services) -> None:
+def test_a_run_whose_worker_reports_for_it_gets_no_token(services: Services) -> None:
     work = in_process(services)
     with pytest.raises(InvalidRequest, match="is of the adapter 'process', whose worker reports for it"):
         reporting.new_token(services, work.run_id)

@@ -21,8 +21,9 @@ from reprieve.stores.embedded.address import choose_port
 from reprieve.stores.tokens import OWN_TOKEN, make_own_token, own_token
 from reprieve.workers.bootstrap import Services
 from tests.api.conftest import Served, served
+from tests.support.forking import REPRIEVE
 from tests.support.http import LOCAL, bearer, with_token
-from tests.support.processes import Process, spawn
+from tests.support.processes import Process, run_command, spawn
 from tests.support.rows import new_run
 from tests.support.waiting import answers, eventually
 
@@ -43,8 +44,9 @@ def _asked(port: int, path: str, headers: dict[str, str] | None = None, method: 
         connection.close()
 
 
+@pytest.mark.row("G08")
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "evil.example"])
-def test_g08_without_a_token_nobody_is_let_in_whatever_name_the_request_has(services: Services, host: str) -> None:
+def test_without_a_token_nobody_is_let_in_whatever_name_the_request_has(services: Services, host: str) -> None:
     run = new_run(services).id
     with TestClient(create_app(services), base_url=LOCAL, client=("127.0.0.1", 1)) as client:
         for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE"):
@@ -57,7 +59,8 @@ def test_g08_without_a_token_nobody_is_let_in_whatever_name_the_request_has(serv
     assert services.runs.get(run).status == "queued"
 
 
-def test_g09_revoking_the_last_token_closes_the_door(services: Services) -> None:
+@pytest.mark.row("G09")
+def test_revoking_the_last_token_closes_the_door(services: Services) -> None:
     with TestClient(create_app(services), base_url=LOCAL, client=("127.0.0.1", 1)) as client:
         token = services.tokens.create("the only one", Scope.ADMIN)
         assert client.get("/v1/runs", headers=bearer(token)).status_code == 200
@@ -66,7 +69,8 @@ def test_g09_revoking_the_last_token_closes_the_door(services: Services) -> None
             assert client.get("/v1/runs", headers=headers).status_code == 401
 
 
-def test_g08_an_open_api_lets_its_own_user_in_and_no_page_of_another_site(served: Served, services: Services) -> None:
+@pytest.mark.row("G08")
+def test_an_open_api_lets_its_own_user_in_and_no_page_of_another_site(served: Served, services: Services) -> None:
     run = f"/v1/runs/{new_run(services).id}"
     assert _asked(served.port, run) == 200
     other_pages = [
@@ -88,10 +92,11 @@ def test_g08_an_open_api_lets_its_own_user_in_and_no_page_of_another_site(served
     assert _asked(served.port, run, bearer(token + "x")) == 401
 
 
+@pytest.mark.row("G08")
 @pytest.mark.parametrize(
     "header", ["X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "Via", "X-Real-IP", "X-Original-Forwarded-For"]
 )
-def test_g08_what_came_through_a_proxy_needs_a_token_like_any_other(
+def test_what_came_through_a_proxy_needs_a_token_like_any_other(
     served: Served, services: Services, header: str
 ) -> None:
     token = services.tokens.create("someone", Scope.READ)
@@ -99,7 +104,8 @@ def test_g08_what_came_through_a_proxy_needs_a_token_like_any_other(
     assert _asked(served.port, "/v1/runs", {header: "127.0.0.1"} | bearer(token)) == 200
 
 
-def test_g08_a_bare_proxy_pass_is_known_by_its_http_version(served: Served) -> None:
+@pytest.mark.row("G08")
+def test_a_bare_proxy_pass_is_known_by_its_http_version(served: Served) -> None:
     for version, status in ((b"1.0", b" 401 "), (b"1.1", b" 200 ")):
         with socket.create_connection(("127.0.0.1", served.port), timeout=20) as proxy:
             host = b"Host: 127.0.0.1:%d" % served.port
@@ -107,8 +113,9 @@ def test_g08_a_bare_proxy_pass_is_known_by_its_http_version(served: Served) -> N
             assert status in proxy.recv(65536).partition(b"\r\n")[0]
 
 
+@pytest.mark.row("G08")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_g08_another_user_of_this_machine_needs_a_token(served: Served) -> None:
+def test_another_user_of_this_machine_needs_a_token(served: Served) -> None:
     ask = f"import urllib.request as u; print(u.urlopen('{served.url}/v1/runs').status)"
     for user, told in ((65534, "HTTP Error 401"), (os.geteuid(), "200")):
         done = subprocess.run(
@@ -129,9 +136,10 @@ for _ in range(5):
 """
 
 
+@pytest.mark.row("G08")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("how", ["half", "whole"])
-def test_g08_another_user_who_hangs_up_is_not_taken_for_root(served: Served, services: Services, how: str) -> None:
+def test_another_user_who_hangs_up_is_not_taken_for_root(served: Served, services: Services, how: str) -> None:
     run_id = new_run(services).id
     words = ["python3", "-c", HANG_UP, str(served.port), f"/v1/runs/{run_id}/cancel", how]
     subprocess.run(words, user=65534, cwd="/", env={"PATH": os.environ["PATH"]}, check=True, timeout=60)
@@ -139,6 +147,7 @@ def test_g08_another_user_who_hangs_up_is_not_taken_for_root(served: Served, ser
     assert services.runs.get(run_id).status == "queued"
 
 
+@pytest.mark.row("G08")
 @pytest.mark.parametrize(
     ("caller", "needs"),
     [
@@ -150,19 +159,21 @@ def test_g08_another_user_who_hangs_up_is_not_taken_for_root(served: Served, ser
         (Caller(True, True, "1.1", {"x-forwarded-proto"}), True),
     ],
 )
-def test_g08_whoever_is_not_known_to_be_this_user_here_needs_a_token(caller: Caller, needs: bool) -> None:
+def test_whoever_is_not_known_to_be_this_user_here_needs_a_token(caller: Caller, needs: bool) -> None:
     assert (caller.why_a_token() is not None) is needs
 
 
+@pytest.mark.row("G09")
 @pytest.mark.parametrize("address", ["0.0.0.0:8000", "[::]:8000", "10.1.2.3:8000", "reprieve.example.com:8000"])
-def test_g09_open_is_refused_with_anything_but_loopback(services: Services, address: str) -> None:
+def test_open_is_refused_with_anything_but_loopback(services: Services, address: str) -> None:
     services.tokens.create("someone", Scope.ADMIN)
     changed = services.settings.model_copy(update={"api_address": address, "api_open": True})
     with pytest.raises(SettingsError, match=r"REPRIEVE_API_OPEN is set.*loopback only"):
         serve(replace(services, settings=changed))
 
 
-def test_g08_an_address_with_a_token_becomes_a_cookie_and_an_address_without(services: Services) -> None:
+@pytest.mark.row("G08")
+def test_an_address_with_a_token_becomes_a_cookie_and_an_address_without(services: Services) -> None:
     with TestClient(create_app(with_token(services)), base_url=LOCAL) as client:
         for token, status in (("a guess", 401), (bearer()["Authorization"].split()[1], 200)):
             moved = client.get("/", params={"token": token}, follow_redirects=False)
@@ -174,7 +185,8 @@ def test_g08_an_address_with_a_token_becomes_a_cookie_and_an_address_without(ser
         assert "samesite=strict" in kept
 
 
-def test_g08_the_token_of_a_data_folder_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
+@pytest.mark.row("G08")
+def test_the_token_of_a_data_folder_is_its_owners_alone_and_stays(tmp_path: Path) -> None:
     assert own_token(tmp_path / "data") is None
     made: list[str] = []
     threads = [threading.Thread(target=lambda: made.append(make_own_token(tmp_path / "data"))) for _ in range(8)]
@@ -197,7 +209,7 @@ def api(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[int, Proc
     """`reprieve api` as a process: its port, and the process."""
     port = choose_port()
     extra = {"REPRIEVE_API_ADDRESS": f"127.0.0.1:{port}"}
-    process = spawn("api", [str(PROGRAMS / "reprieve"), "api"], environment | extra, tmp_path)
+    process = spawn("api", [REPRIEVE, "api"], environment | extra, tmp_path)
     try:
         eventually(lambda: answers(f"{LOCAL}:{port}/health/live"), timeout=60, what=lambda: process.output)
         yield port, process
@@ -205,13 +217,12 @@ def api(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[int, Proc
         process.stop()
 
 
-def test_g08_an_api_that_has_no_token_makes_one_that_the_same_user_finds(
+@pytest.mark.row("G08")
+def test_an_api_that_has_no_token_makes_one_that_the_same_user_finds(
     api: tuple[int, Process], environment: dict[str, str], tmp_path: Path
 ) -> None:
     port, process = api
-    shown = subprocess.run(
-        [PROGRAMS / "reprieve", "token", "show"], env={**os.environ, **environment}, capture_output=True, text=True
-    )
+    shown = run_command([REPRIEVE, "token", "show"], env={**os.environ, **environment}, text=True)
     token = shown.stdout.strip()
     assert token == own_token(Path(environment["REPRIEVE_DATA_DIR"]))
     assert _asked(port, "/v1/runs") == 401

@@ -16,6 +16,8 @@ from tests.conftest import StartWorker
 from tests.support.processes import Process, beat, spawn
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("G10")
+
 ROOT = Path(__file__).parents[2]
 #: Other processes of these tests may run at the same time, and have their own.
 OURS = uuid4().hex
@@ -48,15 +50,15 @@ def _log(services: Services, run: object) -> str:
 
 
 @pytest.mark.parametrize("adapter", ["process", "detached"])
-def test_g10_a_run_finds_no_secret_in_any_environment_or_command_line(
+def test_a_run_finds_no_secret_in_any_environment_or_command_line(
     services: Services,
     start_worker: StartWorker,
     environment: dict[str, str],
     tmp_path: Path,
     adapter: str,
 ) -> None:
-    start_worker(extra=SECRETS)
-    one = spawn("beat", beat(), environment | SECRETS, tmp_path)
+    start_worker(extra=SECRETS, forked=False)
+    one = spawn("beat", beat(), environment | SECRETS, tmp_path, forked=False)
     try:
         one.wait_for("beat: Starting")
         run = enqueue_run(adapter, {"command": ["sh", "-c", LOOK]})
@@ -71,10 +73,12 @@ def test_g10_a_run_finds_no_secret_in_any_environment_or_command_line(
     assert [word for word in _words(services) if word in seen] == []
 
 
-def test_g10_a_worker_works_with_what_it_has_hidden_and_shows_what_it_is_known_by(
+def test_a_worker_works_with_what_it_has_hidden_and_shows_what_it_is_known_by(
     services: Services, start_worker: StartWorker
 ) -> None:
-    worker = start_worker(extra={**SECRETS, "DEPLOY_TOKEN": "of-the-run-5b1f", "REPRIEVE_NONCE": "whose-it-is"})
+    worker = start_worker(
+        extra={**SECRETS, "DEPLOY_TOKEN": "of-the-run-5b1f", "REPRIEVE_NONCE": "whose-it-is"}, forked=False
+    )
     shown = Path(f"/proc/{worker.pid}/environ").read_bytes()
     data = os.fsencode(services.settings.data_dir)
     for variable in (b"REPRIEVE_DATA_DIR=" + data, b"REPRIEVE_NONCE=whose-it-is", b"PATH=" + os.environb[b"PATH"]):
@@ -110,7 +114,7 @@ except PermissionError:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
 @pytest.mark.parametrize(("hiding", "seen"), [("pass", True), ("conceal()", False)])
-def test_g10_another_process_of_the_same_user_reads_neither_memory_nor_descriptors(hiding: str, seen: bool) -> None:
+def test_another_process_of_the_same_user_reads_neither_memory_nor_descriptors(hiding: str, seen: bool) -> None:
     command = [sys.executable, "-c", f"{AS_NOBODY}\n{hiding}\n{WAIT}"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -122,7 +126,7 @@ def test_g10_another_process_of_the_same_user_reads_neither_memory_nor_descripto
     assert bool(told.stdout) is seen
 
 
-def test_g10_the_process_that_gives_all_roles_their_secrets_shows_none(tmp_path: Path) -> None:
+def test_the_process_that_gives_all_roles_their_secrets_shows_none(tmp_path: Path) -> None:
     configuration = tmp_path / "supervisord.conf"
     sleeper = f"{sys.executable} -c 'import os, time; assert os.environ[\"PGPASSWORD\"]; time.sleep(60)'"
     configuration.write_text(
@@ -152,11 +156,11 @@ def test_g10_the_process_that_gives_all_roles_their_secrets_shows_none(tmp_path:
         ("PATH", False),
     ],
 )
-def test_g10_what_is_the_workers_own_is_not_inherited(variable: str, withheld: bool) -> None:
+def test_what_is_the_workers_own_is_not_inherited(variable: str, withheld: bool) -> None:
     assert is_withheld(variable) is withheld
 
 
-def test_g10_hiding_may_be_done_twice_and_loses_no_value() -> None:
+def test_hiding_may_be_done_twice_and_loses_no_value() -> None:
     script = (
         "import os; from reprieve.workers.secrecy import conceal; conceal(); conceal(); print(os.environ['PGPASSWORD'])"
     )

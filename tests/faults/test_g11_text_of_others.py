@@ -29,6 +29,8 @@ from reprieve.workers.finish import finish
 from reprieve.workers.journal import Lines
 from tests.support.rows import running
 
+pytestmark = pytest.mark.row("G11")
+
 ROOT = Path(__file__).parents[2]
 
 #: By name, what a label, a path, an error or a name may hold. None of it may reach a terminal as it is.
@@ -53,14 +55,14 @@ ACTS = re.compile(
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_g11_what_is_shown_is_one_line_in_which_nothing_acts(name: str) -> None:
+def test_what_is_shown_is_one_line_in_which_nothing_acts(name: str) -> None:
     said = shown(HOSTILE[name])
     assert not ACTS.search(said)
     assert said.isprintable()
     assert len(said.splitlines()) == 1
 
 
-def test_g11_every_character_is_shown_as_itself_or_escaped_and_words_of_any_script_stay() -> None:
+def test_every_character_is_shown_as_itself_or_escaped_and_words_of_any_script_stay() -> None:
     for number in range(sys.maxunicode + 1):
         said = shown(chr(number))
         assert said == chr(number) or said.startswith("\\"), hex(number)
@@ -97,7 +99,7 @@ COMMANDS: list[list[str]] = [
 ]
 
 
-def test_g11_no_command_writes_what_acts_whatever_the_rows_hold(services: Services) -> None:
+def test_no_command_writes_what_acts_whatever_the_rows_hold(services: Services) -> None:
     runs = [_rows_with(services, evil, number) for number, evil in enumerate(HOSTILE.values())]
     for words in COMMANDS:
         for run in runs if "RUN" in words else [""]:
@@ -133,7 +135,7 @@ class OfOthers:
 
 @pytest.mark.parametrize("width", [80, 120, 160])
 @pytest.mark.parametrize("kind", [*LONG, *HOSTILE])
-def test_g11_ps_keeps_run_and_status_legible_beside_labels_of_any_length(kind: str, width: int) -> None:
+def test_ps_keeps_run_and_status_legible_beside_labels_of_any_length(kind: str, width: int) -> None:
     value = (LONG | HOSTILE)[kind]
     plain = OfOthers(uuid4(), {"team": "data"})
     named = OfOthers(uuid4(), {value: value, "b": "x"}, adapter=value)
@@ -150,7 +152,7 @@ def test_g11_ps_keeps_run_and_status_legible_beside_labels_of_any_length(kind: s
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_g11_an_error_that_quotes_others_is_one_line(
+def test_an_error_that_quotes_others_is_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any) -> None:
@@ -168,7 +170,7 @@ def test_g11_an_error_that_quotes_others_is_one_line(
 
 
 @pytest.mark.parametrize("argument", ["[/]", "[red]x", "\x1b[31m", "a\nb"])
-def test_g11_an_argument_that_will_not_do_is_refused_without_a_crash(
+def test_an_argument_that_will_not_do_is_refused_without_a_crash(
     argument: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for arguments in (["ps", "--limit", argument], ["ps", "--status", argument], [argument], ["ps", f"--{argument}"]):
@@ -182,7 +184,7 @@ def test_g11_an_argument_that_will_not_do_is_refused_without_a_crash(
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_g11_a_record_of_a_process_is_one_line_and_its_traceback_is_indented(name: str) -> None:
+def test_a_record_of_a_process_is_one_line_and_its_traceback_is_indented(name: str) -> None:
     evil = HOSTILE[name]
     error = ValueError(f"{evil}\n[2026-01-01 00:00:00: ERROR] forged")
     about = (ValueError, error, None)
@@ -194,7 +196,7 @@ def test_g11_a_record_of_a_process_is_one_line_and_its_traceback_is_indented(nam
     assert record.args == (evil,)
 
 
-def test_g11_nothing_of_the_command_line_prints_but_by_the_one_function() -> None:
+def test_nothing_of_the_command_line_prints_but_by_the_one_function() -> None:
     """`demo` and `simulate` draw with Rich what is their own; what they show of others goes through `shown`."""
     for module in sorted((ROOT / "cli").glob("*.py")):
         calls = [node.func for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
@@ -202,7 +204,7 @@ def test_g11_nothing_of_the_command_line_prints_but_by_the_one_function() -> Non
         assert not bare or module.name == "render.py", module.name
 
 
-def test_g11_data_for_programs_is_ascii_and_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_for_programs_is_ascii_and_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     render.say_json({"label": HOSTILE["C1 controls"]})
     said = capsys.readouterr().out
     assert said.isascii()

@@ -35,8 +35,9 @@ from reprieve.stores.partitions import DAYS_AHEAD, first_id, keep_partitions
 from reprieve.stores.reading import LogReader
 from reprieve.workers import closing as module
 from reprieve.workers import ingest as ingesting
+from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.closing import close_log, expire_logs, send_owed
+from reprieve.workers.closing import close_log, close_owed, expire_logs, send_owed
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
 from tests.support.rows import chunk, ingest, running
@@ -349,31 +350,90 @@ def test_the_sweep_sends_for_the_logs_that_are_owed_their_closing(services: Serv
     assert send_owed(services) == 2
 
 
-def test_the_end_of_a_run_has_its_log_closed_without_waiting_for_a_sweep(services: Services, start_worker: Any) -> None:
+def test_the_end_of_a_run_has_its_log_closed_by_a_real_worker_without_waiting_for_a_sweep(
+    services: Services, start_worker: Any
+) -> None:
     start_worker("runs,logs,archive")
     # More than is stored by the time at which the end is recorded.
-    run = enqueue_run("process", {"command": ["sh", "-c", "head -c 3000000 /dev/urandom"]})
-    eventually(lambda: any(one.log_closed_at for one in services.runs.get(run.id).attempts), timeout=60)
-    archive = services.archives.find(run.id, 1)
-    assert archive is not None
-    assert not archive.gaps
-
-
-def test_a_run_that_ends_has_its_log_closed_by_a_real_worker(services: Services, start_worker: Any) -> None:
-    start_worker("runs,logs,control,archive")
-    run = enqueue_run("process", {"command": ["sh", "-c", "echo out; echo err >&2"]})
-    eventually(lambda: services.runs.get(run.id).status == "succeeded")
-
-    def closed() -> bool:
-        sweep(services, by_hand=True)
-        return services.runs.get(run.id).attempts[0].log_closed_at is not None
-
-    eventually(closed, timeout=60, interval=1)
-    assert {(one.stream, one.data) for one in services.logs.read(run.id, 1)} == {
+    runs = [
+        enqueue_run("process", {"command": ["sh", "-c", script]})
+        for script in ("head -c 3000000 /dev/urandom", "echo out; echo err >&2")
+    ]
+    for run in runs:
+        eventually(lambda run=run: any(one.log_closed_at for one in services.runs.get(run.id).attempts), timeout=60)
+        archive = services.archives.find(run.id, 1)
+        assert archive is not None
+        assert not archive.gaps
+        assert services.runs.get(run.id).status == "succeeded"
+        assert segments(services, run.id) == 0
+    assert {(one.stream, one.data) for one in services.logs.read(runs[1].id, 1)} == {
         ("stdout", b"out\n"),
         ("stderr", b"err\n"),
     }
-    assert segments(services, run.id) == 0
+
+
+# -- a sweep's one message: it goes through all that is owed
+
+
+@pytest.fixture
+def owed(services: Services) -> list[Work]:
+    """Three logs, whole, of runs that ended a while ago."""
+    works = [running(services) for _ in range(3)]
+    for work in works:
+        ingest(services, [chunk(work, 1)])
+        finish(services, [End.by_result(work.fence, Outcome(), 1)])
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE run_attempts SET finished_at = finished_at - interval '10 s'"))
+    return works
+
+
+def test_all_that_is_owed_is_closed(services: Services, owed: list[Work]) -> None:
+    assert close_owed(services) == {"done": 3}
+    assert services.closings.owed(10) == []
+    assert close_owed(services) == {}
+    assert send_owed(services) == 0
+
+
+def test_a_log_that_cannot_be_closed_stops_no_other(
+    services: Services, owed: list[Work], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = module.close_log
+
+    def close_log(wired: Services, run_id: UUID, attempt: int) -> Any:
+        if run_id == owed[0].run_id:
+            raise ZeroDivisionError
+        return real(wired, run_id, attempt)
+
+    monkeypatch.setattr(module, "close_log", close_log)
+    assert close_owed(services) == {"failed": 1, "done": 2}
+    assert services.closings.owed(10) == [(owed[0].run_id, 1)]
+    assert "could not be closed" in caplog.text
+
+
+def test_a_turn_ends_before_the_next_sweep_sends_for_another(
+    services: Services, owed: list[Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLOSE_FOR", -1)
+    assert close_owed(services) == {}
+    assert len(services.closings.owed(10)) == 3
+
+
+def test_a_real_worker_closes_what_a_message_asks_it_to(
+    services: Services, owed: list[Work], start_worker: Any
+) -> None:
+    start_worker("archive")
+    assert send_owed(services) == 3
+    eventually(lambda: services.closings.owed(10) == [])
+
+
+def test_a_broker_that_is_away_leaves_it_to_the_next_sweep(
+    services: Services, owed: list[Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(app, "send_task", refuse)
+    assert send_owed(services) == 3
 
 
 # -- retention

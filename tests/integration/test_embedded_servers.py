@@ -84,6 +84,31 @@ def redis_server(tmp_path: Path, remove_after: Callable[[Server], Server]) -> Se
     return remove_after(EmbeddedRedis(tmp_path / "redis"))
 
 
+def _running(kind: type[Server], folder: Path) -> Iterator[Server]:
+    server = kind(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="module")
+def running_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all the tests that look at a running server and leave it as it is."""
+    yield from _running(EmbeddedPostgres, tmp_path_factory.mktemp("running") / "postgres")
+
+
+@pytest.fixture(scope="module")
+def running_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _running(EmbeddedRedis, tmp_path_factory.mktemp("running") / "redis")
+
+
+@pytest.fixture
+def running(kind: type[Server], running_postgres: Server, running_redis: Server) -> Server:
+    return running_postgres if kind is EmbeddedPostgres else running_redis
+
+
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that every user may enter, unlike pytest's own."""
@@ -489,73 +514,64 @@ def test_a_damaged_address_file_is_named_in_the_error(server: Server) -> None:
 # Who gets in
 
 
-def test_a_wrong_password_is_refused(server: Server) -> None:
-    server.start()
-    assert answers(server.url)
-    assert not answers(server.url.replace(password_of(server), "wrong"))
-    assert not answers(server.url.replace(password_of(server), ""))
+def test_a_wrong_password_is_refused(running: Server) -> None:
+    assert answers(running.url)
+    assert not answers(running.url.replace(password_of(running), "wrong"))
+    assert not answers(running.url.replace(password_of(running), ""))
 
 
-def test_a_server_listens_on_loopback_only(server: Server) -> None:
-    server.start()
-    open_ = [one for some in of_each_process(server, lambda process: process.net_connections("inet")) for one in some]
+def test_a_server_listens_on_loopback_only(running: Server) -> None:
+    open_ = [one for some in of_each_process(running, lambda process: process.net_connections("inet")) for one in some]
     assert {one.laddr.ip for one in open_ if one.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
-    unix = [one for some in of_each_process(server, lambda process: process.net_connections("unix")) for one in some]
+    unix = [one for some in of_each_process(running, lambda process: process.net_connections("unix")) for one in some]
     assert [connection.laddr for connection in unix if connection.laddr] == []
 
 
-def test_the_password_stands_in_no_command_line_no_environment_and_no_log(server: Server) -> None:
-    server.start()
-    password = password_of(server)
-    for words in of_each_process(server, lambda process: [*process.cmdline(), *process.environ().values()]):
+def test_the_password_stands_in_no_command_line_no_environment_and_no_log(running: Server) -> None:
+    password = password_of(running)
+    for words in of_each_process(running, lambda process: [*process.cmdline(), *process.environ().values()]):
         assert password not in " ".join(words)
-    assert password not in (server.folder / "server.log").read_text()
+    assert password not in (running.folder / "server.log").read_text()
 
 
-def test_only_the_owner_reads_what_the_folder_remembers(server: Server) -> None:
-    server.start()
-    for path in server.folder.iterdir():
+def test_only_the_owner_reads_what_the_folder_remembers(running: Server) -> None:
+    for path in running.folder.iterdir():
         assert path.stat().st_mode & 0o077 == 0, path
-    assert server.folder.stat().st_mode & 0o067 == 0  # as root, PostgreSQL's group may pass through
+    assert running.folder.stat().st_mode & 0o067 == 0  # as root, PostgreSQL's group may pass through
 
 
-def test_a_new_folder_lets_nobody_in(redis_server: Server) -> None:
-    redis_server.start()
-    assert redis_server.folder.stat().st_mode & 0o777 == 0o700
+def test_a_new_folder_lets_nobody_in(running_redis: Server) -> None:
+    assert running_redis.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_no_way_into_postgres_is_without_a_password(postgres: Server) -> None:
-    postgres.start()
-    rules = [line.split() for line in (data_of(postgres) / "pg_hba.conf").read_text().splitlines()]
+def test_no_way_into_postgres_is_without_a_password(running_postgres: Server) -> None:
+    rules = [line.split() for line in (data_of(running_postgres) / "pg_hba.conf").read_text().splitlines()]
     methods = {words[-1] for words in rules if words and not words[0].startswith("#")}
     assert methods == {"scram-sha-256"}
 
 
-def test_the_user_of_postgres_owns_its_database_and_is_no_superuser(postgres: Server) -> None:
-    postgres.start()
+def test_the_user_of_postgres_owns_its_database_and_is_no_superuser(running_postgres: Server) -> None:
     owner = "SELECT rolname FROM pg_database JOIN pg_roles ON datdba = pg_roles.oid WHERE datname = 'reprieve'"
     rights = "SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = 'reprieve'"
-    assert ask_postgres(postgres.url, owner) == [("reprieve",)]
-    assert ask_postgres(postgres.url, rights) == [(False, True)]
-    assert ask_postgres(postgres.url, "SHOW server_encoding") == [("UTF8",)]
-    assert ask_postgres(postgres.url, "SHOW fsync") == [("on",)]
+    assert ask_postgres(running_postgres.url, owner) == [("reprieve",)]
+    assert ask_postgres(running_postgres.url, rights) == [(False, True)]
+    assert ask_postgres(running_postgres.url, "SHOW server_encoding") == [("UTF8",)]
+    assert ask_postgres(running_postgres.url, "SHOW fsync") == [("on",)]
 
 
-def test_redis_keeps_everything_it_is_given(redis_server: Server) -> None:
-    redis_server.start()
-    with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+def test_redis_keeps_everything_it_is_given(running_redis: Server) -> None:
+    with redis.Redis.from_url(running_redis.url, decode_responses=True) as client:
         settings = client.config_get("*")
     assert settings["appendonly"] == "yes"
     assert settings["appendfsync"] == "everysec"
     assert settings["maxmemory-policy"] == "noeviction"
-    assert settings["dir"] == str(redis_server.folder)
+    assert settings["dir"] == str(running_redis.folder)
 
 
-def test_a_server_lives_in_a_session_of_its_own(server: Server) -> None:
-    server.start()
-    assert server.pid is not None
-    assert os.getsid(server.pid) == server.pid
-    assert server.pid != os.getsid(0)
+def test_a_server_lives_in_a_session_of_its_own(running: Server) -> None:
+    assert running.pid is not None
+    assert os.getsid(running.pid) == running.pid
+    assert running.pid != os.getsid(0)
 
 
 # Errors

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,21 +19,22 @@ from reprieve.models.work import Work
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.enqueue import enqueue_run
 from tests.faults.helpers_cdeg import reap
-from tests.support.processes import Process, processes_of
+from tests.support import processes
+from tests.support.forking import REPRIEVE
+from tests.support.processes import Child, Process, processes_of
 from tests.support.remote import remote_with_token, waiting_with_token
 from tests.support.report_server import ReportServer, report_server
 from tests.support.rows import kinds, status_of
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
-REPRIEVE = [sys.executable, "-c", "from reprieve.cli.main import main; main()"]
 
 
 @dataclass
 class Exec:
     """A `reprieve exec` that was started, with what it has written so far."""
 
-    popen: subprocess.Popen[bytes]
+    popen: Child
     folder: Path
 
     @property
@@ -76,16 +76,9 @@ def start(server: ReportServer, tmp_path: Path) -> Iterator[Start]:
         environment |= {"NO_PROXY": "127.0.0.1", "TMPDIR": str(folder)}
         arguments = ["exec", "--run", str(run_id), "--server", server.url, *options, "--", *command]
         with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
-            popen = subprocess.Popen(
-                [*REPRIEVE, *arguments],
-                cwd=folder,
-                env=environment | ({} if token is None else {TOKEN_VARIABLE: token}),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                # Who runs the tests in the background ignores Ctrl-C, or a hang-up, and so would their children.
-                preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)],
-            )
+            given = environment | ({} if token is None else {TOKEN_VARIABLE: token})
+            command = [REPRIEVE, *arguments]
+            popen = processes.start(command, env=given, cwd=folder, stdout=stdout, stderr=stderr, session=False)
         started.append((Exec(popen, folder), str(run_id)))
         return started[-1][0]
 

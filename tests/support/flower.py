@@ -1,7 +1,6 @@
 """A real Flower, and its API."""
 
 import json
-import sys
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -11,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from reprieve.stores.embedded.address import choose_port
+from tests.support.forking import REPRIEVE
 from tests.support.processes import Process, spawn
 from tests.support.waiting import eventually
 
-COMMAND = [sys.executable, "-W", "ignore", "-c", "from reprieve.cli.main import main; main()", "flower"]
+COMMAND = [REPRIEVE, "flower"]
 PASSWORD = "open sesame"
 
 
@@ -54,10 +54,12 @@ class Flower:
 
 
 @contextmanager
-def running_flower(environment: Mapping[str, str], folder: Path, **extra: str) -> Iterator[Flower]:
+def running_flower(
+    environment: Mapping[str, str], folder: Path, *, forked: bool = True, **extra: str
+) -> Iterator[Flower]:
     port = choose_port()
     given = {"REPRIEVE_FLOWER_PASSWORD": PASSWORD, "FLOWER_PORT": str(port), **extra}
-    process = spawn("flower", COMMAND, {**environment, **given}, folder)
+    process = spawn("flower", COMMAND, {**environment, **given}, folder, forked=forked)
     flower = Flower(process, f"http://127.0.0.1:{port}")
     try:
         eventually(lambda: flower.status("/healthcheck") == 200, timeout=60, what="Flower")

@@ -4,20 +4,24 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 from uuid import UUID
 
 import psutil
 
 from reprieve.adapters import host
 from reprieve.models.process import ProcessIdentity
+from tests.support.forking import APPLICATION, CELERY, PARENT, Forked
 from tests.support.waiting import eventually
 
 READY = " ready."
+
+Child = subprocess.Popen[bytes] | Forked
 
 
 @dataclass
@@ -25,7 +29,7 @@ class Process:
     """A child of the test in a session of its own, writing to `log`."""
 
     name: str
-    popen: subprocess.Popen[bytes]
+    popen: Child
     log: Path
 
     @property
@@ -64,35 +68,84 @@ class Process:
 
 
 def spawn(
-    name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, *, cwd: Path | None = None
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    *,
+    cwd: Path | None = None,
+    forked: bool = True,
 ) -> Process:
-    """Start a process in a session of its own; what it prints is in `folder`."""
+    """Start a command in a session of its own, one of our programs as a fork; what it prints is in `folder`."""
     log = folder / f"{name}.log"
     with log.open("ab") as output:
-        popen = subprocess.Popen(
-            command,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-            start_new_session=True,
-            # A shell that runs the tests in the background ignores Ctrl-C, and so would its children.
-            preexec_fn=_heed_interrupts,
-        )
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+        popen = start(command, env=env, cwd=cwd, stdout=output, stderr=output, forked=forked)
     return Process(name, popen, log)
 
 
-def _heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def start(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    session: bool = True,
+    forked: bool = True,
+) -> Child:
+    """As `subprocess.Popen`, without standard input; `forked` lets it be a fork where it is one of our programs."""
+    command = [str(word) for word in command]
+    env = dict(os.environ) if env is None else env
+    if forked and PARENT.may_fork(command, env):
+        with Path(os.devnull).open("rb") as nothing:
+            files = nothing.fileno(), stdout.fileno(), stderr.fileno()
+            return PARENT.fork(command, env, str(cwd or Path.cwd()), files, session=session)
+    return subprocess.Popen(
+        command,
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=session,
+        preexec_fn=_heed_signals,
+    )
 
 
-#: Where Celery finds our app.
-APPLICATION = "reprieve.workers.app"
+def run_command(
+    command: Sequence[object],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    text: bool = False,
+    timeout: float = 60,
+    forked: bool = True,
+) -> subprocess.CompletedProcess[Any]:
+    """As `subprocess.run` with `capture_output`, and with what `start` does; text is UTF-8."""
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        popen = start(words, env=env, cwd=cwd, stdout=stdout, stderr=stderr, session=False, forked=forked)
+        try:
+            code = popen.wait(timeout)
+        finally:
+            popen.kill()
+            popen.wait()
+        said = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            said.append(file.read().decode(errors="replace") if text else file.read())
+    return subprocess.CompletedProcess(words, code, *said)
+
+
+def _heed_signals() -> None:
+    """A shell that runs the tests in the background ignores Ctrl-C, or a hang-up, and so would their children."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def celery(*arguments: str, application: str = APPLICATION) -> list[str]:
-    return [sys.executable, "-W", "ignore", "-m", "celery", "-A", application, *arguments]
+    return [*CELERY, "-A", application, *arguments]
 
 
 def beat(*options: str) -> list[str]:
@@ -105,7 +158,7 @@ def processes_marked(name: str, value: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(name) == value:
+            if process.environ().get(name) == value and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 

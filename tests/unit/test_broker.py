@@ -77,7 +77,8 @@ def test_an_address_that_cannot_be_one_is_refused_with_the_form_that_would_do(ur
         SentinelAddress.parse(url)
 
 
+@pytest.mark.row("E14")
 @pytest.mark.parametrize(("url", "waits"), [("amqp://u:p@host//", 2), ("redis://host/0", None)])
-def test_e14_who_asks_the_broker_waits_no_longer_than_for_any_other(url: str, waits: int | None) -> None:
+def test_who_asks_the_broker_waits_no_longer_than_for_any_other(url: str, waits: int | None) -> None:
     asking = to_ask(Celery(broker=url))
     assert asking.transport_options.get("read_timeout") == waits

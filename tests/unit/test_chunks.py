@@ -220,7 +220,8 @@ def test_a_message_carries_any_bytes_and_cursors_there_and_back(batch: list[Chun
     assert sorted(decoded, key=repr) == sorted(batch, key=repr)
 
 
-def test_f08_a_message_of_the_version_before_is_still_read() -> None:
+@pytest.mark.row("F08")
+def test_a_message_of_the_version_before_is_still_read() -> None:
     """As the first version sent it: each run once, with its chunks."""
     runs = [[RUN.bytes, 1, 1, [[2, "stderr", b"\xff", "7"], [1, "stdout", b"a", None]]], [OTHER_RUN.bytes, 2, 5, []]]
     read = unpacked(decode_message({"version": 1, "runs": runs}))

@@ -271,6 +271,7 @@ def test_the_platforms_word_decides_whether_or_not_the_log_pipeline_lags(
     assert judge(suspect(silent=SILENT), watch(heard_for=heard_for), answer, NOW, TIMING) is judgement
 
 
+@pytest.mark.row("A18")
 @pytest.mark.parametrize(
     ("asked_in_vain", "judgement"),
     [
@@ -279,7 +280,7 @@ def test_the_platforms_word_decides_whether_or_not_the_log_pipeline_lags(
         (TIMING.doubt_limit + A_MOMENT, Judgement.REAP_UNANSWERED),
     ],
 )
-def test_a18_doubt_spares_for_thirty_minutes_from_the_first_question_in_vain_however_long_the_silence(
+def test_doubt_spares_for_thirty_minutes_from_the_first_question_in_vain_however_long_the_silence(
     asked_in_vain: timedelta | None, judgement: Judgement
 ) -> None:
     assert TIMING.doubt_limit == timedelta(minutes=30)
@@ -288,6 +289,7 @@ def test_a18_doubt_spares_for_thirty_minutes_from_the_first_question_in_vain_how
     assert judge(silent, watch(), Probe.UNKNOWN, NOW, TIMING) is judgement
 
 
+@pytest.mark.row("A18")
 @pytest.mark.parametrize(
     ("age", "judgement"),
     [
@@ -295,7 +297,7 @@ def test_a18_doubt_spares_for_thirty_minutes_from_the_first_question_in_vain_how
         (TIMING.doubt_limit + A_MOMENT, Judgement.REAP_UNANSWERED),
     ],
 )
-def test_a18_a_gap_in_our_own_watching_begins_doubt_anew(age: timedelta, judgement: Judgement) -> None:
+def test_a_gap_in_our_own_watching_begins_doubt_anew(age: timedelta, judgement: Judgement) -> None:
     silent = suspect(silent=timedelta(days=1), unknown_at=NOW - timedelta(hours=9))
     assert judge(silent, watch(age=age), Probe.UNKNOWN, NOW, TIMING) is judgement
 
@@ -314,11 +316,10 @@ def test_doubt_counts_from_the_last_answer_and_from_no_time_before_the_watch(
     assert doubtful.doubted_since(watch(age=timedelta(hours=1))) == ago(since)
 
 
+@pytest.mark.row("A18")
 @pytest.mark.parametrize("silent", [SILENT, TIMING.doubt_limit * 2, timedelta(days=30)])
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(days=30)])
-def test_a18_what_has_ended_is_never_convicted_however_long_nobody_has_read_how(
-    silent: timedelta, age: timedelta
-) -> None:
+def test_what_has_ended_is_never_convicted_however_long_nobody_has_read_how(silent: timedelta, age: timedelta) -> None:
     ended = suspect(silent=silent, unknown_at=NOW - silent)
     judgement = judge(ended, watch(age=age), Probe.ENDED, NOW, TIMING)
     assert judgement is Judgement.SPARE_ENDED
@@ -334,6 +335,7 @@ def test_no_doubt_is_shared_with_what_nobody_can_be_asked_about_or_what_is_gone(
 # -- what workers vouch for
 
 
+@pytest.mark.row("A24")
 @pytest.mark.parametrize(
     ("ago", "in_process", "outside"),
     [
@@ -342,7 +344,7 @@ def test_no_doubt_is_shared_with_what_nobody_can_be_asked_about_or_what_is_gone(
         (TIMING.vouch_belief + A_MOMENT, Judgement.REAP_PROCESS_LOST, Judgement.REAP_SILENT),
     ],
 )
-def test_a24_a_vouch_that_a_sweep_saw_spares_for_what_redis_leaves_of_a_window(
+def test_a_vouch_that_a_sweep_saw_spares_for_what_redis_leaves_of_a_window(
     ago: timedelta, in_process: Judgement, outside: Judgement
 ) -> None:
     silent = suspect(silent=timedelta(days=1), vouched_at=NOW - ago)
@@ -351,7 +353,8 @@ def test_a24_a_vouch_that_a_sweep_saw_spares_for_what_redis_leaves_of_a_window(
     assert judge(silent, watch(), None, NOW, TIMING) is outside
 
 
-def test_a24_a_vouch_outweighs_doubt_but_neither_a_platforms_word_nor_the_time_limit() -> None:
+@pytest.mark.row("A24")
+def test_a_vouch_outweighs_doubt_but_neither_a_platforms_word_nor_the_time_limit() -> None:
     vouched = suspect(silent=timedelta(days=1), vouched_at=NOW, unknown_at=NOW - timedelta(hours=2))
     assert judge(vouched, watch(), Probe.UNKNOWN, NOW, TIMING) is Judgement.SPARE_VOUCHED
     assert judge(vouched, watch(), Probe.DEAD, NOW, TIMING) is Judgement.REAP_GONE
@@ -359,14 +362,16 @@ def test_a24_a_vouch_outweighs_doubt_but_neither_a_platforms_word_nor_the_time_l
     assert judge(overdue, watch(), Probe.UNKNOWN, NOW, TIMING) is Judgement.REAP_TIMED_OUT
 
 
+@pytest.mark.row("A24")
 @pytest.mark.parametrize("scale", [1, 5, 30])
-def test_a24_what_dies_after_it_was_vouched_for_is_found_no_later_than_any_other(scale: int) -> None:
+def test_what_dies_after_it_was_vouched_for_is_found_no_later_than_any_other(scale: int) -> None:
     """Redis forgets a vouch in the tolerated lag, and a sweep that saw one believes it for the rest of a window."""
     timing = Timing.scaled(scale)
     assert timing.tolerated_lag + timing.vouch_belief == timing.window
 
 
-def test_a24_a_worker_that_loses_redis_too_has_as_long_as_one_that_loses_both_at_once() -> None:
+@pytest.mark.row("A24")
+def test_a_worker_that_loses_redis_too_has_as_long_as_one_that_loses_both_at_once() -> None:
     """Of a vouch's life in Redis, at least the last sweep but one sees it; the one before was a keepalive earlier."""
     surely_believed = TIMING.tolerated_lag - TIMING.sweep_interval + TIMING.vouch_belief
     assert surely_believed - TIMING.keepalive_interval >= TIMING.longest_cut_off
@@ -381,8 +386,9 @@ def test_what_its_platform_sees_alive_is_spared_however_long_it_is_silent() -> N
     assert judge(suspect(silent=timedelta(days=1)), watch(), Probe.ALIVE, NOW, TIMING) is Judgement.SPARE_ALIVE
 
 
+@pytest.mark.row("A18")
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(hours=1)])
-def test_a18_what_has_ended_is_not_timed_out_for_the_time_in_which_nobody_could_read_how(age: timedelta) -> None:
+def test_what_has_ended_is_not_timed_out_for_the_time_in_which_nobody_could_read_how(age: timedelta) -> None:
     ended = suspect(silent=timedelta(days=1), running=timedelta(days=1), max_runtime=timedelta(minutes=30))
     assert judge(ended, watch(age=age), Probe.ENDED, NOW, TIMING) is Judgement.SPARE_ENDED
 

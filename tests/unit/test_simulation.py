@@ -305,7 +305,8 @@ def test_a_worker_may_be_cut_off_for_as_long_as_is_promised(seconds: float, reap
     assert set(under(Fault(FaultKind.WORKER_STOPPED, THEN, THEN + seconds, place=3))) == reaped
 
 
-def test_a24_a_worker_that_is_cut_off_from_the_database_alone_keeps_its_runs_since_it_vouches_for_them() -> None:
+@pytest.mark.row("A24")
+def test_a_worker_that_is_cut_off_from_the_database_alone_keeps_its_runs_since_it_vouches_for_them() -> None:
     cut = Fault(FaultKind.DATABASE_CUT, THEN, THEN + 1800, place=3)
     vouching, mute = report_under(cut), report_under(cut, without=Guard.VOUCH)
     assert vouching.sparings["spare_vouched"] > 0
@@ -313,15 +314,17 @@ def test_a24_a_worker_that_is_cut_off_from_the_database_alone_keeps_its_runs_sin
     assert mute.of(LiveReap.FALSE)
 
 
+@pytest.mark.row("A24")
 @pytest.mark.parametrize(("seconds", "reaped"), [(215, set()), (700, {LiveReap.CUT_OFF})])
-def test_a24_then_it_may_be_cut_off_from_redis_too_for_as_long_as_is_promised(
+def test_then_it_may_be_cut_off_from_redis_too_for_as_long_as_is_promised(
     seconds: float, reaped: set[LiveReap]
 ) -> None:
     cut = Fault(FaultKind.DATABASE_CUT, THEN, THEN + 600 + seconds, place=3)
     assert set(under(cut, Fault(FaultKind.WORKER_STOPPED, THEN + 600, THEN + 600 + seconds, place=3))) == reaped
 
 
-def test_a24_what_dies_with_a_worker_that_vouched_for_it_is_found_within_window_and_sweep() -> None:
+@pytest.mark.row("A24")
+def test_what_dies_with_a_worker_that_vouched_for_it_is_found_within_window_and_sweep() -> None:
     cut = Fault(FaultKind.DATABASE_CUT, THEN, THEN + 2400, place=3)
     crash = Fault(FaultKind.WORKER_CRASH, THEN + 1210, THEN + 2400, place=3)
     report = report_under(cut, crash)
@@ -330,7 +333,8 @@ def test_a24_what_dies_with_a_worker_that_vouched_for_it_is_found_within_window_
     assert max(one.from_death for one in report.found) <= LATEST + PUNCTUALITY + ASK_LIMIT.total_seconds()
 
 
-def test_a18_what_ended_while_everybody_was_away_is_read_and_not_convicted() -> None:
+@pytest.mark.row("A18")
+def test_what_ended_while_everybody_was_away_is_read_and_not_convicted() -> None:
     """All workers die in an outage twice as long as doubt may last; they are back some time after the database is."""
     outage = Fault(FaultKind.DATABASE_OUTAGE, THEN, THEN + 3600)
     crashes = [Fault(FaultKind.WORKER_CRASH, THEN + 60, THEN + 3600 + 700, place) for place in range(12)]
