@@ -1,6 +1,7 @@
 """The adapters that are installed, found by their entry points."""
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -14,7 +15,6 @@ from reprieve.models.errors import InvalidRequest, UnknownAdapter
 from reprieve.models.faults import is_unfit
 
 ENTRY_POINT_GROUP = "reprieve.adapters"
-
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def find_adapter(adapter_type: str) -> type[Adapter]:
 
 
 def validate_config(adapter_class: type[Adapter], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config in its stored form; raises `InvalidRequest` naming each field that is wrong and what would do."""
+    """The config in its stored form; raises `InvalidRequest` naming each wrong field and what would work."""
     if not isinstance(config, Mapping):
         raise InvalidRequest(f"config is of type {type(config).__name__}; give a mapping of fields to values.")
     try:
@@ -73,8 +73,8 @@ def _problem(details: Any, adapter_class: type[Adapter]) -> str:
     if details["type"] == "extra_forbidden":
         known = ", ".join(adapter_class.config_model.model_fields)
         return f"{field} is not a field; known are {known}"
-    told = details["msg"].removeprefix("Value error, ")
-    return f"{field}: {told[:1].lower()}{told[1:]}"
+    sentence = details["msg"].removeprefix("Value error, ")
+    return f"{field}: {sentence[:1].lower()}{sentence[1:]}"
 
 
 def can_attach(adapter_type: str) -> bool:
@@ -83,13 +83,17 @@ def can_attach(adapter_type: str) -> bool:
 
 
 class Adapters:
-    """The adapters of one process, each built when it is first needed, with the name that `host` returns then."""
+    """The adapters of one process, each built once, when it is first needed, with the name that `host` returns then.
+
+    Thread-safe.
+    """
 
     def __init__(self, folder: Path, host: Callable[[], str]) -> None:
         self._folder = folder
         self._host = host
         self._built: dict[str, Adapter] = {}
         self._broken: set[str] = set()
+        self._building = threading.RLock()
 
     def attaching(self) -> list[str]:
         """Those that this process can use to follow what another worker has started."""
@@ -97,27 +101,29 @@ class Adapters:
 
     def get(self, adapter_type: str) -> Adapter:
         """Raises `UnknownAdapter`."""
-        if adapter_type not in self._built:
-            adapter_class = find_adapter(adapter_type)
-            self._built[adapter_type] = adapter_class(self._folder / adapter_type, self._host())
-        return self._built[adapter_type]
+        with self._building:
+            if adapter_type not in self._built:
+                adapter_class = find_adapter(adapter_type)
+                self._built[adapter_type] = adapter_class(self._folder / adapter_type, self._host())
+            return self._built[adapter_type]
 
     def usable(self) -> list[str]:
         """The adapters that this process can use: those that are installed and can be built here."""
         return [name for name in adapter_classes() if self._can_be_built(name)]
 
     def _can_be_built(self, name: str) -> bool:
-        if name in self._broken:
-            return False
-        try:
-            self.get(name)
-        except Exception as error:
-            if is_unfit(error):  # This worker's trouble, which says nothing about the adapter.
-                return True
-            logger.exception("The adapter %r cannot be used here; its runs wait for a worker that can.", name)
-            self._broken.add(name)
-            return False
-        return True
+        with self._building:
+            if name in self._broken:
+                return False
+            try:
+                self.get(name)
+            except Exception as error:
+                if is_unfit(error):  # This worker's trouble, which says nothing about the adapter.
+                    return True
+                logger.exception("The adapter %r cannot be used here; its runs wait for a worker that can.", name)
+                self._broken.add(name)
+                return False
+            return True
 
     def keeping(self) -> list[Keeping]:
         """The adapters that keep something of their attempts on this host."""

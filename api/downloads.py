@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from reprieve.api.access import MayRead
 from reprieve.api.desks import Desk, LogDesk
-from reprieve.api.logs import LISTED_GAPS, ChunkRecord, GapRecord, reader_of, refuse_if_gone
+from reprieve.api.logs import LISTED_GAPS, ChunkRecord, GapRecord, refuse_if_gone
 from reprieve.api.problems import answers
 from reprieve.api.ranges import ByteRange, parse_range
 from reprieve.models.chunks import STREAM_NAME, Chunk
@@ -150,7 +150,7 @@ def _measure(wired: Services, run_id: UUID, attempt: int, stream: str | None) ->
 
 
 def _items_of(wired: Services, run_id: UUID, attempt: int, stream: str | None) -> Iterator[Chunk | Gap]:
-    items = reader_of(wired, run_id).stored(attempt)
+    items = wired.log_of(run_id).stored(attempt)
     return (item for item in items if stream is None or isinstance(item, Gap) or item.stream == stream)
 
 

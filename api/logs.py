@@ -15,7 +15,6 @@ from reprieve.models.chunks import Chunk
 from reprieve.models.errors import LogLost, LogRemoved
 from reprieve.models.gaps import Gap, Why
 from reprieve.models.sequences import MAX_SEQ, SeqRanges
-from reprieve.stores.reading import LogReader
 from reprieve.workers.bootstrap import Services
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -112,7 +111,7 @@ def _part(wired: Services, run_id: UUID, attempt: int, after: int, limit: int) -
     chunks: list[Chunk] = []
     gaps: list[Gap] = []
     size = 0
-    for item in reader_of(wired, run_id).stored(attempt, after, limit):
+    for item in wired.log_of(run_id).stored(attempt, after, limit):
         if isinstance(item, Gap):
             gaps.append(item)
             continue
@@ -121,10 +120,6 @@ def _part(wired: Services, run_id: UUID, attempt: int, after: int, limit: int) -
             return chunks, [gap for gap in gaps if gap.first < chunks[-1].seq]
         chunks.append(item)
     return chunks, gaps
-
-
-def reader_of(wired: Services, run_id: UUID) -> LogReader:
-    return LogReader(wired.database, wired.logs, wired.live, run_id)
 
 
 def refuse_if_gone(run_id: UUID, attempt: int, gaps: list[Gap]) -> None:

@@ -8,15 +8,9 @@ from reprieve.models.chunks import Chunk
 from reprieve.models.gaps import Gap
 from reprieve.models.rows import Run
 from reprieve.models.status import Status
-from reprieve.stores.reading import LogReader
-from reprieve.workers.bootstrap import Services
 
 #: What a shell says of a command that a signal ended: this and the signal's number.
 SIGNAL_BASE = 128
-
-
-def reader_of(services: Services, run: Run) -> LogReader:
-    return LogReader(services.database, services.logs, services.live, run.id)
 
 
 def write(items: Iterable[Chunk | Gap], *, stream: str | None = None, raw: bool = False) -> bool:

@@ -92,6 +92,9 @@ SHIP_AGAIN_AFTER = 15.0
 #: lost message carried must be there again within the window.
 SHIP_AGAIN_DOUBLINGS = 4
 
+#: Seconds between two looks of a worker for runs to adopt, and how many it adopts at each, so that workers share them.
+ADOPT_INTERVAL, ADOPT_AT_ONCE = 2.0, 20
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:

@@ -4,16 +4,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from reprieve.models.liveness import Timing
+from reprieve.models.liveness import ADOPT_AT_ONCE, ADOPT_INTERVAL, Timing
 from reprieve.simulation.conditions import TICK, Conditions, Incident, Moment
 from reprieve.simulation.faults import host_of
 from reprieve.simulation.fleet import Fleet, Kind, Truth
 from reprieve.simulation.spans import Bools, Floats, Ints
 
-#: Seconds from "is to be adopted" to the new follower's first look (`workers.supervisor.INTERVALS`, attaching).
+#: Seconds from "is to be adopted" to the new follower's first look: its turn comes, and it attaches.
 ADOPTED_AFTER = (1.0, 5.0)
-#: What one worker takes over in a tick: `ADOPT_AT_ONCE` at each of its turns.
-ADOPTED_PER_TICK = 20 * int(TICK / 2)
+#: What one worker takes over in a tick.
+ADOPTED_PER_TICK = ADOPT_AT_ONCE * int(TICK / ADOPT_INTERVAL)
 #: By kind: whether another worker can follow such work.
 ATTACHING = np.array([kind in (Kind.PLATFORM, Kind.HOST_BOUND, Kind.UNASKED) for kind in Kind])
 

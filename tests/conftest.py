@@ -24,6 +24,7 @@ from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.settings import load_settings
 from tests.support.processes import READY, Process, beat, celery, spawn
+from tests.support.shipping import end_shippers
 
 #: The browser's tests need what only `make test-browser` installs.
 collect_ignore = [] if find_spec("playwright") else ["browser"]
@@ -131,6 +132,7 @@ def services(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     yield wired
     # A task that a test ran in this process has started a crew, which would adopt and bury for the tests that follow.
     lifecycle.end()
+    end_shippers()
     bootstrap.use(None)
 
 

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from reprieve.adapters.registry import Adapters
 from reprieve.models.liveness import WINDOW, Timing
@@ -20,6 +21,7 @@ from reprieve.stores.logs import PostgresLogStore
 from reprieve.stores.nodes import NodeStore
 from reprieve.stores.owed import Setbacks
 from reprieve.stores.questions import QuestionStore
+from reprieve.stores.reading import LogReader
 from reprieve.stores.runs.attempts import AttemptStore
 from reprieve.stores.runs.claims import ClaimStore
 from reprieve.stores.runs.resends import ResendStore
@@ -74,6 +76,10 @@ class Services:
     @property
     def host(self) -> str:
         return self.node.name
+
+    def log_of(self, run_id: UUID) -> LogReader:
+        """A reader of this run's log."""
+        return LogReader(self.database, self.logs, self.live, run_id)
 
 
 def resolve_settings() -> Settings:

@@ -12,6 +12,7 @@ from functools import partial
 from uuid import uuid4
 
 from reprieve.adapters.shipper import LogShipper
+from reprieve.models.liveness import ADOPT_INTERVAL
 from reprieve.workers.asking import answer_questions
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.supervision.adopting import Adopting
@@ -25,7 +26,7 @@ from reprieve.workers.supervision.vouching import Vouching
 logger = logging.getLogger(__name__)
 
 #: Seconds between two turns of each duty; never more than a keepalive interval.
-INTERVALS = {"supervise": 1.0, "vouch": 1.0, "bury": 2.0, "adopt": 2.0, "answer": 1.0, "tidy": 20.0}
+INTERVALS = {"supervise": 1.0, "vouch": 1.0, "bury": 2.0, "adopt": ADOPT_INTERVAL, "answer": 1.0, "tidy": 20.0}
 
 
 class Supervisor:

@@ -119,7 +119,7 @@ def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> d
 
 def _follow_to_the_end(wired: Services, started: Run) -> int:
     try:
-        output.write(output.reader_of(wired, started).follow())
+        output.write(wired.log_of(started.id).follow())
     except KeyboardInterrupt:
         say(f"the run goes on; `reprieve cancel {started.id}` ends it.", problem=True)
         return 130
@@ -171,7 +171,7 @@ def logs(
     if attempt is not None and attempt > wanted.attempt and not follow:
         raise InvalidRequest(f"There is no attempt {attempt} (yet): the run has had {wanted.attempt}.")
     first = attempt or (max(wanted.attempt, 1) if raw else 1)
-    reader = output.reader_of(wired, wanted)
+    reader = wired.log_of(wanted.id)
     attempts = range(first, wanted.attempt + 1)[: 1 if raw else None]
     stored = (item for number in attempts for item in reader.stored(number, after if number == first else 0))
     try:

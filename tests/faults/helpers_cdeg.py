@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, TypeVar
 from unittest.mock import patch
 from uuid import UUID
@@ -13,16 +12,15 @@ from uuid import UUID
 import psutil
 from sqlalchemy import text
 
-from reprieve.adapters.shipper import LogShipper
 from reprieve.models.status import EventKind
 from reprieve.models.work import Work
 from reprieve.workers import sweep as sweeping
 from reprieve.workers.bootstrap import Services, build
-from reprieve.workers.ingest import ingest
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.support.processes import processes_of
 from tests.support.rows import age, kinds, watch_for
+from tests.support.shipping import direct_shipper
 
 T = TypeVar("T")
 
@@ -108,12 +106,6 @@ def counting_updates(services: Services) -> Iterator[Callable[[], int]]:
     finally:
         with services.database.begin() as connection:
             connection.execute(text(remove))
-
-
-def direct_shipper(services: Services) -> LogShipper:
-    """A shipper whose batches are ingested at once, by this process."""
-    publish = partial(ingest, services)
-    return LogShipper(services.settings.spool_dir, publish, services.logs.stored)
 
 
 def bury(services: Services) -> None:

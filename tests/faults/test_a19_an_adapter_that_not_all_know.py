@@ -17,10 +17,10 @@ from reprieve.workers.explaining import explain
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import BROKEN_WORKER, CHATTY, WITHOUT_ADAPTER, enqueueing, lengthen_watch, swept_again
-from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of
 from tests.support.rows import age, kinds, running, status_of, watch_for
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("A19")

@@ -28,11 +28,11 @@ from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.hints import send_execute
 from reprieve.workers.supervisor import Supervisor
 from tests.conftest import StartWorker
-from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.nodes import a_node
 from tests.support.odd_worker import TROUBLES
 from tests.support.processes import READY, celery, sleeping_process, spawn
 from tests.support.rows import chunk, in_process, ingest, kinds, new_run, pass_the_wait, running, status_of
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("A20")

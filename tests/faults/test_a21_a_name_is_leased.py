@@ -23,11 +23,12 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.explaining import explain
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
-from tests.faults.helpers_cdeg import bury, direct_shipper, on_another_host, reap
+from tests.faults.helpers_cdeg import bury, on_another_host, reap
 from tests.support.containers import Containers, containers, needs_namespaces
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of, sleeping_process
 from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of, watch_for
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("A21")

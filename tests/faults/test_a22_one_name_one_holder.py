@@ -31,11 +31,12 @@ from reprieve.workers.lifecycle import NO_IDENTITY
 from reprieve.workers.naming import take_name
 from reprieve.workers.supervision import vouching
 from reprieve.workers.supervisor import Supervisor
-from tests.faults.helpers_cdeg import bury, direct_shipper, reap
+from tests.faults.helpers_cdeg import bury, reap
 from tests.support.containers import Containers, containers, needs_namespaces
 from tests.support.nodes import a_node
 from tests.support.processes import processes_of, sleeping_process
 from tests.support.rows import in_process, kinds, pass_the_wait, running, status_of
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("A22")

@@ -14,9 +14,9 @@ from reprieve.workers.context import RunContext
 from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.hints import send_execute
 from tests.conftest import StartWorker
-from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.odd_worker import KINDS
 from tests.support.rows import kinds, new_run, running, status_of
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("B14")

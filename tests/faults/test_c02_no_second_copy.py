@@ -19,9 +19,10 @@ from reprieve.models.process import ProcessIdentity
 from reprieve.models.work import Work
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
-from tests.faults.helpers_cdeg import all_at_once, bury, direct_shipper, no_process_left, on_another_host, reap
+from tests.faults.helpers_cdeg import all_at_once, bury, no_process_left, on_another_host, reap
 from tests.support.processes import processes_of, sleeping_process
 from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("C02")

@@ -11,8 +11,9 @@ from reprieve import enqueue_run
 from reprieve.models.chunks import MAX_CHUNK_BYTES, Chunk
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
-from tests.faults.helpers_cdeg import direct_shipper, no_process_left
+from tests.faults.helpers_cdeg import no_process_left
 from tests.support.rows import chunk, ingest, running, status_of
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("D01")

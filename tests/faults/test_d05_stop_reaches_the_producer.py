@@ -14,9 +14,10 @@ from reprieve.models.work import Work
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
-from tests.faults.helpers_cdeg import direct_shipper, image, no_process_left, reap
+from tests.faults.helpers_cdeg import image, no_process_left, reap
 from tests.support.processes import Process, processes_of
 from tests.support.rows import chunk, ingest, kinds, running, status_of
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("D05")

@@ -17,10 +17,10 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log
 from reprieve.workers.context import RunContext
 from reprieve.workers.finish import finish
-from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.forking import REPRIEVE
 from tests.support.processes import run_command
 from tests.support.rows import running
+from tests.support.shipping import direct_shipper
 
 pytestmark = pytest.mark.row("D06")
 

@@ -34,10 +34,11 @@ from reprieve.workers.explaining import explain
 from reprieve.workers.supervision.adopting import ADOPT_AT_ONCE
 from reprieve.workers.supervision.burying import Burying
 from reprieve.workers.supervisor import Supervisor
-from tests.faults.helpers_cdeg import bury, direct_shipper
+from tests.faults.helpers_cdeg import bury
 from tests.support.http import calling
 from tests.support.remote import remote_with_token
 from tests.support.rows import chunk, ingest, make_due, running
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("D13")

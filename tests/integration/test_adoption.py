@@ -20,10 +20,11 @@ from reprieve.workers import sweep as module
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
-from tests.faults.helpers_cdeg import all_at_once, direct_shipper
+from tests.faults.helpers_cdeg import all_at_once
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of
 from tests.support.rows import age, chunk, in_process, ingest, kinds, running, status_of, updated_at, watch_for
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 StartWorker = Callable[..., Process]

@@ -16,8 +16,8 @@ from reprieve.workers.context import RunContext
 from reprieve.workers.finish import finish
 from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.sweep import sweep
-from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.rows import age, chunk, in_process, ingest, kinds, running, status_of, watch_for
+from tests.support.shipping import direct_shipper
 
 
 def told(*arguments: object) -> str:

@@ -28,10 +28,11 @@ from reprieve.workers.context import RunContext
 from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.reporting import MAX_CHUNKS, MAX_REPORT_BYTES, append, heartbeat, record_result
 from reprieve.workers.supervisor import Supervisor
-from tests.faults.helpers_cdeg import direct_shipper, image, reap
+from tests.faults.helpers_cdeg import image, reap
 from tests.support.nodes import a_node
 from tests.support.remote import lines, remote, remote_with_token, waiting_with_token
 from tests.support.rows import kinds, new_run, status_of
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 

@@ -26,9 +26,9 @@ from reprieve.workers.supervision.burying import Burying
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import impatient_services, locked
-from tests.faults.helpers_cdeg import direct_shipper
 from tests.support.nodes import a_node
 from tests.support.rows import age, chunk, in_process, ingest, kinds, make_due, new_run, running, status_of, watch_for
+from tests.support.shipping import direct_shipper
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """Finding adapters, and what is said of a config that cannot work."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,3 +144,36 @@ def test_each_adapter_is_built_once_in_a_folder_of_its_own(install: Callable[...
 def test_an_unknown_adapter_is_refused_by_a_worker_too(tmp_path: Path) -> None:
     with pytest.raises(UnknownAdapter, match="'nothing'"):
         Adapters(tmp_path, lambda: "a-host").get("nothing")
+
+
+def test_threads_that_want_an_adapter_at_once_build_it_once_and_say_once_that_it_is_broken(
+    install: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    together = threading.Barrier(4)
+    built = list[str]()
+
+    class Slow(Complete):
+        type = "slow"
+
+        def __init__(self, folder: Path, host: str) -> None:
+            built.append(host)
+            time.sleep(0.05)
+
+    class Broken(Slow):
+        type = "broken"
+
+        def __init__(self, folder: Path, host: str) -> None:
+            time.sleep(0.05)
+            raise RuntimeError("no licence")
+
+    install(Slow, Broken)
+    adapters = Adapters(tmp_path, lambda: "here")
+
+    def use(_: int) -> list[str]:
+        together.wait()
+        return adapters.usable()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(use, range(4))) == [["slow"]] * 4
+    assert built == ["here"]
+    assert len([one for one in caplog.messages if "cannot be used here" in one]) == 1

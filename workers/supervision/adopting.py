@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from reprieve.adapters.protocol import Adapter, Attaching
 from reprieve.models.errors import UnknownAdapter
 from reprieve.models.faults import ends_session
+from reprieve.models.liveness import ADOPT_AT_ONCE
 from reprieve.models.owed import Duty
 from reprieve.models.work import Outcome, Work
 from reprieve.stores.adoptions import Adoption
@@ -25,8 +26,6 @@ from reprieve.workers.turns import set_back
 
 logger = logging.getLogger(__name__)
 
-#: Runs that are adopted in one turn, so that the workers that look share them.
-ADOPT_AT_ONCE = 20
 #: Runs that a worker with a new adapter asks for as it starts; the sweep sends the rest.
 AWAITED_AT_ONCE = 1000
 #: How much that is left to others is looked at, and how much of it is remembered, so that this is said once.
