@@ -43,14 +43,14 @@ def health(environment: dict[str, str]) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.row("F01")
-@pytest.mark.parametrize(("ago", "well"), [(175, True), (185, False)])
+@pytest.mark.parametrize(("ago", "well"), [(140, True), (185, False)])
 def test_a_beat_that_died_is_seen_when_the_last_completed_sweep_is_three_minutes_old(
     services: Services, environment: dict[str, str], ago: float, well: bool
 ) -> None:
     completed(services, ago)
     status, told = health(environment)
     assert (status == 0, told["healthy"]) == (well, well)
-    assert told["sweep_age_seconds"] == pytest.approx(ago, abs=10)
+    assert ago <= told["sweep_age_seconds"] < ago + 40
     assert [reason.startswith("The last completed sweep is ") for reason in told["reasons"]] == [True] * (not well)
 
 
