@@ -48,7 +48,7 @@ def _nameable(name: str) -> str:
 
 Plain = Annotated[str, AfterValidator(_plain)]
 Name = Annotated[Plain, AfterValidator(_nameable)]
-Source = Annotated[Plain, AfterValidator(checked_source)]
+SecretSource = Annotated[Plain, AfterValidator(checked_source)]
 
 
 class CommandConfig(BaseModel):
@@ -60,7 +60,7 @@ class CommandConfig(BaseModel):
     env: dict[Name, Plain] = Field(default_factory=dict, description="Added to the worker's environment.")
     cwd: Plain | None = Field(default=None, description="The folder to run in; the worker's own by default.")
     stdin: Plain | None = Field(default=None, description="Text given on standard input; nothing by default.")
-    secrets: dict[Name, Source] = Field(
+    secrets: dict[Name, SecretSource] = Field(
         default_factory=dict,
         description="Variables of the command whose values the worker has, as env:VARIABLE or file:/absolute/path, "
         "and which are masked in what the command prints.",

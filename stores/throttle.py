@@ -49,9 +49,9 @@ class Throttle:
         self._held: dict[UUID, float] = {}
         self._held_seconds = refresh_seconds / 20
 
-    def claims(self) -> "Claims":
+    def permits(self) -> "Permits":
         """A block in which keys are taken, and released if it ends with an exception."""
-        return Claims(self)
+        return Permits(self)
 
     def take(self, fences: Iterable[Fence], owner: str) -> set[Fence]:
         """The fences whose runs are due for a refresh, each run's key now taken for `owner`."""
@@ -114,7 +114,7 @@ class Throttle:
             logger.warning("Redis is down (%s): %d throttle keys stay until they expire.", error, len(run_ids))
 
 
-class Claims:
+class Permits:
     """The keys taken in one block. Those whose refresh was not made are released when it ends."""
 
     def __init__(self, throttle: Throttle) -> None:

@@ -102,11 +102,11 @@ def _sorted_out(blocks: Sequence[Block]) -> tuple[list[Block], list[tuple[Block,
 
 
 def _store(services: Services, blocks: Sequence[Block]) -> dict[str, int]:
-    with services.throttle.claims() as claims, services.database.begin() as connection:
+    with services.throttle.permits() as permits, services.database.begin() as connection:
         printing = printing_of(connection, {block.run_id for block in blocks})
         new = _append(services, connection, [block for block in blocks if block.run_id in printing])
         proofs = {block.fence for block in new if printing[block.run_id].out_of_process_liveness}
-        refreshed = refresh(connection, claims, proofs, Proof.OUTPUT)
+        refreshed = refresh(connection, permits, proofs, Proof.OUTPUT)
         late = [block.key for block in new if block.attempt < printing[block.run_id].live_from]
         suspected = note_late_output(connection, late)
     for adapter in suspected:

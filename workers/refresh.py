@@ -14,21 +14,21 @@ from sqlalchemy import Connection
 from reprieve.models.status import Proof
 from reprieve.models.work import Fence
 from reprieve.stores.runs.refresh import write_proof
-from reprieve.stores.throttle import Claims
+from reprieve.stores.throttle import Permits
 from reprieve.workers import metrics
 from reprieve.workers.bootstrap import Services
 
 
-def refresh(connection: Connection, claims: Claims, fences: Iterable[Fence], proof: Proof) -> set[Fence]:
+def refresh(connection: Connection, permits: Permits, fences: Iterable[Fence], proof: Proof) -> set[Fence]:
     """Refresh those of `fences` that are due, inside the caller's transaction; returns those it wrote."""
     fences = set(fences)
-    taken = claims.take(fences)
+    taken = permits.take(fences)
     try:
         refreshed = write_proof(connection, taken, proof)
     except Exception:
         metrics.REFRESHES.labels(proof.value, "failed").inc(len(taken))
         raise
-    claims.made(refreshed)
+    permits.made(refreshed)
     for result, count in (
         ("written", len(refreshed)),
         ("throttled", len(fences) - len(taken)),
@@ -43,5 +43,5 @@ def give_proof(services: Services, fences: Iterable[Fence], proof: Proof) -> set
     fences = set(fences)
     if not fences:
         return set()
-    with services.throttle.claims() as claims, services.database.begin() as connection:
-        return refresh(connection, claims, fences, proof)
+    with services.throttle.permits() as permits, services.database.begin() as connection:
+        return refresh(connection, permits, fences, proof)

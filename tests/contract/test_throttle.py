@@ -98,15 +98,15 @@ def test_of_many_who_ask_at_once_each_run_is_one_ones(throttle: Throttle) -> Non
 
 
 def test_a_block_keeps_what_it_used_and_gives_back_the_rest(throttle: Throttle) -> None:
-    with throttle.claims() as claims:
-        claims.made(claims.take([RUN, OTHER]) - {OTHER})
+    with throttle.permits() as permits:
+        permits.made(permits.take([RUN, OTHER]) - {OTHER})
     assert throttle.take([RUN, OTHER], "you") == {OTHER}
 
 
 def test_a_block_that_fails_gives_back_every_key_it_took_and_no_other(throttle: Throttle, server: Redis) -> None:
     throttle.take([OTHER], "somebody else")
-    with pytest.raises(ZeroDivisionError), throttle.claims() as claims:
-        claims.made(claims.take([RUN, OTHER]))
+    with pytest.raises(ZeroDivisionError), throttle.permits() as permits:
+        permits.made(permits.take([RUN, OTHER]))
         raise ZeroDivisionError
     assert server.keys("proof:*") == [proof_key(OTHER.run_id).encode()]
 
@@ -116,8 +116,8 @@ def test_a_block_that_fails_gives_back_every_key_it_took_and_no_other(throttle: 
 def test_a_block_gives_back_no_key_that_has_meanwhile_become_anothers(
     throttle: Throttle, server: Redis, fails: bool
 ) -> None:
-    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), throttle.claims() as claims:
-        assert claims.take([RUN, OTHER]) == {RUN, OTHER}
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext(), throttle.permits() as permits:
+        assert permits.take([RUN, OTHER]) == {RUN, OTHER}
         server.set(proof_key(OTHER.run_id), "another", ex=60)
         if fails:
             raise ZeroDivisionError
@@ -126,7 +126,7 @@ def test_a_block_gives_back_no_key_that_has_meanwhile_become_anothers(
 
 
 def test_two_blocks_never_take_the_same_run(throttle: Throttle) -> None:
-    with throttle.claims() as first, throttle.claims() as second:
+    with throttle.permits() as first, throttle.permits() as second:
         assert first.take([RUN]) == {RUN}
         assert second.take([RUN, OTHER]) == {OTHER}
 
@@ -258,7 +258,7 @@ def test_with_redis_back_it_is_redis_that_decides_again(
 
 @pytest.mark.usefixtures("away")
 def test_without_redis_an_empty_block_asks_nobody(faked: Throttle, caplog: pytest.LogCaptureFixture) -> None:
-    with faked.claims() as claims:
-        assert claims.take([]) == set()
+    with faked.permits() as permits:
+        assert permits.take([]) == set()
     faked.forget([])
     assert not caplog.records
