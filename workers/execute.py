@@ -48,6 +48,7 @@ def _claim(wired: Services, ours: Crew, run_id: UUID, request: Any) -> Work | No
 
     def attempt() -> tuple[Work | None, str | None]:
         adapters = wired.adapters.usable()
+        ours.supervisor.be_seen()
         work = wired.claims.claim(run_id, request.hostname, ours.supervisor.worker_id, adapters)
         return work, None if work else wired.claims.lacks_adapter(run_id, request.hostname, adapters)
 

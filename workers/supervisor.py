@@ -93,9 +93,17 @@ class Supervisor:
         except Exception:
             logger.exception("A step of supervision failed; it is tried again in a moment.")
 
+    def be_seen(self) -> None:
+        """Renew this worker's heartbeat if that is due. To be called before it takes anything.
+
+        A sweep finds the work of a dead worker by its last heartbeat; one that was killed before its first had none.
+        """
+        self._vouching.beat()
+
     def adopt(self) -> None:
         """One turn over what other workers have left."""
         if not self.is_draining:
+            self.be_seen()
             self._adopting.turn()
 
     @property

@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,14 +17,16 @@ from reprieve.models.judging import Judgement
 from reprieve.models.status import EventKind, Probe
 from reprieve.models.work import Fence, Work
 from reprieve.stores.runs.attempts import Standing
+from reprieve.workers import execute as executing
 from reprieve.workers import sweep as module
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.supervision.adopting import Adopting
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import all_at_once
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of
-from tests.support.rows import age, chunk, in_process, ingest, kinds, running, status_of, updated_at, watch_for
+from tests.support.rows import age, chunk, in_process, ingest, kinds, new_run, running, status_of, updated_at, watch_for
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -100,6 +103,29 @@ def test_work_is_orphaned_when_its_worker_was_not_seen_for_a_minute(
     watch_for(services, 3600)
     assert sweep(services)["orphaned"] == orphaned
     assert to_adopt(services) == ([work.run_id] if orphaned else [])
+
+
+@pytest.mark.row("A23")
+@pytest.mark.parametrize("taken", ["claimed", "adopted"])
+def test_work_of_a_worker_that_was_killed_before_its_first_turn_is_orphaned(
+    taken: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Adopting, "_begin_to_follow", lambda *_: None)
+    watch_for(services, 3600)
+    supervisor = Supervisor(services, direct_shipper(services))  # It is not started, and so has no turn by itself.
+    if taken == "claimed":
+        run_id, request = new_run(services).id, SimpleNamespace(hostname="runs@here", headers={})
+        work = executing._claim(services, SimpleNamespace(supervisor=supervisor), run_id, request)  # type: ignore[arg-type]
+        assert work is not None
+        services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
+    else:
+        work = dispatched(services)
+        services.adoptions.hand_over([work.fence])
+        supervisor.adopt()
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE workers SET seen_at = clock_timestamp() - interval '61 s'"))
+    assert sweep(services, by_hand=True)["orphaned"] == 1
+    assert to_adopt(services) == [work.run_id]
 
 
 def test_work_that_no_worker_could_go_on_with_is_not_orphaned(services: Services) -> None:
