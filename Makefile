@@ -1,7 +1,8 @@
 # Python 3.11, pip and make are all that is needed. `make help` lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# What is not imported need not be compiled: that is a third of the time.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile --progress-bar off
 # Stamps of what is installed: what the demo needs, or everything.
 DEMO := .venv/.demo
 READY := .venv/.ready
