@@ -93,7 +93,7 @@ class Adapters:
         self._host = host
         self._built: dict[str, Adapter] = {}
         self._broken: set[str] = set()
-        self._building = threading.RLock()
+        self._locks: dict[str, threading.RLock] = {}
 
     def attaching(self) -> list[str]:
         """Those that this process can use to follow what another worker has started."""
@@ -101,18 +101,19 @@ class Adapters:
 
     def get(self, adapter_type: str) -> Adapter:
         """Raises `UnknownAdapter`."""
-        with self._building:
-            if adapter_type not in self._built:
-                adapter_class = find_adapter(adapter_type)
-                self._built[adapter_type] = adapter_class(self._folder / adapter_type, self._host())
-            return self._built[adapter_type]
+        if adapter_type not in self._built:
+            with self._building(adapter_type):
+                if adapter_type not in self._built:
+                    adapter_class = find_adapter(adapter_type)
+                    self._built[adapter_type] = adapter_class(self._folder / adapter_type, self._host())
+        return self._built[adapter_type]
 
     def usable(self) -> list[str]:
         """The adapters that this process can use: those that are installed and can be built here."""
         return [name for name in adapter_classes() if self._can_be_built(name)]
 
     def _can_be_built(self, name: str) -> bool:
-        with self._building:
+        with self._building(name):
             if name in self._broken:
                 return False
             try:
@@ -127,4 +128,9 @@ class Adapters:
 
     def keeping(self) -> list[Keeping]:
         """The adapters that keep something of their attempts on this host."""
-        return [adapter for name in self.usable() if isinstance(adapter := self.get(name), Keeping)]
+        names = [name for name in self.usable() if issubclass(find_adapter(name), Keeping)]
+        return [adapter for name in names if isinstance(adapter := self.get(name), Keeping)]
+
+    def _building(self, name: str) -> threading.RLock:
+        """A lock for each: an adapter whose building hangs must not keep the others from their work."""
+        return self._locks.setdefault(name, threading.RLock())

@@ -74,6 +74,8 @@ class Supervisor:
     def supervise(self) -> None:
         """One turn over the followed runs; a step that fails does not keep the others from theirs."""
         contexts = self._followed.contexts()
+        if not contexts:  # Before the steps below, which may take long: a run that is claimed meanwhile is followed.
+            self._vouching.follow_nothing()
         if contexts or not self.is_draining:
             self._step(self._vouching.beat)
         self._step(self._stopping.heed_revocations)
@@ -82,8 +84,6 @@ class Supervisor:
             self._step(self._vouching.end_cut_off, contexts)
             self._step(self._stopping.heed_signals, contexts)
             self._step(self._stopping.end_overdue, contexts)
-        else:
-            self._vouching.follow_nothing()
         self._step(self._vouching.take_back_unfollowed)
 
     @staticmethod

@@ -5,7 +5,7 @@ CLAIMABLE = """
     r.status = 'queued' AND (r.not_before IS NULL OR r.not_before <= clock_timestamp())
     AND NOT EXISTS (SELECT FROM run_attempts o WHERE o.run_id = r.id AND o.termination = 'owed')"""
 
-#: The run has exceeded its `max_runtime` at `:now` (`models.reaping.Suspect.is_overdue`).
+#: The run has exceeded its `max_runtime` at `:now` (`models.judging.Suspect.is_overdue`).
 OVERDUE = ":now - r.started_at > r.max_runtime"
 
 #: Another worker can follow the attempt: it runs outside its worker, has a handle, and is not up for adoption yet.

@@ -177,3 +177,33 @@ def test_threads_that_want_an_adapter_at_once_build_it_once_and_say_once_that_it
         assert list(threads.map(use, range(4))) == [["slow"]] * 4
     assert built == ["here"]
     assert len([one for one in caplog.messages if "cannot be used here" in one]) == 1
+
+
+@pytest.mark.row("A05")
+def test_an_adapter_whose_building_hangs_keeps_no_other_from_its_work(
+    install: Callable[..., None], tmp_path: Path
+) -> None:
+    is_building, goes_on = threading.Event(), threading.Event()
+
+    class Hanging(Complete):
+        type = "hanging"
+
+        def __init__(self, folder: Path, host: str) -> None:
+            is_building.set()
+            goes_on.wait(60)
+
+    class Other(Complete):
+        type = "other"
+
+        def __init__(self, folder: Path, host: str) -> None: ...
+
+    install(Hanging, Other)
+    adapters = Adapters(tmp_path, lambda: "here")
+    with ThreadPoolExecutor(2) as threads:
+        hangs = threads.submit(adapters.get, "hanging")
+        try:
+            assert is_building.wait(10)
+            assert isinstance(threads.submit(adapters.get, "other").result(10), Other)
+        finally:
+            goes_on.set()
+        assert isinstance(hangs.result(10), Hanging)
