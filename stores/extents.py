@@ -12,7 +12,7 @@ from reprieve.models.sequences import SeqRanges
 from reprieve.models.status import Status
 from reprieve.stores.database import Database
 
-# extents: how far the logs of these runs are, attempt by attempt, and whether more is to come.
+# extents: how far the logs of these runs are, attempt by attempt or of one attempt alone, and whether more is to come.
 EXTENTS = text("""
 SELECT r.id, r.status, r.attempt AS current, a.attempt, a.last_seq, a.log_closed_at IS NOT NULL AS is_closed,
        clock_timestamp() - a.finished_at AS ended_for, CAST(l.stored AS text) AS stored,
@@ -23,19 +23,22 @@ SELECT r.id, r.status, r.attempt AS current, a.attempt, a.last_seq, a.log_closed
         HAVING count(*) > 0) AS held,
        CAST(v.held AS text) AS archived, v.removed_at IS NOT NULL AS is_removed
 FROM runs r
-LEFT JOIN run_attempts a ON a.run_id = r.id
+LEFT JOIN run_attempts a ON a.run_id = r.id AND (CAST(:attempt AS int) IS NULL OR a.attempt = :attempt)
 LEFT JOIN attempt_logs l ON l.run_id = r.id AND l.attempt = a.attempt
 LEFT JOIN log_archives v ON v.run_id = r.id AND v.attempt = a.attempt
 WHERE r.id = ANY(CAST(:ids AS uuid[]))
 """)
 
 
-def extents(database: Database, run_ids: Iterable[UUID]) -> dict[UUID, Extents]:
-    """How far the logs of these runs are, in one statement for all of them. A run that is not known is left out."""
+def extents(database: Database, run_ids: Iterable[UUID], attempt: int | None = None) -> dict[UUID, Extents]:
+    """How far the logs of these runs are, in one statement for all of them. A run that is not known is left out.
+
+    All attempts of each, or only `attempt`.
+    """
     found: dict[UUID, Extents] = {}
     logs: dict[UUID, dict[int, Extent]] = {}
     with database.begin() as connection:
-        wanted = {"ids": [str(run_id) for run_id in run_ids], "believed_for": HOLDER_BELIEVED_FOR}
+        wanted = {"ids": [str(run_id) for run_id in run_ids], "attempt": attempt, "believed_for": HOLDER_BELIEVED_FOR}
         for row in connection.execute(EXTENTS, wanted):
             of_run = logs.setdefault(row.id, {})
             found[row.id] = Extents(Status(row.status), row.current, of_run)
@@ -44,9 +47,9 @@ def extents(database: Database, run_ids: Iterable[UUID]) -> dict[UUID, Extents]:
     return found
 
 
-def extents_of(database: Database, run_id: UUID) -> Extents:
-    """How far the logs of a run are; raises `RunNotFound`."""
-    found = extents(database, [run_id]).get(run_id)
+def extents_of(database: Database, run_id: UUID, attempt: int | None = None) -> Extents:
+    """How far the logs of a run are, of all attempts or of one; raises `RunNotFound`."""
+    found = extents(database, [run_id], attempt).get(run_id)
     if found is None:
         raise RunNotFound(f"There is no run {run_id}.")
     return found
@@ -54,9 +57,9 @@ def extents_of(database: Database, run_id: UUID) -> Extents:
 
 def extent_of(database: Database, run_id: UUID, attempt: int) -> Extent:
     """How far the log of an attempt is; raises `RunNotFound`."""
-    found = extents_of(database, run_id).of.get(attempt)
+    found = extents_of(database, run_id, attempt).of.get(attempt)
     if found is None:
-        raise RunNotFound(f"Run {run_id} has no attempt {attempt}.")
+        raise RunNotFound(f"There is no attempt {attempt} of run {run_id}.")
     return found
 
 

@@ -1,17 +1,12 @@
 """What an adapter keeps of an attempt on its host goes once its log is closed, and not before."""
 
-from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
-
-import pytest
 
 from reprieve import cancel_run, enqueue_run
 from reprieve.adapters.detached import DetachedAdapter
 from reprieve.adapters.protocol import Attempt
 from reprieve.adapters.shipper import LogShipper
-from reprieve.models.closing import KEPT_FOR, may_forget
-from reprieve.models.sequences import SeqRanges
 from reprieve.models.work import End, Outcome
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log
@@ -20,36 +15,6 @@ from reprieve.workers.supervisor import Supervisor
 from tests.conftest import StartWorker
 from tests.support.rows import chunk, ingest, running
 from tests.support.waiting import eventually
-
-JUST_UNDER = KEPT_FOR - timedelta(seconds=1)
-
-
-@pytest.mark.parametrize(
-    ("changes", "may"),
-    [
-        ({}, True),
-        ({"ended_for": None}, False),
-        ({"closed": False}, False),
-        ({"termination_owed": True}, False),
-        ({"termination_owed": True, "ended_for": KEPT_FOR}, False),
-        ({"last_seq": 4}, False),
-        ({"last_seq": 4, "ended_for": JUST_UNDER}, False),
-        ({"last_seq": 4, "ended_for": KEPT_FOR}, True),
-        ({"last_seq": None}, False),
-        ({"last_seq": None, "ended_for": JUST_UNDER}, False),
-        ({"last_seq": None, "ended_for": KEPT_FOR}, True),
-        ({"last_seq": 0, "stored": SeqRanges()}, True),
-    ],
-)
-def test_what_was_read_to_its_end_goes_at_once_and_what_was_not_stays_for_a_week(changes: dict, may: bool) -> None:
-    known = {
-        "ended_for": timedelta(seconds=1),
-        "last_seq": 3,
-        "stored": SeqRanges(((1, 3),)),
-        "closed": True,
-        "termination_owed": False,
-    }
-    assert may_forget(**known | changes) is may
 
 
 def test_the_detached_adapter_forgets_the_attempt_that_is_named_and_nothing_else(tmp_path: Path) -> None:
