@@ -28,6 +28,7 @@ from reprieve.workers.supervision import burying
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.support.rows import age, in_process, kinds, running, settle, status_of, updated_at, watch_for
+from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
 Follow = Callable[[Work], RunContext]
@@ -418,3 +419,21 @@ def test_a_turn_that_fails_is_told_and_tried_again(
     finally:
         supervisor.close()
     assert "supervise failed; it is tried again in a moment" in caplog.text
+
+
+def test_a_worker_that_stood_still_in_its_heartbeat_gives_another_before_it_takes_anything(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor, passed, given = Supervisor(services, direct_shipper(services)), [1000.0], list[float]()
+    monkeypatch.setattr("reprieve.workers.supervision.vouching._clock", lambda: passed[0])
+    seen = services.workers.seen
+
+    def give_and_stand_still(*arguments: Any) -> None:
+        seen(*arguments)
+        given.append(passed[0])
+        passed[0] += 100.0 if len(given) == 1 else 0.0
+
+    monkeypatch.setattr(services.workers, "seen", give_and_stand_still)
+    for _ in range(3):
+        supervisor.be_seen()
+    assert given == [1000.0, 1100.0]

@@ -18,7 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 class Pace:
-    """A turn is due at once, and again `seconds` after the last one that was `made`; one that failed stays due."""
+    """A turn is due at once, and again `seconds` after the last one that was `made`; one that failed stays due.
+
+    By the time that passes for everybody: a worker that stood still is due, as others will have noticed.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -26,10 +29,11 @@ class Pace:
 
     @property
     def is_due(self) -> bool:
-        return time.monotonic() >= self._due_at
+        return _clock() >= self._due_at
 
-    def made(self) -> None:
-        self._due_at = time.monotonic() + self._seconds
+    def made(self, at: float | None = None) -> None:
+        """The turn was made now, or at an earlier time by `_clock`."""
+        self._due_at = (_clock() if at is None else at) + self._seconds
 
 
 class Vouching:
@@ -45,8 +49,10 @@ class Vouching:
     def beat(self) -> None:
         """Renew this worker's heartbeat, so that no other worker adopts its runs."""
         if self._heartbeat.is_due:
+            began = _clock()
             self._services.workers.seen(self._worker_id, self._name, self._services.node)
-            self._heartbeat.made()
+            # Not later than others have seen it: this worker may have stood still before it got the answer.
+            self._heartbeat.made(began)
             self._warn_of_twins()
 
     def _warn_of_twins(self) -> None:
