@@ -1,8 +1,7 @@
 # Python 3.11, pip and make are all that is needed. `make help` lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-# What is not imported need not be compiled: that is a third of the time.
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile --progress-bar off
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 # Stamps of what is installed: what the demo needs, or everything.
 DEMO := .venv/.demo
 READY := .venv/.ready
@@ -18,7 +17,8 @@ help: ## List the targets
 $(DEMO): requirements-demo.lock pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@echo "Installing what the demo needs into .venv: half a minute, mostly."
-	@$(PIP) --require-hashes -r requirements-demo.lock
+	@# The demo imports a part of it once; to compile all of it would be a third of the time.
+	@$(PIP) --no-compile --require-hashes -r requirements-demo.lock
 	@$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 
