@@ -8,7 +8,7 @@ import pytest
 from reprieve.models.errors import SettingsError
 from reprieve.models.liveness import Timing
 from reprieve.stores.addresses import write_addresses
-from reprieve.workers.bootstrap import resolve_settings
+from reprieve.workers.current import resolve_settings
 from reprieve.workers.settings import load_settings
 
 PASSWORD = "hunter2"
