@@ -101,7 +101,7 @@ class Database:
         connection.rollback()
         if _identifier(there) != self.schema:
             raise SettingsError(
-                f"The database URL asks for the schema {self.schema}, and sessions have the search_path {there}: does "
+                f"The settings ask for the schema {self.schema}, and sessions have the search_path {there}: does "
                 "a pooler drop it? ALTER ROLE … SET search_path sets it where no pooler can."
             )
 
@@ -175,18 +175,42 @@ def connect_arguments(url: Url) -> tuple[str | None, dict[str, Any]]:
     schema = _identifier(paths[0]) if paths else None
     if len(set(paths)) > 1 or (paths and schema is None):
         raise ValueError("has a search_path that is not one schema; all tables are in one")
-    if schema is not None and (len(schema.encode()) > 63 or schema.startswith("pg_") or schema == "information_schema"):
-        raise ValueError(
-            "has a search_path that cannot be a schema of Reprieve's: give a name of 63 bytes at most, not pg_…"
-        )
+    if schema is not None and not can_be_ours(schema):
+        raise ValueError(f"has a search_path that cannot be a schema of Reprieve's: {A_SCHEMA}")
     if taken := sorted(wanted.keys() & SERVER_OPTIONS.keys()):
         raise ValueError(f"sets {', '.join(taken)} by its options, which is Reprieve's own to set; leave it out")
     if schema is not None:
-        wanted["search_path"] = '"' + schema.replace('"', '""') + '"'
+        wanted["search_path"] = quoted(schema)
     options = " ".join(f"-c {name}={_escaped(str(value))}" for name, value in (wanted | SERVER_OPTIONS).items())
     name = asked.get("application_name", "reprieve")
     own = {"application_name": name, "options": options, **CLIENT_OPTIONS}
     return schema, own | _several_hosts(url) | tls.for_postgres(url)
+
+
+#: What a schema may be called.
+A_SCHEMA = "give a name of 63 bytes at most, without a comma, not pg_… or $…"
+
+
+def can_be_ours(schema: str) -> bool:
+    """Whether our tables can be in a schema of this name: the server's own are out, and what a path reads otherwise."""
+    reserved = schema.startswith(("pg_", "$")) or schema == "information_schema"
+    return 0 < len(schema.encode()) <= 63 and not reserved and "," not in schema and "\0" not in schema
+
+
+def quoted(name: str) -> str:
+    """A name as it stands in SQL, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def in_schema(url: Url, schema: str) -> Url:
+    """The URL of the same database with all tables in this schema.
+
+    Raises ValueError, naming what would work, for a URL that names another one.
+    """
+    named, _ = connect_arguments(url)
+    if named not in (None, schema):
+        raise ValueError("names another schema than REPRIEVE_DATABASE_SCHEMA; leave one out")
+    return url if named else replace(url, query=(*url.query, ("search_path", quoted(schema))))
 
 
 def _several_hosts(url: Url) -> dict[str, str]:

@@ -89,7 +89,7 @@ def resolve_settings() -> Settings:
     """
     settings = load_settings()
     missing = {name: url for name, url in read_addresses(settings.data_dir).items() if not getattr(settings, name)}
-    settings = settings.model_copy(update=missing)
+    settings = load_settings(**missing) if missing else settings
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     scale = read_time_scale(settings.data_dir, url)
     return settings.model_copy(update={"time_scale": scale}) if scale else settings

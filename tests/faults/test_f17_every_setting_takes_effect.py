@@ -310,15 +310,16 @@ def named(tables: set[str]) -> set[str]:
     return {name for name in tables if not name.startswith("log_segments_")}
 
 
-@pytest.mark.parametrize("form", ["search_path={}", "options=-csearch_path%3D{}", "options=-c%20search_path%3D{}"])
+@pytest.mark.parametrize("form", ["", "search_path={}", "options=-csearch_path%3D{}", "options=-c%20search_path%3D{}"])
 def test_a_system_in_a_schema_of_its_own_shares_nothing_with_one_in_public(
     services: Services, servers: Servers, schema: str, form: str, tmp_path: Path
 ) -> None:
     wanted = schema if schema.isidentifier() else '"' + schema.replace('"', '""') + '"'
     if "options" in form:
         wanted = wanted.replace("\\", "\\\\").replace('"', '\\"').replace(" ", "\\ ")
-    url = f"{servers.postgres.url}?{form.format(quote(wanted, safe=''))}"
-    settings = load_settings(database_url=url, data_dir=tmp_path / "other")
+    url = f"{servers.postgres.url}?{form.format(quote(wanted, safe=''))}".removesuffix("?")
+    by_a_setting = {} if form else {"database_schema": schema}
+    settings = load_settings(database_url=url, **by_a_setting, data_dir=tmp_path / "other")
     other = bootstrap.build(settings)
     try:
         assert migrate(other.database) == head_revision()
@@ -346,7 +347,7 @@ def test_a_schema_that_is_dropped_on_the_way_is_refused_rather_than_another_one_
         known = connection.execute(text("SHOW search_path")).scalar_one()
     database.schema = "dropped"
     try:
-        with pytest.raises(SettingsError, match="asks for the schema dropped, and sessions have the search_path"):
+        with pytest.raises(SettingsError, match="ask for the schema dropped, and sessions have the search_path"):
             migrate(database)
     finally:
         database.dispose()
