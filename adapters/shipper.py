@@ -32,7 +32,8 @@ from tenacity import (
 from reprieve.adapters.shipper_held import Hold, Holdings
 from reprieve.adapters.shipper_kept import AskStored, Kept
 from reprieve.adapters.shipper_source import BATCH_BYTES, Batch, Source
-from reprieve.adapters.spool import DISK_INTERVAL, FILE_BYTES, SPOOL_BYTES, Spool, SpooledLog, take_over
+from reprieve.adapters.spool import DISK_INTERVAL, FILE_BYTES, Spool, SpooledLog, take_over
+from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.chunks import Block
 from reprieve.models.faults import is_unfit
 from reprieve.models.liveness import SHIP_AGAIN_AFTER, SHIP_AGAIN_DOUBLINGS

@@ -27,14 +27,13 @@ from zlib import crc32
 from prometheus_client import Counter, Gauge
 
 from reprieve.adapters.spool_records import FRAMING, LARGEST, encode_record, pack_key
+from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.faults import is_unfit
 
 logger = logging.getLogger(__name__)
 
 #: Bytes of one file. It is given back as a whole, when the store has all of it.
 FILE_BYTES = 16 * 1024 * 1024
-#: Bytes of a spool, by default, at which `append` blocks.
-SPOOL_BYTES = 1024 * 1024 * 1024
 #: Seconds between two looks whether a full disk has room again.
 DISK_INTERVAL = 1.0
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from reprieve.api.access import MayRead, MayRun, Wired
 from reprieve.api.problems import answers
-from reprieve.models.records import EventRecord, ExplanationRecord, RunRecord
+from reprieve.models.records import EventRecord, ExplanationRecord, Run
 from reprieve.models.status import Status
 from reprieve.workers import tracing
 from reprieve.workers.cancel import cancel_run
@@ -49,7 +49,7 @@ class RunRequest(BaseModel):
 class RunPage(BaseModel):
     """Runs, the newest first."""
 
-    runs: list[RunRecord]
+    runs: list[Run]
     next: UUID | None = Field(description="`before` of the next page; null on the last.")
 
 
@@ -77,11 +77,11 @@ RunKey = Annotated[str | None, Header(alias="Idempotency-Key", description="The 
     status_code=201,
     dependencies=[MayRun],
     responses={
-        200: {"description": "The run that the idempotency key gave before.", "model": RunRecord},
+        200: {"description": "The run that the idempotency key gave before.", "model": Run},
         **answers(400, 401, 403, 409, 413, 422, 503),
     },
 )
-def create(wanted: RunRequest, request: Request, response: Response, idempotency_key: RunKey = None) -> RunRecord:
+def create(wanted: RunRequest, request: Request, response: Response, idempotency_key: RunKey = None) -> Run:
     """Start a run: 201 and its address, or 200 with the run that the idempotency key gave before."""
     run, is_new = enqueue_once(
         wanted.adapter,
@@ -94,7 +94,7 @@ def create(wanted: RunRequest, request: Request, response: Response, idempotency
     )
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/runs/{run.id}"
-    return RunRecord.of(run)
+    return Run.of(run)
 
 
 @router.get("", dependencies=[MayRead], responses=answers(401, 403, 422, 503))
@@ -109,7 +109,7 @@ def list_runs(
     """List runs, the newest first."""
     found = wired.runs.list(statuses=status, adapter=adapter, labels=_labels(label), before=before, limit=limit + 1)
     page = found[:limit]
-    return RunPage(runs=[RunRecord.of(run) for run in page], next=page[-1].id if len(found) > limit else None)
+    return RunPage(runs=[Run.of(run) for run in page], next=page[-1].id if len(found) > limit else None)
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:
@@ -117,15 +117,15 @@ def _labels(pairs: list[str]) -> dict[str, str]:
 
 
 @router.get("/{run_id}", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))
-def get(run_id: RunId, wired: Wired) -> RunRecord:
+def get(run_id: RunId, wired: Wired) -> Run:
     """One run and its attempts."""
-    return RunRecord.of(wired.runs.get(run_id))
+    return Run.of(wired.runs.get(run_id))
 
 
 @router.post("/{run_id}/cancel", dependencies=[MayRun], responses=answers(401, 403, 404, 422, 503))
-def cancel(run_id: RunId) -> RunRecord:
+def cancel(run_id: RunId) -> Run:
     """End a run and its work. One that has already ended stays as it is."""
-    return RunRecord.of(cancel_run(run_id))
+    return Run.of(cancel_run(run_id))
 
 
 @router.get("/{run_id}/events", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))

@@ -7,7 +7,7 @@ from uuid import UUID
 from rich.markup import escape
 
 from reprieve.models.liveness import Timing
-from reprieve.models.rows import Run, RunEvent
+from reprieve.models.rows import RunEvent, RunRow
 from reprieve.models.status import EventKind, Status
 from reprieve.models.text import shown, span
 
@@ -30,7 +30,7 @@ class Story:
     seen: list[str] = field(default_factory=list)
     found_after: float | None = None
 
-    def learn(self, run: Run, events: list[RunEvent]) -> None:
+    def learn(self, run: RunRow, events: list[RunEvent]) -> None:
         """Note what a run's row and events say about how it ended."""
         words = {EventKind.ATTACHED: "followed by another worker"}
         reaps_and_words = [event for event in events if event.kind in (EventKind.REAPED, *words)]

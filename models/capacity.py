@@ -1,4 +1,4 @@
-"""How many files a worker of runs has open at once, and whether it may."""
+"""What a worker of runs needs of its host: how many files it has open at once, and room on the disk."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 FILES_OF_A_WORKER = 120
 #: Descriptors for each run that it has under way: pipes, what is open while a command is started, a look at `/proc`.
 FILES_OF_A_RUN = 8
+#: Bytes of a spool, by default, at which further output waits.
+SPOOL_BYTES = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,9 @@ type: psycopg2 knows no SQLSTATE of a connection that was refused, nor of what i
 
 import errno
 import socket
+import sys
 from collections.abc import Iterator
 from enum import StrEnum
-
-from sqlalchemy import exc
 
 from reprieve.models.errors import InvalidBlock, InvalidChunk
 
@@ -167,6 +166,9 @@ def _by_type(error: BaseException) -> Fault | None:
 
 
 def _by_type_of_sqlalchemy(error: BaseException) -> Fault | None:
+    exc = sys.modules.get("sqlalchemy.exc")
+    if exc is None:  # A client that does without it has no such error.
+        return None
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return Fault.ENVIRONMENT
     if isinstance(error, exc.DataError | exc.IntegrityError):

@@ -5,25 +5,28 @@ A run's config is left out: it may hold what is nobody's business.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reprieve.models.health import Pulse
-from reprieve.models.rows import Row
 from reprieve.models.status import ErrorCode, EventKind, Proof, Status
+
+if TYPE_CHECKING:
+    # A service that only asks for runs reads none through SQLAlchemy.
+    from reprieve.models.health import Pulse
+    from reprieve.models.rows import Row
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, frozen=True)
 
 
 class RowRecord(Record):
     """What a row says, under the names that it has there."""
 
     @classmethod
-    def of(cls, row: Row) -> Self:
+    def of(cls, row: "Row") -> Self:
         return cls.model_validate(row)
 
 
@@ -46,7 +49,7 @@ class AttemptRecord(RowRecord):
     late_result_at: datetime | None = Field(description="When a result came after it was reaped.")
 
 
-class RunRecord(RowRecord):
+class Run(RowRecord):
     """A run and its attempts."""
 
     id: UUID
@@ -66,6 +69,11 @@ class RunRecord(RowRecord):
     updated_at: datetime = Field(description="Its last proof of life while it is running.")
     finished_at: datetime | None
     attempts: list[AttemptRecord]
+
+    @property
+    def came_late(self) -> bool:
+        """Whether something came of an attempt after it was reaped: perhaps it was alive."""
+        return any(attempt.late_output_at or attempt.late_result_at for attempt in self.attempts)
 
 
 class EventRecord(RowRecord):
@@ -128,7 +136,7 @@ class LogRecord(Record):
 class ExplanationRecord(Record):
     """Everything that is known of a run."""
 
-    run: RunRecord
+    run: Run
     logs: list[LogRecord]
     events: list[EventRecord]
     sparings: list[SparingRecord]
@@ -155,7 +163,7 @@ class HealthRecord(Record):
     account: list[AccountRecord]
 
     @classmethod
-    def of(cls, pulse: Pulse | None, reasons: Sequence[str], account: Sequence[Any]) -> Self:
+    def of(cls, pulse: "Pulse | None", reasons: Sequence[str], account: Sequence[Any]) -> Self:
         return cls(
             healthy=not reasons,
             reasons=list(reasons),

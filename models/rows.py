@@ -40,7 +40,7 @@ class Row(DeclarativeBase):
     }
 
 
-class Run(Row):
+class RunRow(Row):
     """One piece of work for an adapter.
 
     `started_at` is the start of the current attempt, `not_before` the time before which a retry may not be claimed.

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from reprieve.stores.embedded.address import write_private
+from reprieve.stores.files import write_private
 
 _FILE = "addresses.json"
 _SCALE = "time_scale"

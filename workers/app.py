@@ -11,7 +11,7 @@ from celery.signals import after_setup_logger, after_setup_task_logger, beat_ini
 from celery.worker.request import Request
 
 from reprieve.beat_schedule import beat_schedule
-from reprieve.workers import broker, journal, pulse
+from reprieve.workers import broker, broker_address, journal, pulse
 from reprieve.workers.bootstrap import settings as current_settings
 from reprieve.workers.discretion import be_discreet
 from reprieve.workers.secrecy import conceal
@@ -23,7 +23,7 @@ def configuration() -> dict[str, Any]:
     """Celery's settings for this process; asked for when the app is first used, not when it is imported."""
     settings = current_settings()
     return {
-        **broker.configuration(settings.require_broker_url()),
+        **broker_address.configuration(settings.require_broker_url()),
         "imports": (
             "reprieve.workers.execute",
             "reprieve.workers.ingest",

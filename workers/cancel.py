@@ -2,14 +2,14 @@
 
 from uuid import UUID
 
-from reprieve.models.rows import Run
+from reprieve.models.rows import RunRow
 from reprieve.models.status import Status
 from reprieve.models.work import End, Fence
 from reprieve.workers.bootstrap import Services, services
 from reprieve.workers.finish import finish
 
 
-def cancel_run(run_id: UUID | str) -> Run:
+def cancel_run(run_id: UUID | str) -> RunRow:
     """End a run that has not ended: tell its producer to stop and terminate its work. Returns its row.
 
     A run that had already ended stays as it is. Raises `RunNotFound`.

@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 
 from reprieve.adapters.registry import find_adapter, validate_config
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.rows import Run
+from reprieve.models.rows import RunRow
 from reprieve.models.text import is_plain_text
 from reprieve.stores.runs.store import NewRun
 from reprieve.workers import tracing
@@ -36,7 +36,7 @@ def enqueue_run(
     max_runtime: float | timedelta | None = None,
     max_attempts: int = 1,
     idempotency_key: str | None = None,
-) -> Run:
+) -> RunRow:
     """Ask for a run. Returns its row, which is queued (or, for a known idempotency key, whatever it is by now).
 
     `max_runtime` limits one attempt, in seconds. `max_attempts` limits how often the work may be started when the
@@ -63,7 +63,7 @@ def enqueue_once(
     max_attempts: int,
     idempotency_key: str | None,
     caller: Context | None = None,
-) -> tuple[Run, bool]:
+) -> tuple[RunRow, bool]:
     """The same, and whether the run is new; `caller` is a place in a trace, where it is not this thread's own."""
     adapter_class = find_adapter(adapter)
     new = NewRun(

@@ -11,8 +11,8 @@ from reprieve.models.judging import Judgement
 from reprieve.models.liveness import HOST_LOST_AFTER
 from reprieve.models.nodes import in_words
 from reprieve.models.owed import Failing
-from reprieve.models.records import EventRecord, ExplanationRecord, RunRecord, SparingRecord
-from reprieve.models.rows import Run, RunAttempt, RunEvent, Sparing
+from reprieve.models.records import EventRecord, ExplanationRecord, Run, SparingRecord
+from reprieve.models.rows import RunAttempt, RunEvent, RunRow, Sparing
 from reprieve.models.status import EventKind, Status
 from reprieve.models.text import shown, span
 from reprieve.stores.closings import LogState
@@ -54,7 +54,7 @@ SAID = {
 class Explanation:
     """Everything that is known of a run, as of `now`, the database's time."""
 
-    run: Run
+    run: RunRow
     events: Sequence[RunEvent]
     sparings: Sequence[Sparing]
     logs: Sequence[LogState]
@@ -95,7 +95,7 @@ class Explanation:
     def record(self) -> ExplanationRecord:
         """The same for a program."""
         return ExplanationRecord(
-            run=RunRecord.of(self.run),
+            run=Run.of(self.run),
             logs=[log.record for log in self.logs],
             events=[EventRecord.of(event) for event in self.events],
             sparings=[SparingRecord.of(sparing) for sparing in self.sparings],
@@ -142,7 +142,7 @@ def _refusal_sentences(logs: Sequence[LogState], refusals: Sequence[Refusal]) ->
     return [f"{waiting} {one.sentence}" for one in refusals if one.operation == "write" and owed]
 
 
-def _status_sentence(run: Run, now: datetime) -> str:
+def _status_sentence(run: RunRow, now: datetime) -> str:
     status = Status(run.status)
     attempt = f"attempt {run.attempt} of {run.max_attempts}"
     if status is Status.QUEUED:
@@ -215,7 +215,7 @@ def _late_sentences(attempt: RunAttempt) -> list[str]:
     ]
 
 
-def _owed_sentences(run: Run) -> list[str]:
+def _owed_sentences(run: RunRow) -> list[str]:
     return [
         f"The work of attempt {attempt.attempt} is still to be confirmed gone by host {attempt.host or '(any)'}"
         + (
@@ -233,7 +233,7 @@ def _owed_sentences(run: Run) -> list[str]:
     ]
 
 
-def _waiting_sentences(run: Run, events: Sequence[RunEvent]) -> list[str]:
+def _waiting_sentences(run: RunRow, events: Sequence[RunEvent]) -> list[str]:
     """Why a run is still in the queue, as the workers that could not begin it have said, the last of them first."""
     if run.status != Status.QUEUED:
         return []
@@ -242,7 +242,7 @@ def _waiting_sentences(run: Run, events: Sequence[RunEvent]) -> list[str]:
     return [f"At {one.at:%H:%M:%S} UTC: {one.detail['note']}" for one in newest.values()]
 
 
-def _adoption_sentences(run: Run, now: datetime) -> list[str]:
+def _adoption_sentences(run: RunRow, now: datetime) -> list[str]:
     """What waits for another worker to follow it, and for whom."""
     return [
         f"Another worker is to follow attempt {attempt.attempt}"

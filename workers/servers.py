@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from reprieve.stores import database
+from reprieve.stores import postgres_address
 from reprieve.stores.urls import Url
 from reprieve.workers.environment import PREFIX
 
@@ -34,10 +34,10 @@ def completed(server: str, url: str | None, parts: Mapping[str, str | None]) -> 
 
 def with_schema(database_url: str, schema: str) -> str:
     """The database's URL with all tables in this schema; ValueError for a URL that names another one."""
-    if not database.can_be_ours(schema):
+    if not postgres_address.can_be_ours(schema):
         return database_url  # Refused by the check of the setting itself.
     try:
-        return str(database.in_schema(Url.parse(database_url), schema))
+        return str(postgres_address.in_schema(Url.parse(database_url), schema))
     except ValueError as error:
         raise ValueError(f"{PREFIX}DATABASE_URL: {error}") from None
 

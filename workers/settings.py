@@ -15,15 +15,14 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from reprieve.adapters.spool import SPOOL_BYTES
 from reprieve.models.access import Scope
+from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.errors import SettingsError, TimingRefused
 from reprieve.models.liveness import Timing
 from reprieve.models.nodes import LONGEST_NAME, as_name, is_name
-from reprieve.stores import cache, database
-from reprieve.stores.objects import check_address
+from reprieve.stores import postgres_address, redis_address
 from reprieve.stores.urls import Url
-from reprieve.workers import broker
+from reprieve.workers import broker_address
 from reprieve.workers.environment import FILE, OWN_NAMES, PREFIX, given, refuse_misspelt, with_secrets_from_files
 from reprieve.workers.servers import PARTS, SERVERS, completed, with_schema
 
@@ -188,14 +187,14 @@ class Settings(BaseSettings):
         if not url.startswith("postgresql+psycopg2://"):
             raise ValueError("must begin with postgresql:// (PostgreSQL by psycopg2 is the only database)")
         read = Url.parse(url)
-        database.connect_arguments(read)
+        postgres_address.connect_arguments(read)
         return SecretStr(str(read))
 
     @field_validator("database_schema")
     @classmethod
     def _is_a_schema(cls, value: str | None) -> str | None:
-        if value is not None and not database.can_be_ours(value):
-            raise ValueError(f"cannot be a schema of Reprieve's: {database.A_SCHEMA}")
+        if value is not None and not postgres_address.can_be_ours(value):
+            raise ValueError(f"cannot be a schema of Reprieve's: {postgres_address.A_SCHEMA}")
         return value
 
     @field_validator("redis_url")
@@ -206,14 +205,14 @@ class Settings(BaseSettings):
             return None
         if not value.get_secret_value().startswith(known):
             raise ValueError(f"must begin with {', '.join(known[:-1])} or {known[-1]}")
-        cache.checked(value.get_secret_value())
+        redis_address.checked(value.get_secret_value())
         return value
 
     @field_validator("broker_url")
     @classmethod
     def _is_a_broker(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            broker.configuration(value.get_secret_value())
+            broker_address.configuration(value.get_secret_value())
         return value
 
     @field_validator("api_address", "metrics_address")
@@ -227,6 +226,8 @@ class Settings(BaseSettings):
     @classmethod
     def _is_an_object_store(cls, value: str | None) -> str | None:
         if value is not None:
+            from reprieve.stores.objects import check_address  # Its libraries are for those who have an archive.
+
             check_address(value)
         return value
 

@@ -7,8 +7,8 @@ from sqlalchemy import text
 from reprieve.cli.checks import Found
 from reprieve.models.health import READ_ONLY
 from reprieve.stores import tls
-from reprieve.stores.database import SERVER_OPTIONS
 from reprieve.stores.migrate import current_revision, head_revision, is_current
+from reprieve.stores.postgres_address import SERVER_OPTIONS
 from reprieve.stores.urls import Url
 from reprieve.workers.bootstrap import Services
 

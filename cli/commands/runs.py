@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from reprieve.adapters.spool import SPOOL_BYTES
 from reprieve.cli import output, render
 from reprieve.cli.commands import AsJson, RunId
 from reprieve.cli.exec import run_reported
 from reprieve.cli.render import say, say_json
+from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.records import RunRecord
-from reprieve.models.rows import Run
+from reprieve.models.records import Run
+from reprieve.models.rows import RunRow
 from reprieve.models.status import Status
 from reprieve.workers.bootstrap import Services, fleet_services, services
 from reprieve.workers.cancel import cancel_run
@@ -117,7 +117,7 @@ def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> d
     return pairs
 
 
-def _follow_to_the_end(wired: Services, started: Run) -> int:
+def _follow_to_the_end(wired: Services, started: RunRow) -> int:
     try:
         output.write(wired.log_of(started.id).follow())
     except KeyboardInterrupt:
@@ -130,7 +130,7 @@ def _follow_to_the_end(wired: Services, started: Run) -> int:
     return output.exit_status(ended)
 
 
-def _find(wired: Services, run_id: str) -> Run:
+def _find(wired: Services, run_id: str) -> RunRow:
     """The run that a person means; raises `RunNotFound`."""
     return wired.runs.get(wired.runs.resolve(run_id))
 
@@ -144,7 +144,7 @@ def ps(
     wired = services()
     runs = wired.runs.list(statuses=status or [], limit=limit)
     if as_json:
-        say_json([RunRecord.of(each).model_dump(mode="json") for each in runs])
+        say_json([Run.of(each).model_dump(mode="json") for each in runs])
     elif runs:
         console = render.terminal()
         for line in render.runs_table(runs, wired.database.now(), console.width):

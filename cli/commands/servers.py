@@ -12,7 +12,7 @@ from reprieve.cli.render import say
 from reprieve.cli.roles import ROLES, start
 from reprieve.cli.stack import Stack, flower_port, wait_for_end
 from reprieve.models.errors import InvalidRequest, SettingsError
-from reprieve.stores.embedded.address import write_private
+from reprieve.stores.files import write_private
 from reprieve.stores.migrate import migrate as migrate_database
 from reprieve.stores.urls import Url
 from reprieve.workers.bootstrap import resolve_settings, services

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         SettingsError,
         UnknownAdapter,
     )
-    from reprieve.models.rows import Run
+    from reprieve.models.records import Run
     from reprieve.models.status import Status
     from reprieve.workers.cancel import cancel_run
     from reprieve.workers.enqueue import enqueue_run
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Run": "reprieve.models.rows",
+    "Run": "reprieve.models.records",
     "Status": "reprieve.models.status",
     "cancel_run": "reprieve.workers.cancel",
     "enqueue_run": "reprieve.workers.enqueue",

@@ -5,12 +5,12 @@ import os
 import random
 import secrets
 import socket
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from reprieve.stores.embedded.errors import EmbeddedServerError
+from reprieve.stores.files import write_private
 
 LOOPBACK = "127.0.0.1"
 
@@ -51,21 +51,6 @@ class Address:
         """The same address, on another port if a stranger has taken ours, with us as the starter."""
         port = self.port if port_is_free(self.port) else choose_port()
         return replace(self, port=port, starter_pid=os.getpid())
-
-
-def write_private(file: Path, text: str) -> None:
-    """Replace a file by one that only its owner may read (0600), in one step."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    fresh = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        fresh.replace(file)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 def port_is_free(port: int) -> bool:

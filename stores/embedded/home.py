@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from reprieve.stores.embedded.accounts import LOOK_SECONDS, Account, are_we_root
-from reprieve.stores.embedded.address import write_private
 from reprieve.stores.embedded.errors import EmbeddedServerError
 from reprieve.stores.embedded.process import all_serving, end
+from reprieve.stores.files import write_private
 
 #: Resolved, since a process names its working directory without symbolic links (/var is one on macOS).
 SHARED_PLACE = Path("/var/tmp").resolve()  # noqa: S108 - _refuse_strangers guards what is used there

@@ -18,11 +18,12 @@ from typing import ClassVar
 import psycopg2
 
 from reprieve.stores.embedded.accounts import Account, account_for
-from reprieve.stores.embedded.address import LOOPBACK, Address, write_private
+from reprieve.stores.embedded.address import LOOPBACK, Address
 from reprieve.stores.embedded.errors import EmbeddedServerError
 from reprieve.stores.embedded.home import DATA_NAME, delete_home, elsewhere, home_of, settle_home, settle_programs
 from reprieve.stores.embedded.process import ENVIRONMENT
 from reprieve.stores.embedded.server import EmbeddedServer
+from reprieve.stores.files import write_private
 
 NAME = "reprieve"
 SUPERUSER = "postgres"

@@ -16,9 +16,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from reprieve.stores.embedded.address import LOOPBACK, Address, write_private
+from reprieve.stores.embedded.address import LOOPBACK, Address
 from reprieve.stores.embedded.errors import EmbeddedServerError
 from reprieve.stores.embedded.server import EmbeddedServer
+from reprieve.stores.files import write_private
 
 CONFIGURATION_FILE = "redis.conf"
 PID_FILE = "redis.pid"

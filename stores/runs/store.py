@@ -14,7 +14,7 @@ from sqlalchemy.orm import joinedload, selectinload
 from uuid_utils.compat import uuid7
 
 from reprieve.models.errors import IdempotencyConflict, RunNotFound
-from reprieve.models.rows import Run, RunAttempt, RunEvent, RunSpec
+from reprieve.models.rows import RunAttempt, RunEvent, RunRow, RunSpec
 from reprieve.models.status import EventKind, Status
 from reprieve.stores.database import Database
 
@@ -48,7 +48,7 @@ class RunStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, new: NewRun) -> tuple[Run, bool]:
+    def add(self, new: NewRun) -> tuple[RunRow, bool]:
         """Write the row of a new run; the same idempotency key gives the first run again, and False.
 
         Raises `IdempotencyConflict` when that run has another adapter or config.
@@ -66,7 +66,7 @@ class RunStore:
     @staticmethod
     def _insert(connection: Connection, run_id: UUID, new: NewRun) -> None:
         connection.execute(
-            insert(Run).values(
+            insert(RunRow).values(
                 id=run_id,
                 adapter=new.adapter,
                 out_of_process_liveness=new.out_of_process_liveness,
@@ -85,7 +85,7 @@ class RunStore:
         )
         connection.execute(insert(RunEvent).values(run_id=run_id, attempt=0, kind=EventKind.ENQUEUED.value, detail={}))
 
-    def _same_as_before(self, new: NewRun, key: str) -> Run:
+    def _same_as_before(self, new: NewRun, key: str) -> RunRow:
         with self._database.session() as session:
             run_id = session.execute(select(RunSpec.run_id).where(RunSpec.idempotency_key == key)).scalar_one()
         run = self.get(run_id)
@@ -95,9 +95,11 @@ class RunStore:
             )
         return run
 
-    def get(self, run_id: UUID) -> Run:
+    def get(self, run_id: UUID) -> RunRow:
         """A run with what was asked for and its attempts; raises `RunNotFound`."""
-        query = select(Run).where(Run.id == run_id).options(joinedload(Run.spec), selectinload(Run.attempts))
+        query = (
+            select(RunRow).where(RunRow.id == run_id).options(joinedload(RunRow.spec), selectinload(RunRow.attempts))
+        )
         with self._database.session() as session:
             run = session.execute(query).scalar_one_or_none()
         if run is None:
@@ -116,19 +118,19 @@ class RunStore:
         labels: Mapping[str, str] | None = None,
         before: UUID | None = None,
         limit: int = 50,
-    ) -> list[Run]:
+    ) -> list[RunRow]:
         """The newest runs first; `before` is the id after which a page goes on, the last one of the page before it."""
-        query = select(Run).options(joinedload(Run.spec), selectinload(Run.attempts))
+        query = select(RunRow).options(joinedload(RunRow.spec), selectinload(RunRow.attempts))
         if statuses:
-            query = query.where(Run.status.in_([status.value for status in statuses]))
+            query = query.where(RunRow.status.in_([status.value for status in statuses]))
         if adapter is not None:
-            query = query.where(Run.adapter == adapter)
+            query = query.where(RunRow.adapter == adapter)
         if labels:
-            query = query.where(Run.spec.has(RunSpec.labels.contains(labels)))
+            query = query.where(RunRow.spec.has(RunSpec.labels.contains(labels)))
         if before is not None:
-            query = query.where(Run.id < before)
+            query = query.where(RunRow.id < before)
         with self._database.session() as session:
-            return list(session.execute(query.order_by(Run.id.desc()).limit(limit)).unique().scalars())
+            return list(session.execute(query.order_by(RunRow.id.desc()).limit(limit)).unique().scalars())
 
     def events(self, run_id: UUID) -> Sequence[RunEvent]:
         """What happened to a run, in the order in which it happened."""

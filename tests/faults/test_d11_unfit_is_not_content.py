@@ -8,7 +8,7 @@ from typing import Any
 import psycopg2
 import pytest
 from celery.exceptions import Reject
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from reprieve.models.chunks import Block, blocks_of
 from reprieve.models.closing import Closing
@@ -95,15 +95,18 @@ def test_a_server_that_is_unfit_for_a_moment_costs_no_line(services: Services, s
     assert in_quarantine(services) == 0
 
 
-def test_too_many_connections_at_every_second_try_cost_no_line(services: Services) -> None:
+def test_too_many_connections_at_every_second_try_cost_no_line(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     works = [running(services) for _ in range(GOOD)]
-    tries = iter(range(10**6))
+    tries, connect = iter(range(10**6)), psycopg2.connect
 
-    @event.listens_for(services.database.engine, "do_connect")
-    def refuse(*_: Any) -> None:
+    def refuse(**arguments: Any) -> Any:
         if next(tries) % 2 == 0:
             raise psycopg2.OperationalError("FATAL:  sorry, too many clients already")
+        return connect(**arguments)
 
+    monkeypatch.setattr(psycopg2, "connect", refuse)
     for work in works:
         services.database.dispose()
         take_in(work)

@@ -21,7 +21,7 @@ from reprieve.stores.database import Database
 from reprieve.stores.embedded.address import choose_port
 from reprieve.stores.embedded.redis import find_program
 from reprieve.stores.urls import Url
-from reprieve.workers import broker
+from reprieve.workers import broker, broker_address
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.settings import Settings, load_settings
 from tests.conftest import Servers, StartWorker
@@ -93,7 +93,7 @@ def get_in(settings: Settings) -> None:
     with connect(settings.require_redis_url()) as redis:
         assert redis.ping()
     broker.install()
-    told = broker.configuration(settings.require_broker_url())
+    told = broker_address.configuration(settings.require_broker_url())
     with kombu.Connection(told["broker_url"], transport_options=told["broker_transport_options"]) as connection:
         assert connection.default_channel.client.ping()
 

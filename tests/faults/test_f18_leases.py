@@ -17,10 +17,11 @@ from reprieve.models.errors import LeaseLost
 from reprieve.models.health import ailments
 from reprieve.models.liveness import SWEEP_INTERVAL, SWEEP_LEASE, Timing
 from reprieve.models.work import End, Outcome, Work
-from reprieve.stores.database import SERVER_KEEPALIVES, SERVER_UNANSWERED_TIMEOUT_MS, Database
+from reprieve.stores.database import Database
 from reprieve.stores.embedded import EmbeddedPostgres, postgres
 from reprieve.stores.leases import Leases
 from reprieve.stores.migrate import migrate
+from reprieve.stores.postgres_address import SERVER_KEEPALIVES, SERVER_UNANSWERED_TIMEOUT_MS
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import CLOSE_LEASE, close_log
 from reprieve.workers.finish import finish
@@ -261,11 +262,11 @@ def test_on_a_link_with_seconds_of_latency_a_connection_can_still_be_made(servic
 #: What runs on the host that is cut off: it is in the middle of a sweep, and of a transaction.
 CUT_OFF = """
 import sys, time
-from reprieve.stores import database
+from reprieve.stores import database, postgres_address
 from reprieve.stores.leases import Leases
 from sqlalchemy import text
 from datetime import timedelta
-database.SERVER_OPTIONS.update(tcp_keepalives_idle=1, tcp_keepalives_interval=1, tcp_keepalives_count=2,
+postgres_address.SERVER_OPTIONS.update(tcp_keepalives_idle=1, tcp_keepalives_interval=1, tcp_keepalives_count=2,
                                tcp_user_timeout=3000)
 wired = database.Database(sys.argv[1])
 with Leases(wired, lambda: "far").hold("reaper.sweep", timedelta(seconds=4)) as lease, wired.begin() as connection:

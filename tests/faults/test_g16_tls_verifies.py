@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from reprieve.stores.cache import connect
 from reprieve.stores.database import Database
 from reprieve.stores.embedded.address import choose_port
-from reprieve.workers import broker
+from reprieve.workers import broker, broker_address
 from reprieve.workers.settings import Settings
 from tests.conftest import Servers
 from tests.servers.conftest import answers, redis_process
@@ -50,7 +50,7 @@ def with_redis(url: str) -> None:
 
 
 def with_the_broker(url: str) -> None:
-    told = broker.configuration(url)
+    told = broker_address.configuration(url)
     broker.install()
     options = told["broker_transport_options"]
     with kombu.Connection(told["broker_url"], ssl=told["broker_use_ssl"], transport_options=options) as connection:
@@ -153,7 +153,7 @@ def test_a_rabbitmq_over_tls_is_verified_unless_its_address_says_not_to(
         return False
 
     def begin(url: str) -> None:
-        told = broker.configuration(url)
+        told = broker_address.configuration(url)
         with suppress(*REFUSALS), kombu.Connection(told["broker_url"], ssl=told["broker_use_ssl"]) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
 

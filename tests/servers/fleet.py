@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import UUID
 
-from reprieve.models.rows import Run
+from reprieve.models.rows import RunRow
 from reprieve.stores.database import Database
 from reprieve.stores.runs.store import RunStore
 from tests.support.fleet import Workers
@@ -52,7 +52,7 @@ class Asked(Workers):
         assert done.returncode == 0, done.stderr
         return UUID(done.stdout.strip())
 
-    def becomes(self, run_id: UUID, status: str) -> Run:
+    def becomes(self, run_id: UUID, status: str) -> RunRow:
         eventually(
             lambda: self.runs.get(run_id).status == status, timeout=90, interval=0.3, what=lambda: self.told(1500)
         )

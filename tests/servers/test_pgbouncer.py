@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from reprieve.stores.database import SERVER_OPTIONS, Database
+from reprieve.stores.database import Database
 from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
+from reprieve.stores.postgres_address import SERVER_OPTIONS
 from tests.servers.conftest import Pooler
 from tests.servers.fleet import keeps_its_promises, prints_once, running_fleet, wrong
 

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from reprieve import cancel_run, enqueue_run
-from reprieve.models.rows import Run
+from reprieve.models.rows import RunRow
 
 #: Prints numbered lines, so many a second, and ends as it is told: `exit N`, or `vanish`, killing its launcher. Holds
 #: the lock of its run while it does so: whoever finds it taken is a second copy, and says so in a file.
@@ -122,7 +122,7 @@ class Source:
         self.started.append(Started(kind, run.id, lines, note))
         return self.started[-1]
 
-    def _enqueue(self, kind: Kind, arguments: list[str]) -> Run:
+    def _enqueue(self, kind: Kind, arguments: list[str]) -> RunRow:
         self.locks.mkdir(exist_ok=True)
         program = [sys.executable, "-I", "-S", "-c", PROGRAM, *arguments, str(self.locks)]
         config: dict[str, Any] = {"command": [*kind.within, *program]}

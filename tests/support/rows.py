@@ -9,7 +9,7 @@ from redis import Redis
 from sqlalchemy import text
 
 from reprieve.models.chunks import Chunk, blocks_of
-from reprieve.models.rows import Run
+from reprieve.models.rows import RunRow
 from reprieve.models.status import EventKind
 from reprieve.models.work import Fence, Work
 from reprieve.stores.runs.store import NewRun
@@ -18,7 +18,7 @@ from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 
 
-def new_run(services: Services, **changes: Any) -> Run:
+def new_run(services: Services, **changes: Any) -> RunRow:
     """A queued run, written without sending any message."""
     values: dict[str, Any] = {
         "adapter": "detached",

@@ -5,7 +5,8 @@ from celery import Celery
 
 from reprieve.stores.cache import connect
 from reprieve.stores.sentinel import SentinelAddress
-from reprieve.workers.broker import VISIBILITY_TIMEOUT, configuration, to_ask
+from reprieve.workers.broker import to_ask
+from reprieve.workers.broker_address import VISIBILITY_TIMEOUT, configuration
 
 SENTINEL = "sentinel://:pass%2Fword@one:26379,two/3?master=main&sentinel_password=other"
 
