@@ -18,14 +18,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from reprieve.adapters import host
-from reprieve.adapters.command import CannotStart, CommandConfig, Launched, launch, resolved_secrets, started
+from reprieve.adapters.command import CannotStart, Launched, launch, resolved_secrets, started
+from reprieve.adapters.command_config import CommandConfig
 from reprieve.adapters.command_files import EXIT, RUNNING, UNSTARTED
+from reprieve.adapters.kinds import DetachedKind
 from reprieve.adapters.masking import Masker
-from reprieve.adapters.protocol import Attempt, ConfigModel, Context
+from reprieve.adapters.protocol import Attempt, Context
 from reprieve.adapters.secrets import patterns_of_all
 from reprieve.models.errors import OutsideRoot
 from reprieve.models.paths import inside
@@ -43,12 +45,8 @@ STREAMS = ("stdout", "stderr")
 GAPS = "reprieve"
 
 
-class DetachedAdapter:
+class DetachedAdapter(DetachedKind):
     """Runs a command that does not depend on the worker, and follows its files."""
-
-    type: ClassVar[str] = "detached"
-    has_out_of_process_liveness: ClassVar[bool] = True
-    config_model: ClassVar[ConfigModel] = CommandConfig
 
     def __init__(self, folder: Path, host_name: str) -> None:
         self._folder = folder

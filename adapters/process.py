@@ -13,15 +13,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from selectors import EVENT_READ, BaseSelector, DefaultSelector
-from typing import Any, ClassVar
+from typing import Any
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from reprieve.adapters import host
-from reprieve.adapters.command import OWN, CannotStart, CommandConfig, Exited, Launched, launch, started
+from reprieve.adapters.command import OWN, CannotStart, Exited, Launched, launch, started
 from reprieve.adapters.command_files import read_output
+from reprieve.adapters.kinds import ProcessKind
 from reprieve.adapters.launcher import DRAIN_SECONDS
-from reprieve.adapters.protocol import ConfigModel, Context
+from reprieve.adapters.protocol import Context
 from reprieve.models.faults import is_unfit
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.work import Outcome, Work
@@ -36,12 +37,8 @@ END_INTERVAL = 0.5
 END_FOR = 60.0
 
 
-class ProcessAdapter:
+class ProcessAdapter(ProcessKind):
     """Runs a command as a child in its own session; reads its output unbuffered, as bytes."""
-
-    type: ClassVar[str] = "process"
-    has_out_of_process_liveness: ClassVar[bool] = False
-    config_model: ClassVar[ConfigModel] = CommandConfig
 
     def __init__(self, folder: Path, host_name: str) -> None:
         """Needs neither: a child is recorded by its context, and leaves nothing behind."""

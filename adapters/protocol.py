@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
-from pydantic import BaseModel
-
+from reprieve.adapters.kinds import ConfigModel, Kind
 from reprieve.models.status import Probe
 from reprieve.models.work import Outcome, Work
 
@@ -25,9 +24,6 @@ __all__ = [
 
 #: A run, and the number of its attempt.
 Attempt = tuple[UUID, int]
-
-#: A class member is called `type`, so the builtin is out of reach below it.
-ConfigModel = type[BaseModel]
 
 
 class Context(Protocol):
@@ -88,21 +84,12 @@ class Context(Protocol):
         ...
 
 
-class Adapter(Protocol):
+class Adapter(Kind, Protocol):
     """How one kind of work is started, followed and ended.
 
     Third parties register a class in the entry-point group `reprieve.adapters`. It is built once per process as
     `AdapterClass(folder, host)`: a folder of its own on this host, and this host's name.
     """
-
-    type: ClassVar[str]
-    """The name that runs are enqueued under."""
-
-    has_out_of_process_liveness: ClassVar[bool]
-    """True when the work outlives the worker, and its output or its platform's word is the proof of life."""
-
-    config_model: ClassVar[ConfigModel]
-    """What a run's config must look like; checked when it is enqueued."""
 
     def __init__(self, folder: Path, host: str) -> None: ...
 

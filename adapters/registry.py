@@ -6,12 +6,9 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from reprieve.adapters.protocol import Adapter, Attaching, Keeping
-from reprieve.models.errors import InvalidRequest, UnknownAdapter
+from reprieve.models.errors import UnknownAdapter
 from reprieve.models.faults import is_unfit
 
 ENTRY_POINT_GROUP = "reprieve.adapters"
@@ -53,28 +50,6 @@ def find_adapter(adapter_type: str) -> type[Adapter]:
         )
         raise UnknownAdapter(f"There is no adapter {adapter_type!r} here; installed: {installed}{broken}.")
     return classes[adapter_type]
-
-
-def validate_config(adapter_class: type[Adapter], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config in its stored form; raises `InvalidRequest` naming each wrong field and what would work."""
-    if not isinstance(config, Mapping):
-        raise InvalidRequest(f"config is of type {type(config).__name__}; give a mapping of fields to values.")
-    try:
-        model = adapter_class.config_model.model_validate(dict(config))
-    except ValidationError as error:
-        problems = "; ".join(_problem(details, adapter_class) for details in error.errors())
-        raise InvalidRequest(f"Adapter {adapter_class.type!r}: {problems}.") from None
-    stored: dict[str, Any] = model.model_dump(mode="json", exclude_unset=True)
-    return stored
-
-
-def _problem(details: Any, adapter_class: type[Adapter]) -> str:
-    field = ".".join(["config", *(str(part) for part in details["loc"])])
-    if details["type"] == "extra_forbidden":
-        known = ", ".join(adapter_class.config_model.model_fields)
-        return f"{field} is not a field; known are {known}"
-    sentence = details["msg"].removeprefix("Value error, ")
-    return f"{field}: {sentence[:1].lower()}{sentence[1:]}"
 
 
 def can_attach(adapter_type: str) -> bool:

@@ -5,31 +5,18 @@ The follower here only holds the place: it gives no proof of life, for it sees n
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from reprieve.adapters.protocol import ConfigModel, Context
+from reprieve.adapters.kinds import RemoteKind
+from reprieve.adapters.protocol import Context
 from reprieve.models.work import Outcome, Work
 
 #: Seconds of one wait. Being told to stop or to leave ends it at once.
 WAIT_SECONDS = 3_600.0
 
 
-class RemoteConfig(BaseModel):
-    """What can be said of work that Reprieve does not start: nothing that it needs to know."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    note: str | None = Field(default=None, max_length=1_000, description="For people: what does the work, and where.")
-
-
-class RemoteAdapter:
+class RemoteAdapter(RemoteKind):
     """Starts nothing, and waits until the run has ended."""
-
-    type: ClassVar[str] = "remote"
-    has_out_of_process_liveness: ClassVar[bool] = True
-    config_model: ClassVar[ConfigModel] = RemoteConfig
 
     def __init__(self, folder: Path, host_name: str) -> None:
         """Needs neither: nothing of the work is on this host."""

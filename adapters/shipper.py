@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prometheus_client import Counter
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -29,6 +28,7 @@ from tenacity import (
     wait_fixed,
 )
 
+from reprieve.adapters.metrics import counter
 from reprieve.adapters.shipper_held import Hold, Holdings
 from reprieve.adapters.shipper_kept import AskStored, Kept
 from reprieve.adapters.shipper_source import BATCH_BYTES, Batch, Source
@@ -49,7 +49,7 @@ ASK_INTERVAL = 0.2
 #: Seconds between two looks for spools that a killed worker left.
 TAKE_OVER_INTERVAL = 10.0
 
-RESENT = Counter("reprieve_log_batches_resent", "Batches of output that were sent again, unacknowledged by the store.")
+RESENT = counter("reprieve_log_batches_resent", "Batches of output that were sent again, unacknowledged by the store.")
 
 Publish = Callable[[Sequence[Block]], None]
 

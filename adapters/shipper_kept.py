@@ -9,8 +9,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 
-from prometheus_client import Counter
-
+from reprieve.adapters.metrics import counter
 from reprieve.adapters.shipper_source import Batch, Source, Stored, has
 from reprieve.models.chunks import LogWriter
 from reprieve.models.sequences import Range, SeqRanges
@@ -25,7 +24,7 @@ CHECKS = 30
 #: The share of a spool's limit that shipped files may take up beside it: 64 MiB of 1 GiB.
 KEPT_SHARE = 1 / 16
 
-LOST = Counter("reprieve_log_losses", "Times that the store had lost output again that it had had, as in a fail-over.")
+LOST = counter("reprieve_log_losses", "Times that the store had lost output again that it had had, as in a fail-over.")
 
 AskStored = Callable[[Iterable[LogWriter]], Stored]
 

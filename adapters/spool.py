@@ -24,8 +24,7 @@ from typing import IO, Self
 from uuid import UUID, uuid4
 from zlib import crc32
 
-from prometheus_client import Counter, Gauge
-
+from reprieve.adapters.metrics import counter, gauge
 from reprieve.adapters.spool_records import FRAMING, LARGEST, encode_record, pack_key
 from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.faults import is_unfit
@@ -37,8 +36,8 @@ FILE_BYTES = 16 * 1024 * 1024
 #: Seconds between two looks whether a full disk has room again.
 DISK_INTERVAL = 1.0
 
-FULL = Counter("reprieve_spool_full", "Times that output had to wait because the spool was full.")
-BYTES = Gauge("reprieve_spool_bytes", "Bytes of the files that the spools of this process occupy.")
+FULL = counter("reprieve_spool_full", "Times that output had to wait because the spool was full.")
+BYTES = gauge("reprieve_spool_bytes", "Bytes of the files that the spools of this process occupy.")
 
 
 class SpooledLog:

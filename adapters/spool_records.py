@@ -15,8 +15,8 @@ from zlib import crc32
 
 import msgpack
 import msgspec
-from prometheus_client import Counter
 
+from reprieve.adapters.metrics import counter
 from reprieve.models.chunks import MAX_CHUNK_BYTES, Block, LogKey, pack
 from reprieve.models.sequences import Range, spans
 
@@ -36,7 +36,7 @@ _KEY = struct.Struct("<16sIQ")
 
 _encode = msgspec.msgpack.Encoder().encode
 
-DAMAGED = Counter("reprieve_spool_damaged_records", "Records of a spool that were damaged and passed over.")
+DAMAGED = counter("reprieve_spool_damaged_records", "Records of a spool that were damaged and passed over.")
 
 
 def pack_key(run_id: UUID, attempt: int, epoch: int) -> bytes:

@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from reprieve.api.access import MayRead, MayRun, Wired
 from reprieve.api.problems import answers
+from reprieve.client.enqueue import enqueue_each
 from reprieve.models.records import EventRecord, ExplanationRecord, Run
+from reprieve.models.requests import RunRequest
 from reprieve.models.status import Status
 from reprieve.workers import tracing
 from reprieve.workers.cancel import cancel_run
-from reprieve.workers.enqueue import enqueue_once
 from reprieve.workers.explaining import explain
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
@@ -21,7 +22,7 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"])
 LARGEST_PAGE = 1000
 
 
-class RunRequest(BaseModel):
+class WantedRun(BaseModel):
     """A run to be started."""
 
     model_config = ConfigDict(
@@ -81,20 +82,22 @@ RunKey = Annotated[str | None, Header(alias="Idempotency-Key", description="The 
         **answers(400, 401, 403, 409, 413, 422, 503),
     },
 )
-def create(wanted: RunRequest, request: Request, response: Response, idempotency_key: RunKey = None) -> Run:
+def create(
+    wanted: WantedRun, request: Request, response: Response, wired: Wired, idempotency_key: RunKey = None
+) -> Run:
     """Start a run: 201 and its address, or 200 with the run that the idempotency key gave before."""
-    run, is_new = enqueue_once(
+    asked = RunRequest(
         wanted.adapter,
         wanted.config,
         labels=wanted.labels,
         max_runtime=wanted.max_runtime_seconds,
         max_attempts=wanted.max_attempts,
         idempotency_key=idempotency_key,
-        caller=tracing.caller_of(request.headers),
     )
+    ((run, is_new),) = enqueue_each([asked], wired.database, caller=tracing.caller_of(request.headers))
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/runs/{run.id}"
-    return Run.of(run)
+    return run
 
 
 @router.get("", dependencies=[MayRead], responses=answers(401, 403, 422, 503))
@@ -107,9 +110,11 @@ def list_runs(
     limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 50,
 ) -> RunPage:
     """List runs, the newest first."""
-    found = wired.runs.list(statuses=status, adapter=adapter, labels=_labels(label), before=before, limit=limit + 1)
+    found = wired.records.newest(
+        statuses=status, adapter=adapter, labels=_labels(label), before=before, limit=limit + 1
+    )
     page = found[:limit]
-    return RunPage(runs=[Run.of(run) for run in page], next=page[-1].id if len(found) > limit else None)
+    return RunPage(runs=page, next=page[-1].id if len(found) > limit else None)
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:
@@ -119,19 +124,19 @@ def _labels(pairs: list[str]) -> dict[str, str]:
 @router.get("/{run_id}", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))
 def get(run_id: RunId, wired: Wired) -> Run:
     """One run and its attempts."""
-    return Run.of(wired.runs.get(run_id))
+    return wired.records.get(run_id)
 
 
 @router.post("/{run_id}/cancel", dependencies=[MayRun], responses=answers(401, 403, 404, 422, 503))
 def cancel(run_id: RunId) -> Run:
     """End a run and its work. One that has already ended stays as it is."""
-    return Run.of(cancel_run(run_id))
+    return cancel_run(run_id)
 
 
 @router.get("/{run_id}/events", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))
 def events(run_id: RunId, wired: Wired) -> Events:
     """What happened to a run."""
-    wired.runs.get(run_id)
+    wired.records.get(run_id)
     return Events(events=[EventRecord.of(event) for event in wired.runs.events(run_id)])
 
 

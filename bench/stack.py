@@ -9,13 +9,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sqlalchemy import text
+from uuid_utils.compat import uuid7
 
 from reprieve.cli.roles import ROLES
+from reprieve.models.requests import NewRun
 from reprieve.models.rows import Row
 from reprieve.models.work import Work
 from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from reprieve.stores.migrate import migrate
-from reprieve.stores.runs.store import NewRun
+from reprieve.stores.runs.insertion import insert
 from reprieve.workers import bootstrap
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
@@ -67,8 +69,8 @@ class Stack:
         """So many running out-of-process runs, followed by nobody."""
         works = []
         for _ in range(count):
-            new = NewRun("detached", True, {"command": ["true"]}, {}, 1, None, None)
-            run, _ = self.services.runs.add(new)
+            new = NewRun(uuid7(), "detached", True, {"command": ["true"]})
+            ((run, _),) = insert(self.services.database, [new])
             work = self.services.claims.claim(run.id, "bench")
             if work is not None:
                 works.append(work)

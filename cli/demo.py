@@ -26,6 +26,7 @@ from reprieve.cli.render import say, terminal
 from reprieve.cli.roles import ROLES
 from reprieve.cli.stack import Stack
 from reprieve.cli.story import Story, event_text
+from reprieve.client.enqueue import enqueue_run
 from reprieve.models.errors import ReprieveError
 from reprieve.models.liveness import Timing
 from reprieve.models.status import EventKind, Status
@@ -34,7 +35,6 @@ from reprieve.stores.embedded import EmbeddedPostgres
 from reprieve.workers import bootstrap
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.enqueue import enqueue_run
 from reprieve.workers.explaining import explain
 from reprieve.workers.servers import PARTS, SERVERS
 from reprieve.workers.settings import load_settings

@@ -16,8 +16,8 @@ from typing import Any
 from uuid import UUID
 
 from reprieve.adapters import host
+from reprieve.adapters.kinds import validate_config
 from reprieve.adapters.process import ProcessAdapter
-from reprieve.adapters.registry import validate_config
 from reprieve.adapters.reporter import HttpTransport, Refused, Reporter
 from reprieve.adapters.spool import FILE_BYTES, Spool
 from reprieve.cli.output import SIGNAL_BASE

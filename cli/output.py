@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from reprieve.cli.render import say
 from reprieve.models.chunks import Chunk
 from reprieve.models.gaps import Gap
-from reprieve.models.rows import RunRow
+from reprieve.models.records import Run
 from reprieve.models.status import Status
 
 #: What a shell says of a command that a signal ended: this and the signal's number.
@@ -32,7 +32,7 @@ def write(items: Iterable[Chunk | Gap], *, stream: str | None = None, raw: bool 
     return whole
 
 
-def exit_status(run: RunRow) -> int:
+def exit_status(run: Run) -> int:
     """The status to exit with after a run: the command's own where there is one, as a shell would give it."""
     if run.status == Status.SUCCEEDED:
         return 0

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from reprieve.models.rows import RunRow
+from reprieve.models.records import Run
 from reprieve.models.status import Status
 from reprieve.models.text import shown, span
 
@@ -47,12 +47,12 @@ def terminal() -> Console:
     return Console(width=None if sys.stdout and sys.stdout.isatty() else WIDTH)
 
 
-def short_id(run: RunRow) -> str:
+def short_id(run: Run) -> str:
     """The end of an id: ids begin with the time, so it is the end that tells runs of one minute apart."""
     return str(run.id).rsplit("-", 1)[-1]
 
 
-def runs_table(runs: Sequence[RunRow], now: datetime, width: int) -> list[Text]:
+def runs_table(runs: Sequence[Run], now: datetime, width: int) -> list[Text]:
     """A head, and a line for each run, of so many columns. Labels and errors take what is left, and are cut."""
     fixed = [["RUN", "ADAPTER", "STATUS", "ATTEMPT", "STARTED", "LAST SIGN"], *(_cells(run, now) for run in runs)]
     widths = [max(cell_len(cell) for cell in column) for column in zip(*fixed, strict=True)]
@@ -74,7 +74,7 @@ def runs_table(runs: Sequence[RunRow], now: datetime, width: int) -> list[Text]:
     return lines
 
 
-def _cells(run: RunRow, now: datetime) -> list[str]:
+def _cells(run: Run, now: datetime) -> list[str]:
     """What is of a known width. No column of it is ever cut but an adapter's name."""
     adapter = Text(shown(run.adapter))
     adapter.truncate(WIDEST_ADAPTER, overflow="ellipsis")
@@ -88,11 +88,11 @@ def _cells(run: RunRow, now: datetime) -> list[str]:
     ]
 
 
-def _labels(run: RunRow) -> str:
+def _labels(run: Run) -> str:
     return shown(" ".join(f"{name}={value}" for name, value in run.labels.items())) or "-"
 
 
-def _error(run: RunRow) -> str:
+def _error(run: Run) -> str:
     return shown(f"{run.error_code or '-'}{' (gave signs of life later)' if run.came_late else ''}")
 
 

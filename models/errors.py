@@ -39,6 +39,13 @@ class RunNotFound(ReprieveError):
     """Raised when no run, or more than one, answers to an id or the beginning of one."""
 
 
+class Unavailable(ReprieveError, ConnectionError):
+    """Raised by a client that got no answer, or none that says anything, for as long as it tries.
+
+    What it asked may have been done. It can be asked again: an idempotency key gives the same run.
+    """
+
+
 class InvalidChunk(ReprieveError):
     """Raised in `on_log`, where the mistake is, when a chunk could not be stored; names the argument."""
 

@@ -1,5 +1,6 @@
 """What identifies a process beyond its number, which the system gives to another as soon as it is free."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,3 +36,20 @@ class ProcessIdentity:
             str(handle["namespace"]),
             str(handle.get("marker") or ""),
         )
+
+
+def work_of(attempt: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `terminate` is given to end an attempt, by its columns: its handle, or its child's identity, or nothing."""
+    if attempt["handle"] is not None:
+        handle: dict[str, Any] = attempt["handle"]
+        return handle
+    process = process_of(attempt)
+    return process.as_handle() if process else None
+
+
+def process_of(attempt: Mapping[str, Any]) -> ProcessIdentity | None:
+    """The child that an attempt's worker owned, if its adapter spawned one."""
+    pid, group, began = (attempt[f"process_{name}"] for name in ("pid", "group_id", "started_at"))
+    if pid is None or group is None or began is None:
+        return None
+    return ProcessIdentity(pid, group, began, attempt["process_namespace"] or "", attempt["process_marker"] or "")

@@ -22,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from reprieve.models.access import Scope
 from reprieve.models.owed import Duty
-from reprieve.models.process import ProcessIdentity
+from reprieve.models.process import ProcessIdentity, process_of, work_of
 from reprieve.models.status import ErrorCode, EventKind, Proof, Status
 
 
@@ -174,22 +174,12 @@ class RunAttempt(Row):
     @property
     def process(self) -> ProcessIdentity | None:
         """The child that the worker owned, if the adapter spawned one."""
-        if self.process_pid is None or self.process_group_id is None or self.process_started_at is None:
-            return None
-        return ProcessIdentity(
-            self.process_pid,
-            self.process_group_id,
-            self.process_started_at,
-            self.process_namespace or "",
-            self.process_marker or "",
-        )
+        return process_of(vars(self))
 
     @property
     def work(self) -> dict[str, Any] | None:
-        """What `terminate` is given to end this attempt: its handle, or its child's identity. None: nothing started."""
-        if self.handle is not None:
-            return self.handle
-        return self.process.as_handle() if self.process else None
+        """What `terminate` is given to end this attempt. None: nothing started."""
+        return work_of(vars(self))
 
 
 class RunEvent(Row):

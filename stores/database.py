@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from reprieve.models.faults import ends_all_sessions, ends_session
 from reprieve.stores.postgres_address import PostgresAddress
+from reprieve.stores.statements import Executor
 
 
 class Database:
@@ -47,11 +48,16 @@ class Database:
         with self.engine.begin() as connection:
             yield connection
 
-    def run(self, statement: TextClause, values: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
+    def run(self, statement: TextClause | str, values: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
         """One statement in a transaction of its own; returns its rows, none for a statement that gives none."""
         with self.begin() as connection:
-            result = connection.execute(statement, values)
-            return result.all() if result.returns_rows else ()
+            return _run(connection, statement, values)
+
+    @contextmanager
+    def together(self) -> Iterator[Executor]:
+        """What is run there takes effect as a whole; with it, this is an `Executor`."""
+        with self.begin() as connection:
+            yield _Transaction(connection, self.schema)
 
     @contextmanager
     def at_once(self) -> Iterator[Connection]:
@@ -83,6 +89,30 @@ class Database:
 
     def dispose(self) -> None:
         self.engine.dispose()
+
+    def forget(self) -> None:
+        """In a forked child: leave the connections to the parent, whose they are."""
+        self.engine.dispose(close=False)
+
+
+class _Transaction:
+    """What runs together on one connection."""
+
+    def __init__(self, connection: Connection, schema: str | None) -> None:
+        self._connection = connection
+        self.schema = schema
+
+    def run(self, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
+        return _run(self._connection, statement, values)
+
+    @contextmanager
+    def together(self) -> Iterator[Executor]:
+        yield self
+
+
+def _run(connection: Connection, statement: TextClause | str, values: Mapping[str, Any] | None) -> Sequence[Row[Any]]:
+    result = connection.execute(text(statement) if isinstance(statement, str) else statement, values)
+    return result.all() if result.returns_rows else ()
 
 
 def clock(connection: Connection) -> datetime:

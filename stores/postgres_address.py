@@ -14,6 +14,7 @@ from psycopg2.extensions import parse_dsn
 
 from reprieve.models.errors import SettingsError
 from reprieve.stores import tls
+from reprieve.stores.statements import quoted
 from reprieve.stores.urls import Url
 
 #: Seconds to wait for a connection. To make one takes five to seven round trips (TCP, TLS, the password's exchange), so
@@ -159,11 +160,6 @@ def can_be_ours(schema: str) -> bool:
     """Whether our tables can be in a schema of this name: not the server's own, nor what a path reads otherwise."""
     reserved = schema.startswith(("pg_", "$")) or schema == "information_schema"
     return 0 < len(schema.encode()) <= 63 and not reserved and "," not in schema and "\0" not in schema
-
-
-def quoted(name: str) -> str:
-    """A name as SQL has it, whatever is in it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def in_schema(url: Url, schema: str) -> Url:

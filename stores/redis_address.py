@@ -1,14 +1,18 @@
 """The address of a Redis, checked before anybody connects. Needs no client of Redis."""
 
-from reprieve.stores.sentinel import SCHEMES, SentinelAddress
+from reprieve.stores import sentinel
+from reprieve.stores.sentinel import SentinelAddress
 from reprieve.stores.tls import NAMES, Tls
 from reprieve.stores.urls import Url
+
+#: What redis-py is given as it is, and what Sentinels name.
+SCHEMES = ("redis", "rediss", "unix", *sentinel.SCHEMES)
 
 
 def checked(url: str) -> Url:
     """A URL of a Redis, read; raises ValueError, naming what would work, for parts that have no effect."""
     read = Url.parse(url)
-    if read.scheme in SCHEMES:
+    if read.scheme in sentinel.SCHEMES:
         SentinelAddress.parse(url)
         return read
     secure = Tls.of(read)

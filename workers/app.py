@@ -3,16 +3,17 @@
 Each value that differs from Celery's default has its reason beside it.
 """
 
+import os
 from typing import Any
 
 from celery import Celery, Task
+from celery.loaders.app import AppLoader
 from celery.local import PromiseProxy
 from celery.signals import after_setup_logger, after_setup_task_logger, beat_init, heartbeat_sent, worker_init
 from celery.worker.request import Request
 
 from reprieve.beat_schedule import beat_schedule
-from reprieve.workers import broker, broker_address, journal, pulse
-from reprieve.workers.bootstrap import settings as current_settings
+from reprieve.workers import broker, broker_address, current, journal, pulse
 from reprieve.workers.discretion import be_discreet
 from reprieve.workers.secrecy import conceal
 
@@ -21,10 +22,11 @@ QUEUES = ("runs", "logs", "control", "archive")
 
 def configuration() -> dict[str, Any]:
     """Celery's settings for this process; asked for when the app is first used, not when it is imported."""
-    settings = current_settings()
+    settings = current.settings()
     return {
         **broker_address.configuration(settings.require_broker_url()),
         "imports": (
+            "reprieve.workers.announcing",
             "reprieve.workers.execute",
             "reprieve.workers.ingest",
             "reprieve.workers.closing",
@@ -88,20 +90,27 @@ class DiscreetTask(Task):  # type: ignore[misc]
     Request = DiscreetRequest
 
 
-def _keep_secrets(sender: Any = None, **_: Any) -> None:
-    """Of our own processes; a worker of another application that has imported this is not ours to change."""
-    if getattr(sender, "app", None) is app:
-        conceal()
+class Loader(AppLoader):  # type: ignore[misc]
+    """What a process becomes by being our worker or our beat; whoever only imports this module becomes nothing.
+
+    Celery's signals are of all apps of a process, and so are kombu's transports: a service that is a Celery app itself,
+    and has imported ours to ask for runs, must not notice.
+    """
+
+    def on_worker_init(self) -> None:
+        broker.install()
+        worker_init.connect(be_discreet)
+        worker_init.connect(conceal)
+        beat_init.connect(conceal)
+        heartbeat_sent.connect(pulse.pulse)
+        beat_init.connect(pulse.be_due)
+        after_setup_logger.connect(journal.keep)
+        after_setup_task_logger.connect(journal.keep)
 
 
-broker.install()
-app = Celery("reprieve", task_cls=DiscreetTask)
+# Nobody's current app, and without Celery's way with Django: in a service, those are the service's own.
+app = Celery("reprieve", task_cls=DiscreetTask, loader=Loader, set_as_current=False, fixups=())
 # A promise, so that importing this reads no settings; one that fails (settings not there yet) is asked again.
 app.config_from_object(PromiseProxy(configuration))
-worker_init.connect(be_discreet)
-worker_init.connect(_keep_secrets)
-beat_init.connect(_keep_secrets)
-heartbeat_sent.connect(pulse.pulse)
-beat_init.connect(pulse.be_due)
-after_setup_logger.connect(journal.keep)
-after_setup_task_logger.connect(journal.keep)
+# Celery sees to its own forks; a service has others.
+os.register_at_fork(after_in_child=app._after_fork)

@@ -1,5 +1,6 @@
 """The one place where things are wired together. Nothing is built, opened or connected when a module is imported."""
 
+import os
 import threading
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +9,6 @@ from uuid import UUID
 from reprieve.adapters.registry import Adapters
 from reprieve.models.liveness import WINDOW, Timing
 from reprieve.models.nodes import Node
-from reprieve.stores.addresses import read_addresses, read_time_scale
 from reprieve.stores.adoptions import AdoptionStore
 from reprieve.stores.archive import LogArchives
 from reprieve.stores.cache import connect
@@ -24,6 +24,7 @@ from reprieve.stores.questions import QuestionStore
 from reprieve.stores.reading import LogReader
 from reprieve.stores.runs.attempts import AttemptStore
 from reprieve.stores.runs.claims import ClaimStore
+from reprieve.stores.runs.records import RunRecords
 from reprieve.stores.runs.resends import ResendStore
 from reprieve.stores.runs.store import RunStore
 from reprieve.stores.runs.terminations import TerminationStore
@@ -32,8 +33,9 @@ from reprieve.stores.sweeps import SweepStore
 from reprieve.stores.throttle import Throttle
 from reprieve.stores.tokens import TokenStore
 from reprieve.stores.workers import WorkerStore
+from reprieve.workers import current
 from reprieve.workers.identity import Identity
-from reprieve.workers.settings import Settings, load_settings
+from reprieve.workers.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Services:
     database: Database
     leases: Leases
     runs: RunStore
+    records: RunRecords
     claims: ClaimStore
     attempts: AttemptStore
     resends: ResendStore
@@ -82,19 +85,6 @@ class Services:
         return LogReader(self.database, self.logs, self.live, run_id)
 
 
-def resolve_settings() -> Settings:
-    """The settings, with the embedded servers' addresses where none are set and `reprieve up` runs here.
-
-    A process that uses the database of that `up` uses its time scale too, whatever the environment says.
-    """
-    settings = load_settings()
-    missing = {name: url for name, url in read_addresses(settings.data_dir).items() if not getattr(settings, name)}
-    settings = load_settings(**missing) if missing else settings
-    url = settings.database_url.get_secret_value() if settings.database_url else ""
-    scale = read_time_scale(settings.data_dir, url)
-    return settings.model_copy(update={"time_scale": scale}) if scale else settings
-
-
 def build(settings: Settings) -> Services:
     """Services for these settings; connections are opened when they are first used."""
     database, redis = Database(settings.require_database_url()), connect(settings.require_redis_url())
@@ -124,6 +114,7 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "database": database,
         "leases": leases,
         "runs": RunStore(database),
+        "records": RunRecords(database),
         "claims": ClaimStore(database),
         "attempts": AttemptStore(database),
         "resends": ResendStore(database),
@@ -147,17 +138,13 @@ _lock = threading.Lock()
 _services: Services | None = None
 
 
-def settings() -> Settings:
-    """The settings of this process: those of its services, or of the environment while there are none."""
-    return _services.settings if _services else resolve_settings()
-
-
 def services() -> Services:
     """The services of this process, built at the first call (so each pool process builds its own)."""
     global _services
     with _lock:
         if _services is None:
-            _services = build(resolve_settings())
+            _services = build(current.settings())
+            current.choose(_services.settings)
         return _services
 
 
@@ -183,3 +170,16 @@ def use(replacement: Services | None) -> None:
             _services.database.dispose()
             _services.identity.let_go()
         _services = replacement
+        current.choose(replacement.settings if replacement else None)
+
+
+def _after_fork() -> None:
+    """A forked child builds its own, with the same settings: what its parent has open is the parent's."""
+    global _services, _lock
+    _lock = threading.Lock()
+    if _services is not None:
+        _services.database.forget()
+        _services = None
+
+
+os.register_at_fork(after_in_child=_after_fork)

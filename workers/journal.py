@@ -16,7 +16,7 @@ from uuid import UUID
 from pythonjsonlogger.json import JsonFormatter
 
 from reprieve.models.text import shown
-from reprieve.workers import bootstrap
+from reprieve.workers import current
 
 TEXT = "[%(asctime)s: %(levelname)s] %(message)s"
 
@@ -83,13 +83,13 @@ class Lines(logging.Formatter):
 
 def formatter() -> logging.Formatter:
     """How this process writes its lines, by `REPRIEVE_LOG_FORMAT`."""
-    settings = bootstrap.settings()
+    settings = current.settings()
     return Journal(settings.host_name) if settings.log_format == "json" else Lines(logging.Formatter(TEXT))
 
 
 def keep(logger: logging.Logger, **_: Any) -> None:
     """Celery has set up its own format for people: it is kept to lines, or another is put in its place."""
-    as_json = bootstrap.settings().log_format == "json"
+    as_json = current.settings().log_format == "json"
     for handler in logger.handlers:
         if as_json:
             handler.setFormatter(formatter())

@@ -2,41 +2,42 @@
 
 import logging
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import start_http_server
 
+from reprieve.adapters.metrics import REGISTRY, counter, gauge, histogram
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.settings import host_and_port
 
 logger = logging.getLogger(__name__)
 
-REAPS = Counter("reprieve_reaps", "Attempts that were reaped.", ["adapter", "code"])
-SUSPECTED_FALSE_REAPS = Counter(
+REAPS = counter("reprieve_reaps", "Attempts that were reaped.", ["adapter", "code"])
+SUSPECTED_FALSE_REAPS = counter(
     "reprieve_suspected_false_reaps", "Reaped attempts of which output or a result came later.", ["adapter"]
 )
-SPARED = Counter("reprieve_spared", "Suspects that a sweep spared, once for each sweep.", ["reason"])
-REAPED_SILENCE = Histogram(
+SPARED = counter("reprieve_spared", "Suspects that a sweep spared, once for each sweep.", ["reason"])
+REAPED_SILENCE = histogram(
     "reprieve_reaped_silence_seconds",
     "Seconds from the last sign of life of a reaped attempt to its reap.",
     buckets=(300, 315, 330, 345, 360, 420, 600, 1200, 1800, 3600),
 )
-BRAKED = Gauge("reprieve_reaper_braked", "Convictions that the last sweep put off, since they were too many at once.")
-PIPELINE_LAG = Gauge("reprieve_log_pipeline_lag_seconds", "Age of the newest canary that came back, at the last sweep.")
-ADOPTED = Counter("reprieve_adoptions", "Work that this worker took over from another one.", ["adapter"])
-HANDED_OVER = Counter("reprieve_handovers", "Work that this worker left to another one.", ["adapter"])
-REFRESHES = Counter(
+BRAKED = gauge("reprieve_reaper_braked", "Convictions that the last sweep put off, since they were too many at once.")
+PIPELINE_LAG = gauge("reprieve_log_pipeline_lag_seconds", "Age of the newest canary that came back, at the last sweep.")
+ADOPTED = counter("reprieve_adoptions", "Work that this worker took over from another one.", ["adapter"])
+HANDED_OVER = counter("reprieve_handovers", "Work that this worker left to another one.", ["adapter"])
+REFRESHES = counter(
     "reprieve_refreshes",
     "Proofs of life: written, throttled (the run had one within the minute), void (it ended, or has another follower), "
     "failed.",
     ["proof", "result"],
 )
-VOUCHED = Counter(
+VOUCHED = counter(
     "reprieve_vouches", "Proofs of life that this worker gave through Redis, since it could not reach the database."
 )
-CHUNKS = Counter("reprieve_ingested_chunks", "Chunks of output that came: new, or repeated.", ["result"])
-BLOCKS_REFUSED = Counter("reprieve_refused_blocks", "Blocks of output that could not be stored: in quarantine.")
-INGEST_SECONDS = Histogram("reprieve_ingest_seconds", "Seconds to store one message of output.")
-SWEEP_SECONDS = Histogram("reprieve_sweep_seconds", "Seconds that a sweep took.")
-SUSPECTS = Gauge("reprieve_suspects", "Runs that the last sweep judged.")
+CHUNKS = counter("reprieve_ingested_chunks", "Chunks of output that came: new, or repeated.", ["result"])
+BLOCKS_REFUSED = counter("reprieve_refused_blocks", "Blocks of output that could not be stored: in quarantine.")
+INGEST_SECONDS = histogram("reprieve_ingest_seconds", "Seconds to store one message of output.")
+SWEEP_SECONDS = histogram("reprieve_sweep_seconds", "Seconds that a sweep took.")
+SUSPECTS = gauge("reprieve_suspects", "Runs that the last sweep judged.")
 
 
 def serve(services: Services) -> None:
@@ -46,7 +47,7 @@ def serve(services: Services) -> None:
         return
     host, port = host_and_port(address)
     try:
-        start_http_server(port, host)
+        start_http_server(port, host, REGISTRY)
     except OSError as error:
         message = (
             "REPRIEVE_METRICS_ADDRESS is %s, where this worker cannot answer: %s. Give each worker of a host its own."

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.beat import Scheduler as CeleryScheduler
 
-from reprieve.workers import bootstrap
+from reprieve.workers import current
 
 #: When an entry was sent last that is to be due now, whatever its schedule.
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -24,7 +24,7 @@ BEAT_TURN = 20
 
 def pulse(**_: Any) -> None:
     """Touch the file, if one is set; a folder that is missing or full costs the file only."""
-    path: Path | None = bootstrap.settings().pulse_file
+    path: Path | None = current.settings().pulse_file
     if path is not None:
         try:
             path.touch()

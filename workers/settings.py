@@ -200,7 +200,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        known = ("redis://", "rediss://", "unix://", "sentinel://", "sentinels://")
+        known = tuple(f"{scheme}://" for scheme in redis_address.SCHEMES)
         if value is None:
             return None
         if not value.get_secret_value().startswith(known):

@@ -7,7 +7,7 @@ whichever worker follows, each adoption and each reap as well; and the work itse
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -56,11 +56,19 @@ def caller_of(headers: Mapping[str, str]) -> Context:
 
 
 @contextmanager
-def enqueueing(adapter: str, caller: Context | None = None) -> Iterator[Span]:
-    """The span in which a run is asked for."""
-    attributes = {"reprieve.adapter": adapter}
+def enqueueing(adapters: Iterable[str], caller: Context | None = None) -> Iterator[Span]:
+    """The span in which runs are asked for."""
+    attributes = {"reprieve.adapter": ", ".join(sorted(map(str, adapters)))}
     with _tracer.start_as_current_span("enqueue run", caller, SpanKind.PRODUCER, attributes) as span:
         yield span
+
+
+def enqueued(span: Span, run_ids: Sequence[UUID]) -> None:
+    """Name the one run of that span, or the number of its runs."""
+    if len(run_ids) == 1:
+        span.set_attribute("reprieve.run_id", str(run_ids[0]))
+    else:
+        span.set_attribute("reprieve.runs", len(run_ids))
 
 
 def place() -> str | None:

@@ -8,18 +8,18 @@ as long as it takes. A Job that has vanished is the reaper's to judge, unless it
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from reprieve.adapters.kubernetes import job as jobs
 from reprieve.adapters.kubernetes.api import Api, ApiError, Json, NotConnected, path_of
-from reprieve.adapters.kubernetes.config import KubernetesConfig, accepted
+from reprieve.adapters.kubernetes.config import KubernetesKind, accepted
 from reprieve.adapters.kubernetes.creating import Creation
 from reprieve.adapters.kubernetes.ending import end
 from reprieve.adapters.kubernetes.following import follow
 from reprieve.adapters.kubernetes.handle import Handle
 from reprieve.adapters.kubernetes.state import is_terminal
 from reprieve.adapters.kubernetes.timings import Timings
-from reprieve.adapters.protocol import ConfigModel, Context
+from reprieve.adapters.protocol import Context
 from reprieve.models.status import Probe
 from reprieve.models.work import Outcome, Work
 
@@ -29,12 +29,8 @@ logger = logging.getLogger(__name__)
 MAX_SELECTED = 50
 
 
-class KubernetesAdapter:
+class KubernetesAdapter(KubernetesKind):
     """Runs one Job per attempt on the cluster that the worker's service account or kubeconfig leads to."""
-
-    type: ClassVar[str] = "kubernetes"
-    has_out_of_process_liveness: ClassVar[bool] = True
-    config_model: ClassVar[ConfigModel] = KubernetesConfig
 
     def __init__(self, folder: Path, host_name: str, timings: Timings | None = None) -> None:  # noqa: ARG002
         """Needs neither folder nor host: any worker that reaches the cluster can act on any handle."""

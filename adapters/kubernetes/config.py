@@ -1,11 +1,11 @@
 """What the config of a run that is a Kubernetes Job may say. Needs no Kubernetes client: it is checked anywhere."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from reprieve.adapters.command import Name, Plain
+from reprieve.adapters.command_config import Name, Plain
 from reprieve.models.liveness import DOUBT_LIMIT
 
 #: A name as Kubernetes wants it of namespaces: the label of RFC 1123.
@@ -19,6 +19,10 @@ DEFAULT_TTL_SECONDS = 24 * 60 * 60
 #: than the window and two sweeps (7 minutes), by which the last follower is known to be gone, and leaves time for an
 #: outage or a rollout of ours. A Job that is deleted sooner can only be reported as lost, without its result and log.
 MIN_TTL_SECONDS = int(DOUBT_LIMIT.total_seconds())
+
+
+#: A class member is called `type`, so the builtin is out of reach below it.
+ConfigModel = type[BaseModel]
 
 
 class _Strict(BaseModel):
@@ -100,6 +104,14 @@ class KubernetesConfig(_Strict):
         if not isinstance(containers, list) or not all(isinstance(one, dict) and "name" in one for one in containers):
             raise ValueError("patch…containers must be a list of objects with names; the main container is named 'run'")
         return self
+
+
+class KubernetesKind:
+    """Runs that are a Job each."""
+
+    type: ClassVar[str] = "kubernetes"
+    has_out_of_process_liveness: ClassVar[bool] = True
+    config_model: ClassVar[ConfigModel] = KubernetesConfig
 
 
 def accepted(config: dict[str, Any]) -> KubernetesConfig:

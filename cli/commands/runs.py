@@ -10,14 +10,13 @@ from reprieve.cli import output, render
 from reprieve.cli.commands import AsJson, RunId
 from reprieve.cli.exec import run_reported
 from reprieve.cli.render import say, say_json
+from reprieve.client.enqueue import enqueue_run
 from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.records import Run
-from reprieve.models.rows import RunRow
 from reprieve.models.status import Status
 from reprieve.workers.bootstrap import Services, fleet_services, services
 from reprieve.workers.cancel import cancel_run
-from reprieve.workers.enqueue import enqueue_run
 from reprieve.workers.explaining import explain as explain_run
 
 Command = Annotated[
@@ -117,22 +116,22 @@ def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> d
     return pairs
 
 
-def _follow_to_the_end(wired: Services, started: RunRow) -> int:
+def _follow_to_the_end(wired: Services, started: Run) -> int:
     try:
         output.write(wired.log_of(started.id).follow())
     except KeyboardInterrupt:
         say(f"the run goes on; `reprieve cancel {started.id}` ends it.", problem=True)
         return 130
-    ended = wired.runs.get(started.id)
+    ended = wired.records.get(started.id)
     if ended.status != Status.SUCCEEDED:
         code = f" ({ended.error_code})" if ended.error_code else ""
         say(f"{ended.status}{code}. {ended.error_message or ''}".rstrip(), problem=True)
     return output.exit_status(ended)
 
 
-def _find(wired: Services, run_id: str) -> RunRow:
+def _find(wired: Services, run_id: str) -> Run:
     """The run that a person means; raises `RunNotFound`."""
-    return wired.runs.get(wired.runs.resolve(run_id))
+    return wired.records.get(wired.records.resolve(run_id))
 
 
 def ps(
@@ -142,9 +141,9 @@ def ps(
 ) -> None:
     """List runs, the newest first."""
     wired = services()
-    runs = wired.runs.list(statuses=status or [], limit=limit)
+    runs = wired.records.newest(statuses=status or [], limit=limit)
     if as_json:
-        say_json([Run.of(each).model_dump(mode="json") for each in runs])
+        say_json([each.model_dump(mode="json") for each in runs])
     elif runs:
         console = render.terminal()
         for line in render.runs_table(runs, wired.database.now(), console.width):
@@ -194,7 +193,7 @@ def cancel(run_id: RunId) -> None:
 def explain(run_id: RunId, as_json: AsJson = False) -> None:
     """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
     wired = fleet_services()
-    told = explain_run(wired, wired.runs.resolve(run_id))
+    told = explain_run(wired, wired.records.resolve(run_id))
     if as_json:
         say_json(told.record.model_dump(mode="json"))
     else:

@@ -15,7 +15,8 @@ from reprieve.models.errors import InvalidRequest, SettingsError
 from reprieve.stores.files import write_private
 from reprieve.stores.migrate import migrate as migrate_database
 from reprieve.stores.urls import Url
-from reprieve.workers.bootstrap import resolve_settings, services
+from reprieve.workers.bootstrap import services
+from reprieve.workers.current import resolve_settings
 from reprieve.workers.settings import Settings, load_settings
 
 

@@ -20,7 +20,7 @@ tokens = typer.Typer(no_args_is_help=True, help="Tokens: of the HTTP API, and of
 def token_for_run(run_id: RunId) -> None:
     """Print a new token for a remote run, by which its work reports; it replaces the old one."""
     wired = services()
-    say(new_token(wired, wired.runs.resolve(run_id)))
+    say(new_token(wired, wired.records.resolve(run_id)))
 
 
 @tokens.command("create")

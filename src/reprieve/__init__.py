@@ -13,18 +13,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reprieve.client.enqueue import enqueue_run, enqueue_runs
     from reprieve.models.errors import (
         IdempotencyConflict,
         InvalidRequest,
         ReprieveError,
         RunNotFound,
         SettingsError,
+        Unavailable,
         UnknownAdapter,
     )
     from reprieve.models.records import Run
+    from reprieve.models.requests import RunRequest
     from reprieve.models.status import Status
     from reprieve.workers.cancel import cancel_run
-    from reprieve.workers.enqueue import enqueue_run
 
 __all__ = [
     "IdempotencyConflict",
@@ -32,18 +34,23 @@ __all__ = [
     "ReprieveError",
     "Run",
     "RunNotFound",
+    "RunRequest",
     "SettingsError",
     "Status",
+    "Unavailable",
     "UnknownAdapter",
     "cancel_run",
     "enqueue_run",
+    "enqueue_runs",
 ]
 
 _MODULES = {
     "Run": "reprieve.models.records",
+    "RunRequest": "reprieve.models.requests",
     "Status": "reprieve.models.status",
     "cancel_run": "reprieve.workers.cancel",
-    "enqueue_run": "reprieve.workers.enqueue",
+    "enqueue_run": "reprieve.client.enqueue",
+    "enqueue_runs": "reprieve.client.enqueue",
 }
 
 

@@ -8,11 +8,11 @@ from urllib.request import urlopen
 import pytest
 import yaml
 from fastapi.testclient import TestClient
-from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from reprieve.adapters import shipper, spool  # noqa: F401 - counts too
+from reprieve.adapters.metrics import REGISTRY
 from reprieve.api.metrics import Facts
 from reprieve.models.status import Proof
 from reprieve.models.work import End, Outcome

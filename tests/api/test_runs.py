@@ -9,6 +9,7 @@ from sqlalchemy.exc import OperationalError, TimeoutError
 
 from reprieve import cancel_run
 from reprieve.models.work import End, Outcome
+from reprieve.stores.database import Database
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from tests.support.rows import chunk, ingest, new_run, running
@@ -128,7 +129,7 @@ def test_a_database_that_does_not_answer_is_told_with_when_to_come_again(
     def fail(**_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(services.runs, "list", fail)
+    monkeypatch.setattr(services.records, "newest", fail)
     answer = client.get("/v1/runs")
     assert (answer.status_code, answer.headers["retry-after"], "secret" in answer.text) == (503, "5", False)
     assert "Nothing was changed." in answer.json()["detail"]
@@ -137,16 +138,19 @@ def test_a_database_that_does_not_answer_is_told_with_when_to_come_again(
 def test_trouble_that_comes_after_a_run_was_written_is_not_told_as_if_there_were_none(
     client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: UUID) -> None:
+    commit = Database.run
+
+    def fail(database: Database, *arguments: Any) -> None:
+        commit(database, *arguments)
         raise OperationalError("COMMIT", {}, OSError("server closed the connection unexpectedly"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(services.runs, "get", fail)
+        patch.setattr(Database, "run", fail)
         answer = client.post("/v1/runs", json={"adapter": "process", "config": {"command": ["true"]}})
     assert answer.status_code == 503
     assert "Nothing was changed" not in answer.json()["detail"]
     assert "Idempotency-Key" in answer.json()["detail"]
-    assert len(services.runs.list()) == 1
+    assert len(services.records.newest()) == 1
 
 
 def test_a_run_is_cancelled_once_and_stays_so(client: TestClient) -> None:

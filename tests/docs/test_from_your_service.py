@@ -53,10 +53,10 @@ def test_a_view_of_django_starts_a_run_once_and_says_what_is_wrong(services: Ser
 def test_a_run_of_django_starts_once_its_row_is_there_and_not_at_all_if_it_is_not(services: Services) -> None:
     save_and_start = code("Django")["save_and_start"]
     save_and_start(Mock())
-    assert len(services.runs.list(limit=10)) == 1
+    assert len(services.records.newest(limit=10)) == 1
     with pytest.raises(ValueError, match="no room"):
         save_and_start(Mock(save=Mock(side_effect=ValueError("no room"))))
-    assert len(services.runs.list(limit=10)) == 1
+    assert len(services.records.newest(limit=10)) == 1
 
 
 def test_a_path_of_fastapi_starts_a_run_once_and_cancels_it(services: Services) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from reprieve.adapters.kinds import validate_config
 from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
 from reprieve.adapters.kubernetes.config import MIN_TTL_SECONDS, accepted
 from reprieve.adapters.kubernetes.job import manifest
 from reprieve.adapters.kubernetes.seen import Seen, Weight, later
 from reprieve.adapters.kubernetes.state import seen_of
-from reprieve.adapters.registry import validate_config
 from reprieve.models.errors import InvalidRequest, Released
 from reprieve.models.liveness import SWEEP_INTERVAL, WINDOW
 from reprieve.models.status import ErrorCode, Probe

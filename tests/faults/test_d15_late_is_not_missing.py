@@ -13,6 +13,7 @@ from reprieve.adapters import shipper_held, shipper_source
 from reprieve.adapters.shipper import LogShipper
 from reprieve.adapters.spool import Spool, SpooledLog
 from reprieve.adapters.spool_records import logs_in
+from reprieve.client.enqueue import enqueue_run
 from reprieve.models.chunks import encode
 from reprieve.models.closing import Closing
 from reprieve.models.extents import HOLDER_BELIEVED_FOR
@@ -24,7 +25,6 @@ from reprieve.stores.runs.ends import write_ends
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log, close_owed
-from reprieve.workers.enqueue import enqueue_run
 from reprieve.workers.explaining import explain
 from tests.support.processes import Process
 from tests.support.rows import chunk, ingest, running

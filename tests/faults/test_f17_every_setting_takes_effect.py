@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from reprieve.cli.listening import refuse_taken
+from reprieve.client.enqueue import enqueue_run
 from reprieve.models.errors import SettingsError
 from reprieve.stores.database import Database
 from reprieve.stores.embedded.address import choose_port
@@ -22,7 +23,6 @@ from reprieve.stores.partitions import keep_partitions
 from reprieve.stores.urls import Url
 from reprieve.workers import bootstrap
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.enqueue import enqueue_run
 from reprieve.workers.settings import Settings, load_settings, unknown_names
 from tests.conftest import Servers
 from tests.support import processes
@@ -332,11 +332,11 @@ def test_a_system_in_a_schema_of_its_own_shares_nothing_with_one_in_public(
         assert named(tables_of(services.database, schema)) == named(tables_of(services.database, "public"))
         assert len(tables_of(services.database, schema)) > len(named(tables_of(services.database, schema)))
         run = enqueue_run("process", {"command": ["true"]})
-        assert other.runs.list(statuses=[], limit=10) == []
+        assert other.records.newest(statuses=[], limit=10) == []
         bootstrap.use(other)
         ours = enqueue_run("process", {"command": ["true"]})
-        assert [one.id for one in other.runs.list(statuses=[], limit=10)] == [ours.id]
-        assert [one.id for one in services.runs.list(statuses=[], limit=10)] == [run.id]
+        assert [one.id for one in other.records.newest(statuses=[], limit=10)] == [ours.id]
+        assert [one.id for one in services.records.newest(statuses=[], limit=10)] == [run.id]
     finally:
         other.database.dispose()
 

@@ -18,7 +18,8 @@ from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from reprieve.stores.embedded.address import choose_port
 from reprieve.stores.urls import Url
 from reprieve.workers import bootstrap
-from reprieve.workers.bootstrap import Services, fleet_services, resolve_settings
+from reprieve.workers.bootstrap import Services, fleet_services
+from reprieve.workers.current import resolve_settings
 from reprieve.workers.settings import load_settings
 from tests.conftest import Servers
 from tests.support.forking import REPRIEVE

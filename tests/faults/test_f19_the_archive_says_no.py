@@ -310,10 +310,10 @@ def test_doctor_judges_refreshes_and_not_changes_of_status(services: Services) -
         for status, finished in (("queued", "NULL"), ("running", "NULL")):
             change = f"UPDATE runs SET status = '{status}', finished_at = {finished}, started_at = clock_timestamp()"
             connection.execute(text(change))
-    before = {work.id: work.updated_at for work in services.runs.list(limit=100)}
+    before = {work.id: work.updated_at for work in services.records.newest(limit=100)}
     well, told = doctor.hot_updates(services)
     assert well, told
-    assert {work.id: work.updated_at for work in services.runs.list(limit=100)} == before
+    assert {work.id: work.updated_at for work in services.records.newest(limit=100)} == before
 
 
 @pytest.mark.parametrize("column", ["updated_at", "last_proof"])

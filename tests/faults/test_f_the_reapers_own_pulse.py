@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 from redis import Redis
 from sqlalchemy import text
 
+from reprieve.adapters.metrics import REGISTRY
 from reprieve.models.health import ailments
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep

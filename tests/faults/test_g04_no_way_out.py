@@ -64,11 +64,11 @@ def test_a_reference_that_stays_inside_is_resolved(root: Path, reference: str) -
 def test_what_is_no_id_is_no_run(services: Services, forged: str) -> None:
     run = new_run(services)
     with pytest.raises(RunNotFound):
-        services.runs.resolve(forged)
+        services.records.resolve(forged)
     with pytest.raises(RunNotFound):
         cancel_run(forged)
     assert services.runs.get(run.id).status == "queued"
-    assert services.runs.resolve(str(run.id)) == run.id
+    assert services.records.resolve(str(run.id)) == run.id
 
 
 @pytest.mark.parametrize("forged", ["../..", "/etc/passwd", "0", ""])

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from reprieve.adapters import registry
-from reprieve.adapters.command import CommandConfig
+from reprieve.adapters.command_config import CommandConfig
 from reprieve.models.status import Probe
 from reprieve.models.work import Fence, Outcome, Work
 from reprieve.workers import asking

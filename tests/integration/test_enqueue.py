@@ -5,19 +5,19 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from celery import Celery
 from redis import Redis
 from sqlalchemy import text
 
 from reprieve import cancel_run, enqueue_run
+from reprieve.client import link as linking
+from reprieve.client.sending import Hints
 from reprieve.models.errors import IdempotencyConflict, InvalidRequest, RunNotFound, UnknownAdapter
 from reprieve.models.liveness import RESEND_DOUBLINGS
-from reprieve.workers import hints
-from reprieve.workers.app import configuration
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
 from tests.support.rows import age, in_process, kinds, new_run, pass_the_wait, running, status_of, watch_for
@@ -43,8 +43,9 @@ def messages(redis: Redis) -> int:
 def test_a_run_is_queued_with_what_was_asked_for_and_its_message_is_sent(services: Services, redis: Redis) -> None:
     run = enqueue_run("process", TRUE, labels={"team": "data"}, max_runtime=90, max_attempts=3)
     assert (run.status, run.adapter, run.attempt, run.epoch) == ("queued", "process", 0, 0)
-    assert (run.labels, run.spec.config) == ({"team": "data"}, TRUE)
-    assert (run.max_runtime, run.max_attempts) == (timedelta(seconds=90), 3)
+    assert (run.labels, services.runs.get(run.id).spec.config) == ({"team": "data"}, TRUE)
+    assert (run.max_runtime_seconds, run.max_attempts) == (90, 3)
+    assert run == services.records.get(run.id)
     assert kinds(services, run.id) == ["enqueued"]
     assert messages(redis) == 1
 
@@ -55,7 +56,7 @@ def test_the_row_knows_whose_word_is_the_proof_of_life() -> None:
 
 def test_by_default_a_run_has_no_labels_no_limit_and_one_attempt() -> None:
     run = enqueue_run("process", TRUE)
-    assert (run.labels, run.max_runtime, run.max_attempts) == ({}, None, 1)
+    assert (run.labels, run.max_runtime_seconds, run.max_attempts) == ({}, None, 1)
 
 
 @pytest.mark.parametrize(
@@ -185,15 +186,13 @@ def test_twenty_who_ask_at_once_with_one_key_get_one_run_and_send_one_message(se
 
 
 @pytest.fixture
-def no_broker(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def no_broker(services: Services, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Our settings, but for a broker at an address where nobody listens; the result brings the real one back."""
     with socket.create_server(("127.0.0.1", 0)) as closing:
         port = closing.getsockname()[1]
-    away = Celery("away", broker=f"redis://127.0.0.1:{port}/0")
-    away.conf.update({**configuration(), "broker_url": f"redis://127.0.0.1:{port}/0"})
-    real = hints.app
-    monkeypatch.setattr(hints, "app", away)
-    return lambda: monkeypatch.setattr(hints, "app", real)
+    away = replace(linking.link(), hints=Hints(f"redis://127.0.0.1:{port}/0"))
+    monkeypatch.setattr(linking, "_link", away)
+    return monkeypatch.undo
 
 
 @pytest.mark.usefixtures("no_broker")

@@ -15,9 +15,9 @@ from reprieve import cancel_run
 from reprieve.adapters import registry
 from reprieve.adapters.remote import RemoteAdapter
 from reprieve.cli.exec import TOKEN_VARIABLE, ReportingContext
+from reprieve.client.enqueue import enqueue_run
 from reprieve.models.work import Work
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.enqueue import enqueue_run
 from tests.faults.helpers_cdeg import reap
 from tests.support import processes
 from tests.support.forking import REPRIEVE

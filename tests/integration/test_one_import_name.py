@@ -145,5 +145,5 @@ def test_a_django_project_with_packages_of_the_same_names_starts_runs(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
-    (run,) = services.runs.list(limit=10)
+    (run,) = services.records.newest(limit=10)
     assert (run.status, run.labels) == (Status.CANCELLED, {"shelf": "of the shop"})

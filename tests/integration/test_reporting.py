@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from reprieve import cancel_run
 from reprieve.adapters import registry
+from reprieve.adapters.kinds import validate_config
 from reprieve.adapters.process import ProcessAdapter
-from reprieve.adapters.registry import find_adapter, validate_config
+from reprieve.adapters.registry import find_adapter
 from reprieve.adapters.remote import RemoteAdapter
 from reprieve.cli.main import app
 from reprieve.models.chunks import MAX_CHUNK_BYTES
@@ -426,7 +427,7 @@ def test_a_command_is_nothing_that_a_remote_run_could_be_given(services: Service
     refused = CliRunner().invoke(app, ["run", "--adapter", "remote", "--", "true"])
     assert isinstance(refused.exception, InvalidRequest)
     assert "config.command is not a field; known are note" in str(refused.exception)
-    assert services.runs.list() == []
+    assert services.records.newest() == []
 
 
 def test_a_command_is_asked_for_where_one_is_needed(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:

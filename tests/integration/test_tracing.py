@@ -10,12 +10,11 @@ from uuid import UUID
 import pytest
 
 from reprieve import enqueue_run
-from reprieve.stores.runs.store import NewRun
 from reprieve.workers import tracing
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.hints import send_execute
 from tests.support.http import calling
-from tests.support.rows import age
+from tests.support.rows import age, new_run
 from tests.support.spans import Collector, collector
 from tests.support.waiting import eventually
 
@@ -48,8 +47,7 @@ def sending(collecting: Collector) -> dict[str, str]:
 
 def placed_run(services: Services, command: list[str]) -> UUID:
     """A queued run whose asker was at `CALLER`; nobody has been told of it."""
-    new = NewRun("detached", True, {"command": command}, {}, 1, None, None, trace_parent=CALLER)
-    return services.runs.add(new)[0].id
+    return new_run(services, config={"command": command}, trace_parent=CALLER).id
 
 
 def test_the_attempt_is_in_the_trace_of_whoever_asked_and_the_work_is_told_its_place(

@@ -122,7 +122,7 @@ def _storm(services: Services, source: Source, chaos: Chaos, options: argparse.N
 
 
 def _under_way(services: Services) -> int:
-    return len(services.runs.list(statuses=[Status.QUEUED, Status.RUNNING], limit=10_000))
+    return len(services.records.newest(statuses=[Status.QUEUED, Status.RUNNING], limit=10_000))
 
 
 def _calm(services: Services, source: Source, chaos: Chaos, console: Console) -> None:

@@ -7,29 +7,27 @@ from typing import Any
 
 from redis import Redis
 from sqlalchemy import text
+from uuid_utils.compat import uuid7
 
 from reprieve.models.chunks import Chunk, blocks_of
-from reprieve.models.rows import RunRow
+from reprieve.models.records import Run
+from reprieve.models.requests import NewRun
 from reprieve.models.status import EventKind
 from reprieve.models.work import Fence, Work
-from reprieve.stores.runs.store import NewRun
+from reprieve.stores.runs.insertion import insert
 from reprieve.stores.throttle import proof_key
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 
 
-def new_run(services: Services, **changes: Any) -> RunRow:
+def new_run(services: Services, **changes: Any) -> Run:
     """A queued run, written without sending any message."""
     values: dict[str, Any] = {
         "adapter": "detached",
         "out_of_process_liveness": True,
         "config": {"command": ["true"]},
-        "labels": {},
-        "max_attempts": 1,
-        "max_runtime": None,
-        "idempotency_key": None,
     }
-    run, _ = services.runs.add(NewRun(**values | changes))
+    ((run, _),) = insert(services.database, [NewRun(uuid7(), **values | changes)])
     return run
 
 

@@ -5,11 +5,12 @@ from uuid import UUID
 
 import pytest
 
+from reprieve.adapters.kinds import validate_config
 from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
 from reprieve.adapters.kubernetes.config import KubernetesConfig
 from reprieve.adapters.kubernetes.job import job_name, labels_of_name, manifest, merged
 from reprieve.adapters.kubernetes.state import blocked, logs_of, outcome_of
-from reprieve.adapters.registry import find_adapter, validate_config
+from reprieve.adapters.registry import find_adapter
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.status import ErrorCode
 from reprieve.models.work import Work

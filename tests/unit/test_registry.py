@@ -13,8 +13,9 @@ import pytest
 
 from reprieve.adapters import registry
 from reprieve.adapters.detached import DetachedAdapter
+from reprieve.adapters.kinds import validate_config
 from reprieve.adapters.process import ProcessAdapter
-from reprieve.adapters.registry import Adapters, adapter_classes, find_adapter, validate_config
+from reprieve.adapters.registry import Adapters, adapter_classes, find_adapter
 from reprieve.adapters.remote import RemoteAdapter
 from reprieve.models.errors import InvalidRequest, UnknownAdapter
 

@@ -9,7 +9,7 @@ from reprieve.models.errors import SettingsError
 from reprieve.models.liveness import Timing
 from reprieve.stores.addresses import write_addresses
 from reprieve.stores.database import Database
-from reprieve.workers.bootstrap import resolve_settings
+from reprieve.workers.current import resolve_settings
 from reprieve.workers.settings import load_settings
 
 PASSWORD = "hunter2"

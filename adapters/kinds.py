@@ -1,0 +1,112 @@
+"""The kinds of runs: what has to be known of an adapter where a run is asked for, without the adapter itself.
+
+A service that asks for a run needs neither what its adapter is made of nor the adapter's dependencies. Third parties
+register such a class in the entry-point group `reprieve.kinds`; without one, the adapter must be installed there.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reprieve.adapters.command_config import CommandConfig
+from reprieve.models.errors import InvalidRequest
+
+ENTRY_POINT_GROUP = "reprieve.kinds"
+
+#: A class member is called `type`, so the builtin is out of reach below it.
+ConfigModel = type[BaseModel]
+
+
+class Kind(Protocol):
+    """What an adapter's class says of its runs."""
+
+    type: ClassVar[str]
+    """The name that runs are enqueued under."""
+
+    has_out_of_process_liveness: ClassVar[bool]
+    """True when the work outlives the worker, and its output or its platform's word is the proof of life."""
+
+    config_model: ClassVar[ConfigModel]
+    """What a run's config must look like; checked when it is enqueued."""
+
+
+class RemoteConfig(BaseModel):
+    """What can be said of work that Reprieve does not start: nothing that it needs to know."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    note: str | None = Field(default=None, max_length=1_000, description="For people: what does the work, and where.")
+
+
+class ProcessKind:
+    """Runs that are a command which lives and dies with its worker."""
+
+    type: ClassVar[str] = "process"
+    has_out_of_process_liveness: ClassVar[bool] = False
+    config_model: ClassVar[ConfigModel] = CommandConfig
+
+
+class DetachedKind:
+    """Runs that are a command which goes on without its worker."""
+
+    type: ClassVar[str] = "detached"
+    has_out_of_process_liveness: ClassVar[bool] = True
+    config_model: ClassVar[ConfigModel] = CommandConfig
+
+
+class RemoteKind:
+    """Runs whose work is started elsewhere, and reports by itself."""
+
+    type: ClassVar[str] = "remote"
+    has_out_of_process_liveness: ClassVar[bool] = True
+    config_model: ClassVar[ConfigModel] = RemoteConfig
+
+
+#: Those of this release: to look for them among all that is installed would be most of what a first run costs.
+_OWN: Mapping[str, str] = {
+    "process": "reprieve.adapters.kinds:ProcessKind",
+    "detached": "reprieve.adapters.kinds:DetachedKind",
+    "remote": "reprieve.adapters.kinds:RemoteKind",
+    "kubernetes": "reprieve.adapters.kubernetes.config:KubernetesKind",
+}
+
+
+@cache
+def find_kind(adapter_type: str) -> type[Kind]:
+    """The kind of runs that an adapter does; raises `UnknownAdapter` with those that can be asked for here."""
+    if adapter_type in _OWN:
+        module, _, name = _OWN[adapter_type].partition(":")
+        kind: type[Kind] = getattr(import_module(module), name)
+        return kind
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=adapter_type):
+        found: type[Kind] = entry_point.load()
+        return found
+    from reprieve.adapters.registry import find_adapter
+
+    return find_adapter(adapter_type)
+
+
+def validate_config(kind: type[Kind], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config in its stored form; raises `InvalidRequest` naming each wrong field and what would work."""
+    if not isinstance(config, Mapping):
+        raise InvalidRequest(f"config is of type {type(config).__name__}; give a mapping of fields to values.")
+    try:
+        model = kind.config_model.model_validate(dict(config))
+    except ValidationError as error:
+        problems = "; ".join(_problem(details, kind) for details in error.errors())
+        raise InvalidRequest(f"Adapter {kind.type!r}: {problems}.") from None
+    stored: dict[str, Any] = model.model_dump(mode="json", exclude_unset=True)
+    return stored
+
+
+def _problem(details: Any, kind: type[Kind]) -> str:
+    field = ".".join(["config", *(str(part) for part in details["loc"])])
+    if details["type"] == "extra_forbidden":
+        known = ", ".join(kind.config_model.model_fields)
+        return f"{field} is not a field; known are {known}"
+    sentence = details["msg"].removeprefix("Value error, ")
+    return f"{field}: {sentence[:1].lower()}{sentence[1:]}"

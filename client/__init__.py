@@ -1,0 +1,1 @@
+"""How a service asks for runs: in its own process, over the database and the broker."""

@@ -1,0 +1,115 @@
+"""`enqueue_run` and `enqueue_runs`: for services that start runs.
+
+The rows are written first, and are the fact; the message only makes it happen soon. A crash between the two, or a lost
+message, is healed by the sweep, which sends again what stays queued.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from uuid_utils.compat import uuid7
+
+from reprieve.adapters.kinds import find_kind, validate_config
+from reprieve.client.link import link
+from reprieve.models.errors import InvalidRequest, ReprieveError
+from reprieve.models.records import Run
+from reprieve.models.requests import NewRun, RunRequest
+from reprieve.stores.runs.insertion import insert
+from reprieve.stores.statements import Executor
+from reprieve.workers import tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+#: Runs that are asked for in one call at the most; and mistakes that are named.
+MOST_AT_ONCE = 10_000
+MISTAKES_NAMED = 10
+
+
+def enqueue_run(
+    adapter: str,
+    config: Mapping[str, Any],
+    *,
+    labels: Mapping[str, str] | None = None,
+    max_runtime: float | timedelta | None = None,
+    max_attempts: int = 1,
+    idempotency_key: str | None = None,
+) -> Run:
+    """Ask for a run. Returns it: queued or, for a known idempotency key, whatever it is by now.
+
+    `max_runtime` limits one attempt, in seconds. `max_attempts` limits how often the work may be started when the
+    worker that owned it is lost; work that ends by itself is never started again. Raises `UnknownAdapter` and
+    `InvalidRequest` at once, naming the argument and what would work, `IdempotencyConflict`, and `Unavailable` while
+    the database cannot be reached: it is then not known whether there is a run, and a second try with the same
+    idempotency key gives one. A broker that is away changes nothing but how soon the run begins.
+    """
+    request = RunRequest(adapter, config, labels, max_runtime, max_attempts, idempotency_key)
+    ((run, _),) = enqueue_each([request], link().connections)
+    return run
+
+
+def enqueue_runs(requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[Run]:
+    """Ask for many runs by one statement: all of them, or, after an exception, none. Returns them in the same order.
+
+    Raises as `enqueue_run` does, an `InvalidRequest` for each that cannot work, named by its place and its
+    idempotency key; at most 10,000 at once.
+    """
+    return [run for run, _ in enqueue_each(asked_for(requests), link().connections)]
+
+
+def asked_for(requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[RunRequest]:
+    """These requests, whatever form they have. Raises `InvalidRequest`, naming the place of what is none."""
+    asked = []
+    for place, given in enumerate(requests):
+        if place == MOST_AT_ONCE:
+            raise InvalidRequest(f"More than {MOST_AT_ONCE:,} runs are asked for at once; ask for them in parts.")
+        try:
+            asked.append(RunRequest.of(given))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"Run {place}: {error}") from None
+    return asked
+
+
+def enqueue_each(
+    requests: Sequence[RunRequest], executor: Executor, *, caller: "Context | None" = None
+) -> list[tuple[Run, bool]]:
+    """Write these runs, or none of them, and tell the broker. Returns each one, and whether it is new.
+
+    `caller` is a place in a trace, where it is not this thread's own.
+    """
+    if not requests:
+        return []
+    with tracing.enqueueing({request.adapter for request in requests}, caller) as span:
+        runs = insert(executor, checked(requests, tracing.place()))
+        tracing.enqueued(span, [run.id for run, _ in runs])
+        link().hints.announce([run.id for run, is_new in runs if is_new])
+    return runs
+
+
+def checked(requests: Sequence[RunRequest], trace_parent: str | None) -> list[NewRun]:
+    """The runs to be written. Raises what is wrong with one, or `InvalidRequest` with what is wrong with each."""
+    if len(requests) == 1:
+        return [_checked(requests[0], trace_parent)]
+    new, mistakes = [], []
+    for place, request in enumerate(requests):
+        try:
+            new.append(_checked(request, trace_parent))
+        except ReprieveError as error:
+            mistakes.append(f"Run {place}{request.name}: {error}")
+    if mistakes:
+        more = len(mistakes) - MISTAKES_NAMED
+        named = " ".join(mistakes[:MISTAKES_NAMED]) + (f" And {more} more." if more > 0 else "")
+        raise InvalidRequest(f"None of the {len(requests)} runs was enqueued. {named}")
+    return new
+
+
+def _checked(request: RunRequest, trace_parent: str | None) -> NewRun:
+    kind = find_kind(request.adapter)
+    return NewRun.of(
+        request,
+        uuid7(),
+        outlives=kind.has_out_of_process_liveness,
+        config=validate_config(kind, request.config),
+        trace_parent=trace_parent,
+    )

@@ -1,0 +1,81 @@
+"""The messages that runs are waiting, from a process that is no worker. What is lost of them, the sweep sends."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from reprieve.client import messages
+from reprieve.stores.redis_address import SCHEMES
+from reprieve.stores.urls import Url
+
+logger = logging.getLogger(__name__)
+
+#: Runs that one message names at the most: a worker sends the message of each.
+RUNS_IN_A_MESSAGE = 1000
+#: Seconds for which a broker that did not answer is left alone: nobody who asks for a run waits for it again so soon.
+PAUSE = 10.0
+
+
+class Hints:
+    """Sends what the broker is to be told. Never raises; a broker that hangs is waited for now and then, not each time.
+
+    Thread-safe.
+    """
+
+    def __init__(self, broker_url: str) -> None:
+        self._url = broker_url
+        self._sender = f"client{os.getpid()}@{socket.gethostname()}"
+        self._silent_until = 0.0
+        self._redis: Any = None
+
+    def announce(self, run_ids: Sequence[UUID]) -> None:
+        """Have workers look at these runs, which are in the database."""
+        if not run_ids or time.monotonic() < self._silent_until:
+            return
+        try:
+            if len(run_ids) == 1:
+                self._send("runs.execute", str(run_ids[0]), task_id=run_ids[0], shown=f"({run_ids[0]})", queue="runs")
+                return
+            for first in range(0, len(run_ids), RUNS_IN_A_MESSAGE):
+                some = [str(run_id) for run_id in run_ids[first : first + RUNS_IN_A_MESSAGE]]
+                shown = f"({len(some)} runs)"
+                self._send("enqueue.announce", some, task_id=uuid4(), shown=shown, queue="control")
+        except Exception as error:  # A client of a broker raises whatever its transport raises.
+            if _is_slow(error):
+                self._silent_until = time.monotonic() + PAUSE
+            what = f"run {run_ids[0]} is" if len(run_ids) == 1 else f"{len(run_ids)} runs are"
+            logger.warning(
+                "The broker took no message (%s: %s); %s queued, and the sweep sends it.",
+                type(error).__name__,
+                error,
+                what,
+            )
+
+    def _send(self, name: str, argument: Any, *, task_id: UUID, shown: str, queue: str) -> None:
+        if Url.parse(self._url).scheme not in SCHEMES:
+            # Celery knows all the other brokers. Its app is ours, and nobody's current one.
+            from reprieve.workers.app import app
+
+            app.send_task(name, args=[argument], task_id=str(task_id), argsrepr=shown)
+            return
+        if self._redis is None:
+            from reprieve.stores.cache import connect
+
+            self._redis = connect(self._url)
+        sender = self._sender
+        message = messages.task(name, [argument], task_id=task_id, shown=shown, queue=queue, sender=sender)
+        event = messages.sent(name, task_id=task_id, shown=shown, queue=queue, sender=sender)
+        database = self._redis.connection_pool.connection_kwargs.get("db") or 0
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.lpush(queue, message)
+        pipeline.publish(messages.EVENTS.format(database=database), event)
+        pipeline.execute()
+
+
+def _is_slow(error: BaseException) -> bool:
+    """Whether a broker was waited for in vain; one that refuses costs nothing to be tried again."""
+    return "Timeout" in type(error).__name__ or "timed out" in str(error).lower()

@@ -1,0 +1,146 @@
+"""What a run is asked for with, and what is refused of it before anything is written."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import Any, Self
+from uuid import UUID
+
+from reprieve.models.errors import InvalidRequest
+from reprieve.models.text import is_plain_text, shown
+
+#: Labels are for filters and for people: so many, each side so long.
+MAX_LABELS = 16
+MAX_LABEL_LENGTH = 128
+MAX_KEY_LENGTH = 255
+#: A longer limit is none.
+MAX_RUNTIME = timedelta(days=3650)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """One run to be enqueued, with the arguments of `enqueue_run`."""
+
+    adapter: str
+    config: Mapping[str, Any]
+    labels: Mapping[str, str] | None = None
+    max_runtime: float | timedelta | None = None
+    max_attempts: int = 1
+    idempotency_key: str | None = None
+
+    @classmethod
+    def of(cls, given: "RunRequest | Mapping[str, Any]") -> Self:
+        """A request, or a mapping with the same names. Raises `InvalidRequest`."""
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, Mapping):
+            raise InvalidRequest(f"it is of type {type(given).__name__}; give a RunRequest, or a mapping.")
+        known = [one.name for one in fields(cls)]
+        if unknown := [name for name in given if name not in known]:
+            raise InvalidRequest(f"{shown(unknown[0])} is not known of a run; known are {', '.join(known)}.")
+        if missing := [name for name in ("adapter", "config") if name not in given]:
+            raise InvalidRequest(f"{missing[0]} is missing.")
+        return cls(**given)
+
+    @property
+    def name(self) -> str:
+        """What a person may find it by among others; empty for one without a key."""
+        return f" (idempotency_key {shown(repr(self.idempotency_key))})" if self.idempotency_key is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A requested run, already validated."""
+
+    id: UUID
+    adapter: str
+    out_of_process_liveness: bool
+    config: dict[str, Any]
+    labels: dict[str, str] = field(default_factory=dict)
+    max_attempts: int = 1
+    max_runtime: timedelta | None = None
+    idempotency_key: str | None = None
+    trace_parent: str | None = None
+
+    @classmethod
+    def of(
+        cls, request: RunRequest, run_id: UUID, *, outlives: bool, config: dict[str, Any], trace_parent: str | None
+    ) -> Self:
+        """What was asked for, with the config as its adapter stores it; `outlives` says whether the work outlives its
+        worker. Raises `InvalidRequest`, naming the argument and what would do.
+        """
+        return cls(
+            id=run_id,
+            adapter=request.adapter,
+            out_of_process_liveness=outlives,
+            config=_checked_config(config),
+            labels=_checked_labels(request.labels or {}),
+            max_attempts=_checked_attempts(request.max_attempts),
+            max_runtime=_checked_runtime(request.max_runtime),
+            idempotency_key=_checked_key(request.idempotency_key),
+            trace_parent=trace_parent,
+        )
+
+    def is_as(self, adapter: str, config: dict[str, Any]) -> bool:
+        """Whether a run of this adapter with this config is the same work."""
+        return (self.adapter, self.config) == (adapter, config)
+
+
+def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What JSON or PostgreSQL cannot hold would be refused only by the database, and with it all that is beside it."""
+    try:
+        text = json.dumps(config, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"config cannot be kept as JSON: {shown(error)}.") from None
+    if "\\u0000" in text and any(not is_plain_text(one) for one in _texts(config)):
+        raise InvalidRequest("config holds a NUL; leave it out.")
+    return config
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for pair in value.items() for part in pair for text in _texts(part)]
+    return [text for part in value for text in _texts(part)] if isinstance(value, list | tuple) else []
+
+
+def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(labels, Mapping):
+        raise InvalidRequest(f"labels is of type {type(labels).__name__}; give a mapping of names to values.")
+    if len(labels) > MAX_LABELS:
+        raise InvalidRequest(f"labels: {len(labels)} of them; at most {MAX_LABELS} are kept.")
+    for name, value in labels.items():
+        for part in (name, value):
+            if not is_plain_text(part) or len(part) > MAX_LABEL_LENGTH:
+                raise InvalidRequest(f"labels: {name!r} must be text of at most {MAX_LABEL_LENGTH} characters.")
+    return dict(labels)
+
+
+def _checked_attempts(max_attempts: int) -> int:
+    if not isinstance(max_attempts, int) or isinstance(max_attempts, bool) or not 1 <= max_attempts <= 100:
+        raise InvalidRequest(f"max_attempts is {max_attempts!r}; give a whole number from 1 to 100.")
+    return max_attempts
+
+
+def _checked_runtime(max_runtime: float | timedelta | None) -> timedelta | None:
+    if max_runtime is None:
+        return None
+    try:
+        limit = max_runtime if isinstance(max_runtime, timedelta) else timedelta(seconds=max_runtime)
+    except (TypeError, ValueError, OverflowError):
+        limit = timedelta(0)
+    if not timedelta(0) < limit <= MAX_RUNTIME:
+        raise InvalidRequest(
+            f"max_runtime is {max_runtime!r}; give seconds above 0 and up to {MAX_RUNTIME.days} days, "
+            "or None for no limit."
+        )
+    return limit
+
+
+def _checked_key(key: str | None) -> str | None:
+    if key is not None and not (is_plain_text(key) and 1 <= len(key) <= MAX_KEY_LENGTH):
+        raise InvalidRequest(f"idempotency_key must be text of 1 to {MAX_KEY_LENGTH} characters.")
+    return key

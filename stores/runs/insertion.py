@@ -1,0 +1,137 @@
+"""New runs in PostgreSQL: however many, by one statement with one value, so in one round trip and by any driver."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from reprieve.models.errors import IdempotencyConflict
+from reprieve.models.records import Run
+from reprieve.models.requests import NewRun
+from reprieve.models.status import Status
+from reprieve.stores.runs.records import RunRecords
+from reprieve.stores.statements import Executor, qualified
+
+
+@cache
+def _insert(schema: str | None) -> str:
+    """insert-runs: what is asked for first, whose key may be known already; a run only for what was new.
+
+    A known id is one as well: the statement was run before, and its answer was lost.
+    """
+    runs, specs, events = (qualified(schema, table) for table in ("runs", "run_specs", "run_events"))
+    return f"""
+WITH asked AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS a(
+        id uuid, adapter text, outlives boolean, max_attempts integer, max_runtime double precision,
+        config jsonb, labels jsonb, idempotency_key text, trace_parent text)
+), specified AS (
+    INSERT INTO {specs} (run_id, config, labels, idempotency_key, trace_parent)
+    SELECT id, config, labels, idempotency_key, trace_parent FROM asked ON CONFLICT DO NOTHING RETURNING run_id
+), added AS (
+    INSERT INTO {runs} (id, adapter, out_of_process_liveness, max_attempts, max_runtime)
+    SELECT a.id, a.adapter, a.outlives, a.max_attempts, make_interval(secs => a.max_runtime)
+    FROM asked a JOIN specified s ON s.run_id = a.id
+    RETURNING id, created_at, updated_at
+), told AS (
+    INSERT INTO {events} (run_id, attempt, kind, detail) SELECT id, 0, 'enqueued', '{{}}' FROM added
+)
+SELECT id, created_at, updated_at FROM added
+"""  # noqa: S608 - our own text, and a quoted name
+
+
+@cache
+def _known(schema: str | None) -> str:
+    """Which runs these ids and keys belong to."""
+    runs, specs = qualified(schema, "runs"), qualified(schema, "run_specs")
+    return f"""
+SELECT s.run_id, s.idempotency_key, s.config, r.adapter FROM {specs} s JOIN {runs} r ON r.id = s.run_id
+WHERE s.run_id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:ids AS jsonb)) AS t(id))
+   OR s.idempotency_key IN (SELECT jsonb_array_elements_text(CAST(:keys AS jsonb)))
+"""  # noqa: S608 - our own text, and a quoted name
+
+
+def insert(executor: Executor, new: Sequence[NewRun]) -> list[tuple[Run, bool]]:
+    """Write these runs, or none of them. Returns each one's record, and whether it is new, in the same order.
+
+    A known idempotency key gives its run; raises `IdempotencyConflict` when that has another adapter or config.
+    """
+    if len(new) > 1 and any(one.idempotency_key is not None for one in new):
+        with executor.together() as transaction:
+            return _inserted(transaction, new)
+    return _inserted(executor, new)
+
+
+def _inserted(executor: Executor, new: Sequence[NewRun]) -> list[tuple[Run, bool]]:
+    asked = json.dumps([_asked(one) for one in new], ensure_ascii=False)
+    added = {_uuid(row.id): row for row in executor.run(_insert(executor.schema), {"asked": asked})}
+    others = _as_before(executor, [one for one in new if one.id not in added])
+    return [(_record(one, added[one.id]), True) if one.id in added else others[one.id] for one in new]
+
+
+def _asked(one: NewRun) -> dict[str, Any]:
+    return {
+        "id": str(one.id),
+        "adapter": one.adapter,
+        "outlives": one.out_of_process_liveness,
+        "max_attempts": one.max_attempts,
+        "max_runtime": None if one.max_runtime is None else one.max_runtime.total_seconds(),
+        "config": one.config,
+        "labels": one.labels,
+        "idempotency_key": one.idempotency_key,
+        "trace_parent": one.trace_parent,
+    }
+
+
+def _record(one: NewRun, row: Any) -> Run:
+    """A run as its row is the moment after it was written."""
+    return Run(
+        id=one.id,
+        adapter=one.adapter,
+        out_of_process_liveness=one.out_of_process_liveness,
+        status=Status.QUEUED,
+        attempt=0,
+        epoch=0,
+        max_attempts=one.max_attempts,
+        max_runtime_seconds=None if one.max_runtime is None else one.max_runtime.total_seconds(),
+        labels=one.labels,
+        error_code=None,
+        error_message=None,
+        last_proof=None,
+        created_at=row.created_at,
+        started_at=None,
+        updated_at=row.updated_at,
+        finished_at=None,
+        attempts=[],
+    )
+
+
+def _as_before(executor: Executor, new: Sequence[NewRun]) -> dict[UUID, tuple[Run, bool]]:
+    """For each that was not written now, the run that was there."""
+    if not new:
+        return {}
+    keys = [one.idempotency_key for one in new if one.idempotency_key is not None]
+    values = {"ids": json.dumps([str(one.id) for one in new]), "keys": json.dumps(keys)}
+    rows = executor.run(_known(executor.schema), values)
+    by_id, by_key = {_uuid(row.run_id): row for row in rows}, {row.idempotency_key: row for row in rows}
+    known = {one.id: by_id.get(one.id) or by_key[one.idempotency_key] for one in new}
+    for one in new:
+        row = known[one.id]
+        if not one.is_as(row.adapter, _json(row.config)):
+            raise IdempotencyConflict(
+                f"idempotency_key {one.idempotency_key!r} belongs to run {row.run_id}, which has another adapter or "
+                "config; use a new key."
+            )
+    runs = {run.id: run for run in RunRecords(executor).of([_uuid(row.run_id) for row in rows])}
+    return {own: (runs[_uuid(row.run_id)], _uuid(row.run_id) == own) for own, row in known.items()}
+
+
+def _uuid(value: Any) -> UUID:
+    """Some drivers give a UUID, some its text."""
+    return value if isinstance(value, UUID) else UUID(value)
+
+
+def _json(value: Any) -> Any:
+    """Likewise of JSON."""
+    return json.loads(value) if isinstance(value, str) else value

@@ -1,0 +1,51 @@
+"""Where our statements are run: over SQLAlchemy in a worker, over psycopg2 alone in a service and in a command.
+
+A statement is written once, with `:name` for each value, and without a colon for anything else (so `CAST`, never `::`).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+_VALUE = re.compile(r":([a-z_]+)")
+
+
+class Executor(Protocol):
+    """Something that runs our statements on one database."""
+
+    @property
+    def schema(self) -> str | None:
+        """The schema that the tables are in, where one is named: each is called by it."""
+        ...
+
+    def run(self, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        """Run one statement; returns its rows, which have its columns as attributes."""
+        ...
+
+    def together(self) -> AbstractContextManager["Executor"]:
+        """What is run there takes effect as a whole, or, after an exception, not at all."""
+        ...
+
+
+@cache
+def for_psycopg(statement: str) -> str:
+    """The statement with its values as psycopg writes them."""
+    return _VALUE.sub(r"%(\1)s", statement.replace("%", "%%"))
+
+
+def quoted(name: str) -> str:
+    """A name as SQL has it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def qualified(schema: str | None, table: str) -> str:
+    """A table's name as a statement has it."""
+    return table if schema is None else f"{quoted(schema)}.{table}"
+
+
+@cache
+def row_of(columns: tuple[str, ...]) -> Any:
+    """The type of a row with these columns."""
+    return NamedTuple("Row", [(name, Any) for name in columns])
