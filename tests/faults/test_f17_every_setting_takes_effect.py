@@ -13,6 +13,7 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
+from reprieve.cli.checks.postgres import migrations
 from reprieve.cli.listening import refuse_taken
 from reprieve.client.enqueue import enqueue_run
 from reprieve.models.errors import SettingsError
@@ -324,7 +325,10 @@ def test_a_system_in_a_schema_of_its_own_shares_nothing_with_one_in_public(
     settings = load_settings(database_url=url, **by_a_setting, data_dir=tmp_path / "other")
     other = bootstrap.build(settings)
     try:
+        told = f"The schema {schema} of the database is at revision"
+        assert migrations(other) == (False, f"{told} none, not {head_revision()}: run `reprieve migrate`.")
         assert migrate(other.database) == head_revision()
+        assert migrations(other) == (True, f"{told} {head_revision()}, as this version expects.")
         with services.database.begin() as connection:
             assert current_revision(connection) == head_revision()
         keep_partitions(other.database)
