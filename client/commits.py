@@ -15,7 +15,11 @@ Callback = Callable[[], object]
 
 
 class AfterCommit:
-    """The callbacks of one Connection's open transaction. A savepoint that is rolled back takes its own with it."""
+    """The callbacks of one Connection's open transaction. A savepoint that is rolled back takes its own with it.
+
+    Savepoints are taken to end in the order in which they are nested. Of one that is rolled back while another is open
+    in it, which SQLAlchemy warns of, callbacks may be left: of ours, each sends a message, which is only a hint.
+    """
 
     def __init__(self) -> None:
         self._callbacks: list[Callback] = []

@@ -13,6 +13,9 @@ from reprieve.client.commits import after_commit_of
 from reprieve.models.errors import InvalidRequest
 from reprieve.stores.statements import for_psycopg, row_of
 
+#: Before it, a Connection committed each statement by itself that it took for a writing one.
+LEAST_SQLALCHEMY = 2
+
 
 class Joined(ABC):
     """Somebody's transaction; an `Executor`, once it is known in which schema our tables are there."""
@@ -37,6 +40,9 @@ class OfSqlAlchemy(Joined):
     """The transaction that a Connection of SQLAlchemy has, or begins by itself; none if it is on autocommit."""
 
     def __init__(self, connection: Any) -> None:
+        version = sys.modules["sqlalchemy"].__version__
+        if int(version.partition(".")[0]) < LEAST_SQLALCHEMY:
+            raise InvalidRequest(f"within is of SQLAlchemy {version}; it has to be {LEAST_SQLALCHEMY}.0 or later.")
         _refuse_unless_postgresql(connection.dialect.name)
         self._connection = connection
         self.known = connection.info

@@ -38,6 +38,14 @@ def test_what_is_no_transaction_is_refused_by_a_sentence(services: Services, wit
     assert seen(services) == set()
 
 
+def test_a_sqlalchemy_that_would_not_commit_is_refused_by_a_sentence(
+    session: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sqlalchemy.__version__", "1.4.54")
+    with session.transaction(), pytest.raises(InvalidRequest, match=r"SQLAlchemy 1\.4\.54; it has to be 2\.0 or later"):
+        session.enqueue("process", TRUE)
+
+
 def test_a_sqlite_of_django_is_refused_by_a_sentence(django: Caller, services: Services) -> None:
     with pytest.raises(InvalidRequest, match="a transaction of sqlite"):
         enqueue_run("process", TRUE, within=connections["small"])
