@@ -8,6 +8,7 @@ commit is not seen.
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -46,8 +47,19 @@ class AfterCommit:
     def committed(self) -> None:
         callbacks = list(self._callbacks)
         self.forget()
-        for callback in callbacks:
-            callback()
+        if callbacks:
+            off_the_loop(lambda: [callback() for callback in callbacks])
+
+
+def off_the_loop(callback: Callback) -> None:
+    """Call this on a thread, where this one turns an event loop: a broker that is away would hold that up."""
+    asyncio = sys.modules.get("asyncio")
+    loop = asyncio and asyncio._get_running_loop()
+    if loop is None:
+        callback()
+        return
+    with suppress(RuntimeError):  # The loop is being closed: the sweep sends the message.
+        loop.run_in_executor(None, callback)
 
 
 _of_connections: "WeakKeyDictionary[Any, AfterCommit]" = WeakKeyDictionary()

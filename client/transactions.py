@@ -3,13 +3,13 @@
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
-from reprieve.client.commits import after_commit_of
+from reprieve.client.commits import after_commit_of, off_the_loop
 from reprieve.models.errors import InvalidRequest
 from reprieve.stores.statements import for_psycopg, row_of
 
@@ -67,9 +67,8 @@ class OfSqlAlchemy(Joined):
         self.run("COMMIT")
 
     def after_commit(self, callback: Callable[[], object]) -> None:
-        callback = _off_the_loop(callback)
         if self._commits_by_itself():
-            callback()
+            off_the_loop(callback)
         else:
             after_commit_of(self._connection).add(callback)
 
@@ -120,15 +119,3 @@ def _refuse_unless_postgresql(name: str) -> None:
             f"within is a transaction of {name}: a run can be committed only with what is in Reprieve's own database, "
             "which is PostgreSQL. Enqueue after the commit."
         )
-
-
-def _off_the_loop(callback: Callable[[], object]) -> Callable[[], object]:
-    """The callback on a thread, where this one turns an event loop: a broker that is away would hold that up."""
-    asyncio = sys.modules.get("asyncio")
-    loop = asyncio and asyncio._get_running_loop()
-    return (lambda: _on_a_thread(loop, callback)) if loop else callback
-
-
-def _on_a_thread(loop: Any, callback: Callable[[], object]) -> None:
-    with suppress(RuntimeError):  # The loop is being closed: the sweep sends the message.
-        loop.run_in_executor(None, callback)
