@@ -1,0 +1,84 @@
+"""Reading what runs print directly, from the database and the archive."""
+
+import time
+from collections.abc import Iterator
+from uuid import UUID
+
+from reprieve.client.arguments import SomeRun, check_place, id_of
+from reprieve.client.backoff import Backoff
+from reprieve.client.runs import TRIES_FOR, get_run, pause_after
+from reprieve.models.chunks import Chunk
+from reprieve.models.errors import RunNotFound
+from reprieve.models.gaps import Gap, refuse_if_gone
+from reprieve.models.output import LogItem, Output
+from reprieve.stores.reading import LogReader
+from reprieve.workers.bootstrap import services
+
+
+def read_log(run: SomeRun, *, attempt: int | None = None, after: int = 0) -> Iterator[LogItem]:
+    """What is stored of an attempt's log, in order, behind the item with the number `after`.
+
+    It is that of the last attempt if none is named; a run without any has an empty one. Raises, when the first item is
+    asked for, `RunNotFound` where there is no such attempt, `LogRemoved` or `LogLost` where nothing is left of what was
+    there, and `LogUnavailable` while the archive does not answer.
+    """
+    check_place(attempt, after)
+    return _read(id_of(run), attempt, after)
+
+
+def _read(run_id: UUID, attempt: int | None, after: int) -> Iterator[LogItem]:
+    found = get_run(run_id)
+    number = found.attempt if attempt is None else attempt
+    if number > found.attempt:
+        raise RunNotFound(f"Run {run_id} has no attempt {number} (yet): it has had {found.attempt}.")
+    if number:
+        items = reader_of(run_id).stored(number, after)
+        yield from map(as_item, items if after else _unless_gone(run_id, number, items))
+
+
+def _unless_gone(run_id: UUID, attempt: int, items: Iterator[Chunk | Gap]) -> Iterator[Chunk | Gap]:
+    """The same items; raises where there are only gaps, of what is gone."""
+    gaps: list[Gap] = []
+    for item in items:
+        if not isinstance(item, Gap):
+            yield from gaps
+            yield item
+            yield from items
+            return
+        gaps.append(item)
+    refuse_if_gone(run_id, attempt, gaps)
+    yield from gaps
+
+
+def follow_log(run: SomeRun, *, attempt: int = 1, after: int = 0) -> Iterator[LogItem]:
+    """The log from this place on as it comes, of all attempts: each item once and in order, until the run has ended.
+
+    While the database or the archive does not answer, it is tried again for half a minute. Raises `RunNotFound`, and
+    then `Unavailable` or `LogUnavailable`.
+    """
+    check_place(attempt, after)
+    return _followed(id_of(run), attempt, after)
+
+
+def _followed(run_id: UUID, attempt: int, after: int) -> Iterator[LogItem]:
+    backoff = Backoff(TRIES_FOR)
+    while True:
+        try:
+            for item in reader_of(run_id).follow(attempt, after):
+                given = as_item(item)
+                attempt, after = given.attempt, given.last
+                backoff.reset()
+                yield given
+            return
+        except Exception as error:
+            time.sleep(pause_after(error, backoff))
+
+
+def reader_of(run_id: UUID) -> LogReader:
+    """A reader of this run's log, of this process."""
+    return services().log_of(run_id)
+
+
+def as_item(item: Chunk | Gap) -> LogItem:
+    """What a reader in this project is given, as a caller is."""
+    return item if isinstance(item, Gap) else Output(item.attempt, item.seq, item.time, item.stream, item.data)

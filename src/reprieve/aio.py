@@ -1,0 +1,157 @@
+"""What `reprieve` offers, for asyncio: awaited, or iterated over with `async for`. None of it ever holds up the loop.
+
+    from reprieve import aio
+
+    run = await aio.enqueue_run("process", {"command": ["make", "report"]})
+    async for item in aio.follow_log(run):
+        ...
+    ended = await aio.wait_for(run, timeout=600)
+
+The functions take, give and raise what those of the same name in `reprieve` do. Their calls to the database and the
+broker are made by a few threads of their own, none of which waits for a run or for its output. When the task that
+awaits is cancelled, a call that is under way comes to its own end, of which nobody hears: whether a run was asked for
+is then not known, and an idempotency key is the way to ask again.
+"""
+
+import asyncio
+import contextvars
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from itertools import islice
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+from reprieve.client import enqueue, logs, runs
+from reprieve.client.arguments import PAGE, RunFilter, SomeRun, check_place, id_of
+from reprieve.client.backoff import Backoff, Waiting
+from reprieve.models.output import LogItem
+from reprieve.models.reading import Reading
+from reprieve.models.records import Run
+from reprieve.models.requests import RunRequest
+from reprieve.models.status import Status
+from reprieve.workers import cancel
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Threads for all calls of a process: fewer than the database has connections for it.
+THREADS = 8
+#: Items of a log that are read at once.
+AT_ONCE = 200
+#: Seconds between two looks of a follower that waits for more.
+LOOK_INTERVAL = 0.5
+
+__all__ = ["cancel_run", "enqueue_run", "enqueue_runs", "follow_log", "get_run", "list_runs", "read_log", "wait_for"]
+
+
+async def enqueue_run(
+    adapter: str,
+    config: Mapping[str, Any],
+    *,
+    labels: Mapping[str, str] | None = None,
+    max_runtime: float | timedelta | None = None,
+    max_attempts: int = 1,
+    idempotency_key: str | None = None,
+) -> Run:
+    """As `reprieve.enqueue_run`."""
+    return await _call(
+        enqueue.enqueue_run,
+        adapter,
+        config,
+        labels=labels,
+        max_runtime=max_runtime,
+        max_attempts=max_attempts,
+        idempotency_key=idempotency_key,
+    )
+
+
+async def enqueue_runs(requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[Run]:
+    """As `reprieve.enqueue_runs`."""
+    return await _call(enqueue.enqueue_runs, list(requests))
+
+
+async def cancel_run(run: SomeRun) -> Run:
+    """As `reprieve.cancel_run`."""
+    return await _call(cancel.cancel_run, id_of(run))
+
+
+async def get_run(run: SomeRun) -> Run:
+    """As `reprieve.get_run`."""
+    return await _call(runs.get_run, run)
+
+
+def list_runs(
+    *,
+    statuses: Collection[Status | str] = (),
+    adapter: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> AsyncIterator[Run]:
+    """As `reprieve.list_runs`."""
+    return _listed(RunFilter.of(statuses, adapter, labels))
+
+
+async def _listed(wanted: RunFilter) -> AsyncIterator[Run]:
+    page: list[Run] | None = None
+    while page is None or len(page) == PAGE:
+        page = await _call(runs.page_of_runs, wanted, page[-1].id if page else None)
+        for run in page:
+            yield run
+
+
+async def wait_for(run: SomeRun, *, timeout: float | None = None) -> Run:
+    """As `reprieve.wait_for`."""
+    run_id, waiting = id_of(run), Waiting(timeout)
+    backoff = Backoff(min(runs.TRIES_FOR, waiting.seconds))
+    while not (found := await _patiently(partial(runs.get_run, run_id), backoff)).status.is_final:
+        await asyncio.sleep(waiting.pause(found))
+    return found
+
+
+async def read_log(run: SomeRun, *, attempt: int | None = None, after: int = 0) -> AsyncIterator[LogItem]:
+    """As `reprieve.read_log`."""
+    stored = logs.read_log(run, attempt=attempt, after=after)
+    while items := await _call(lambda: list(islice(stored, AT_ONCE))):
+        for item in items:
+            yield item
+
+
+def follow_log(run: SomeRun, *, attempt: int = 1, after: int = 0) -> AsyncIterator[LogItem]:
+    """As `reprieve.follow_log`. Output is given half a second after it was stored at the latest."""
+    check_place(attempt, after)
+    return _followed(id_of(run), Reading(attempt, after))
+
+
+async def _followed(run_id: UUID, reading: Reading) -> AsyncIterator[LogItem]:
+    backoff = Backoff(runs.TRIES_FOR)
+    while (items := await _patiently(lambda: logs.reader_of(run_id).ready(reading), backoff)) is not None:
+        for item in items:
+            yield logs.as_item(item)
+        if not items:
+            await asyncio.sleep(LOOK_INTERVAL)
+
+
+async def _patiently(call: Callable[[], T], backoff: Backoff) -> T:
+    """What a call returns that is made again while the database does not answer."""
+    while True:
+        try:
+            made = await _call(call)
+        except Exception as error:
+            await asyncio.sleep(runs.pause_after(error, backoff))
+        else:
+            backoff.reset()
+            return made
+
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+async def _call(call: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """What a call returns that is made by one of our threads, in the caller's context."""
+    process = os.getpid()
+    if process not in _pools:  # The threads of a parent are not there after a fork.
+        _pools.setdefault(process, ThreadPoolExecutor(THREADS, "reprieve-aio"))
+    made = partial(contextvars.copy_context().run, call, *given, **named)
+    return await asyncio.get_running_loop().run_in_executor(_pools[process], made)
