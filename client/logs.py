@@ -1,7 +1,7 @@
 """Reading what runs print directly, from the database and the archive."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from uuid import UUID
 
 from reprieve.client.arguments import SomeRun, check_place, id_of
@@ -11,11 +11,11 @@ from reprieve.models.chunks import Chunk
 from reprieve.models.errors import RunNotFound
 from reprieve.models.gaps import Gap, refuse_if_gone
 from reprieve.models.output import LogItem, Output
-from reprieve.stores.reading import LogReader
+from reprieve.models.reading import Reading
 from reprieve.workers.bootstrap import services
 
 
-def read_log(run: SomeRun, *, attempt: int | None = None, after: int = 0) -> Iterator[LogItem]:
+def read_log(run: SomeRun, *, attempt: int | None = None, after: int = 0) -> Generator[LogItem]:
     """What is stored of an attempt's log, in order, behind the item with the number `after`.
 
     It is that of the last attempt if none is named; a run without any has an empty one. Raises, when the first item is
@@ -26,14 +26,14 @@ def read_log(run: SomeRun, *, attempt: int | None = None, after: int = 0) -> Ite
     return _read(id_of(run), attempt, after)
 
 
-def _read(run_id: UUID, attempt: int | None, after: int) -> Iterator[LogItem]:
+def _read(run_id: UUID, attempt: int | None, after: int) -> Generator[LogItem]:
     found = get_run(run_id)
     number = found.attempt if attempt is None else attempt
     if number > found.attempt:
         raise RunNotFound(f"Run {run_id} has no attempt {number} (yet): it has had {found.attempt}.")
     if number:
-        items = reader_of(run_id).stored(number, after)
-        yield from map(as_item, items if after else _unless_gone(run_id, number, items))
+        items = services().log_of(run_id).stored(number, after)
+        yield from map(_as_item, items if after else _unless_gone(run_id, number, items))
 
 
 def _unless_gone(run_id: UUID, attempt: int, items: Iterator[Chunk | Gap]) -> Iterator[Chunk | Gap]:
@@ -50,7 +50,7 @@ def _unless_gone(run_id: UUID, attempt: int, items: Iterator[Chunk | Gap]) -> It
     yield from gaps
 
 
-def follow_log(run: SomeRun, *, attempt: int = 1, after: int = 0) -> Iterator[LogItem]:
+def follow_log(run: SomeRun, *, attempt: int = 1, after: int = 0) -> Generator[LogItem]:
     """The log from this place on as it comes, of all attempts: each item once and in order, until the run has ended.
 
     While the database or the archive does not answer, it is tried again for half a minute. Raises `RunNotFound`, and
@@ -60,12 +60,12 @@ def follow_log(run: SomeRun, *, attempt: int = 1, after: int = 0) -> Iterator[Lo
     return _followed(id_of(run), attempt, after)
 
 
-def _followed(run_id: UUID, attempt: int, after: int) -> Iterator[LogItem]:
+def _followed(run_id: UUID, attempt: int, after: int) -> Generator[LogItem]:
     backoff = Backoff(TRIES_FOR)
     while True:
         try:
-            for item in reader_of(run_id).follow(attempt, after):
-                given = as_item(item)
+            for item in services().log_of(run_id).follow(attempt, after):
+                given = _as_item(item)
                 attempt, after = given.attempt, given.last
                 backoff.reset()
                 yield given
@@ -74,11 +74,19 @@ def _followed(run_id: UUID, attempt: int, after: int) -> Iterator[LogItem]:
             time.sleep(pause_after(error, backoff))
 
 
-def reader_of(run_id: UUID) -> LogReader:
-    """A reader of this run's log, of this process."""
-    return services().log_of(run_id)
+class Follower:
+    """The same for one who waits elsewhere, from this place on."""
+
+    def __init__(self, run_id: UUID, attempt: int, after: int) -> None:
+        self._run_id = run_id
+        self._reading = Reading(attempt, after)
+
+    def ready(self) -> list[LogItem] | None:
+        """What can be read now: nothing while more is to come, None when all was read. Raises `RunNotFound`."""
+        items = services().log_of(self._run_id).ready(self._reading)
+        return None if items is None else list(map(_as_item, items))
 
 
-def as_item(item: Chunk | Gap) -> LogItem:
+def _as_item(item: Chunk | Gap) -> LogItem:
     """What a reader in this project is given, as a caller is."""
     return item if isinstance(item, Gap) else Output(item.attempt, item.seq, item.time, item.stream, item.data)

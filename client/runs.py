@@ -4,7 +4,7 @@ The clients over HTTP have the same functions, by the same names; `reprieve.aio`
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
@@ -33,7 +33,7 @@ def list_runs(
     statuses: Collection[Status | str] = (),
     adapter: str | None = None,
     labels: Mapping[str, str] | None = None,
-) -> Iterator[Run]:
+) -> Generator[Run]:
     """All runs, the newest first, or those that fit: any of the statuses, the adapter, all of the labels.
 
     They are read a page at a time, while the caller goes on. Raises `InvalidRequest`, and `Unavailable`.
@@ -41,7 +41,7 @@ def list_runs(
     return _listed(RunFilter.of(statuses, adapter, labels))
 
 
-def _listed(wanted: RunFilter) -> Iterator[Run]:
+def _listed(wanted: RunFilter) -> Generator[Run]:
     page: list[Run] | None = None
     while page is None or len(page) == PAGE:
         page = page_of_runs(wanted, page[-1].id if page else None)

@@ -88,7 +88,7 @@ class AsyncClient:
         statuses: Collection[Status | str] = (),
         adapter: str | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[Run]:
+    ) -> AsyncGenerator[Run]:
         """All runs, the newest first, or those that fit; read a page at a time."""
         return self._given(plans.list_runs(RunFilter.of(statuses, adapter, labels), self._backoff))
 
@@ -96,12 +96,12 @@ class AsyncClient:
         """The run, once it has ended. Raises `StillRunning` after so many seconds."""
         return await self._first(plans.wait_for(id_of(run), Waiting(timeout), self._backoff))
 
-    def read_log(self, run: SomeRun, *, attempt: int | None = None, after: int = 0) -> AsyncIterator[LogItem]:
+    def read_log(self, run: SomeRun, *, attempt: int | None = None, after: int = 0) -> AsyncGenerator[LogItem]:
         """What is stored of an attempt's log, the last one's by default, behind the item of this number."""
         check_place(attempt, after)
         return self._given(plans.read_log(id_of(run), attempt, after, self._backoff))
 
-    def follow_log(self, run: SomeRun, *, attempt: int = 1, after: int = 0) -> AsyncIterator[LogItem]:
+    def follow_log(self, run: SomeRun, *, attempt: int = 1, after: int = 0) -> AsyncGenerator[LogItem]:
         """The log from this place on as it comes, of all attempts, until the run has ended."""
         check_place(attempt, after)
         return self._given(plans.follow_log(id_of(run), attempt, after, self._backoff))

@@ -86,7 +86,7 @@ class Client:
         statuses: Collection[Status | str] = (),
         adapter: str | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> Iterator[Run]:
+    ) -> Generator[Run]:
         """All runs, the newest first, or those that fit; read a page at a time."""
         return self._given(plans.list_runs(RunFilter.of(statuses, adapter, labels), self._backoff))
 
@@ -94,12 +94,12 @@ class Client:
         """The run, once it has ended. Raises `StillRunning` after so many seconds."""
         return self._first(plans.wait_for(id_of(run), Waiting(timeout), self._backoff))
 
-    def read_log(self, run: SomeRun, *, attempt: int | None = None, after: int = 0) -> Iterator[LogItem]:
+    def read_log(self, run: SomeRun, *, attempt: int | None = None, after: int = 0) -> Generator[LogItem]:
         """What is stored of an attempt's log, the last one's by default, behind the item of this number."""
         check_place(attempt, after)
         return self._given(plans.read_log(id_of(run), attempt, after, self._backoff))
 
-    def follow_log(self, run: SomeRun, *, attempt: int = 1, after: int = 0) -> Iterator[LogItem]:
+    def follow_log(self, run: SomeRun, *, attempt: int = 1, after: int = 0) -> Generator[LogItem]:
         """The log from this place on as it comes, of all attempts, until the run has ended."""
         check_place(attempt, after)
         return self._given(plans.follow_log(id_of(run), attempt, after, self._backoff))

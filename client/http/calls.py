@@ -125,7 +125,7 @@ def _read(kind: type[M], answer: Answer) -> M:
     try:
         return kind.model_validate_json(answer.content)
     except ValidationError as error:
-        raise _not_understood(error) from None
+        raise not_understood(type(error).__name__) from None
 
 
 def line_of(attempt: int, line: bytes) -> LogItem | None:
@@ -136,7 +136,7 @@ def line_of(attempt: int, line: bytes) -> LogItem | None:
             return None
         return gap_of_json(attempt, said["gap"]) if "gap" in said else Output.of_json(attempt, said)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _not_understood(error) from None
+        raise not_understood(type(error).__name__) from None
 
 
 class Following:
@@ -161,7 +161,7 @@ class Following:
             try:
                 items += self._take(event.name, json.loads(event.text))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise _not_understood(error) from None
+                raise not_understood(type(error).__name__) from None
             self.place = event.id or self.place
             self.asked = event.retry or self.asked
         return items
@@ -177,10 +177,10 @@ class Following:
         return []
 
 
-def _not_understood(error: Exception) -> Unavailable:
+def not_understood(why: str) -> Unavailable:
     return Unavailable(
-        "The answer is not of the form that this release understands "
-        f"({type(error).__name__}): is this the address of Reprieve's API, and is the client as new as the server?"
+        f"The answer is not of the form that this release understands ({why}): is this the address of Reprieve's API, "
+        "and is the client as new as the server?"
     )
 
 

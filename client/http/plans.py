@@ -25,12 +25,27 @@ SHORTEST_TRY = 1.0
 SILENCE = 45.0
 
 
-def answered(request: Request, backoff: Backoff, *, opens: bool = False) -> Part[Answer]:
+def answered(request: Request, backoff: Backoff) -> Part[Answer]:
     """The answer to a request, which is sent again while the server is away; raises what it refuses."""
+    return (yield from _answered(Send(request, seconds_for_a_try(backoff)), backoff))
+
+
+def opened(request: Request, content_type: str, backoff: Backoff) -> Part[Answer]:
+    """The same for a stream of this type, which is then to be received."""
+    answer = yield from _answered(Open(request, seconds_for_a_try(backoff), SILENCE), backoff)
+    if answer.status == HTTPStatus.OK and not answer.headers.get("content-type", "").startswith(content_type):
+        raise calls.not_understood("another type")
+    return answer
+
+
+def seconds_for_a_try(backoff: Backoff) -> float:
+    return max(backoff.seconds / TRIES, SHORTEST_TRY)
+
+
+def _answered(step: Send | Open, backoff: Backoff) -> Part[Answer]:
     backoff.start()
-    seconds = max(backoff.seconds / TRIES, SHORTEST_TRY)
     while True:
-        reply: Answer | Lost = yield (Open(request, seconds, SILENCE) if opens else Send(request, seconds))
+        reply: Answer | Lost = yield step
         if isinstance(reply, Answer) and reply.status < 300:
             return reply
         if not calls.is_not_now(reply):
@@ -77,7 +92,7 @@ def read_log(run_id: UUID, attempt: int | None, after: int, backoff: Backoff) ->
         attempt = calls.run_of((yield from answered(calls.get_run(run_id), backoff))).attempt
     cut = backoff.beside(backoff.seconds)
     while attempt:
-        yield from answered(calls.read_log(run_id, attempt, after), backoff, opens=True)
+        yield from opened(calls.read_log(run_id, attempt, after), "application/x-ndjson", backoff)
         lines = Lines()
         while data := (yield from _received()):
             for line in lines.feed(data):
@@ -101,7 +116,7 @@ def follow_log(run_id: UUID, attempt: int, after: int, backoff: Backoff) -> Plan
     """
     following, cut, archive = calls.Following(attempt, after), backoff.beside(inf), backoff.beside(backoff.seconds)
     while not following.has_ended:
-        answer = yield from answered(calls.follow_log(run_id, following.place), backoff, opens=True)
+        answer = yield from opened(calls.follow_log(run_id, following.place), "text/event-stream", backoff)
         if answer.status == HTTPStatus.NO_CONTENT:
             return
         following.begin()

@@ -84,6 +84,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("aio", "client"):
+        return import_module(f"{__name__}.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_MODULES.get(name, "reprieve.models.errors")), name)

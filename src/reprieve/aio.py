@@ -16,23 +16,25 @@ is then not known, and an idempotency key is the way to ask again.
 import asyncio
 import contextvars
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
-from reprieve.client import enqueue, logs, runs
+import reprieve
+from reprieve.client import enqueue, runs
 from reprieve.client.arguments import PAGE, RunFilter, SomeRun, check_place, id_of
 from reprieve.client.backoff import Backoff, Waiting
 from reprieve.models.output import LogItem
-from reprieve.models.reading import Reading
 from reprieve.models.records import Run
 from reprieve.models.requests import RunRequest
 from reprieve.models.status import Status
-from reprieve.workers import cancel
+
+if TYPE_CHECKING:
+    from reprieve.client.logs import Follower
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,7 +77,7 @@ async def enqueue_runs(requests: Iterable[RunRequest | Mapping[str, Any]]) -> li
 
 async def cancel_run(run: SomeRun) -> Run:
     """As `reprieve.cancel_run`."""
-    return await _call(cancel.cancel_run, id_of(run))
+    return await _call(lambda: reprieve.cancel_run(id_of(run)))
 
 
 async def get_run(run: SomeRun) -> Run:
@@ -88,12 +90,12 @@ def list_runs(
     statuses: Collection[Status | str] = (),
     adapter: str | None = None,
     labels: Mapping[str, str] | None = None,
-) -> AsyncIterator[Run]:
+) -> AsyncGenerator[Run]:
     """As `reprieve.list_runs`."""
     return _listed(RunFilter.of(statuses, adapter, labels))
 
 
-async def _listed(wanted: RunFilter) -> AsyncIterator[Run]:
+async def _listed(wanted: RunFilter) -> AsyncGenerator[Run]:
     page: list[Run] | None = None
     while page is None or len(page) == PAGE:
         page = await _call(runs.page_of_runs, wanted, page[-1].id if page else None)
@@ -110,27 +112,39 @@ async def wait_for(run: SomeRun, *, timeout: float | None = None) -> Run:
     return found
 
 
-async def read_log(run: SomeRun, *, attempt: int | None = None, after: int = 0) -> AsyncIterator[LogItem]:
+def read_log(run: SomeRun, *, attempt: int | None = None, after: int = 0) -> AsyncGenerator[LogItem]:
     """As `reprieve.read_log`."""
-    stored = logs.read_log(run, attempt=attempt, after=after)
+    check_place(attempt, after)
+    return _read(id_of(run), attempt, after)
+
+
+async def _read(run_id: UUID, attempt: int | None, after: int) -> AsyncGenerator[LogItem]:
+    stored = await _call(lambda: reprieve.read_log(run_id, attempt=attempt, after=after))
     while items := await _call(lambda: list(islice(stored, AT_ONCE))):
         for item in items:
             yield item
 
 
-def follow_log(run: SomeRun, *, attempt: int = 1, after: int = 0) -> AsyncIterator[LogItem]:
+def follow_log(run: SomeRun, *, attempt: int = 1, after: int = 0) -> AsyncGenerator[LogItem]:
     """As `reprieve.follow_log`. Output is given half a second after it was stored at the latest."""
     check_place(attempt, after)
-    return _followed(id_of(run), Reading(attempt, after))
+    return _followed(id_of(run), attempt, after)
 
 
-async def _followed(run_id: UUID, reading: Reading) -> AsyncIterator[LogItem]:
-    backoff = Backoff(runs.TRIES_FOR)
-    while (items := await _patiently(lambda: logs.reader_of(run_id).ready(reading), backoff)) is not None:
+async def _followed(run_id: UUID, attempt: int, after: int) -> AsyncGenerator[LogItem]:
+    follower, backoff = await _call(lambda: _follower(run_id, attempt, after)), Backoff(runs.TRIES_FOR)
+    while (items := await _patiently(follower.ready, backoff)) is not None:
         for item in items:
-            yield logs.as_item(item)
+            yield item
         if not items:
             await asyncio.sleep(LOOK_INTERVAL)
+
+
+def _follower(run_id: UUID, attempt: int, after: int) -> "Follower":
+    """Imported by the thread that needs it: reading logs takes SQLAlchemy, which is half a second of a loop's time."""
+    from reprieve.client.logs import Follower
+
+    return Follower(run_id, attempt, after)
 
 
 async def _patiently(call: Callable[[], T], backoff: Backoff) -> T:

@@ -30,7 +30,8 @@ from reprieve.models.problems import PREFIX
 from reprieve.models.requests import RunRequest
 
 RUN = UUID(int=7)
-OK = Answer(200, {})
+OK = Answer(200, {"content-type": "text/event-stream; charset=utf-8"})
+DOWNLOAD = Answer(200, {"content-type": "application/x-ndjson"})
 DOWN = Lost("ConnectError: refused")
 
 
@@ -304,6 +305,14 @@ def test_an_event_of_another_form_is_an_error_and_not_passed_over(data: bytes) -
         played.play(plans.follow_log(RUN, 1, 0, played.backoff()))
 
 
+def test_a_page_that_answers_to_every_path_is_not_taken_for_a_stream() -> None:
+    page = Answer(200, {"content-type": "text/html"})
+    for plan in (plans.follow_log, plans.read_log):
+        played = Played([page])
+        with pytest.raises(Unavailable, match="another type"):
+            played.play(plan(RUN, 1, 0, played.backoff()))
+
+
 # -- reading
 
 
@@ -316,7 +325,9 @@ LAST = b'{"end":{"whole":false,"chunks":2,"gaps":1}}\n'
 
 
 def test_a_download_that_is_cut_off_goes_on_behind_the_last_item_and_is_whole_with_its_last_line() -> None:
-    played = Played([OK, line(1) + line(2)[:9], Lost("ReadError"), OK, line(2) + GAP, b"", OK, line(5) + LAST])
+    played = Played(
+        [DOWNLOAD, line(1) + line(2)[:9], Lost("ReadError"), DOWNLOAD, line(2) + GAP, b"", DOWNLOAD, line(5) + LAST]
+    )
     items = played.play(plans.read_log(RUN, 1, 0, played.backoff()))
     assert [item.last for item in items] == [1, 2, 4, 5]
     assert items[0].data == "1\x85\u2028".encode()
@@ -324,7 +335,7 @@ def test_a_download_that_is_cut_off_goes_on_behind_the_last_item_and_is_whole_wi
 
 
 def test_a_download_that_is_cut_off_at_the_same_place_again_and_again_is_given_up() -> None:
-    played = Played([OK, line(1), b"", *[OK, b""] * 1000])
+    played = Played([DOWNLOAD, line(1), b"", *[DOWNLOAD, b""] * 1000])
     with pytest.raises(Unavailable, match="cut off behind number 1"):
         played.play(plans.read_log(RUN, 1, 0, played.backoff(30.0)))
 
@@ -332,7 +343,7 @@ def test_a_download_that_is_cut_off_at_the_same_place_again_and_again_is_given_u
 def test_the_log_of_a_run_without_an_attempt_is_empty_and_that_of_another_is_that_of_the_last() -> None:
     played = Played([answered(run_json() | {"attempt": 0})])
     assert played.play(plans.read_log(RUN, None, 0, played.backoff())) == []
-    played = Played([answered(run_json() | {"attempt": 3}), OK, LAST])
+    played = Played([answered(run_json() | {"attempt": 3}), DOWNLOAD, LAST])
     assert played.play(plans.read_log(RUN, None, 0, played.backoff())) == []
     assert played.sent[-1].path.endswith("/attempts/3/log.ndjson")
 
