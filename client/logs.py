@@ -6,9 +6,9 @@ from uuid import UUID
 
 from reprieve.client.arguments import SomeRun, check_place, id_of
 from reprieve.client.backoff import Backoff
-from reprieve.client.runs import TRIES_FOR, get_run, pause_after
+from reprieve.client.runs import TRIES_FOR, get_run, pause_after, saying_what_is_away
 from reprieve.models.chunks import Chunk
-from reprieve.models.errors import RunNotFound
+from reprieve.models.errors import LogUnavailable, RunNotFound, Unavailable
 from reprieve.models.gaps import Gap, refuse_if_gone
 from reprieve.models.output import LogItem, Output
 from reprieve.models.reading import Reading
@@ -33,7 +33,8 @@ def _read(run_id: UUID, attempt: int | None, after: int) -> Generator[LogItem]:
         raise RunNotFound(f"Run {run_id} has no attempt {number} (yet): it has had {found.attempt}.")
     if number:
         items = services().log_of(run_id).stored(number, after)
-        yield from map(_as_item, items if after else _unless_gone(run_id, number, items))
+        with saying_what_is_away():
+            yield from map(_as_item, items if after else _unless_gone(run_id, number, items))
 
 
 def _unless_gone(run_id: UUID, attempt: int, items: Iterator[Chunk | Gap]) -> Iterator[Chunk | Gap]:
@@ -64,13 +65,14 @@ def _followed(run_id: UUID, attempt: int, after: int) -> Generator[LogItem]:
     backoff = Backoff(TRIES_FOR)
     while True:
         try:
-            for item in services().log_of(run_id).follow(attempt, after):
-                given = _as_item(item)
-                attempt, after = given.attempt, given.last
-                backoff.reset()
-                yield given
-            return
-        except Exception as error:
+            with saying_what_is_away():
+                for item in services().log_of(run_id).follow(attempt, after):
+                    given = _as_item(item)
+                    attempt, after = given.attempt, given.last
+                    backoff.reset()
+                    yield given
+                return
+        except (Unavailable, LogUnavailable) as error:
             time.sleep(pause_after(error, backoff))
 
 
@@ -83,7 +85,8 @@ class Follower:
 
     def ready(self) -> list[LogItem] | None:
         """What can be read now: nothing while more is to come, None when all was read. Raises `RunNotFound`."""
-        items = services().log_of(self._run_id).ready(self._reading)
+        with saying_what_is_away():
+            items = services().log_of(self._run_id).ready(self._reading)
         return None if items is None else list(map(_as_item, items))
 
 

@@ -1,10 +1,11 @@
-"""Looking at runs directly, in the database. Their logs are in `logs.py`.
+"""Looking at runs directly, in the database, and ending them. Their logs are in `logs.py`.
 
 The clients over HTTP have the same functions, by the same names; `reprieve.aio` has them for asyncio.
 """
 
 import time
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
@@ -12,7 +13,7 @@ from uuid import UUID
 from reprieve.client.arguments import PAGE, RunFilter, SomeRun, id_of
 from reprieve.client.backoff import Backoff, Waiting
 from reprieve.client.link import link
-from reprieve.models.errors import LogUnavailable, Unavailable
+from reprieve.models.errors import LogUnavailable, ReprieveError, Unavailable
 from reprieve.models.faults import is_unfit, unfit_database
 from reprieve.models.records import Run
 from reprieve.models.status import Status
@@ -26,6 +27,18 @@ TRIES_FOR = 30.0
 def get_run(run: SomeRun) -> Run:
     """A run and its attempts, as they are now. Raises `RunNotFound` and `Unavailable`."""
     return link().records.get(id_of(run))
+
+
+def cancel_run(run: SomeRun) -> Run:
+    """End a run that has not ended: tell its producer to stop and terminate its work. Returns it as it is then.
+
+    The beginning or the end of its id will do. A run that had already ended stays as it is. Raises `RunNotFound` and
+    `Unavailable`.
+    """
+    from reprieve.workers import cancel  # With SQLAlchemy: only those who cancel wait for it.
+
+    with saying_what_is_away():
+        return cancel.cancel_run(run)
 
 
 def list_runs(
@@ -72,8 +85,9 @@ def patiently(call: Callable[[], T], backoff: Backoff) -> T:
     """What a call returns that is made again while the database does not answer."""
     while True:
         try:
-            made = call()
-        except Exception as error:
+            with saying_what_is_away():
+                made = call()
+        except (Unavailable, LogUnavailable) as error:
             time.sleep(pause_after(error, backoff))
         else:
             backoff.reset()
@@ -81,12 +95,21 @@ def patiently(call: Callable[[], T], backoff: Backoff) -> T:
 
 
 def pause_after(error: Exception, backoff: Backoff) -> float:
-    """Seconds until the next try; raises the error if another would not help, or none has helped for so long."""
-    if not (is_unfit(error) or isinstance(error, LogUnavailable)):
-        raise error
+    """Seconds until the next try; raises the error if none has helped for so long."""
     pause = backoff.pause()
     if pause is None:
-        if isinstance(error, LogUnavailable | Unavailable):
-            raise error
-        raise Unavailable(f"{unfit_database(error)}.") from error
+        raise error
     return pause
+
+
+@contextmanager
+def saying_what_is_away() -> Iterator[None]:
+    """Raise `Unavailable` for a database that is unfit just now, whatever library says so in its own words."""
+    try:
+        yield
+    except ReprieveError:
+        raise
+    except Exception as error:
+        if not is_unfit(error):
+            raise
+        raise Unavailable(f"{unfit_database(error)}.") from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reprieve.client.enqueue import enqueue_run, enqueue_runs
     from reprieve.client.logs import follow_log, read_log
-    from reprieve.client.runs import get_run, list_runs, wait_for
+    from reprieve.client.runs import cancel_run, get_run, list_runs, wait_for
     from reprieve.models.errors import (
         IdempotencyConflict,
         InvalidRequest,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from reprieve.models.records import Run
     from reprieve.models.requests import RunRequest
     from reprieve.models.status import Status
-    from reprieve.workers.cancel import cancel_run
 
 __all__ = [
     "Gap",
@@ -72,7 +71,7 @@ _MODULES = {
     "Run": "reprieve.models.records",
     "RunRequest": "reprieve.models.requests",
     "Status": "reprieve.models.status",
-    "cancel_run": "reprieve.workers.cancel",
+    "cancel_run": "reprieve.client.runs",
     "enqueue_run": "reprieve.client.enqueue",
     "enqueue_runs": "reprieve.client.enqueue",
     "follow_log": "reprieve.client.logs",

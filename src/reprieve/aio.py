@@ -20,21 +20,20 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapp
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from importlib import import_module
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
-import reprieve
 from reprieve.client import enqueue, runs
 from reprieve.client.arguments import PAGE, RunFilter, SomeRun, check_place, id_of
 from reprieve.client.backoff import Backoff, Waiting
+from reprieve.models.errors import LogUnavailable, Unavailable
 from reprieve.models.output import LogItem
 from reprieve.models.records import Run
 from reprieve.models.requests import RunRequest
 from reprieve.models.status import Status
-
-if TYPE_CHECKING:
-    from reprieve.client.logs import Follower
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,7 +76,7 @@ async def enqueue_runs(requests: Iterable[RunRequest | Mapping[str, Any]]) -> li
 
 async def cancel_run(run: SomeRun) -> Run:
     """As `reprieve.cancel_run`."""
-    return await _call(lambda: reprieve.cancel_run(id_of(run)))
+    return await _call(runs.cancel_run, id_of(run))
 
 
 async def get_run(run: SomeRun) -> Run:
@@ -119,7 +118,7 @@ def read_log(run: SomeRun, *, attempt: int | None = None, after: int = 0) -> Asy
 
 
 async def _read(run_id: UUID, attempt: int | None, after: int) -> AsyncGenerator[LogItem]:
-    stored = await _call(lambda: reprieve.read_log(run_id, attempt=attempt, after=after))
+    stored = await _call(lambda: _logs().read_log(run_id, attempt=attempt, after=after))
     while items := await _call(lambda: list(islice(stored, AT_ONCE))):
         for item in items:
             yield item
@@ -132,7 +131,7 @@ def follow_log(run: SomeRun, *, attempt: int = 1, after: int = 0) -> AsyncGenera
 
 
 async def _followed(run_id: UUID, attempt: int, after: int) -> AsyncGenerator[LogItem]:
-    follower, backoff = await _call(lambda: _follower(run_id, attempt, after)), Backoff(runs.TRIES_FOR)
+    follower, backoff = await _call(lambda: _logs().Follower(run_id, attempt, after)), Backoff(runs.TRIES_FOR)
     while (items := await _patiently(follower.ready, backoff)) is not None:
         for item in items:
             yield item
@@ -140,11 +139,9 @@ async def _followed(run_id: UUID, attempt: int, after: int) -> AsyncGenerator[Lo
             await asyncio.sleep(LOOK_INTERVAL)
 
 
-def _follower(run_id: UUID, attempt: int, after: int) -> "Follower":
-    """Imported by the thread that needs it: reading logs takes SQLAlchemy, which is half a second of a loop's time."""
-    from reprieve.client.logs import Follower
-
-    return Follower(run_id, attempt, after)
+def _logs() -> ModuleType:
+    """Imported by the thread that needs it: with it comes SQLAlchemy, half a second that the loop does not wait."""
+    return import_module("reprieve.client.logs")
 
 
 async def _patiently(call: Callable[[], T], backoff: Backoff) -> T:
@@ -152,7 +149,7 @@ async def _patiently(call: Callable[[], T], backoff: Backoff) -> T:
     while True:
         try:
             made = await _call(call)
-        except Exception as error:
+        except (Unavailable, LogUnavailable) as error:
             await asyncio.sleep(runs.pause_after(error, backoff))
         else:
             backoff.reset()

@@ -6,15 +6,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from reprieve import InvalidRequest, NotAllowed, Run, RunNotFound, Unavailable, aio
+from reprieve import InvalidRequest, NotAllowed, Run, RunNotFound, RunRequest, Unavailable, aio
 from reprieve.client import AsyncClient, Client
+from reprieve.client import logs as client_logs
+from reprieve.client import runs as client_runs
 from reprieve.client.http import plans
 from reprieve.models.access import Scope
 from reprieve.models.work import End, Outcome
@@ -22,6 +24,7 @@ from reprieve.workers import bootstrap
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from tests.conftest import Servers
+from tests.support.askers import WAYS, asking
 from tests.support.gateway import Gateway, Way
 from tests.support.http import TOKEN, with_token
 from tests.support.rows import chunk, ingest, new_run, running
@@ -88,12 +91,8 @@ def test_a_loop_ticks_on_while_the_database_or_the_broker_hangs_and_the_call_is_
         await ticks
 
     with Gateway(servers.postgres.url) as database, Gateway(servers.redis.url) as redis:
-        urls = {"database_url": SecretStr(database.url), "redis_url": SecretStr(redis.url)}
-        bootstrap.use(bootstrap.build(services.settings.model_copy(update=urls)))
-        try:
+        with through(services, database_url=database.url, redis_url=redis.url):
             asyncio.run(scenario(database, redis))
-        finally:
-            bootstrap.use(services)
 
 
 def test_a_task_that_is_cancelled_follows_and_waits_no_longer_and_holds_no_connection(
@@ -245,6 +244,46 @@ def test_a_server_that_is_not_there_is_waited_for_as_long_as_was_said(served: Se
         served.start()
         asking.join(30)
     assert found
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_a_database_that_is_away_is_one_error_whatever_was_asked(
+    services: Services, servers: Servers, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    work = running(services)
+    ingest(services, [chunk(work, 1)])
+    monkeypatch.setattr(client_runs, "TRIES_FOR", 0.2)
+    monkeypatch.setattr(client_logs, "TRIES_FOR", 0.2)
+    with ExitStack() as stack:
+        database = stack.enter_context(Gateway(servers.postgres.url))
+        stack.enter_context(through(services, database_url=database.url))
+        ask = stack.enter_context(asking(way, "", ""))
+        assert next(ask.follow_log(work.run_id)).last == 1
+        calls: list[Callable[[], Any]] = [
+            lambda: ask.enqueue_run("process", CONFIG),
+            lambda: ask.enqueue_runs([RunRequest("process", CONFIG)]),
+            lambda: ask.get_run(work.run_id),
+            lambda: next(ask.list_runs()),
+            lambda: ask.cancel_run(work.run_id),
+            lambda: ask.wait_for(work.run_id),
+            lambda: next(ask.read_log(work.run_id)),
+            lambda: next(ask.follow_log(work.run_id)),
+        ]
+        database.turn(Way.REFUSED)
+        for call in calls:
+            with pytest.raises(Unavailable):
+                call()
+
+
+@contextmanager
+def through(services: Services, **urls: str) -> Iterator[None]:
+    """Have this process reach its servers at these addresses."""
+    changed = {name: SecretStr(url) for name, url in urls.items()}
+    bootstrap.use(bootstrap.build(services.settings.model_copy(update=changed)))
+    try:
+        yield
+    finally:
+        bootstrap.use(services)
 
 
 def test_a_server_that_takes_connections_and_says_nothing_is_given_up(
