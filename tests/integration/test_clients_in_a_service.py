@@ -222,6 +222,25 @@ def test_a_client_is_used_on_both_sides_of_a_fork_and_a_stream_that_was_open_goe
     assert len(services.records.newest(limit=1000)) == 1 + 6 * 20
 
 
+ALONE = """
+import sys
+for name in ("celery", "fastapi", "kombu", "msgspec", "opentelemetry", "psycopg2", "redis", "sqlalchemy", "zstandard"):
+    sys.modules[name] = None
+import reprieve
+from reprieve.client import AsyncClient, Client
+with Client("http://127.0.0.1:9", timeout=0.01) as client:
+    try:
+        client.enqueue_runs([reprieve.RunRequest("process", {})])
+    except reprieve.Unavailable:
+        print("asked")
+"""
+
+
+def test_a_client_over_http_asks_without_anything_that_leads_to_a_database_or_a_broker() -> None:
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("asked\n", "")
+
+
 # -- servers that are away, that hang, or that are others
 
 
