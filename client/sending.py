@@ -34,26 +34,37 @@ class Hints:
 
     def announce(self, run_ids: Sequence[UUID]) -> None:
         """Have workers look at these runs, which are in the database."""
-        if not run_ids or time.monotonic() < self._silent_until:
-            return
+        for first in range(0, len(run_ids), RUNS_IN_A_MESSAGE):
+            some = run_ids[first : first + RUNS_IN_A_MESSAGE]
+            if time.monotonic() >= self._silent_until:
+                self._try(some)
+
+    def _try(self, run_ids: Sequence[UUID]) -> None:
         try:
-            if len(run_ids) == 1:
-                self._send("runs.execute", str(run_ids[0]), task_id=run_ids[0], shown=f"({run_ids[0]})", queue="runs")
-                return
-            for first in range(0, len(run_ids), RUNS_IN_A_MESSAGE):
-                some = [str(run_id) for run_id in run_ids[first : first + RUNS_IN_A_MESSAGE]]
-                shown = f"({len(some)} runs)"
-                self._send("enqueue.announce", some, task_id=uuid4(), shown=shown, queue="control")
+            try:
+                self._tell(run_ids)
+            except Exception as error:
+                if _is_slow(error):
+                    raise
+                self._tell(run_ids)  # A connection that was lost while nobody used it is replaced by now.
         except Exception as error:  # A client of a broker raises whatever its transport raises.
             if _is_slow(error):
                 self._silent_until = time.monotonic() + PAUSE
-            what = f"run {run_ids[0]} is" if len(run_ids) == 1 else f"{len(run_ids)} runs are"
+            which = f"run {run_ids[0]} is" if len(run_ids) == 1 else f"{len(run_ids)} runs are"
             logger.warning(
                 "The broker took no message (%s: %s); %s queued, and the sweep sends it.",
                 type(error).__name__,
                 error,
-                what,
+                which,
             )
+
+    def _tell(self, run_ids: Sequence[UUID]) -> None:
+        if len(run_ids) == 1:
+            (run_id,) = run_ids
+            self._send("runs.execute", str(run_id), task_id=run_id, shown=f"({run_id})", queue="runs")
+        else:
+            ids = [str(run_id) for run_id in run_ids]
+            self._send("enqueue.announce", ids, task_id=uuid4(), shown=f"({len(ids)} runs)", queue="control")
 
     def _send(self, name: str, argument: Any, *, task_id: UUID, shown: str, queue: str) -> None:
         if Url.parse(self._url).scheme not in SCHEMES:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import psycopg2
 
 from reprieve.models.errors import Unavailable
-from reprieve.models.faults import ends_session, is_unfit, unfit_database
+from reprieve.models.faults import ends_session, is_unfit, sqlstate_of, unfit_database
 from reprieve.stores.postgres_address import PostgresAddress
 from reprieve.stores.statements import Executor, for_psycopg
 
@@ -86,7 +86,7 @@ class Connections:
         except psycopg2.Error as error:
             if not is_unfit(error):
                 raise
-            raise Unavailable(f"{unfit_database(error)}: {str(error).strip().splitlines()[0]}") from error
+            raise Unavailable(_sentence(error)) from error
         finally:
             self._free.release()
 
@@ -124,6 +124,13 @@ class _Transaction:
     @contextmanager
     def together(self) -> Iterator[Executor]:
         yield self
+
+
+def _sentence(error: psycopg2.Error) -> str:
+    """What PostgreSQL suffers from; where it said nothing itself, what its client says of that."""
+    if sqlstate_of(error) is not None:
+        return f"{unfit_database(error)}."
+    return f"{unfit_database(error)}: {' '.join(str(error).split()) or type(error).__name__}."
 
 
 def _run(connection: Any, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:

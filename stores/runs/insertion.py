@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -24,14 +25,14 @@ def _insert(schema: str | None) -> str:
     return f"""
 WITH asked AS (
     SELECT * FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS a(
-        id uuid, adapter text, outlives boolean, max_attempts integer, max_runtime double precision,
+        id uuid, adapter text, outlives boolean, max_attempts integer, max_runtime text,
         config jsonb, labels jsonb, idempotency_key text, trace_parent text)
 ), specified AS (
     INSERT INTO {specs} (run_id, config, labels, idempotency_key, trace_parent)
     SELECT id, config, labels, idempotency_key, trace_parent FROM asked ON CONFLICT DO NOTHING RETURNING run_id
 ), added AS (
     INSERT INTO {runs} (id, adapter, out_of_process_liveness, max_attempts, max_runtime)
-    SELECT a.id, a.adapter, a.outlives, a.max_attempts, make_interval(secs => a.max_runtime)
+    SELECT a.id, a.adapter, a.outlives, a.max_attempts, CAST(a.max_runtime AS interval)
     FROM asked a JOIN specified s ON s.run_id = a.id
     RETURNING id, created_at, updated_at
 ), told AS (
@@ -76,12 +77,17 @@ def _asked(one: NewRun) -> dict[str, Any]:
         "adapter": one.adapter,
         "outlives": one.out_of_process_liveness,
         "max_attempts": one.max_attempts,
-        "max_runtime": None if one.max_runtime is None else one.max_runtime.total_seconds(),
+        "max_runtime": None if one.max_runtime is None else _interval(one.max_runtime),
         "config": one.config,
         "labels": one.labels,
         "idempotency_key": one.idempotency_key,
         "trace_parent": one.trace_parent,
     }
+
+
+def _interval(length: timedelta) -> str:
+    """As PostgreSQL reads it: what is too long for so many seconds is not for so many days."""
+    return f"{length.days} days {length.seconds}.{length.microseconds:06} seconds"
 
 
 def _record(one: NewRun, row: Any) -> Run:

@@ -1,6 +1,7 @@
 """A11: what looks like the death of many is mostly a fault of the one who looks: a window to warm up, and a brake."""
 
 import logging
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_platform_that_has_forgotten_everything_ends_a_fifth_at_the_most(servi
 
 
 def test_the_time_limit_is_no_guess_and_ends_all_that_are_over_it(services: Services) -> None:
-    works = [in_process(services, max_runtime="1 hour") for _ in range(30)]
+    works = [in_process(services, max_runtime=timedelta(hours=1)) for _ in range(30)]
     for work in works:
         age(services, work.run_id, 3601, "started_at")
     watch_for(services, 3600)

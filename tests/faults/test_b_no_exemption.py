@@ -1,5 +1,6 @@
 """B01, B02, B06: nothing exempts a run without an end: no handle in memory, no live PID, no row of a worker."""
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -71,7 +72,7 @@ def detached(services: Services, process: ProcessIdentity, **changes: object) ->
 @pytest.mark.row("B02")
 def test_a_silent_process_that_lives_is_ended_when_its_time_is_over(services: Services) -> None:
     with sleeping_process() as process:
-        work = detached(services, process, max_runtime="15 days")
+        work = detached(services, process, max_runtime=timedelta(days=15))
         age(services, work.run_id, 14 * 86_400, "started_at")
         assert sweep_after(services, work, 86_400) == "running"
         age(services, work.run_id, 15 * 86_400 + 1, "started_at")

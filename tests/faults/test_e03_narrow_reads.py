@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -59,7 +60,7 @@ def _suspects_of_every_kind(services: Services) -> None:
     silent, child, overdue, _ = (
         running(services, config=wide),
         in_process(services, config=wide, max_attempts=2),
-        running(services, config=wide, max_runtime="1 hour"),
+        running(services, config=wide, max_runtime=timedelta(hours=1)),
         running(services, config=wide),
     )
     services.attempts.persist_run_handle(silent.fence, "host", {"pad": "x" * 100_000})

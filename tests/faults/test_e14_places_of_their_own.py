@@ -171,7 +171,7 @@ def test_who_holds_all_threads_and_connections_of_the_api_holds_none_of_those_fo
             may_go_on.wait(60)
         return []
 
-    monkeypatch.setattr(services.runs, "list", stuck)
+    monkeypatch.setattr(services.records, "newest", stuck)
     headers = {"Authorization": f"Bearer {token}"}
     with (
         serving(services) as served,
