@@ -75,7 +75,7 @@ def stack(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         made.served.stop()
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(scope="module", params=WAYS)
 def ask(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Any]:
     with asking(request.param, stack.served.url, TOKEN) as asker:
         yield asker
