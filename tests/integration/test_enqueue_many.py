@@ -10,6 +10,8 @@ from redis import Redis
 from sqlalchemy import text
 
 from reprieve import IdempotencyConflict, InvalidRequest, RunRequest, enqueue_run, enqueue_runs
+from reprieve.client.enqueue import enqueue_each
+from reprieve.client.link import link
 from reprieve.models.requests import MOST_AT_ONCE
 from reprieve.workers.bootstrap import Services
 from tests.conftest import StartWorker
@@ -134,17 +136,21 @@ def test_more_than_ten_thousand_at_once_are_refused(services: Services) -> None:
     assert count_runs(services) == 0
 
 
-def test_callers_that_ask_at_once_with_the_same_keys_in_whatever_order_get_the_same_runs(services: Services) -> None:
-    def ask(number: int) -> list[Any]:
-        keys = [f"k{number // 8} {key}" for key in range(200)]
-        if number % 2:
-            keys.reverse()
-        return sorted(run.id for run in enqueue_runs([asked(idempotency_key=key) for key in keys]))
+def test_who_asks_with_the_same_keys_in_another_order_waits_and_gets_the_same_runs(services: Services) -> None:
+    def waits() -> bool:
+        with services.database.begin() as connection:
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            return bool(connection.execute(text(waiting)).scalar_one())
 
-    with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(ask, range(64)))
-    assert all(told[number] == told[number // 8 * 8] for number in range(64))
-    assert count_runs(services) == 8 * 200
+    a, b = asked(idempotency_key="a"), asked(idempotency_key="b")
+    with ThreadPoolExecutor(1) as pool:
+        with link().connections.together() as transaction:
+            ((first, _),) = enqueue_each([a], transaction)
+            other = pool.submit(enqueue_runs, [b, a])
+            eventually(waits)
+            ((second, _),) = enqueue_each([b], transaction)
+        assert [run.id for run in other.result(30)] == [second.id, first.id]
+    assert count_runs(services) == 2
 
 
 @pytest.mark.parametrize(
