@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import growth, hold, ingest, latency, live, memory, on_log, refresh, sweep
+from bench import enqueue, growth, hold, ingest, latency, live, memory, on_log, refresh, sweep
 from bench.measure import Result
 from bench.stack import stack
 
@@ -28,9 +28,10 @@ BENCHMARKS: dict[str, ModuleType] = {
     "refresh": refresh,
     "growth": growth,
     "hold": hold,
+    "enqueue": enqueue,
 }
-#: Takes an hour: only by its name.
-LONG = ("hold",)
+#: Only by their names: one takes an hour, one needs an environment of its own.
+LONG = ("hold", "enqueue")
 PACKAGES = ("celery", "redis", "sqlalchemy", "psycopg2-binary", "zstandard", "msgspec")
 
 console = Console(width=None if os.isatty(1) else 150)
@@ -42,7 +43,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     names: Annotated[
-        list[str] | None, typer.Argument(help=f"Some of: {', '.join(BENCHMARKS)}. All but hold by default.")
+        list[str] | None, typer.Argument(help=f"Some of: {', '.join(BENCHMARKS)}. All but hold and enqueue by default.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, one round: only to see that it runs.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; each figure is their median.")] = 5,

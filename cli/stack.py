@@ -27,7 +27,7 @@ from reprieve.stores.database import Database
 from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis, EmbeddedServerError
 from reprieve.stores.embedded.address import choose_port, port_is_free
 from reprieve.stores.migrate import migrate
-from reprieve.workers.servers import PARTS, SERVERS
+from reprieve.workers.servers import PARTS, SERVERS, with_schema
 from reprieve.workers.settings import Settings
 
 #: Seconds that a role may take to end when asked …
@@ -146,7 +146,8 @@ class Stack:
             raise cannot_be_written(self._folder, error) from None
         self._choose_addresses()
         if self.database_url is None:
-            self.database_url = self._serve(EmbeddedPostgres(self._folder / "postgres"))
+            url, schema = self._serve(EmbeddedPostgres(self._folder / "postgres")), self._settings.database_schema
+            self.database_url = with_schema(url, schema) if schema else url
         if self.redis_url is None:
             self.redis_url = self._serve(EmbeddedRedis(self._folder / "redis"))
         database = Database(self.database_url)

@@ -4,7 +4,7 @@ The rows are written first, and are the fact; the message only makes it happen s
 message, is healed by the sweep, which sends again what stays queued.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ def enqueue_run(
     max_runtime: float | timedelta | None = None,
     max_attempts: int = 1,
     idempotency_key: str | None = None,
+    within: object = None,
 ) -> Run:
     """Ask for a run. Returns it: queued or, for a known idempotency key, whatever it is by now.
 
@@ -42,34 +43,58 @@ def enqueue_run(
     `InvalidRequest` at once, naming the argument and what would work, `IdempotencyConflict`, and `Unavailable` while
     the database cannot be reached: it is then not known whether there is a run, and a second try with the same
     idempotency key gives one. A broker that is away changes nothing but how soon the run begins.
+
+    `within` is a transaction of the caller's own in the same database (a SQLAlchemy `Session` or `Connection`, or a
+    connection of Django): there is a run if that commits, and none if it is rolled back. The errors of its driver are
+    raised as they are.
     """
     request = RunRequest(adapter, config, labels, max_runtime, max_attempts, idempotency_key)
-    ((run, _),) = enqueue_each([request], link().connections)
+    ((run, _),) = _enqueue([request], within)
     return run
 
 
-def enqueue_runs(requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[Run]:
+def enqueue_runs(requests: Iterable[RunRequest | Mapping[str, Any]], *, within: object = None) -> list[Run]:
     """Ask for many runs by one statement: all of them, or, after an exception, none. Returns them in the same order.
 
     Raises as `enqueue_run` does, an `InvalidRequest` for each that cannot work, named by its place and its
-    idempotency key; at most 10,000 at once.
+    idempotency key; at most 10,000 at once. `within` is a transaction of the caller's own, as of `enqueue_run`.
     """
-    return [run for run, _ in enqueue_each(asked_for(requests), link().connections)]
+    return [run for run, _ in _enqueue(asked_for(requests), within)]
+
+
+def _enqueue(requests: Sequence[RunRequest], within: object) -> list[tuple[Run, bool]]:
+    if within is None:
+        return enqueue_each(requests, link().connections)
+    from reprieve.client.within import join  # For those who have such a transaction.
+
+    transaction = join(within, link().connections)
+    return enqueue_each(requests, transaction, after_commit=transaction.after_commit)
+
+
+def _at_once(announce: Callable[[], None]) -> None:
+    """After the commit of a statement that is a transaction of its own."""
+    announce()
 
 
 def enqueue_each(
-    requests: Sequence[RunRequest], executor: Executor, *, caller: "Context | None" = None
+    requests: Sequence[RunRequest],
+    executor: Executor,
+    *,
+    after_commit: Callable[[Callable[[], None]], None] = _at_once,
+    caller: "Context | None" = None,
 ) -> list[tuple[Run, bool]]:
-    """Write these runs, or none of them, and tell the broker. Returns each one, and whether it is new.
+    """Write these runs, or none of them, and have the broker told. Returns each one, and whether it is new.
 
-    `caller` is a place in a trace, where it is not this thread's own.
+    `after_commit` calls what it is given once the runs are committed; `caller` is a place in a trace, where it is not
+    this thread's own.
     """
     if not requests:
         return []
     with tracing.enqueueing({request.adapter for request in requests}, caller) as span:
         runs = insert(executor, checked(requests, tracing.place()))
         tracing.enqueued(span, [run.id for run, _ in runs])
-        link().hints.announce([run.id for run, is_new in runs if is_new])
+        new = [run.id for run, is_new in runs if is_new]
+        after_commit(lambda: link().hints.announce(new))
     return runs
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,7 @@ class Hints:
         self._sender = f"client{os.getpid()}@{socket.gethostname()}"
         self._silent_until = 0.0
         self._redis: Any = None
+        self._connecting = threading.Lock()
 
     def announce(self, run_ids: Sequence[UUID]) -> None:
         """Have workers look at these runs, which are in the database."""
@@ -73,18 +75,23 @@ class Hints:
 
             app.send_task(name, args=[argument], task_id=str(task_id), argsrepr=shown)
             return
-        if self._redis is None:
-            from reprieve.stores.cache import connect
-
-            self._redis = connect(self._url)
-        sender = self._sender
+        redis, sender = self._client(), self._sender
         message = messages.task(name, [argument], task_id=task_id, shown=shown, queue=queue, sender=sender)
         event = messages.sent(name, task_id=task_id, shown=shown, queue=queue, sender=sender)
-        database = self._redis.connection_pool.connection_kwargs.get("db") or 0
-        pipeline = self._redis.pipeline(transaction=False)
+        database = redis.connection_pool.connection_kwargs.get("db") or 0
+        pipeline = redis.pipeline(transaction=False)
         pipeline.lpush(queue, message)
         pipeline.publish(messages.EVENTS.format(database=database), event)
         pipeline.execute()
+
+    def _client(self) -> Any:
+        """One for all threads: of two, the one that is dropped would close the connection that a thread sends over."""
+        with self._connecting:
+            if self._redis is None:
+                from reprieve.stores.cache import connect
+
+                self._redis = connect(self._url)
+            return self._redis
 
 
 def _is_slow(error: BaseException) -> bool:

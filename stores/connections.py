@@ -3,15 +3,14 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg2
 
 from reprieve.models.errors import Unavailable
 from reprieve.models.faults import ends_session, is_unfit, sqlstate_of, unfit_database
 from reprieve.stores.postgres_address import PostgresAddress
-from reprieve.stores.statements import Executor, for_psycopg
+from reprieve.stores.statements import Executor, for_psycopg, row_of
 
 #: Connections of one process at once. A guest of somebody's service is not to use up the database's.
 MOST = 10
@@ -138,9 +137,4 @@ def _run(connection: Any, statement: str, values: Mapping[str, Any] | None = Non
         cursor.execute(for_psycopg(statement), values or {})
         if cursor.description is None:
             return ()
-        return list(map(_row(tuple(column.name for column in cursor.description))._make, cursor.fetchall()))
-
-
-@cache
-def _row(columns: tuple[str, ...]) -> Any:
-    return NamedTuple("Row", [(name, Any) for name in columns])
+        return list(map(row_of(tuple(column.name for column in cursor.description))._make, cursor.fetchall()))

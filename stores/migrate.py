@@ -10,7 +10,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.schema import CreateSchema
 
+from reprieve.models.errors import SettingsError
 from reprieve.models.faults import is_unfit, sqlstate_of, unfit_database
+from reprieve.models.rows import Row
 from reprieve.stores.database import Database
 
 #: Two migrations at once would trip over each other: the second waits for this advisory lock.
@@ -18,12 +20,16 @@ MIGRATION_LOCK = 0x5265_7072_0001
 
 
 def migrate(database: Database) -> str:
-    """Apply what is missing, one migrator at a time; returns the revision the database is at."""
+    """Apply what is missing, one migrator at a time; returns the revision the database is at.
+
+    Raises `SettingsError` where tables of somebody else's are in the way.
+    """
     with database.begin() as connection:
         # A migration may take long, and may have to wait for another that does.
         connection.execute(text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         _make_schema(connection, database.schema)
+        _refuse_tables_of_others(connection)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -35,6 +41,27 @@ def _make_schema(connection: Connection, name: str | None) -> None:
     there = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :name)")
     if name is not None and not connection.execute(there, {"name": name}).scalar():
         connection.execute(CreateSchema(name))
+
+
+def _refuse_tables_of_others(connection: Connection) -> None:
+    """A service's own `runs`, or its own Alembic's `alembic_version`, would be taken for ours."""
+    taken = _tables(connection)
+    if taken and not _are_ours(connection, taken):
+        raise SettingsError(
+            f"The database has {', '.join(sorted(taken))} of somebody else's where Reprieve's tables would be. Keep "
+            "these in a schema of their own: set REPRIEVE_DATABASE_SCHEMA, for every process of Reprieve."
+        )
+
+
+def _tables(connection: Connection) -> set[str]:
+    """The tables in our schema that have a name of ours."""
+    named = text("SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND tablename = ANY(:names)")
+    return set(connection.execute(named, {"names": [*Row.metadata.tables, "alembic_version"]}).scalars())
+
+
+def _are_ours(connection: Connection, tables: set[str]) -> bool:
+    """Whether a migration of ours made them; one of a newer version is not known here, and its tables are."""
+    return current_revision(connection) in _known_revisions() or tables >= {"runs", "run_specs", "alembic_version"}
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -71,8 +98,13 @@ def is_current(database: Database) -> bool:
     """
     with database.begin() as connection:
         current = current_revision(connection)
-    known = {script.revision for script in _scripts().walk_revisions()}
-    return current is not None and (current == head_revision() or current not in known)
+        if current is None or current in _known_revisions():
+            return current == head_revision()
+        return _are_ours(connection, _tables(connection))
+
+
+def _known_revisions() -> set[str]:
+    return {script.revision for script in _scripts().walk_revisions()}
 
 
 @cache

@@ -6,7 +6,7 @@ Needs psycopg2 alone: a service that only asks for runs, and a command that list
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import psycopg2
@@ -14,6 +14,7 @@ from psycopg2.extensions import parse_dsn
 
 from reprieve.models.errors import SettingsError
 from reprieve.stores import tls
+from reprieve.stores.statements import quoted
 from reprieve.stores.urls import Url
 
 #: Seconds to wait for a connection. To make one takes five to seven round trips (TCP, TLS, the password's exchange), so
@@ -61,6 +62,8 @@ CLIENT_OPTIONS: dict[str, Any] = {
 #: What is said elsewhere in a URL than in its query.
 _ELSEWHERE = ("user", "password", "dbname", "port")
 _OURS = (*CLIENT_OPTIONS, "client_encoding")
+#: What a schema may be called.
+A_SCHEMA = "give a name of 63 bytes at most, without a comma, not pg_… or $…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class PostgresAddress:
         if _identifier(there) != self.schema:
             connection.close()
             raise SettingsError(
-                f"The database URL asks for the schema {self.schema}, and sessions have the search_path {there}: does "
+                f"The settings ask for the schema {self.schema}, and sessions have the search_path {there}: does "
                 "a pooler drop it? ALTER ROLE … SET search_path sets it where no pooler can."
             )
 
@@ -141,18 +144,33 @@ def connect_arguments(url: Url) -> tuple[str | None, dict[str, Any]]:
     schema = _identifier(paths[0]) if paths else None
     if len(set(paths)) > 1 or (paths and schema is None):
         raise ValueError("has a search_path that is not one schema; all tables are in one")
-    if schema is not None and (len(schema.encode()) > 63 or schema.startswith("pg_") or schema == "information_schema"):
-        raise ValueError(
-            "has a search_path that cannot be a schema of Reprieve's: give a name of 63 bytes at most, not pg_…"
-        )
+    if schema is not None and not can_be_ours(schema):
+        raise ValueError(f"has a search_path that cannot be a schema of Reprieve's: {A_SCHEMA}")
     if taken := sorted(wanted.keys() & SERVER_OPTIONS.keys()):
         raise ValueError(f"sets {', '.join(taken)} by its options, which is Reprieve's own to set; leave it out")
     if schema is not None:
-        wanted["search_path"] = '"' + schema.replace('"', '""') + '"'
+        wanted["search_path"] = quoted(schema)
     options = " ".join(f"-c {name}={_escaped(str(value))}" for name, value in (wanted | SERVER_OPTIONS).items())
     name = asked.get("application_name", "reprieve")
     own = {"application_name": name, "options": options, **CLIENT_OPTIONS}
     return schema, own | tls.for_postgres(url)
+
+
+def can_be_ours(schema: str) -> bool:
+    """Whether our tables can be in a schema of this name: not the server's own, nor what a path reads otherwise."""
+    reserved = schema.startswith(("pg_", "$")) or schema == "information_schema"
+    return 0 < len(schema.encode()) <= 63 and not reserved and "," not in schema and "\0" not in schema
+
+
+def in_schema(url: Url, schema: str) -> Url:
+    """The URL of the same database with all tables in this schema.
+
+    Raises ValueError, naming what would work, for a URL that names another one.
+    """
+    named, _ = connect_arguments(url)
+    if named not in (None, schema):
+        raise ValueError("names another schema than REPRIEVE_DATABASE_SCHEMA; leave one out")
+    return url if named else replace(url, query=(*url.query, ("search_path", quoted(schema))))
 
 
 def _libpq_knows(name: str) -> bool:

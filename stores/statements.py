@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 _VALUE = re.compile(r":([a-z_]+)")
 
@@ -35,6 +35,17 @@ def for_psycopg(statement: str) -> str:
     return _VALUE.sub(r"%(\1)s", statement.replace("%", "%%"))
 
 
+def quoted(name: str) -> str:
+    """A name as SQL has it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def qualified(schema: str | None, table: str) -> str:
     """A table's name as a statement has it."""
-    return table if schema is None else '"' + schema.replace('"', '""') + f'".{table}'
+    return table if schema is None else f"{quoted(schema)}.{table}"
+
+
+@cache
+def row_of(columns: tuple[str, ...]) -> Any:
+    """The type of a row with these columns."""
+    return NamedTuple("Row", [(name, Any) for name in columns])

@@ -28,7 +28,7 @@ def resolve_settings() -> Settings:
     """
     found = load_settings()
     missing = {name: url for name, url in read_addresses(found.data_dir).items() if not getattr(found, name)}
-    found = found.model_copy(update=missing)
+    found = load_settings(**missing) if missing else found
     url = found.database_url.get_secret_value() if found.database_url else ""
     scale = read_time_scale(found.data_dir, url)
     return found.model_copy(update={"time_scale": scale}) if scale else found

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+from reprieve.stores import postgres_address
 from reprieve.stores.urls import Url
 from reprieve.workers.environment import PREFIX
 
@@ -29,6 +30,16 @@ def completed(server: str, url: str | None, parts: Mapping[str, str | None]) -> 
         raise ValueError(f"{names[part]}: {told}") from None
     except ValueError as error:
         raise ValueError(f"{setting}URL: {error}") from None
+
+
+def with_schema(database_url: str, schema: str) -> str:
+    """The database's URL with all tables in this schema; ValueError for a URL that names another one."""
+    if not postgres_address.can_be_ours(schema):
+        return database_url  # Refused by the check of the setting itself.
+    try:
+        return str(postgres_address.in_schema(Url.parse(database_url), schema))
+    except ValueError as error:
+        raise ValueError(f"{PREFIX}DATABASE_URL: {error}") from None
 
 
 class _WrongPart(Exception):

@@ -24,7 +24,7 @@ from reprieve.stores import postgres_address, redis_address
 from reprieve.stores.urls import Url
 from reprieve.workers import broker_address
 from reprieve.workers.environment import FILE, OWN_NAMES, PREFIX, given, refuse_misspelt, with_secrets_from_files
-from reprieve.workers.servers import PARTS, SERVERS, completed
+from reprieve.workers.servers import PARTS, SERVERS, completed, with_schema
 
 #: HOST:PORT; an IPv6 address in brackets.
 ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[^\s:\[\]]+):\d{1,5}$"
@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     database_user: str | None = Field(default=None, description="who signs in there,")
     database_password: SecretStr | None = Field(
         default=None, description="and the password, as it is: nothing in it is quoted."
+    )
+    database_schema: str | None = Field(
+        default=None,
+        description="The schema that all tables are in, so that a service's own database can hold them; made by "
+        "`reprieve migrate`. `public` by default.",
     )
     redis_url: SecretStr | None = Field(default=None, description="Redis for throttles, hints and live events.")
     redis_host: str | None = Field(default=None, description="Likewise: the host of that Redis,")
@@ -167,6 +172,9 @@ class Settings(BaseSettings):
             if any(parts.values()):
                 url = _plain(whole.get(f"{server}_url"))
                 whole[f"{server}_url"] = SecretStr(completed(server, url, parts))
+        url, schema = _plain(whole.get("database_url")), whole.get("database_schema")
+        if url and schema:
+            whole["database_url"] = SecretStr(with_schema(url, schema))
         return whole
 
     @field_validator("database_url")
@@ -181,6 +189,13 @@ class Settings(BaseSettings):
         read = Url.parse(url)
         postgres_address.connect_arguments(read)
         return SecretStr(str(read))
+
+    @field_validator("database_schema")
+    @classmethod
+    def _is_a_schema(cls, value: str | None) -> str | None:
+        if value is not None and not postgres_address.can_be_ours(value):
+            raise ValueError(f"cannot be a schema of Reprieve's: {postgres_address.A_SCHEMA}")
+        return value
 
     @field_validator("redis_url")
     @classmethod

@@ -67,11 +67,13 @@ def encryption(wired: Services) -> Found:
 def migrations(wired: Services) -> Found:
     with wired.database.begin() as connection:
         there, expected = current_revision(connection), head_revision()
+    schema = wired.database.schema
+    what = "The database" if schema is None else f"The schema {schema} of the database"
     if there == expected:
-        return True, f"The database is at revision {there}, as this version expects."
+        return True, f"{what} is at revision {there}, as this version expects."
     if is_current(wired.database):
-        return True, f"The database is at revision {there}, of a newer version than this: an upgrade is under way."
-    return False, f"The database is at revision {there or 'none'}, not {expected}: run `reprieve migrate`."
+        return True, f"{what} is at revision {there}, of a newer version than this: an upgrade is under way."
+    return False, f"{what} is at revision {there or 'none'}, not {expected}: run `reprieve migrate`."
 
 
 def timeouts(wired: Services) -> Found:

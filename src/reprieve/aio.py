@@ -29,11 +29,14 @@ from uuid import UUID
 from reprieve.client import enqueue, runs
 from reprieve.client.arguments import PAGE, RunFilter, SomeRun, check_place, id_of
 from reprieve.client.backoff import Backoff, Waiting
+from reprieve.client.link import link
+from reprieve.client.within import runner_of
 from reprieve.models.errors import LogUnavailable, Unavailable
 from reprieve.models.output import LogItem
 from reprieve.models.records import Run
 from reprieve.models.requests import RunRequest
 from reprieve.models.status import Status
+from reprieve.stores.location import our_location
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,9 +59,10 @@ async def enqueue_run(
     max_runtime: float | timedelta | None = None,
     max_attempts: int = 1,
     idempotency_key: str | None = None,
+    within: object = None,
 ) -> Run:
-    """As `reprieve.enqueue_run`."""
-    return await _call(
+    """As `reprieve.enqueue_run`; `within` is an `AsyncSession` or an `AsyncConnection` of SQLAlchemy."""
+    call = partial(
         enqueue.enqueue_run,
         adapter,
         config,
@@ -67,11 +71,23 @@ async def enqueue_run(
         max_attempts=max_attempts,
         idempotency_key=idempotency_key,
     )
+    return await _enqueue(call, within)
 
 
-async def enqueue_runs(requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[Run]:
-    """As `reprieve.enqueue_runs`."""
-    return await _call(enqueue.enqueue_runs, list(requests))
+async def enqueue_runs(requests: Iterable[RunRequest | Mapping[str, Any]], *, within: object = None) -> list[Run]:
+    """As `reprieve.enqueue_runs`; `within` is an `AsyncSession` or an `AsyncConnection` of SQLAlchemy."""
+    return await _enqueue(partial(enqueue.enqueue_runs, list(requests)), within)
+
+
+async def _enqueue(call: Callable[..., T], within: object) -> T:
+    """In the caller's transaction its own driver waits, and the loop turns on; else a thread of ours does."""
+    if within is None:
+        return await _call(call)
+    run = runner_of(within)
+    # Asked beforehand and remembered: there, it would be asked on the loop's own thread.
+    await _call(lambda: our_location(link().connections))
+    result: T = await run(lambda sync: call(within=sync))
+    return result
 
 
 async def cancel_run(run: SomeRun) -> Run:

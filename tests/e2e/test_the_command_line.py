@@ -71,7 +71,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Terminal, 
     folder = tmp_path_factory.mktemp("up")
     # Its name means something to a shell, to INI files and in addresses (D17).
     terminal = Terminal(folder / "my data; 100%s #1 $(x) 'é'")
-    up = spawn("up", ["reprieve", "up"], terminal.environment, folder, cwd=hostile_folder(folder))
+    # The commands are not told of the schema: they find it where `up` has left its addresses.
+    environment = terminal.environment | {"REPRIEVE_DATABASE_SCHEMA": "a schema of 'its' own"}
+    up = spawn("up", ["reprieve", "up"], environment, folder, cwd=hostile_folder(folder))
     try:
         up.wait_for("Ctrl-C ends everything", timeout=90)
         yield terminal, up

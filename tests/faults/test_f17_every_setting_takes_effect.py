@@ -13,6 +13,7 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
+from reprieve.cli.checks.postgres import migrations
 from reprieve.cli.listening import refuse_taken
 from reprieve.client.enqueue import enqueue_run
 from reprieve.models.errors import SettingsError
@@ -312,18 +313,22 @@ def named(tables: set[str]) -> set[str]:
     return {name for name in tables if not name.startswith("log_segments_")}
 
 
-@pytest.mark.parametrize("form", ["search_path={}", "options=-csearch_path%3D{}", "options=-c%20search_path%3D{}"])
+@pytest.mark.parametrize("form", ["", "search_path={}", "options=-csearch_path%3D{}", "options=-c%20search_path%3D{}"])
 def test_a_system_in_a_schema_of_its_own_shares_nothing_with_one_in_public(
     services: Services, servers: Servers, schema: str, form: str, tmp_path: Path
 ) -> None:
     wanted = schema if schema.isidentifier() else '"' + schema.replace('"', '""') + '"'
     if "options" in form:
         wanted = wanted.replace("\\", "\\\\").replace('"', '\\"').replace(" ", "\\ ")
-    url = f"{servers.postgres.url}?{form.format(quote(wanted, safe=''))}"
-    settings = load_settings(database_url=url, data_dir=tmp_path / "other")
+    url = f"{servers.postgres.url}?{form.format(quote(wanted, safe=''))}".removesuffix("?")
+    by_a_setting = {} if form else {"database_schema": schema}
+    settings = load_settings(database_url=url, **by_a_setting, data_dir=tmp_path / "other")
     other = bootstrap.build(settings)
     try:
+        told = f"The schema {schema} of the database is at revision"
+        assert migrations(other) == (False, f"{told} none, not {head_revision()}: run `reprieve migrate`.")
         assert migrate(other.database) == head_revision()
+        assert migrations(other) == (True, f"{told} {head_revision()}, as this version expects.")
         with services.database.begin() as connection:
             assert current_revision(connection) == head_revision()
         keep_partitions(other.database)

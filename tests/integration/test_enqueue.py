@@ -2,12 +2,14 @@
 
 import math
 import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from redis import Redis
@@ -18,8 +20,11 @@ from reprieve.client import link as linking
 from reprieve.client.sending import Hints
 from reprieve.models.errors import IdempotencyConflict, InvalidRequest, RunNotFound, UnknownAdapter
 from reprieve.models.liveness import RESEND_DOUBLINGS
+from reprieve.stores import cache
+from reprieve.stores.cache import connect
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
+from tests.conftest import Servers
 from tests.support.rows import age, in_process, kinds, new_run, pass_the_wait, running, status_of, watch_for
 from tests.support.waiting import eventually
 
@@ -180,6 +185,26 @@ def test_twenty_who_ask_at_once_with_one_key_get_one_run_and_send_one_message(se
         ids = set(pool.map(ask, range(20)))
     assert len(ids) == 1
     assert (count_runs(services), messages(redis)) == (1, 1)
+
+
+def test_two_threads_that_send_at_once_share_one_client_of_the_broker(
+    servers: Servers, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second client, dropped, took the first thread's connection and message with it."""
+    both, made = threading.Barrier(2), []
+
+    def connect_when_both_do(url: str) -> Redis:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        made.append(connect(url))
+        return made[-1]
+
+    monkeypatch.setattr(cache, "connect", connect_when_both_do)
+    hints = Hints(servers.redis.url)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda run_id: hints.announce([run_id]), [uuid4(), uuid4()]))
+    assert len(made) == 1
+    assert messages(redis) == 2
 
 
 # -- the broker is away

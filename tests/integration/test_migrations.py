@@ -11,6 +11,7 @@ from sqlalchemy import Connection, create_engine, inspect, make_url, text
 from sqlalchemy.dialects.postgresql import BYTEA, JSON, JSONB
 from sqlalchemy.exc import IntegrityError
 
+from reprieve.models.errors import SettingsError
 from reprieve.models.rows import Row
 from reprieve.stores.database import Database
 from reprieve.stores.migrate import current_revision, head_revision, is_current, migrate
@@ -119,6 +120,31 @@ def test_two_who_migrate_an_empty_database_at_once_both_succeed(new_database: Ne
     database = new_database()
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(migrate, [database, database])) == [head_revision()] * 2
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        "CREATE TABLE alembic_version (version_num varchar(32)); INSERT INTO alembic_version VALUES ('5ca1ab1e')",
+        "CREATE TABLE runs (id int)",
+    ],
+)
+def test_tables_of_a_service_that_have_our_names_are_left_alone_and_ours_go_into_a_schema(
+    new_database: NewDatabase, theirs: str
+) -> None:
+    database = new_database()
+    database.run(text(theirs))
+    with database.begin() as connection:
+        before = catalogue(connection)
+    with pytest.raises(SettingsError, match=r"has (alembic_version|runs) of somebody else's.*REPRIEVE_DATABASE_SCHEMA"):
+        migrate(database)
+    assert not is_current(database)
+    beside = Database(f"{database._url}?search_path=reprieve")
+    assert migrate(beside) == head_revision()
+    assert is_current(beside)
+    beside.dispose()
+    with database.begin() as connection:
+        assert catalogue(connection) == before
 
 
 # -- what the database itself holds to

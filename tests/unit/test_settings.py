@@ -8,6 +8,7 @@ import pytest
 from reprieve.models.errors import SettingsError
 from reprieve.models.liveness import Timing
 from reprieve.stores.addresses import write_addresses
+from reprieve.stores.database import Database
 from reprieve.workers.current import resolve_settings
 from reprieve.workers.settings import load_settings
 
@@ -45,6 +46,15 @@ def test_without_any_setting_the_real_timings_hold_and_this_host_has_its_name(en
 def test_every_way_of_writing_a_postgresql_address_is_taken(environment: pytest.MonkeyPatch, scheme: str) -> None:
     environment.setenv("REPRIEVE_DATABASE_URL", f"{scheme}://me@db/x")
     assert load_settings().require_database_url() == "postgresql+psycopg2://me@db/x"
+
+
+@pytest.mark.parametrize("there", ["", "?search_path=%22Our+jobs%22"])
+def test_a_schema_is_named_by_a_setting_and_may_be_named_by_the_url_too(
+    environment: pytest.MonkeyPatch, there: str
+) -> None:
+    environment.setenv("REPRIEVE_DATABASE_URL", f"postgresql://me@db/x{there}")
+    environment.setenv("REPRIEVE_DATABASE_SCHEMA", "Our jobs")
+    assert Database(load_settings().require_database_url()).schema == "Our jobs"
 
 
 @pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://h:1/0", "unix:///run/redis.sock"])
@@ -87,11 +97,24 @@ def test_the_servers_that_run_on_the_data_folder_stand_in_for_what_is_not_set(
     environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
-    write_addresses(tmp_path / "data", "postgresql+psycopg2://embedded", "redis://embedded")
+    write_addresses(tmp_path / "data", "postgresql+psycopg2://embedded/x", "redis://embedded")
     environment.setenv("REPRIEVE_REDIS_URL", "redis://mine")
     settings = resolve_settings()
-    assert settings.require_database_url() == "postgresql+psycopg2://embedded"
+    assert settings.require_database_url() == "postgresql+psycopg2://embedded/x"
     assert settings.require_redis_url() == "redis://mine"
+
+
+def test_a_schema_that_is_asked_for_is_that_of_the_servers_that_run_or_is_refused(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    write_addresses(tmp_path / "data", "postgresql+psycopg2://embedded/x?search_path=%22ours%22", None)
+    assert Database(resolve_settings().require_database_url()).schema == "ours"
+    environment.setenv("REPRIEVE_DATABASE_SCHEMA", "ours")
+    assert Database(resolve_settings().require_database_url()).schema == "ours"
+    environment.setenv("REPRIEVE_DATABASE_SCHEMA", "theirs")
+    with pytest.raises(SettingsError, match="DATABASE_URL: names another schema than REPRIEVE_DATABASE_SCHEMA"):
+        resolve_settings()
 
 
 @pytest.mark.parametrize(
@@ -131,6 +154,14 @@ def test_a_setting_that_makes_no_sense_is_named_with_what_would_do(
     assert words in text
     assert PASSWORD not in text
     assert name in text
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "é" * 32, "pg_ours", "information_schema", "$user", "a,b"])
+def test_a_schema_that_cannot_be_ours_is_named_with_what_would_do(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.setenv("REPRIEVE_DATABASE_SCHEMA", name)
+    for url in ("", DATABASE):
+        environment.setenv("REPRIEVE_DATABASE_URL", url)
+        assert "REPRIEVE_DATABASE_SCHEMA: cannot be a schema of Reprieve's: give a name of 63 bytes" in refusal()
 
 
 def test_every_mistake_is_told_at_once(environment: pytest.MonkeyPatch) -> None:
