@@ -207,6 +207,7 @@ assert ends == [0, 0, 0, 0], ends
 """
 
 
+@pytest.mark.row("G13")
 def test_a_client_is_used_on_both_sides_of_a_fork_and_a_stream_that_was_open_goes_on_on_both(
     services: Services, served: Served
 ) -> None:
