@@ -29,6 +29,7 @@ class Hints:
 
     def __init__(self, broker_url: str) -> None:
         self._url = broker_url
+        self._is_redis = Url.parse(broker_url).scheme in SCHEMES
         self._sender = f"client{os.getpid()}@{socket.gethostname()}"
         self._silent_until = 0.0
         self._redis: Any = None
@@ -69,7 +70,7 @@ class Hints:
             self._send("enqueue.announce", ids, task_id=uuid4(), shown=f"({len(ids)} runs)", queue="control")
 
     def _send(self, name: str, argument: Any, *, task_id: UUID, shown: str, queue: str) -> None:
-        if Url.parse(self._url).scheme not in SCHEMES:
+        if not self._is_redis:
             # Celery knows all the other brokers. Its app is ours, and nobody's current one.
             from reprieve.workers.app import app
 

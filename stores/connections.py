@@ -1,16 +1,19 @@
 """Connections to PostgreSQL for services and commands: of psycopg2 alone, so that they cost next to nothing."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 
 from reprieve.models.errors import Unavailable
-from reprieve.models.faults import ends_session, is_unfit, sqlstate_of, unfit_database
+from reprieve.models.faults import is_unfit, sqlstate_of, unfit_database
 from reprieve.stores.postgres_address import PostgresAddress
-from reprieve.stores.statements import Executor, for_psycopg, row_of
+from reprieve.stores.session import Session
+from reprieve.stores.statements import Executor
+
+T = TypeVar("T")
 
 #: Connections of one process at once. A guest of somebody's service is not to use up the database's.
 MOST = 10
@@ -29,7 +32,7 @@ class Connections:
     def __init__(self, url: str) -> None:
         """Raises ValueError, naming what would work, for a URL that says what cannot be heeded."""
         self._address = PostgresAddress.parse(url)
-        self._idle: list[Any] = []
+        self._idle: list[Session] = []
         self._free = threading.BoundedSemaphore(MOST)
 
     @property
@@ -39,42 +42,47 @@ class Connections:
     def run(self, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
         """One statement, in a transaction of its own."""
         with self._turn():
-            while True:
-                connection, is_new = self._take()
-                try:
-                    rows = _run(connection, statement, values)
-                except BaseException as error:
-                    if self._keep(connection, error) or is_new or not isinstance(error, psycopg2.Error):
-                        raise
-                else:
-                    self._idle.append(connection)
-                    return rows
+            session, rows = self._on_one(lambda session: session.run(statement, values))
+            self._idle.append(session)
+            return rows
 
     @contextmanager
     def together(self) -> Iterator[Executor]:
         with self._turn():
-            connection, is_new = self._take()
+            session, _ = self._on_one(Session.begin)
             try:
-                _run(connection, "BEGIN")
-            except psycopg2.Error as error:
-                self._keep(connection, error)
-                if is_new:
-                    raise
-                connection = self._connect()
-                _run(connection, "BEGIN")
-            try:
-                yield _Transaction(connection, self.schema)
-                _run(connection, "COMMIT")
+                yield _Transaction(session, self.schema)
+                session.commit()
             except BaseException:
-                connection.close()
+                session.close()
                 raise
-            self._idle.append(connection)
+            self._idle.append(session)
 
     def close(self) -> None:
         """End the connections that nobody uses."""
         while self._idle:
             with suppress(IndexError):
                 self._idle.pop().close()
+
+    def _on_one(self, work: Callable[[Session], T]) -> tuple[Session, T]:
+        """Work on an idle connection, the one used last, or on a new one. Returns that, and what came of it."""
+        while True:
+            session, is_new = self._take()
+            try:
+                return session, work(session)
+            except BaseException as error:
+                if not session.is_lost_by(error):
+                    self._idle.append(session)
+                    raise
+                session.close()
+                self.close()  # What ended this one has ended those as well, mostly.
+                if is_new or not isinstance(error, psycopg2.Error):
+                    raise
+
+    def _take(self) -> tuple[Session, bool]:
+        with suppress(IndexError):
+            return self._idle.pop(), False
+        return Session(self._address.connect()), True
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -89,36 +97,16 @@ class Connections:
         finally:
             self._free.release()
 
-    def _take(self) -> tuple[Any, bool]:
-        """An idle connection, the one used last, or a new one; and whether it is new."""
-        with suppress(IndexError):
-            return self._idle.pop(), False
-        return self._connect(), True
-
-    def _connect(self) -> Any:
-        connection = self._address.connect()
-        connection.autocommit = True
-        return connection
-
-    def _keep(self, connection: Any, error: BaseException) -> bool:
-        """Put a connection back after an error. Returns False if it is lost, and then all that are idle with it."""
-        if isinstance(error, psycopg2.Error) and not connection.closed and not ends_session(error):
-            self._idle.append(connection)
-            return True
-        connection.close()
-        self.close()
-        return False
-
 
 class _Transaction:
     """What runs together on one connection."""
 
-    def __init__(self, connection: Any, schema: str | None) -> None:
-        self._connection = connection
+    def __init__(self, session: Session, schema: str | None) -> None:
+        self._session = session
         self.schema = schema
 
     def run(self, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        return _run(self._connection, statement, values)
+        return self._session.run(statement, values)
 
     @contextmanager
     def together(self) -> Iterator[Executor]:
@@ -130,11 +118,3 @@ def _sentence(error: psycopg2.Error) -> str:
     if sqlstate_of(error) is not None:
         return f"{unfit_database(error)}."
     return f"{unfit_database(error)}: {' '.join(str(error).split()) or type(error).__name__}."
-
-
-def _run(connection: Any, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
-    with connection.cursor() as cursor:
-        cursor.execute(for_psycopg(statement), values or {})
-        if cursor.description is None:
-            return ()
-        return list(map(row_of(tuple(column.name for column in cursor.description))._make, cursor.fetchall()))

@@ -29,6 +29,17 @@ class Executor(Protocol):
         ...
 
 
+def names_of(statement: str) -> list[str]:
+    """The values that a statement names, each once."""
+    return list(dict.fromkeys(_VALUE.findall(statement)))
+
+
+def numbered(statement: str) -> str:
+    """The statement with `$1` for the first of those, as PostgreSQL prepares it."""
+    numbers = {name: f"${number}" for number, name in enumerate(names_of(statement), 1)}
+    return _VALUE.sub(lambda found: numbers[found[1]], statement)
+
+
 @cache
 def for_psycopg(statement: str) -> str:
     """The statement with its values as psycopg writes them."""
