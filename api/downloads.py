@@ -10,12 +10,12 @@ from fastapi.responses import StreamingResponse
 
 from reprieve.api.access import MayRead
 from reprieve.api.desks import Desk, LogDesk
-from reprieve.api.logs import LISTED_GAPS, ChunkRecord, GapRecord, refuse_if_gone
+from reprieve.api.logs import LISTED_GAPS, ChunkRecord, GapRecord
 from reprieve.api.problems import answers
 from reprieve.api.ranges import ByteRange, parse_range
 from reprieve.models.chunks import STREAM_NAME, Chunk
-from reprieve.models.errors import LogLost
-from reprieve.models.gaps import Gap, Why
+from reprieve.models.errors import LogLost, RunNotFound
+from reprieve.models.gaps import Gap, Why, refuse_if_gone
 from reprieve.models.sequences import SeqRanges
 from reprieve.workers.bootstrap import Services
 
@@ -106,19 +106,27 @@ async def output(
         **answers(401, 403, 404, 410, 422, 503),
     },
 )
-async def lines(run_id: UUID, attempt: Annotated[int, Path(ge=1, le=2**31 - 1)], desk: LogDesk) -> Response:
+async def lines(
+    run_id: UUID,
+    attempt: Annotated[int, Path(ge=1, le=2**31 - 1)],
+    desk: LogDesk,
+    after: Annotated[int, Query(ge=0, le=2**62, description="After this sequence number.")] = 0,
+) -> Response:
     """All of an attempt's log, a line of JSON for each chunk, for each gap in its place, and a last one.
 
-    The last line has `whole`, and how many `chunks` and `gaps` there were: a download without it was cut off.
+    The last line has `whole`, and how many `chunks` and `gaps` there were: a download without it was cut off, and goes
+    on `after` the number of its last chunk or gap.
     """
-    found = await desk.serve(_measure, run_id, attempt, None)
+    found = await desk.serve(_measure, run_id, attempt, None, after)
     headers = found.headers | {"Content-Disposition": f'inline; filename="{run_id}-{attempt}.ndjson"'}
-    return StreamingResponse(_served(desk, _lines_of(desk.services, run_id, attempt)), 200, headers, media_type=NDJSON)
+    return StreamingResponse(
+        _served(desk, _lines_of(desk.services, run_id, attempt, after)), 200, headers, media_type=NDJSON
+    )
 
 
-def _lines_of(wired: Services, run_id: UUID, attempt: int) -> Iterator[bytes]:
+def _lines_of(wired: Services, run_id: UUID, attempt: int, after: int) -> Iterator[bytes]:
     chunks = gaps = 0
-    for item in _items_of(wired, run_id, attempt, None):
+    for item in _items_of(wired, run_id, attempt, None, after):
         if isinstance(item, Gap):
             gaps += 1
             yield b'{"gap":%s}\n' % GapRecord.of(item).model_dump_json().encode()
@@ -128,14 +136,14 @@ def _lines_of(wired: Services, run_id: UUID, attempt: int) -> Iterator[bytes]:
     yield b'{"end":{"whole":%s,"chunks":%d,"gaps":%d}}\n' % (b"false" if gaps else b"true", chunks, gaps)
 
 
-def _measure(wired: Services, run_id: UUID, attempt: int, stream: str | None) -> Download:
-    """What a download will bring; raises where nothing of it is left."""
+def _measure(wired: Services, run_id: UUID, attempt: int, stream: str | None, after: int = 0) -> Download:
+    """What a download will bring; raises where nothing of it is left. A part of one says by its gaps what is gone."""
     run = wired.runs.get(run_id)
     if attempt > run.attempt:
-        raise HTTPException(404, f"Run {run_id} has no attempt {attempt} (yet): it has had {run.attempt}.")
+        raise RunNotFound(f"Run {run_id} has no attempt {attempt} (yet): it has had {run.attempt}.")
     size, anything, of_stream = 0, False, False
     gaps: list[Gap] = []
-    for item in _items_of(wired, run_id, attempt, None):
+    for item in _items_of(wired, run_id, attempt, None, after):
         if isinstance(item, Gap):
             gaps.append(item)
         else:
@@ -144,13 +152,13 @@ def _measure(wired: Services, run_id: UUID, attempt: int, stream: str | None) ->
                 of_stream = True
                 size += len(item.data)
     gone = [gap for gap in gaps if gap.why in (Why.REMOVED, Why.LOST)]
-    if not of_stream and (gone or not anything):
+    if not (of_stream or after) and (gone or not anything):
         refuse_if_gone(run_id, attempt, gone or gaps)
     return Download(size, gaps)
 
 
-def _items_of(wired: Services, run_id: UUID, attempt: int, stream: str | None) -> Iterator[Chunk | Gap]:
-    items = wired.log_of(run_id).stored(attempt)
+def _items_of(wired: Services, run_id: UUID, attempt: int, stream: str | None, after: int = 0) -> Iterator[Chunk | Gap]:
+    items = wired.log_of(run_id).stored(attempt, after)
     return (item for item in items if stream is None or isinstance(item, Gap) or item.stream == stream)
 
 

@@ -5,15 +5,15 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from reprieve.api.access import MayRead
 from reprieve.api.desks import LogDesk
 from reprieve.api.problems import answers
 from reprieve.models.chunks import Chunk
-from reprieve.models.errors import LogLost, LogRemoved
-from reprieve.models.gaps import Gap, Why
+from reprieve.models.errors import RunNotFound
+from reprieve.models.gaps import Gap, Why, refuse_if_gone
 from reprieve.models.sequences import MAX_SEQ, SeqRanges
 from reprieve.workers.bootstrap import Services
 
@@ -88,7 +88,7 @@ def _page(wired: Services, run_id: UUID, attempt: int | None, after: int, limit:
     run = wired.runs.get(run_id)
     number = attempt or max(run.attempt, 1)
     if number > max(run.attempt, 1):
-        raise HTTPException(404, f"Run {run_id} has no attempt {number} (yet): it has had {run.attempt}.")
+        raise RunNotFound(f"Run {run_id} has no attempt {number} (yet): it has had {run.attempt}.")
     of_attempt = run.attempts[number - 1] if run.attempts else None
     chunks, gaps = _part(wired, run_id, number, after, limit) if of_attempt else ([], [])
     if gaps and not chunks and not wired.logs.read(run_id, number, 0, 1):
@@ -120,12 +120,3 @@ def _part(wired: Services, run_id: UUID, attempt: int, after: int, limit: int) -
             return chunks, [gap for gap in gaps if gap.first < chunks[-1].seq]
         chunks.append(item)
     return chunks, gaps
-
-
-def refuse_if_gone(run_id: UUID, attempt: int, gaps: list[Gap]) -> None:
-    """Where nothing is left of what was there, say so: that is no empty log, and not to be tried again."""
-    reasons, whose = {gap.why for gap in gaps}, f"The log of run {run_id}, attempt {attempt},"
-    if Why.REMOVED in reasons:
-        raise LogRemoved(f"{whose} was removed, since it was older than the retention.")
-    if reasons and Why.LATE not in reasons:
-        raise LogLost(f"{whose} is lost: nothing of it can be read any more. `explain` says what is known of it.")

@@ -1,7 +1,6 @@
 """Every error as a problem document (RFC 9457): what is wrong, and what to do."""
 
 import logging
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -14,41 +13,23 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
-from reprieve.models.errors import (
-    IdempotencyConflict,
-    InvalidRequest,
-    LogLost,
-    LogRemoved,
-    LogUnavailable,
-    ReprieveError,
-    RunNotFound,
-    TokenRefused,
-    UnknownAdapter,
-)
+from reprieve.models.errors import ReprieveError
 from reprieve.models.faults import is_unfit, sqlstate_of
+from reprieve.models.problems import PREFIX, STATUSES, answered_as, name_of
 from reprieve.stores.migrate import database_trouble
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+#: Fields that a problem names at the most: of a batch, thousands may be wrong.
+FIELDS_NAMED = 20
+
 #: The SQLSTATE of a read-only transaction.
 READ_ONLY = "25006"
 
 #: Seconds after which a client may repeat a request that could not be answered.
 RETRY_AFTER = 5
-
-#: The status of each error that a client can cause; any other is our fault.
-STATUSES: Mapping[type[ReprieveError], int] = {
-    RunNotFound: 404,
-    IdempotencyConflict: 409,
-    InvalidRequest: 422,
-    UnknownAdapter: 422,
-    TokenRefused: 401,
-    LogRemoved: 410,
-    LogLost: 410,
-    LogUnavailable: 503,
-}
 
 
 class WrongField(BaseModel):
@@ -61,21 +42,17 @@ class WrongField(BaseModel):
 class Problem(BaseModel):
     """A problem document."""
 
-    type: str = Field(examples=["urn:reprieve:problem:not-found"])
+    type: str = Field(examples=["urn:reprieve:problem:run-not-found"])
     title: str = Field(examples=["Not Found"])
     status: int = Field(examples=[404])
     detail: str = Field(examples=["There is no run 01997a5e-7d5c-7000-8000-000000000000."])
     errors: list[WrongField] = []
 
 
-#: Answers that share a status and that a program may have to distinguish.
-KINDS: Mapping[type[Exception], str] = {LogRemoved: "log-removed", LogLost: "log-lost"}
-
-
-def problem(status: int, detail: str, errors: list[WrongField] | None = None, kind: str | None = None) -> JSONResponse:
+def problem(status: int, detail: str, errors: list[WrongField] | None = None, name: str | None = None) -> JSONResponse:
     title = HTTPStatus(status).phrase
     body = Problem(
-        type=f"urn:reprieve:problem:{kind or title.lower().replace(' ', '-')}",
+        type=PREFIX + (name or title.lower().replace(" ", "-")),
         title=title,
         status=status,
         detail=detail,
@@ -110,8 +87,8 @@ def install(app: FastAPI) -> None:
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
-    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
-    return problem(status, str(error), kind=KINDS.get(type(error)))
+    kind = answered_as(error)
+    return problem(STATUSES[kind], str(error), name=name_of(kind)) if kind else problem(500, str(error))
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
@@ -119,8 +96,9 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     wrong = [
         WrongField(field=".".join(str(part) for part in one["loc"]), detail=str(one["msg"])) for one in error.errors()
     ]
-    message = "; ".join(f"{one.field}: {one.detail}" for one in wrong)
-    return problem(422, f"The request cannot be taken: {message}.", wrong)
+    named, more = wrong[:FIELDS_NAMED], len(wrong) - FIELDS_NAMED
+    message = "; ".join(f"{one.field}: {one.detail}" for one in named) + (f"; and {more} more" if more > 0 else "")
+    return problem(422, f"The request cannot be taken: {message}.", named)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

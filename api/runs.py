@@ -1,5 +1,6 @@
 """Runs over HTTP: asked for, listed, looked at, cancelled; and their events."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from reprieve.api.access import MayRead, MayRun, Wired
 from reprieve.api.problems import answers
 from reprieve.client.enqueue import enqueue_each
-from reprieve.models.records import EventRecord, ExplanationRecord, Run
-from reprieve.models.requests import RunRequest
+from reprieve.models.errors import InvalidRequest
+from reprieve.models.records import EnqueuedRun, EnqueuedRuns, EventRecord, ExplanationRecord, Run, RunPage
+from reprieve.models.requests import MOST_AT_ONCE, RunRequest
 from reprieve.models.status import Status
 from reprieve.workers import tracing
 from reprieve.workers.cancel import cancel_run
@@ -45,13 +47,21 @@ class WantedRun(BaseModel):
     labels: dict[str, str] = Field(default={}, description="For filters and for people.")
     max_runtime_seconds: float | None = Field(default=None, description="Ends an attempt that takes longer.")
     max_attempts: int = Field(default=1, description="How often it may be started if its worker is lost.")
+    idempotency_key: str | None = Field(default=None, description="As the header, and for text that no header holds.")
+
+    @property
+    def asked(self) -> RunRequest:
+        return RunRequest(
+            self.adapter, self.config, self.labels, self.max_runtime_seconds, self.max_attempts, self.idempotency_key
+        )
 
 
-class RunPage(BaseModel):
-    """Runs, the newest first."""
+class WantedRuns(BaseModel):
+    """Runs to be started, all of them or none."""
 
-    runs: list[Run]
-    next: UUID | None = Field(description="`before` of the next page; null on the last.")
+    model_config = ConfigDict(extra="forbid")
+
+    runs: list[WantedRun] = Field(max_length=MOST_AT_ONCE)
 
 
 class Events(BaseModel):
@@ -86,18 +96,32 @@ def create(
     wanted: WantedRun, request: Request, response: Response, wired: Wired, idempotency_key: RunKey = None
 ) -> Run:
     """Start a run: 201 and its address, or 200 with the run that the idempotency key gave before."""
-    asked = RunRequest(
-        wanted.adapter,
-        wanted.config,
-        labels=wanted.labels,
-        max_runtime=wanted.max_runtime_seconds,
-        max_attempts=wanted.max_attempts,
-        idempotency_key=idempotency_key,
-    )
+    asked = replace(wanted.asked, idempotency_key=_key(idempotency_key, wanted.idempotency_key))
     ((run, is_new),) = enqueue_each([asked], wired.database, caller=tracing.caller_of(request.headers))
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run
+
+
+@router.post(
+    "/batch",
+    dependencies=[MayRun],
+    response_model=EnqueuedRuns,
+    responses=answers(400, 401, 403, 409, 413, 422, 503),
+)
+def create_batch(wanted: WantedRuns, request: Request, wired: Wired) -> Response:
+    """Start many runs, or none of them: `idempotency_key` of each gives the same run again."""
+    asked = [each.asked for each in wanted.runs]
+    found = enqueue_each(asked, wired.database, caller=tracing.caller_of(request.headers))
+    told = EnqueuedRuns(runs=[EnqueuedRun(is_new=is_new, run=run) for run, is_new in found])
+    # Made here, on a thread: thousands of runs as JSON would hold up all that the event loop serves.
+    return Response(told.model_dump_json(), media_type="application/json")
+
+
+def _key(header: str | None, field: str | None) -> str | None:
+    if None not in (header, field) and header != field:
+        raise InvalidRequest("idempotency_key is another than the header Idempotency-Key says; give one of them.")
+    return header if field is None else field
 
 
 @router.get("", dependencies=[MayRead], responses=answers(401, 403, 422, 503))

@@ -14,7 +14,7 @@ from reprieve.adapters.kinds import find_kind, validate_config
 from reprieve.client.link import link
 from reprieve.models.errors import InvalidRequest, ReprieveError
 from reprieve.models.records import Run
-from reprieve.models.requests import NewRun, RunRequest
+from reprieve.models.requests import NewRun, RunRequest, asked_for
 from reprieve.stores.runs.insertion import insert
 from reprieve.stores.statements import Executor
 from reprieve.workers import tracing
@@ -22,8 +22,7 @@ from reprieve.workers import tracing
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-#: Runs that are asked for in one call at the most; and mistakes that are named.
-MOST_AT_ONCE = 10_000
+#: Mistakes that are named of the runs that are asked for in one call.
 MISTAKES_NAMED = 10
 
 
@@ -75,19 +74,6 @@ def _enqueue(requests: Sequence[RunRequest], within: object) -> list[tuple[Run, 
 def _at_once(announce: Callable[[], None]) -> None:
     """After the commit of a statement that is a transaction of its own."""
     announce()
-
-
-def asked_for(requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[RunRequest]:
-    """These requests, whatever form they have. Raises `InvalidRequest`, naming the place of what is none."""
-    asked = []
-    for place, given in enumerate(requests):
-        if place == MOST_AT_ONCE:
-            raise InvalidRequest(f"More than {MOST_AT_ONCE:,} runs are asked for at once; ask for them in parts.")
-        try:
-            asked.append(RunRequest.of(given))
-        except InvalidRequest as error:
-            raise InvalidRequest(f"Run {place}: {error}") from None
-    return asked
 
 
 def enqueue_each(

@@ -39,11 +39,19 @@ class RunNotFound(ReprieveError):
     """Raised when no run, or more than one, answers to an id or the beginning of one."""
 
 
+class NotAllowed(ReprieveError, PermissionError):
+    """Raised by a client over HTTP whose token is unknown, or has too small a scope for what it asked."""
+
+
 class Unavailable(ReprieveError, ConnectionError):
     """Raised by a client that got no answer, or none that says anything, for as long as it tries.
 
     What it asked may have been done. It can be asked again: an idempotency key gives the same run.
     """
+
+
+class StillRunning(ReprieveError, TimeoutError):
+    """Raised by `wait_for` when the time is over and the run has not ended. The run goes on."""
 
 
 class InvalidChunk(ReprieveError):

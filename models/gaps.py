@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from uuid import UUID
+
+from reprieve.models.errors import LogLost, LogRemoved
 
 
 class Why(StrEnum):
@@ -39,3 +42,12 @@ class Gap:
     last: int
     #: As of when it was read: the same gap may be late now, and missing later.
     why: Why = field(default=Why.MISSING, compare=False)
+
+
+def refuse_if_gone(run_id: UUID, attempt: int, gaps: list[Gap]) -> None:
+    """Where nothing is left of what was there, say so: that is no empty log, and not to be tried again."""
+    reasons, whose = {gap.why for gap in gaps}, f"The log of run {run_id}, attempt {attempt},"
+    if Why.REMOVED in reasons:
+        raise LogRemoved(f"{whose} was removed, since it was older than the retention.")
+    if reasons and Why.LATE not in reasons:
+        raise LogLost(f"{whose} is lost: nothing of it can be read any more. `explain` says what is known of it.")

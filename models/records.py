@@ -76,6 +76,26 @@ class Run(RowRecord):
         return any(attempt.late_output_at or attempt.late_result_at for attempt in self.attempts)
 
 
+class RunPage(Record):
+    """Runs, the newest first."""
+
+    runs: list[Run]
+    next: UUID | None = Field(description="`before` of the next page; null on the last.")
+
+
+class EnqueuedRun(Record):
+    """A run that was asked for."""
+
+    is_new: bool = Field(description="Whether this request made it; false where its idempotency key gave it before.")
+    run: Run
+
+
+class EnqueuedRuns(Record):
+    """Runs that were asked for at once, in the order in which they were."""
+
+    runs: list[EnqueuedRun]
+
+
 class EventRecord(RowRecord):
     """What happened to a run."""
 

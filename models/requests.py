@@ -1,7 +1,7 @@
 """What a run is asked for with, and what is refused of it before anything is written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any, Self
@@ -14,6 +14,8 @@ from reprieve.models.text import is_plain_text, shown
 MAX_LABELS = 16
 MAX_LABEL_LENGTH = 128
 MAX_KEY_LENGTH = 255
+#: Runs that are asked for in one call at the most.
+MOST_AT_ONCE = 10_000
 #: A longer limit is none.
 MAX_RUNTIME = timedelta(days=3650)
 
@@ -47,6 +49,19 @@ class RunRequest:
     def name(self) -> str:
         """What a person may find it by among others; empty for one without a key."""
         return f" (idempotency_key {shown(repr(self.idempotency_key))})" if self.idempotency_key is not None else ""
+
+
+def asked_for(requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[RunRequest]:
+    """These requests, whatever form they have. Raises `InvalidRequest`, naming the place of what is none."""
+    asked = []
+    for place, given in enumerate(requests):
+        if place == MOST_AT_ONCE:
+            raise InvalidRequest(f"More than {MOST_AT_ONCE:,} runs are asked for at once; ask for them in parts.")
+        try:
+            asked.append(RunRequest.of(given))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"Run {place}: {error}") from None
+    return asked
 
 
 @dataclass(frozen=True, slots=True)

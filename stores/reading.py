@@ -56,6 +56,16 @@ class LogReader:
                 if event.block is not None:
                     yield from reading.take_live(event.block)
 
+    def ready(self, reading: Reading) -> list[Chunk | Gap] | None:
+        """What can be read now, for one who waits elsewhere: nothing while more is to come, None when all was read.
+
+        Raises `RunNotFound`.
+        """
+        step = reading.step(known := extents_of(self._database, self._run_id))
+        if step is Step.END:
+            return None
+        return list(self._next(reading, known.of[reading.attempt], PAGE)) if step is Step.READ else []
+
     def _next(self, reading: Reading, extent: Extent, at_once: int) -> Iterator[Chunk | Gap]:
         attempt = reading.attempt
         items = reading.take(self._logs.read(self._run_id, attempt, reading.seq, at_once), extent)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -116,10 +116,22 @@ def servers(tmp_path_factory: pytest.TempPathFactory, _clean_environment: None, 
 
 
 @pytest.fixture
-def services(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+def services(servers: Servers, tmp_path: Path) -> Iterator[Services]:
     """Services at the real timings over empty tables and an empty Redis; `enqueue_run` uses them too."""
-    monkeypatch.setenv("REPRIEVE_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("REPRIEVE_NODE_NAME", "test-host")
+    with fresh_services(servers, tmp_path) as wired:
+        yield wired
+
+
+@contextmanager
+def fresh_services(servers: Servers, folder: Path) -> Iterator[Services]:
+    """The same for as long as the block lasts, for tests that share them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRIEVE_DATA_DIR", str(folder / "data"))
+        patch.setenv("REPRIEVE_NODE_NAME", "test-host")
+        yield from _wired(servers)
+
+
+def _wired(servers: Servers) -> Iterator[Services]:
     wired = bootstrap.build(load_settings())
     with wired.database.begin() as connection:
         # What a killed process of the test before had begun may go on for a moment, and must not meet this.

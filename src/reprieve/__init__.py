@@ -1,10 +1,11 @@
-"""Reprieve supervises fleets of long jobs on Celery. What a service needs to start and cancel runs is here.
+"""Reprieve supervises fleets of long jobs on Celery. What a service needs to start, follow and cancel runs is here.
 
-    from reprieve import cancel_run, enqueue_run
+    from reprieve import cancel_run, enqueue_run, wait_for
 
     run = enqueue_run("process", {"command": ["make", "report"]}, labels={"team": "data"}, max_runtime=3600)
-    cancel_run(run.id)
+    ended = wait_for(run, timeout=4000)
 
+`reprieve.aio` has the same for asyncio, `reprieve.client` for services that have no way to the database, over HTTP.
 Adapters are written against `reprieve.adapters.protocol`. Every other module is internal and may change in any release.
 Each name is imported when it is first used: importing this package alone loads nothing else.
 """
@@ -14,47 +15,76 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reprieve.client.enqueue import enqueue_run, enqueue_runs
+    from reprieve.client.logs import follow_log, read_log
+    from reprieve.client.runs import cancel_run, get_run, list_runs, wait_for
     from reprieve.models.errors import (
         IdempotencyConflict,
         InvalidRequest,
+        LogLost,
+        LogRemoved,
+        LogUnavailable,
+        NotAllowed,
         ReprieveError,
         RunNotFound,
         SettingsError,
+        StillRunning,
         Unavailable,
         UnknownAdapter,
     )
+    from reprieve.models.gaps import Gap
+    from reprieve.models.output import Output
     from reprieve.models.records import Run
     from reprieve.models.requests import RunRequest
     from reprieve.models.status import Status
-    from reprieve.workers.cancel import cancel_run
 
 __all__ = [
+    "Gap",
     "IdempotencyConflict",
     "InvalidRequest",
+    "LogLost",
+    "LogRemoved",
+    "LogUnavailable",
+    "NotAllowed",
+    "Output",
     "ReprieveError",
     "Run",
     "RunNotFound",
     "RunRequest",
     "SettingsError",
     "Status",
+    "StillRunning",
     "Unavailable",
     "UnknownAdapter",
     "cancel_run",
     "enqueue_run",
     "enqueue_runs",
+    "follow_log",
+    "get_run",
+    "list_runs",
+    "read_log",
+    "wait_for",
 ]
 
 _MODULES = {
+    "Gap": "reprieve.models.gaps",
+    "Output": "reprieve.models.output",
     "Run": "reprieve.models.records",
     "RunRequest": "reprieve.models.requests",
     "Status": "reprieve.models.status",
-    "cancel_run": "reprieve.workers.cancel",
+    "cancel_run": "reprieve.client.runs",
     "enqueue_run": "reprieve.client.enqueue",
     "enqueue_runs": "reprieve.client.enqueue",
+    "follow_log": "reprieve.client.logs",
+    "get_run": "reprieve.client.runs",
+    "list_runs": "reprieve.client.runs",
+    "read_log": "reprieve.client.logs",
+    "wait_for": "reprieve.client.runs",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("aio", "client"):
+        return import_module(f"{__name__}.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_MODULES.get(name, "reprieve.models.errors")), name)

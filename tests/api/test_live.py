@@ -16,8 +16,8 @@ from reprieve.models.work import End, Outcome, Work
 from reprieve.stores.hints import LiveEvents
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
-from tests.api.conftest import Served
 from tests.support.rows import chunk, ingest, new_run, running
+from tests.support.served import Served
 from tests.support.sse import Event, stream
 from tests.support.waiting import eventually
 

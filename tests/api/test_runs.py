@@ -44,6 +44,33 @@ def test_the_same_idempotency_key_gives_the_same_run_and_other_work_is_a_conflic
     assert "use a new key" in other.json()["detail"]
 
 
+def test_a_key_may_be_in_the_body_where_it_may_hold_what_no_header_can(client: TestClient) -> None:
+    key = "отчёт 42"
+    first, again = (client.post("/v1/runs", json=RUN | {"idempotency_key": key}) for _ in range(2))
+    assert (first.status_code, again.status_code, again.json()) == (201, 200, first.json())
+    header = {"Idempotency-Key": "tuesday"}
+    assert client.post("/v1/runs", json=RUN | {"idempotency_key": "tuesday"}, headers=header).status_code == 201
+    differ = client.post("/v1/runs", json=RUN | {"idempotency_key": "monday"}, headers=header)
+    assert (differ.status_code, "give one of them" in differ.json()["detail"]) == (422, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        (f"/v1/runs/{UUID(int=7)}", None, "run-not-found"),
+        ("/v1/nothing", None, "not-found"),
+        ("/v1/runs", RUN | {"adapter": "proces"}, "unknown-adapter"),
+        ("/v1/runs", RUN | {"max_attempts": 0}, "invalid-request"),
+        ("/v1/runs", RUN | {"max_attempts": "x"}, "unprocessable-entity"),
+    ],
+)
+def test_a_problem_names_the_error_that_it_is_to_a_direct_caller(
+    client: TestClient, path: str, body: dict[str, Any] | None, named: str
+) -> None:
+    answer = client.post(path, json=body) if body else client.get(path)
+    assert answer.json()["type"] == f"urn:reprieve:problem:{named}"
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -170,6 +197,49 @@ def test_a_run_is_explained_in_sentences_and_as_data(client: TestClient, service
     assert (told["run"]["status"], told["logs"][0]["chunks"], told["sparings"]) == ("running", 0, [])
 
 
+# -- many at once
+
+
+def test_a_batch_is_answered_with_each_run_in_order_and_whether_it_is_new(
+    client: TestClient, services: Services
+) -> None:
+    wanted = [RUN | {"idempotency_key": "monday"}, RUN | {"max_attempts": 2}, RUN | {"idempotency_key": "monday"}]
+    before = client.post("/v1/runs", json=wanted[0]).json()
+    answer = client.post("/v1/runs/batch", json={"runs": wanted})
+    told = answer.json()["runs"]
+    assert (answer.status_code, [one["is_new"] for one in told]) == (200, [False, True, False])
+    assert told[0]["run"] == told[2]["run"] == before
+    assert client.get(f"/v1/runs/{told[1]['run']['id']}").json() == told[1]["run"]
+    assert len(services.records.newest()) == 2
+    assert client.post("/v1/runs/batch", json={"runs": []}).json() == {"runs": []}
+
+
+@pytest.mark.parametrize(
+    ("batch", "status", "said"),
+    [
+        (
+            {"runs": [RUN, RUN | {"adapter": "proces", "idempotency_key": "k"}]},
+            422,
+            "Run 1 (idempotency_key 'k'): ",
+        ),
+        ({"runs": [RUN, RUN | {"labels": {"team": 1}}]}, 422, "body.runs.1.labels.team"),
+        ({"runs": [RUN, RUN | {"shell": True}]}, 422, "body.runs.1.shell"),
+        ({"runs": [{}] * 5000}, 422, "and 9980 more"),
+        ({"runs": [0] * 10_001}, 422, "at most 10000 items"),
+        ({"runs": RUN}, 422, "body.runs"),
+        ({"runs": [], "all": True}, 422, "body.all"),
+        ({"runs": [RUN | {"labels": {"team": "x" * 2_100_000}}]}, 413, "send less at once"),
+    ],
+)
+def test_a_batch_that_cannot_be_taken_says_where_and_nothing_of_it_is_written(
+    client: TestClient, services: Services, batch: dict[str, Any], status: int, said: str
+) -> None:
+    answer = client.post("/v1/runs/batch", json=batch)
+    assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.text[:500]
+    assert len(answer.content) < 10_000
+    assert services.records.newest() == []
+
+
 # -- logs
 
 
@@ -188,6 +258,18 @@ def test_a_log_is_read_in_pages_and_every_byte_is_in_it(client: TestClient, serv
     finish(services, [End.by_result(work.fence, Outcome(), 3)])
     last = client.get(path, params={"after": 3}).json()
     assert (last["chunks"], last["ended"], last["last_seq"], last["next_after"]) == ([], True, 3, 3)
+
+
+def test_all_of_a_log_goes_on_behind_any_number(client: TestClient, services: Services) -> None:
+    work = running(services)
+    ingest(services, [chunk(work, seq) for seq in (1, 2, 5)])
+    finish(services, [End.by_result(work.fence, Outcome(), 5)])
+    path = f"/v1/runs/{work.run_id}/attempts/1/log.ndjson"
+    whole = client.get(path).text.splitlines()
+    assert [line.partition(":")[0] for line in whole] == ['{"seq"', '{"seq"', '{"gap"', '{"seq"', '{"end"']
+    assert client.get(path, params={"after": 1}).text.splitlines()[:-1] == whole[1:-1]
+    assert client.get(path, params={"after": 4}).text.splitlines()[:-1] == whole[3:-1]
+    assert client.get(path, params={"after": 5}).text.splitlines() == ['{"end":{"whole":true,"chunks":0,"gaps":0}}']
 
 
 def test_a_run_that_no_worker_has_taken_has_an_empty_log(client: TestClient, services: Services) -> None:

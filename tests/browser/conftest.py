@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.api.conftest import Served, served
+from tests.api.conftest import served
+from tests.support.served import Served
 
 __all__ = ["served"]
 

@@ -12,8 +12,8 @@ from reprieve.models.access import Scope
 from reprieve.models.work import End, Outcome
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
-from tests.api.conftest import Served
 from tests.support.rows import chunk, ingest, running
+from tests.support.served import Served
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]

@@ -17,10 +17,10 @@ from reprieve.models.work import End, Outcome
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
-from tests.api.conftest import Served
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
 from tests.support.rows import age, chunk, happened, ingest, new_run, running, status_of, watch_for
+from tests.support.served import Served
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]

@@ -167,10 +167,10 @@ def test_a_fastapi_that_is_killed_between_commit_and_message_has_its_run(
 def test_the_code_of_the_docs_and_the_example_adapter_pass_a_strict_type_checker(tmp_path: Path) -> None:
     blocks = [
         block
-        for page in ("README.md", "docs/from_your_service.md")
+        for page in ("README.md", "docs/from_your_service.md", "docs/clients.md")
         for block in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
     ]
-    assert len(blocks) == 3
+    assert len(blocks) == 6
     for number, block in enumerate(blocks):
         (tmp_path / f"block_{number}.py").write_text(block)
     # Django has no types of its own.
@@ -178,4 +178,4 @@ def test_the_code_of_the_docs_and_the_example_adapter_pass_a_strict_type_checker
     files = [*sorted(tmp_path.glob("*.py")), ROOT / "docs" / "examples" / "adapter" / "reprieve_jobserver.py"]
     command = [sys.executable, "-m", "mypy", *options, *files]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
-    assert done.stdout == "Success: no issues found in 4 source files\n", done.stdout + done.stderr
+    assert done.stdout == "Success: no issues found in 7 source files\n", done.stdout + done.stderr

@@ -27,10 +27,11 @@ from reprieve.models.connections import (
 )
 from reprieve.stores.embedded.address import choose_port
 from reprieve.workers.bootstrap import Services
-from tests.api.conftest import Served, served
+from tests.api.conftest import served
 from tests.support.http import TOKEN, bearer
 from tests.support.processes import Process, spawn
 from tests.support.remote import lines, remote_with_token
+from tests.support.served import Served
 from tests.support.waiting import answers, eventually
 
 pytestmark = pytest.mark.row("E11")

@@ -33,11 +33,12 @@ from reprieve.workers.closing import close_log
 from reprieve.workers.explaining import explain
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
-from tests.api.conftest import Served
 from tests.support import sse
+from tests.support.http import opened
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.remote import remote_with_token
 from tests.support.rows import age, chunk, expire_key, ingest, running, status_of, updated_at, watch_for
+from tests.support.served import Served
 from tests.support.waiting import eventually
 from tests.unit.test_reaping import NOW, TIMING, suspect
 
@@ -70,7 +71,7 @@ def wired(services: Services, store: ObjectStore) -> Services:
 
 @contextmanager
 def serving(services: Services) -> Iterator[Served]:
-    made = Served(services)
+    made = Served(opened(services))
     made.start()
     try:
         yield made

@@ -20,11 +20,12 @@ from reprieve.models.errors import SettingsError
 from reprieve.stores.embedded.address import choose_port
 from reprieve.stores.tokens import OWN_TOKEN, make_own_token, own_token
 from reprieve.workers.bootstrap import Services
-from tests.api.conftest import Served, served
+from tests.api.conftest import served
 from tests.support.forking import REPRIEVE
 from tests.support.http import LOCAL, bearer, with_token
 from tests.support.processes import Process, run_command, spawn
 from tests.support.rows import new_run
+from tests.support.served import Served
 from tests.support.waiting import answers, eventually
 
 __all__ = ["served"]

@@ -94,6 +94,7 @@ def test_the_wheel_holds_one_top_level_name_and_every_file_of_each_room(built: P
     assert len(ours) > 100
     assert {name for name in found if name.startswith("reprieve/")} - ours == {
         "reprieve/__init__.py",
+        "reprieve/aio.py",
         "reprieve/py.typed",
     }
     assert ours <= set(found)

@@ -1,0 +1,184 @@
+"""The client that waits: it carries out plans on its caller's thread."""
+
+import os
+import time
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from datetime import timedelta
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from reprieve.client.arguments import RunFilter, SomeRun, check_place, id_of
+from reprieve.client.backoff import Backoff, Waiting
+from reprieve.client.http import calls, plans
+from reprieve.client.http.address import Address, answer_of, why
+from reprieve.client.http.steps import Answer, Give, Lost, Open, Pause, Plan, Receive, Send, Step, advance
+from reprieve.models.output import LogItem
+from reprieve.models.records import Run
+from reprieve.models.requests import RunRequest, asked_for
+from reprieve.models.status import Status
+
+T = TypeVar("T")
+
+
+class Client:
+    """Starts, reads, follows and ends runs over HTTP.
+
+        with Client("https://reprieve.example.com", token) as client:
+            run = client.enqueue_run("process", {"command": ["make", "report"]})
+            ended = client.wait_for(run, timeout=600)
+
+    Each method takes, gives and raises what the function of that name in `reprieve` does, and `NotAllowed` and
+    `Unavailable` as well. A call is repeated while the API is away, for `timeout` seconds; a reader whose stream is cut
+    off comes back to its place. Threads may share a client, and both sides of a fork.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout: float = 30.0) -> None:
+        """Connects when it is first used. Raises `InvalidRequest`."""
+        self._address = Address(url, token, timeout)
+        #: By process: what was connected before a fork is the parent's.
+        self._connections: dict[int, httpx2.Client] = {}
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections of this process. The client cannot be used any more."""
+        self._is_closed = True
+        held = self._connections.pop(os.getpid(), None)
+        if held is not None:
+            held.close()
+
+    def enqueue_run(
+        self,
+        adapter: str,
+        config: Mapping[str, Any],
+        *,
+        labels: Mapping[str, str] | None = None,
+        max_runtime: float | timedelta | None = None,
+        max_attempts: int = 1,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Ask for a run, which is queued (or, for a known idempotency key, whatever it is by now)."""
+        wanted = RunRequest(adapter, config, labels, max_runtime, max_attempts, idempotency_key)
+        return self._first(plans.run(calls.enqueue_run(wanted), self._backoff))
+
+    def enqueue_runs(self, requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[Run]:
+        """Ask for many runs: all of them, or none. At most 10,000, and 2 MiB of JSON, at once."""
+        return self._first(plans.enqueue_runs(calls.enqueue_runs(asked_for(requests)), self._backoff))
+
+    def cancel_run(self, run: SomeRun) -> Run:
+        """End a run and its work; one that has ended stays as it is."""
+        return self._first(plans.run(calls.cancel_run(id_of(run)), self._backoff))
+
+    def get_run(self, run: SomeRun) -> Run:
+        """A run and its attempts."""
+        return self._first(plans.run(calls.get_run(id_of(run)), self._backoff))
+
+    def list_runs(
+        self,
+        *,
+        statuses: Collection[Status | str] = (),
+        adapter: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Generator[Run]:
+        """All runs, the newest first, or those that fit; read a page at a time."""
+        return self._given(plans.list_runs(RunFilter.of(statuses, adapter, labels), self._backoff))
+
+    def wait_for(self, run: SomeRun, *, timeout: float | None = None) -> Run:
+        """The run, once it has ended. Raises `StillRunning` after so many seconds."""
+        return self._first(plans.wait_for(id_of(run), Waiting(timeout), self._backoff))
+
+    def read_log(self, run: SomeRun, *, attempt: int | None = None, after: int = 0) -> Generator[LogItem]:
+        """What is stored of an attempt's log, the last one's by default, behind the item of this number."""
+        check_place(attempt, after)
+        return self._given(plans.read_log(id_of(run), attempt, after, self._backoff))
+
+    def follow_log(self, run: SomeRun, *, attempt: int = 1, after: int = 0) -> Generator[LogItem]:
+        """The log from this place on as it comes, of all attempts, until the run has ended."""
+        check_place(attempt, after)
+        return self._given(plans.follow_log(id_of(run), attempt, after, self._backoff))
+
+    @property
+    def _backoff(self) -> Backoff:
+        return Backoff(self._address.seconds)
+
+    def _first(self, plan: Plan[T]) -> T:
+        with closing(self._given(plan)) as given:
+            return next(given)
+
+    def _given(self, plan: Plan[T]) -> Generator[T]:
+        """Carry out a plan, and give what it gives."""
+        with closing(plan), closing(_Carrier(self._address, self._connected)) as carrier:
+            step = advance(plan, None)
+            while step is not None:
+                if isinstance(step, Give):
+                    yield step.item
+                    step = advance(plan, None)
+                else:
+                    step = advance(plan, carrier.carry_out(step))
+
+    def _connected(self) -> httpx2.Client:
+        if self._is_closed:
+            raise RuntimeError("This client is closed.")
+        process = os.getpid()
+        if process not in self._connections:
+            self._connections.setdefault(process, httpx2.Client(**self._address.options))
+        return self._connections[process]
+
+
+class _Carrier:
+    """Carries out steps, and holds the stream that is open."""
+
+    def __init__(self, address: Address, connected: Callable[[], httpx2.Client]) -> None:
+        self._address = address
+        self._connected = connected
+        self._process = os.getpid()
+        self._opened: httpx2.Response | None = None
+        self._pieces: Iterator[bytes] = iter(())
+
+    def carry_out(self, step: Step) -> Any:
+        """What comes of a step."""
+        try:
+            match step:
+                case Pause():
+                    time.sleep(step.seconds)
+                    return None
+                case Receive():
+                    return self._receive()
+                case Open():
+                    return self._open(step)
+                case Send():
+                    with closing(self._answered(step)) as response:
+                        return answer_of(response, response.read())
+        except httpx2.HTTPError as error:
+            return Lost(why(error))
+
+    def close(self) -> None:
+        """End the open stream. In a child of the process that opened it, it is the parent's."""
+        opened, self._opened = self._opened, None
+        if opened is not None and self._process == os.getpid():
+            opened.close()
+
+    def _open(self, step: Open) -> Answer:
+        self.close()
+        response = self._answered(step)
+        if response.status_code != httpx2.codes.OK:
+            with closing(response):
+                return answer_of(response, response.read())
+        self._process, self._opened, self._pieces = os.getpid(), response, response.iter_bytes()
+        return answer_of(response)
+
+    def _receive(self) -> bytes | Lost:
+        if self._process != os.getpid():
+            return Lost("the process has forked")
+        return next(self._pieces, b"")
+
+    def _answered(self, step: Send | Open) -> httpx2.Response:
+        http = self._connected()
+        return http.send(http.build_request(**self._address.of(step)), stream=True)

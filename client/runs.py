@@ -1,0 +1,115 @@
+"""Looking at runs directly, in the database, and ending them. Their logs are in `logs.py`.
+
+The clients over HTTP have the same functions, by the same names; `reprieve.aio` has them for asyncio.
+"""
+
+import time
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+from uuid import UUID
+
+from reprieve.client.arguments import PAGE, RunFilter, SomeRun, id_of
+from reprieve.client.backoff import Backoff, Waiting
+from reprieve.client.link import link
+from reprieve.models.errors import LogUnavailable, ReprieveError, Unavailable
+from reprieve.models.faults import is_unfit, unfit_database
+from reprieve.models.records import Run
+from reprieve.models.status import Status
+
+T = TypeVar("T")
+
+#: Seconds for which one who waits, or follows, tries again while the database or the archive does not answer.
+TRIES_FOR = 30.0
+
+
+def get_run(run: SomeRun) -> Run:
+    """A run and its attempts, as they are now. Raises `RunNotFound` and `Unavailable`."""
+    return link().records.get(id_of(run))
+
+
+def cancel_run(run: SomeRun) -> Run:
+    """End a run that has not ended: tell its producer to stop and terminate its work. Returns it as it is then.
+
+    The beginning or the end of its id will do. A run that had already ended stays as it is. Raises `RunNotFound` and
+    `Unavailable`.
+    """
+    from reprieve.workers import cancel  # With SQLAlchemy: only those who cancel wait for it.
+
+    with saying_what_is_away():
+        return cancel.cancel_run(run)
+
+
+def list_runs(
+    *,
+    statuses: Collection[Status | str] = (),
+    adapter: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Generator[Run]:
+    """All runs, the newest first, or those that fit: any of the statuses, the adapter, all of the labels.
+
+    They are read a page at a time, while the caller goes on. Raises `InvalidRequest`, and `Unavailable`.
+    """
+    return _listed(RunFilter.of(statuses, adapter, labels))
+
+
+def _listed(wanted: RunFilter) -> Generator[Run]:
+    page: list[Run] | None = None
+    while page is None or len(page) == PAGE:
+        page = page_of_runs(wanted, page[-1].id if page else None)
+        yield from page
+
+
+def page_of_runs(wanted: RunFilter, before: UUID | None) -> list[Run]:
+    """The next `PAGE` of these runs, from the one before this id on."""
+    return link().records.newest(
+        statuses=wanted.statuses, adapter=wanted.adapter, labels=wanted.labels, before=before, limit=PAGE
+    )
+
+
+def wait_for(run: SomeRun, *, timeout: float | None = None) -> Run:
+    """The run, once it has ended: it is looked at every 2 seconds at least. None waits for as long as that takes.
+
+    Raises `RunNotFound`, `StillRunning` if it has not ended after `timeout` seconds (it goes on), and `Unavailable`
+    while the database has not answered for half a minute.
+    """
+    run_id, waiting = id_of(run), Waiting(timeout)
+    backoff = Backoff(min(TRIES_FOR, waiting.seconds))
+    while not (found := patiently(partial(get_run, run_id), backoff)).status.is_final:
+        time.sleep(waiting.pause(found))
+    return found
+
+
+def patiently(call: Callable[[], T], backoff: Backoff) -> T:
+    """What a call returns that is made again while the database does not answer."""
+    while True:
+        try:
+            with saying_what_is_away():
+                made = call()
+        except (Unavailable, LogUnavailable) as error:
+            time.sleep(pause_after(error, backoff))
+        else:
+            backoff.reset()
+            return made
+
+
+def pause_after(error: Exception, backoff: Backoff) -> float:
+    """Seconds until the next try; raises the error if none has helped for so long."""
+    pause = backoff.pause()
+    if pause is None:
+        raise error
+    return pause
+
+
+@contextmanager
+def saying_what_is_away() -> Iterator[None]:
+    """Raise `Unavailable` for a database that is unfit just now, whatever library says so in its own words."""
+    try:
+        yield
+    except ReprieveError:
+        raise
+    except Exception as error:
+        if not is_unfit(error):
+            raise
+        raise Unavailable(f"{unfit_database(error)}.") from error
