@@ -9,7 +9,7 @@ READY := .venv/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow mutation soak test-browser test-servers test-schema failures reference docs bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-schema failures reference docs bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,20 @@ imports: setup ## The rooms: imports point toward models/
 
 test-slow: setup ## The tests that take minutes: load, every command in the docs, and the demo at 300/60/60
 	$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+LOWEST := build/lowest
+test-lowest: setup ## The client and the workers with the oldest libraries that pyproject.toml allows
+	@rm -rf $(LOWEST) && mkdir -p $(LOWEST)
+	$(BIN)/uv pip compile -q --resolution lowest-direct --python $(BIN)/python --extra worker pyproject.toml -o $(LOWEST)/versions
+	$(BIN)/uv venv -q --python $(BIN)/python $(LOWEST)/venv
+	$(BIN)/uv pip install -q --python $(LOWEST)/venv -r $(LOWEST)/versions
+	$(BIN)/uv pip install -q --python $(LOWEST)/venv -c $(LOWEST)/versions --group lowest
+	$(BIN)/uv pip install -q --python $(LOWEST)/venv --no-build-isolation --no-deps --editable .
+	$(LOWEST)/venv/bin/python -m pytest -q -m "not slow" -n 2 $(ARGS) tests/contract/test_adapters.py \
+		tests/contract/test_command_adapters.py tests/contract/test_log_store.py tests/contract/test_throttle.py \
+		$(wildcard tests/integration/test_a_run*.py tests/integration/test_enqueue*.py tests/integration/test_within*.py) \
+		tests/integration/test_refresh.py tests/integration/test_supervisor.py tests/integration/test_migrations.py \
+		tests/unit/test_settings.py tests/unit/test_waiting.py tests/unit/test_context.py tests/unit/test_journal.py
 
 test-browser: setup ## The page in a real Chromium, which is installed if it is not there (SCREENSHOTS=docs writes them)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
@@ -97,9 +111,9 @@ lock: setup ## Write the lock files anew from the ranges in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--all-extras --group dev pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
-		--extra embedded --extra flower --group build -c requirements.lock pyproject.toml -o requirements-demo.lock
+		--extra embedded --group build -c requirements.lock pyproject.toml -o requirements-demo.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
-		--extra flower --extra kubernetes --extra tracing pyproject.toml -o requirements-runtime.lock
+		--extra api --extra flower --extra kubernetes --extra tracing pyproject.toml -o requirements-runtime.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--group browser -c requirements.lock -o requirements-browser.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \

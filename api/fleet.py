@@ -12,9 +12,10 @@ from reprieve.adapters.registry import adapter_classes
 from reprieve.api.access import MayRead, Wired
 from reprieve.api.desks import HealthDesk
 from reprieve.api.problems import answers
+from reprieve.models.faults import NOT_CURRENT
 from reprieve.models.health import ailments
 from reprieve.models.records import HealthRecord
-from reprieve.stores.migrate import NOT_CURRENT, is_current
+from reprieve.stores.migrate import is_current
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.health import complaints, setbacks
 

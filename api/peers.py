@@ -4,10 +4,12 @@ import ipaddress
 import os
 import struct
 from pathlib import Path
-
-from starlette.requests import Request
+from typing import TYPE_CHECKING
 
 from reprieve.models.access import Caller
+
+if TYPE_CHECKING:  # `doctor` looks at addresses where no API is installed.
+    from starlette.requests import Request
 
 #: Where Linux lists the sockets of this network namespace with their owners: IPv4, IPv6.
 _LISTS = {4: Path("/proc/self/net/tcp"), 6: Path("/proc/self/net/tcp6")}
@@ -19,7 +21,7 @@ _End = tuple[str, int]
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def caller(request: Request) -> Caller:
+def caller(request: "Request") -> Caller:
     """The process that sent this request."""
     client, server = request.scope.get("client"), request.scope.get("server")
     near = client is not None and is_loopback(client[0])

@@ -14,9 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from reprieve.models.errors import ReprieveError
-from reprieve.models.faults import is_unfit, sqlstate_of
+from reprieve.models.faults import database_trouble, is_unfit, sqlstate_of
 from reprieve.models.problems import PREFIX, STATUSES, answered_as, name_of
-from reprieve.stores.migrate import database_trouble
 
 logger = logging.getLogger(__name__)
 

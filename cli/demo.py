@@ -22,8 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from reprieve.cli.door import page_address, token_of_up
-from reprieve.cli.render import say, terminal
+from reprieve.cli.render import terminal
 from reprieve.cli.roles import ROLES
+from reprieve.cli.sentences import say
 from reprieve.cli.stack import Stack
 from reprieve.cli.story import Story, event_text
 from reprieve.client.enqueue import enqueue_run

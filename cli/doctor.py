@@ -17,7 +17,8 @@ from reprieve.cli.checks.fleet import archive, archiving, hosts, reaper
 from reprieve.cli.checks.machine import open_files, plug_ins, settings, space, versions
 from reprieve.cli.checks.messaging import broker, queues, redis
 from reprieve.cli.checks.postgres import clocks, database, encryption, hot_updates, migrations, standbys, timeouts
-from reprieve.cli.render import say_json, terminal
+from reprieve.cli.render import terminal
+from reprieve.cli.sentences import say_json
 from reprieve.models.errors import ReprieveError
 from reprieve.models.faults import is_unfit
 from reprieve.models.text import shown

@@ -21,7 +21,7 @@ from reprieve.adapters.process import ProcessAdapter
 from reprieve.adapters.reporter import HttpTransport, Refused, Reporter
 from reprieve.adapters.spool import FILE_BYTES, Spool
 from reprieve.cli.output import SIGNAL_BASE
-from reprieve.cli.render import say
+from reprieve.cli.sentences import say
 from reprieve.models.errors import InvalidRequest, TokenRefused
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.work import Outcome, Work

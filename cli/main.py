@@ -1,21 +1,22 @@
 """The `reprieve` command. Errors are a sentence and exit status 2."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
-from reprieve.cli.commands import checks, runs, servers
-from reprieve.cli.commands.tokens import tokens
-from reprieve.cli.render import say
+from reprieve.cli.commands import checks, runs, servers, tokens
+from reprieve.cli.sentences import say
 from reprieve.cli.troubles import give_up_output, sentence_of
 from reprieve.workers.secrecy import conceal
 
+Command = Callable[..., None]
+
 #: In the order in which `--help` lists them.
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Command] = {
     "up": servers.up,
     "run": runs.run,
     "ps": runs.ps,
@@ -33,14 +34,32 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": servers.demo,
     "simulate": checks.simulate,
 }
-#: Those that hand options on to another program.
-WITH_OPTIONS_OF_OTHERS = ("run", "start", "exec")
+TOKEN_COMMANDS: dict[str, Command] = {
+    "run": tokens.token_for_run,
+    "create": tokens.token_create,
+    "list": tokens.token_list,
+    "show": tokens.token_show,
+    "revoke": tokens.token_revoke,
+}
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Supervises fleets of long jobs: no live run is reaped, no dead run lingers, no line of log is lost.",
+
+def _group(commands: Mapping[str, Command], told: str, *, with_options_of_others: Collection[str] = ()) -> typer.Typer:
+    """A group whose `--help` has the whole sentence of each command, and is written without Rich: to import that takes
+    longer than all the rest of it.
+    """
+    group = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=told)
+    for name, command in commands.items():
+        settings = {"ignore_unknown_options": name in with_options_of_others}
+        group.command(name, short_help=command.__doc__, context_settings=settings)(command)
+    return group
+
+
+app = _group(
+    COMMANDS,
+    "Supervises fleets of long jobs: no live run is reaped, no dead run lingers, no line of log is lost.",
+    with_options_of_others=("run", "start", "exec"),
 )
+app.add_typer(_group(TOKEN_COMMANDS, "Tokens: of the HTTP API, and of remote runs."), name="token")
 
 
 def _show_version(wanted: bool) -> None:
@@ -55,11 +74,6 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None: ...
-
-
-for name, command in COMMANDS.items():
-    app.command(name, context_settings={"ignore_unknown_options": name in WITH_OPTIONS_OF_OTHERS})(command)
-app.add_typer(tokens, name="token")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 
-from reprieve.cli.render import say
+from reprieve.cli.sentences import say
 from reprieve.models.chunks import Chunk
 from reprieve.models.gaps import Gap
 from reprieve.models.records import Run

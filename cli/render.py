@@ -1,10 +1,8 @@
-"""What a person reads on a terminal. Text from elsewhere is data: never markup, and no character of it acts."""
+"""Tables for a person on a terminal. Text from elsewhere is data: never markup, and no character of it acts."""
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -28,18 +26,6 @@ WIDTH = 160
 WIDEST_ADAPTER = 16
 NARROWEST = 8
 GAP = "  "
-
-
-def say(*sentences: object, problem: bool = False) -> None:
-    """Print each sentence as one line, whatever is in it; a problem on standard error, as `reprieve: …`."""
-    output = sys.stderr if problem else sys.stdout
-    for sentence in sentences:
-        print(("reprieve: " if problem else "") + shown(sentence), file=output, flush=True)
-
-
-def say_json(value: Any) -> None:
-    """Print data for a program, in ASCII: a terminal that it is looked at on takes none of it for a command."""
-    print(json.dumps(value), flush=True)
 
 
 def terminal() -> Console:

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from reprieve.stores.objects import Objects
-from reprieve.workers.settings import load_settings
-
 _CELERY = (sys.executable, "-P", "-m", "reprieve.workers")
 _WORKER = (*_CELERY, "worker", "--without-gossip", "--without-mingle", "--loglevel=INFO")
 
@@ -34,6 +31,9 @@ def start(role: str, more: Sequence[str] = ()) -> NoReturn:
     Whoever is to fill the archive does not start where there can be none: raises `LogUnavailable`.
     """
     if role == "worker-archive":
+        from reprieve.stores.objects import Objects
+        from reprieve.workers.settings import load_settings
+
         Objects(load_settings().archive_url).open()
     program, *arguments = ROLES[role]
     beside = Path(sys.executable).parent / program

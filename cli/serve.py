@@ -12,7 +12,7 @@ from reprieve.api.connections import run
 from reprieve.api.peers import is_loopback
 from reprieve.cli.door import page_address
 from reprieve.cli.listening import listen, refuse_taken
-from reprieve.cli.render import say
+from reprieve.cli.sentences import say
 from reprieve.models.access import Scope
 from reprieve.models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
 from reprieve.models.errors import SettingsError

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +10,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from reprieve.cli.render import say_json, terminal
+from reprieve.cli.extras import need
+from reprieve.cli.render import terminal
+from reprieve.cli.sentences import say_json
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.text import span
 from reprieve.simulation.plan import Guard, Plan
@@ -35,9 +36,9 @@ def run_simulate(
     """Simulate so many seeds from the plan's on; returns the exit status: 0 if nothing was against the promise."""
     if not 1 <= seeds <= MOST_SEEDS:
         raise InvalidRequest(f"--seeds {seeds} cannot be simulated; use 1 to {MOST_SEEDS}.")
-    _need("numpy", "`reprieve simulate`")
+    need("numpy", "`reprieve simulate`")
     if picture is not None:
-        _need("matplotlib", "--picture")
+        need("matplotlib", "--picture")
         if picture.suffix.lower() != ".png" or not picture.absolute().parent.is_dir():
             raise InvalidRequest(f"--picture {picture} cannot be written; name a .png file in a folder that is there.")
     compared = [_compare(replace(plan, seed=plan.seed + number), without) for number in range(seeds)]
@@ -51,11 +52,6 @@ def run_simulate(
     else:
         _tell(terminal(), compared)
     return 0 if all(one.base.is_good for one in compared) else 1
-
-
-def _need(module: str, what: str) -> None:
-    if find_spec(module) is None:
-        raise InvalidRequest(f"{what} needs {module}, which is not installed; `pip install 'reprieve[simulation]'`.")
 
 
 def _compare(plan: Plan, without: Sequence[Guard]) -> Compared:

@@ -18,9 +18,10 @@ from typing import IO, Self
 
 import psutil
 
+from reprieve.cli.extras import need
 from reprieve.cli.listening import refuse_taken
-from reprieve.cli.render import say
 from reprieve.cli.roles import ROLES
+from reprieve.cli.sentences import say
 from reprieve.models.errors import ReprieveError, SettingsError, cannot_be_written
 from reprieve.stores.addresses import forget_addresses, write_addresses
 from reprieve.stores.database import Database
@@ -139,6 +140,7 @@ class Stack:
             raise StackError(f"{server.title} is at another port, since a program has taken its own: start all anew.")
 
     def _start(self) -> None:
+        need("supervisor", "What runs everything on one machine")
         try:
             self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._cleanup.enter_context(self._alone())

@@ -16,6 +16,10 @@ class SettingsError(ReprieveError):
     """Raised when a setting is missing or makes no sense; names the setting."""
 
 
+class NotInstalled(ReprieveError):
+    """Raised when something needs a package that is not installed; names the extra that brings it."""
+
+
 def cannot_be_written(data_dir: Path, error: OSError) -> SettingsError:
     """What to say where the data folder is of no use."""
     what = "is no folder" if isinstance(error, NotADirectoryError | FileExistsError) else "cannot be written"

@@ -85,6 +85,11 @@ _SENTENCES = {
     "57P03": "The database is starting up",
 }
 
+#: What to say of a database that is not in the form that this version expects, and what to do …
+NOT_CURRENT = "The database is not in the form that this version expects; run `reprieve migrate`."
+#: … which a table, column or function that is not there shows.
+_NOT_THERE = ("42P01", "42703", "42883")
+
 
 def fault_of(error: BaseException) -> Fault:
     """What is at fault, by this error or by what it says caused it."""
@@ -127,6 +132,15 @@ def ends_all_sessions(error: BaseException) -> bool:
 def unfit_database(error: BaseException) -> str:
     """What a database that is unfit just now suffers from, as a sentence without its full stop."""
     return _SENTENCES.get(sqlstate_of(error) or "", "The database does not answer")
+
+
+def database_trouble(error: BaseException) -> str | None:
+    """What is wrong with a database that raised this, in a sentence; None for a bug in Reprieve."""
+    if is_unfit(error) and "certificate" in str(error):
+        return "The database's certificate is not to be trusted: name its authority by sslrootcert=FILE in the URL."
+    if is_unfit(error):
+        return f"{unfit_database(error)}."
+    return NOT_CURRENT if sqlstate_of(error) in _NOT_THERE else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

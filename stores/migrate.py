@@ -11,7 +11,6 @@ from sqlalchemy import Connection, text
 from sqlalchemy.schema import CreateSchema
 
 from reprieve.models.errors import SettingsError
-from reprieve.models.faults import is_unfit, sqlstate_of, unfit_database
 from reprieve.models.rows import Row
 from reprieve.stores.database import Database
 
@@ -72,23 +71,6 @@ def current_revision(connection: Connection) -> str | None:
 def head_revision() -> str | None:
     """The newest revision that this code knows."""
     return _scripts().get_current_head()
-
-
-#: What to say, and do, where it is not.
-NOT_CURRENT = "The database is not in the form that this version expects; run `reprieve migrate`."
-
-
-#: SQLSTATEs of a table, column or function that is not there.
-_NOT_THERE = ("42P01", "42703", "42883")
-
-
-def database_trouble(error: BaseException) -> str | None:
-    """What is wrong with a database that raised this, in a sentence; None for a bug in Reprieve."""
-    if is_unfit(error) and "certificate" in str(error):
-        return "The database's certificate is not to be trusted: name its authority by sslrootcert=FILE in the URL."
-    if is_unfit(error):
-        return f"{unfit_database(error)}."
-    return NOT_CURRENT if sqlstate_of(error) in _NOT_THERE else None
 
 
 def is_current(database: Database) -> bool:

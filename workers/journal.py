@@ -5,7 +5,6 @@ JSON they are fields; a line for people names them in its words.
 """
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,45 +12,22 @@ from copy import copy
 from typing import Any
 from uuid import UUID
 
-from pythonjsonlogger.json import JsonFormatter
-
 from reprieve.models.text import shown
 from reprieve.workers import current
 
 TEXT = "[%(asctime)s: %(levelname)s] %(message)s"
 
-_about: ContextVar[tuple[UUID, int | None] | None] = ContextVar("about", default=None)
+ABOUT: ContextVar[tuple[UUID, int | None] | None] = ContextVar("about", default=None)
 
 
 @contextmanager
 def about(run_id: UUID, attempt: int | None = None) -> Iterator[None]:
     """What this thread logs inside the block concerns this run."""
-    before = _about.set((run_id, attempt))
+    before = ABOUT.set((run_id, attempt))
     try:
         yield
     finally:
-        _about.reset(before)
-
-
-class Journal(JsonFormatter):
-    """A record as one line of JSON: `time` (UTC), `level`, `logger`, `message`; `run_id` and `attempt`; `task`."""
-
-    def __init__(self, host: str) -> None:
-        super().__init__(
-            ["levelname", "name", "message"], timestamp="time", static_fields={"host": host, "pid": os.getpid()}
-        )
-
-    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        super().add_fields(log_data, record, message_dict)
-        log_data["level"], log_data["logger"] = log_data.pop("levelname"), log_data.pop("name")
-        # What Celery says of a task it says outside of it; the task of a run has its id.
-        celery = log_data.pop("data", None)
-        if isinstance(celery, dict) and "name" in celery:
-            log_data["task"], log_data["task_id"] = celery["name"], celery.get("id")
-        if (run := _about.get()) is not None:
-            log_data["run_id"], log_data["attempt"] = str(run[0]), run[1]
-        elif str(log_data.get("task")).startswith("runs."):
-            log_data["run_id"] = log_data["task_id"]
+        ABOUT.reset(before)
 
 
 class Lines(logging.Formatter):
@@ -84,7 +60,11 @@ class Lines(logging.Formatter):
 def formatter() -> logging.Formatter:
     """How this process writes its lines, by `REPRIEVE_LOG_FORMAT`."""
     settings = current.settings()
-    return Journal(settings.host_name) if settings.log_format == "json" else Lines(logging.Formatter(TEXT))
+    if settings.log_format != "json":
+        return Lines(logging.Formatter(TEXT))
+    from reprieve.workers.json_journal import Journal  # What it is made of comes with the extra `worker`.
+
+    return Journal(settings.host_name)
 
 
 def keep(logger: logging.Logger, **_: Any) -> None:

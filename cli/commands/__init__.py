@@ -1,4 +1,7 @@
-"""The commands, a file for each subject: a few lines each over the rooms. `cli/main.py` has their list."""
+"""The commands, a file for each subject: a few lines each over the rooms. `cli/main.py` has their list.
+
+Each imports what it needs when it is called: `reprieve --help` has all of them, and is to be there at once.
+"""
 
 from typing import Annotated
 

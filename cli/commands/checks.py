@@ -6,21 +6,23 @@ from typing import Annotated
 import typer
 
 from reprieve.cli.commands import AsJson
-from reprieve.cli.render import say, say_json
-from reprieve.models.records import HealthRecord
-from reprieve.simulation.plan import Plan, parse_faults, parse_guards
-from reprieve.workers.bootstrap import fleet_services
-from reprieve.workers.health import complaints
-from reprieve.workers.sweep import sweep as sweep_once
+from reprieve.cli.sentences import say, say_json
 
 
 def sweep() -> None:
     """Have the reaper look now, instead of at its next turn."""
+    from reprieve.workers.bootstrap import fleet_services
+    from reprieve.workers.sweep import sweep as sweep_once
+
     say_json(sweep_once(fleet_services(), by_hand=True))
 
 
 def health(as_json: AsJson = False) -> None:
     """Say whether the reaper sees and hears; exit status 1 with the reasons if it does not."""
+    from reprieve.models.records import HealthRecord
+    from reprieve.workers.bootstrap import fleet_services
+    from reprieve.workers.health import complaints
+
     wired = fleet_services()
     pulse = wired.sweeps.pulse()
     reasons = complaints(wired, pulse)
@@ -58,6 +60,7 @@ def simulate(
 ) -> None:
     """Simulate a fleet under faults through the reaper's own decisions; exit status 1 if it broke its promise."""
     from reprieve.cli.simulate import run_simulate
+    from reprieve.simulation.plan import Plan, parse_faults, parse_guards
 
     plan = Plan(runs=runs, hours=hours, seed=seed, faults=parse_faults(faults))
     guards = parse_guards(without) if without is not None else ()

@@ -2,22 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reprieve.cli import output, render
 from reprieve.cli.commands import AsJson, RunId
-from reprieve.cli.exec import run_reported
-from reprieve.cli.render import say, say_json
-from reprieve.client.enqueue import enqueue_run
+from reprieve.cli.sentences import say, say_json
 from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.records import Run
 from reprieve.models.status import Status
-from reprieve.workers.bootstrap import Services, fleet_services, services
-from reprieve.workers.cancel import cancel_run
-from reprieve.workers.explaining import explain as explain_run
+
+if TYPE_CHECKING:
+    from reprieve.models.records import Run
+    from reprieve.workers.bootstrap import Services
 
 Command = Annotated[
     list[str] | None,
@@ -50,6 +47,8 @@ def run(
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run.")] = None,
 ) -> None:
     """Start a run."""
+    from reprieve.client.enqueue import enqueue_run
+
     started = enqueue_run(
         adapter,
         _config(config) | _command_fields(command or [], cwd, env, secret, pty, by_itself=config is None),
@@ -62,6 +61,8 @@ def run(
         say(started.id)
         return
     say(f"run {started.id}", problem=True)
+    from reprieve.workers.bootstrap import services
+
     raise typer.Exit(_follow_to_the_end(services(), started))
 
 
@@ -116,7 +117,9 @@ def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> d
     return pairs
 
 
-def _follow_to_the_end(wired: Services, started: Run) -> int:
+def _follow_to_the_end(wired: "Services", started: "Run") -> int:
+    from reprieve.cli import output
+
     try:
         output.write(wired.log_of(started.id).follow())
     except KeyboardInterrupt:
@@ -129,7 +132,7 @@ def _follow_to_the_end(wired: Services, started: Run) -> int:
     return output.exit_status(ended)
 
 
-def _find(wired: Services, run_id: str) -> Run:
+def _find(wired: "Services", run_id: str) -> "Run":
     """The run that a person means; raises `RunNotFound`."""
     return wired.records.get(wired.records.resolve(run_id))
 
@@ -140,13 +143,16 @@ def ps(
     as_json: AsJson = False,
 ) -> None:
     """List runs, the newest first."""
-    wired = services()
-    runs = wired.records.newest(statuses=status or [], limit=limit)
+    from reprieve.client.link import link
+
+    runs = link().records.newest(statuses=status or [], limit=limit)
     if as_json:
         say_json([each.model_dump(mode="json") for each in runs])
     elif runs:
-        console = render.terminal()
-        for line in render.runs_table(runs, wired.database.now(), console.width):
+        from reprieve.cli.render import runs_table, terminal
+
+        console = terminal()
+        for line in runs_table(runs, link().records.now(), console.width):
             console.print(line, soft_wrap=True)
     else:
         say("No runs. Start one with `reprieve run -- COMMAND`.")
@@ -165,6 +171,9 @@ def logs(
     """Show what a run has printed, byte for byte. Exit status 1 if some of it is missing."""
     if raw and stream is None:
         raise InvalidRequest("--raw needs --stream, for example --stream stdout: one file cannot hold two streams.")
+    from reprieve.cli import output
+    from reprieve.workers.bootstrap import services
+
     wired = services()
     wanted = _find(wired, run_id)
     if attempt is not None and attempt > wanted.attempt and not follow:
@@ -183,6 +192,9 @@ def logs(
 
 def cancel(run_id: RunId) -> None:
     """End a run and its work."""
+    from reprieve.workers.bootstrap import services
+    from reprieve.workers.cancel import cancel_run
+
     wired = services()
     before = _find(wired, run_id)
     after = cancel_run(before.id)
@@ -192,6 +204,9 @@ def cancel(run_id: RunId) -> None:
 
 def explain(run_id: RunId, as_json: AsJson = False) -> None:
     """Tell why a run is as it is: its proof of life, what happened, and the evidence of a reap."""
+    from reprieve.workers.bootstrap import fleet_services
+    from reprieve.workers.explaining import explain as explain_run
+
     wired = fleet_services()
     told = explain_run(wired, wired.records.resolve(run_id))
     if as_json:
@@ -212,4 +227,6 @@ def exec_reported(
     ] = SPOOL_BYTES,
 ) -> None:
     """Run a command here and report it to a remote run; the run's token is in REPRIEVE_RUN_TOKEN."""
+    from reprieve.cli.exec import run_reported
+
     raise typer.Exit(run_reported(run_id, server, command, spool, spool_bytes))

@@ -1,50 +1,21 @@
 """Commands about processes: everything on this machine, one role of a deployment, the demo; and the database."""
 
 import os
-import secrets
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reprieve.cli.door import page_address, token_of_up
-from reprieve.cli.render import say
+from reprieve.cli.extras import need
 from reprieve.cli.roles import ROLES, start
-from reprieve.cli.stack import Stack, flower_port, wait_for_end
+from reprieve.cli.sentences import say
 from reprieve.models.errors import InvalidRequest, SettingsError
-from reprieve.stores.files import write_private
-from reprieve.stores.migrate import migrate as migrate_database
-from reprieve.stores.urls import Url
-from reprieve.workers.bootstrap import services
-from reprieve.workers.current import resolve_settings
-from reprieve.workers.settings import Settings, load_settings
 
 
 def up() -> None:
     """Run everything on this machine: PostgreSQL, Redis, workers, beat, Flower and the API. Ctrl-C ends it all."""
-    settings = load_settings()
-    secret = settings.flower_password
-    password = secret.get_secret_value() if secret else secrets.token_urlsafe(12)
-    token = token_of_up(settings)  # Before the API starts, which looks for it once.
-    with Stack(settings, flower_password=password) as stack:
-        # Terminals are recorded, and looked at: what is secret is in a file that its owner alone can read.
-        kept = None if secret else settings.data_dir / "flower-password"
-        if kept is not None:
-            write_private(kept, f"{password}\n")
-        _print_addresses(settings, stack, kept, token)
-        wait_for_end(stack)
-        say("Ending everything …")
+    from reprieve.cli.up import run_up
 
-
-def _print_addresses(settings: Settings, stack: Stack, password: Path | None, token: str | None) -> None:
-    say(f"PostgreSQL  {Url.parse(stack.database_url or '').shown}")
-    say(f"Redis       {Url.parse(stack.redis_url or '').shown}")
-    known = f"the password is in {password}" if password else "the password is REPRIEVE_FLOWER_PASSWORD"
-    say(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve; {known}")
-    say(f"The page    {page_address(stack.api_address, token)}  and the HTTP API, described at /openapi.json")
-    say(f"Data        {settings.data_dir}  (logs of the processes in {stack.logs})")
-    say("Try it      reprieve run --follow -- echo hello")
-    say("Ctrl-C ends everything.")
+    run_up()
 
 
 def start_role(
@@ -56,6 +27,9 @@ def start_role(
     """Start one process of a deployment, as a container or a systemd unit does. `reprieve up` starts all of them."""
     if role not in ROLES:
         raise InvalidRequest(f"There is no role {role!r}; there are {', '.join(ROLES)}.")
+    need("prometheus_client", "`reprieve start`")
+    from reprieve.workers.current import resolve_settings
+
     # Here, where what is wrong with a setting is a sentence; of Celery, it would be a traceback.
     settings = resolve_settings()
     if role != "flower":
@@ -67,12 +41,17 @@ def start_role(
 def api() -> None:
     """Serve the HTTP API at REPRIEVE_API_ADDRESS, on loopback by default. Where there is no token, one is made."""
     from reprieve.cli.serve import serve
+    from reprieve.workers.bootstrap import services
 
     serve(services())
 
 
 def flower() -> None:
     """Start Flower on loopback behind a password, unless FLOWER_ADDRESS and REPRIEVE_FLOWER_PASSWORD say otherwise."""
+    need("flower", "`reprieve flower`")
+    from reprieve.cli.stack import flower_port
+    from reprieve.workers.current import resolve_settings
+
     secret = resolve_settings().flower_password
     if secret is None and not os.environ.get("FLOWER_BASIC_AUTH"):
         raise SettingsError("REPRIEVE_FLOWER_PASSWORD is not set; without a password Flower is open to everyone.")
@@ -89,6 +68,9 @@ def flower() -> None:
 
 def migrate() -> None:
     """Bring the database to the form that this version expects."""
+    from reprieve.stores.migrate import migrate as migrate_database
+    from reprieve.workers.bootstrap import services
+
     say(f"The database is at revision {migrate_database(services().database)}.")
 
 

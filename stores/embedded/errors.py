@@ -1,5 +1,7 @@
 """The one error of the embedded servers."""
 
+from reprieve.models.errors import ReprieveError
 
-class EmbeddedServerError(RuntimeError):
+
+class EmbeddedServerError(ReprieveError):
     """Raised when an embedded server cannot be started, stopped, found or removed; the message says what would help."""

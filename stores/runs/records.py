@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -69,6 +70,12 @@ FROM {runs} r JOIN {specs} s ON s.run_id = r.id
 {"WHERE " + " AND ".join(conditions) if conditions else ""} {order}
 """  # noqa: S608 - our own text, and quoted names
         return [_record(row) for row in self._executor.run(statement, values)]
+
+    def now(self) -> datetime:
+        """The database's clock."""
+        (row,) = self._executor.run("SELECT clock_timestamp() AS now")
+        now: datetime = row.now
+        return now
 
     def resolve(self, short: str) -> UUID:
         """The id of the one run whose id begins or ends with `short`; raises `RunNotFound` for none or several.

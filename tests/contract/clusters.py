@@ -19,7 +19,7 @@ from reprieve.adapters.kubernetes.job import job_name
 from reprieve.adapters.kubernetes.logs import LogTimings
 from reprieve.adapters.kubernetes.timings import Timings
 from reprieve.models.work import Work
-from tests.contract.contexts import RecordingContext
+from reprieve.testing.contexts import RecordingContext
 from tests.support.kubernetes_api import FakeCluster
 
 #: Against the stand-in, which answers at once.

@@ -19,7 +19,7 @@ from reprieve.adapters.protocol import Adapter
 from reprieve.models.chunks import MAX_CHUNK_BYTES
 from reprieve.models.errors import Superseded
 from reprieve.models.work import Outcome, Work
-from tests.contract.contexts import Following, RecordingContext, following, work
+from reprieve.testing.contexts import Following, RecordingContext, following, work
 from tests.support.waiting import eventually
 
 Execute = Callable[[Work], tuple[Outcome, RecordingContext]]

@@ -11,8 +11,8 @@ import pytest
 from reprieve.models.errors import Released, Superseded
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Outcome, Work
+from reprieve.testing.contexts import Following, RecordingContext
 from tests.contract.clusters import Cluster, any_cluster
-from tests.contract.contexts import Following, RecordingContext
 from tests.support.kubernetes_api import NO_SUCH_IMAGE
 from tests.support.waiting import eventually
 

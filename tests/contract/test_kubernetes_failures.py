@@ -19,8 +19,8 @@ from reprieve.adapters.kubernetes.job import manifest
 from reprieve.models.errors import Released
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Outcome, Work
+from reprieve.testing.contexts import Following
 from tests.contract.clusters import FAST, Scripted, scripted_cluster
-from tests.contract.contexts import Following
 from tests.support.waiting import eventually
 
 STOPPED = Outcome.failed("Stopped.")

@@ -164,13 +164,19 @@ def test_a_fastapi_that_is_killed_between_commit_and_message_has_its_run(
     assert_the_sweep_announces_what_the_dead_could_not(services, redis)
 
 
+PAGES_WITH_CODE = (
+    "README.md",
+    *("docs/from_your_service.md", "docs/clients.md", "docs/install.md", "docs/write_an_adapter.md"),
+)
+
+
 def test_the_code_of_the_docs_and_the_example_adapter_pass_a_strict_type_checker(tmp_path: Path) -> None:
     blocks = [
         block
-        for page in ("README.md", "docs/from_your_service.md", "docs/clients.md")
+        for page in PAGES_WITH_CODE
         for block in re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
     ]
-    assert len(blocks) == 6
+    assert len(blocks) == 10
     for number, block in enumerate(blocks):
         (tmp_path / f"block_{number}.py").write_text(block)
     # Django has no types of its own.
@@ -178,4 +184,4 @@ def test_the_code_of_the_docs_and_the_example_adapter_pass_a_strict_type_checker
     files = [*sorted(tmp_path.glob("*.py")), ROOT / "docs" / "examples" / "adapter" / "reprieve_jobserver.py"]
     command = [sys.executable, "-m", "mypy", *options, *files]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
-    assert done.stdout == "Success: no issues found in 7 source files\n", done.stdout + done.stderr
+    assert done.stdout == "Success: no issues found in 11 source files\n", done.stdout + done.stderr

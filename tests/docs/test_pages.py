@@ -15,6 +15,7 @@ import yaml
 from reprieve.stores.addresses import read_addresses
 from reprieve.stores.embedded.address import choose_port
 from reprieve.stores.embedded.home import INSTALLATION, PACKAGE
+from tests.docs.environments import build_wheel, install
 from tests.support.processes import Process, spawn
 from tests.support.waiting import answers, eventually
 
@@ -26,6 +27,9 @@ PROGRAMS = Path(sys.executable).parent
 BLOCK = re.compile(
     r"^(?:<!-- elsewhere: (?P<elsewhere>[^\n]+) -->\n)?```(?:console|sh|bash)\n(?P<text>.*?)^```", re.M | re.S
 )
+
+#: What a page says is to be installed of ours.
+INSTALLED = re.compile(r"^pip install '?reprieve(?:\[([\w,]+)\])?'?( pytest)?$", re.M)
 
 #: `pg_dump` and its like come with the embedded server.
 PROGRAMS_OF_POSTGRES = Path(sysconfig.get_path("purelib")) / PACKAGE / INSTALLATION / "bin"
@@ -135,17 +139,23 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", HERE, ids=lambda page: page.name)
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_every_command_of_a_page_does_what_it_should(page: Path, up: Up, folder: Path) -> None:
     commands = "\n".join(block.commands for block in blocks() if block.page == page and block.elsewhere is None)
     # What is installed on the way stays here.
-    installed = {"PIP_TARGET": str(folder / "installed"), "PYTHONPATH": str(folder / "installed")}
+    if asked := INSTALLED.findall(commands):
+        extras = sorted({extra for found, _ in asked for extra in found.split(",") if extra})
+        others = {other.strip() for _, other in asked if other}
+        installed = install(folder / "venv", build_wheel(folder / "dist"), ",".join(extras), *others).variables()
+    else:
+        there = str(folder / "installed")
+        installed = {"PATH": up.environment["PATH"], "PIP_TARGET": there, "PYTHONPATH": there}
     done = subprocess.run(
         ["bash", "-euc", up.here(commands)],
-        env={**os.environ, **up.environment, **installed},
+        env={**os.environ, **installed, **up.environment, "PATH": installed["PATH"]},
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=300,
     )
     assert done.returncode == 0, f"{commands}\n--- out\n{done.stdout}\n--- err\n{done.stderr}"

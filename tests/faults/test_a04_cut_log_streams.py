@@ -12,11 +12,11 @@ import pytest
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models.status import Proof
 from reprieve.models.work import Work
+from reprieve.testing.contexts import Following
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.contract.clusters import Scripted, scripted_cluster
-from tests.contract.contexts import Following
 from tests.support.rows import age, running, status_of, watch_for
 from tests.support.waiting import eventually
 

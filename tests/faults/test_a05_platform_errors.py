@@ -11,9 +11,9 @@ from reprieve.adapters.kubernetes.config import KubernetesConfig
 from reprieve.adapters.kubernetes.job import job_name, manifest
 from reprieve.models.status import Probe
 from reprieve.models.work import Work
+from reprieve.testing.contexts import Following
 from reprieve.workers.bootstrap import Services
 from tests.contract.clusters import Scripted, scripted_cluster
-from tests.contract.contexts import Following
 from tests.faults.helpers_cdeg import judge_silent
 from tests.support.rows import running, status_of
 from tests.support.waiting import eventually

@@ -15,9 +15,9 @@ from reprieve.adapters.kubernetes.job import job_name, manifest
 from reprieve.models.errors import Released, Superseded
 from reprieve.models.status import Probe
 from reprieve.models.work import Work
+from reprieve.testing.contexts import Following, RecordingContext
 from reprieve.workers.bootstrap import Services
 from tests.contract.clusters import Scripted, scripted_cluster
-from tests.contract.contexts import Following, RecordingContext
 from tests.faults.helpers_abf import enqueueing
 from tests.faults.helpers_cdeg import judge_silent
 from tests.support.kubernetes_api import FakeCluster

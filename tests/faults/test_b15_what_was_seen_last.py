@@ -18,8 +18,8 @@ from reprieve.models.errors import InvalidRequest, Released
 from reprieve.models.liveness import SWEEP_INTERVAL, WINDOW
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Outcome, Work
+from reprieve.testing.contexts import Following, RecordingContext
 from tests.contract.clusters import Scripted, scripted_cluster
-from tests.contract.contexts import Following, RecordingContext
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("B15")

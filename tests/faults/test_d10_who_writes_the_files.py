@@ -11,7 +11,7 @@ import pytest
 
 from reprieve.adapters.detached import DetachedAdapter
 from reprieve.models.work import Outcome, Work
-from tests.contract.contexts import RecordingContext, following, work
+from reprieve.testing.contexts import RecordingContext, following, work
 from tests.support.waiting import eventually
 
 

@@ -21,8 +21,8 @@ from reprieve.models.errors import InvalidRequest
 from reprieve.models.rows import Row
 from reprieve.models.status import ErrorCode
 from reprieve.models.work import Outcome, Work
+from reprieve.testing.contexts import RecordingContext, following, work
 from reprieve.workers.bootstrap import Services
-from tests.contract.contexts import RecordingContext, following, work
 from tests.support.processes import Process
 from tests.support.rows import status_of
 from tests.support.waiting import eventually

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from reprieve import enqueue_run
-from reprieve.cli import render
+from reprieve.cli import render, sentences
 from reprieve.cli.main import app, main
 from reprieve.models.access import Scope
 from reprieve.models.errors import ReprieveError
@@ -158,7 +158,7 @@ def test_an_error_that_quotes_others_is_one_line(
     def fail(*_: Any) -> None:
         raise ReprieveError(f"It said: {HOSTILE[name]}")
 
-    monkeypatch.setattr("reprieve.cli.commands.runs.services", fail)
+    monkeypatch.setattr("reprieve.client.link.link", fail)
     monkeypatch.setattr(sys, "argv", ["reprieve", "ps"])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -201,11 +201,11 @@ def test_nothing_of_the_command_line_prints_but_by_the_one_function() -> None:
     for module in sorted((ROOT / "cli").glob("*.py")):
         calls = [node.func for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
         bare = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
-        assert not bare or module.name == "render.py", module.name
+        assert not bare or module.name == "sentences.py", module.name
 
 
 def test_data_for_programs_is_ascii_and_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    render.say_json({"label": HOSTILE["C1 controls"]})
+    sentences.say_json({"label": HOSTILE["C1 controls"]})
     said = capsys.readouterr().out
     assert said.isascii()
     assert json.loads(said) == {"label": HOSTILE["C1 controls"]}

@@ -23,7 +23,7 @@ from reprieve.models.errors import Released
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import Probe
 from reprieve.models.work import Outcome, Work
-from tests.contract.contexts import Following, RecordingContext, following, work
+from reprieve.testing.contexts import Following, RecordingContext, following, work
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ STARTER = """
 import json, sys
 from pathlib import Path
 from reprieve.adapters.detached import DetachedAdapter
-from tests.contract.contexts import RecordingContext, work
+from reprieve.testing.contexts import RecordingContext, work
 
 class Telling(RecordingContext):
     def on_log(self, stream, chunk, cursor=None):
@@ -238,7 +238,7 @@ DYING = """
 import json, os, sys
 from pathlib import Path
 from reprieve.adapters.detached import DetachedAdapter
-from tests.contract.contexts import RecordingContext
+from reprieve.testing.contexts import RecordingContext
 from reprieve.models.work import Work
 from uuid import UUID
 

@@ -15,7 +15,7 @@ from reprieve.adapters import host
 from reprieve.adapters import process as module
 from reprieve.adapters.process import ProcessAdapter
 from reprieve.models.work import Outcome, Work
-from tests.contract.contexts import RecordingContext, following, work
+from reprieve.testing.contexts import RecordingContext, following, work
 from tests.support.processes import processes_of
 from tests.support.waiting import eventually
 
@@ -27,7 +27,7 @@ STARTER = """
 import sys
 from pathlib import Path
 from reprieve.adapters.process import ProcessAdapter
-from tests.contract.contexts import RecordingContext, work
+from reprieve.testing.contexts import RecordingContext, work
 
 class Telling(RecordingContext):
     def on_log(self, stream, chunk, cursor=None):

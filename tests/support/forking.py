@@ -9,7 +9,7 @@ start (`forked=False`), and what starts under another interpreter's settings is 
 
 import atexit
 import gc
-import importlib
+import importlib.util
 import io
 import json
 import os
@@ -45,7 +45,13 @@ PRELOADED = (
     "reprieve.workers.lifecycle",
     "reprieve.workers.consumer",
     "reprieve.cli.main",
-    "reprieve.api.app",
+    "reprieve.cli.doctor",
+    "reprieve.cli.exec",
+    "reprieve.cli.output",
+    *(["reprieve.cli.serve"] if importlib.util.find_spec("fastapi") else []),
+    "reprieve.cli.up",
+    "reprieve.workers.explaining",
+    "reprieve.workers.health",
 )
 #: What an interpreter, or a module while it is imported, reads of its environment; a fork comes too late for another.
 READ_EARLY = ("PYTHON", "LD_", "LANG", "LC_", "TZ", "OTEL_", "CELERY_")

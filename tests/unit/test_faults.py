@@ -11,7 +11,9 @@ from sqlalchemy import exc
 
 from reprieve.models.errors import InvalidBlock
 from reprieve.models.faults import (
+    NOT_CURRENT,
     Fault,
+    database_trouble,
     ends_all_sessions,
     ends_session,
     fault_of,
@@ -214,3 +216,18 @@ def test_all_that_an_error_wraps_is_looked_at_and_a_circle_ends() -> None:
     cause.__cause__ = ConnectionError()
     assert fault_of(outer) is Fault.ENVIRONMENT
     assert sqlstate_of(outer) is None
+
+
+@pytest.mark.parametrize("sqlstate", ["42P01", "42703", "42883"])
+def test_a_table_column_or_function_that_is_missing_asks_for_a_migration(sqlstate: str) -> None:
+    assert database_trouble(from_postgres(sqlstate)) == NOT_CURRENT
+
+
+def test_a_database_that_is_unfit_is_told_in_a_sentence_and_a_mistake_of_ours_is_not() -> None:
+    assert database_trouble(from_postgres("53100")) == "The database's disk is full."
+    assert database_trouble(ValueError("a certificate of ours")) is None
+
+
+def test_a_certificate_that_is_not_trusted_says_how_it_would_be() -> None:
+    refused = exc.OperationalError("SELECT 1", {}, Exception("certificate verify failed"))
+    assert "sslrootcert=FILE" in str(database_trouble(refused))

@@ -8,7 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from reprieve.workers.journal import Journal, about
+from reprieve.workers.journal import about
+from reprieve.workers.json_journal import Journal
 
 
 @pytest.fixture

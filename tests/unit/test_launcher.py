@@ -11,7 +11,7 @@ import pytest
 from reprieve.adapters import command_files
 from reprieve.adapters.command import LAUNCHER, launch
 from reprieve.models.faults import is_unfit
-from tests.contract.contexts import work
+from reprieve.testing.contexts import work
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reprieve.cli import extras
 from reprieve.cli import main as cli_main
 from reprieve.cli import simulate as cli_simulate
 from reprieve.models import judging, reaping, retrying, watching
-from reprieve.models.errors import InvalidRequest
+from reprieve.models.errors import NotInstalled
 from reprieve.models.judging import Judgement, Suspect
 from reprieve.models.liveness import ASK_LIMIT
 from reprieve.models.reaping import Brake, Verdict
@@ -481,8 +482,8 @@ def test_what_is_not_installed_is_named_with_what_brings_it(missing: str, monkey
     def find(module: str) -> ModuleSpec | None:
         return None if module == missing else ModuleSpec(module, None)
 
-    monkeypatch.setattr(cli_simulate, "find_spec", find)
-    with pytest.raises(InvalidRequest, match=rf"needs {missing}.*pip install 'reprieve\[simulation\]'"):
+    monkeypatch.setattr(extras, "find_spec", find)
+    with pytest.raises(NotInstalled, match=rf"needs {missing}.*pip install 'reprieve\[simulation\]'"):
         cli_simulate.run_simulate(SHORT, seeds=1, picture=Path("fleet.png"))
 
 

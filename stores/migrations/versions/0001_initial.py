@@ -108,8 +108,8 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("attempt BETWEEN 0 AND max_attempts AND max_attempts >= 1", name="runs_attempts_capped"),
         sa.PrimaryKeyConstraint("id"),
-        postgresql_with={"fillfactor": 70},
     )
+    op.execute("ALTER TABLE runs SET (fillfactor = 70)")
     op.create_index("runs_queued", "runs", ["id"], unique=False, postgresql_where=sa.text("status = 'queued'"))
     op.create_index("runs_running", "runs", ["id"], unique=False, postgresql_where=sa.text("status = 'running'"))
     op.create_table(

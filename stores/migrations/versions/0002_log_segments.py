@@ -28,8 +28,8 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("stored", postgresql.INT8MULTIRANGE(), server_default="{}", nullable=False),
         sa.PrimaryKeyConstraint("run_id", "attempt"),
-        postgresql_with={"fillfactor": 70},
     )
+    op.execute("ALTER TABLE attempt_logs SET (fillfactor = 70)")
     op.create_table(
         "log_segments",
         sa.Column("run_id", sa.Uuid(), nullable=False),

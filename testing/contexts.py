@@ -1,4 +1,4 @@
-"""A context for adapters that stands alone: it remembers what it is told, and can be told to stop."""
+"""A context that stands alone, to test an adapter with: it remembers what it is told, and can be told to stop."""
 
 import threading
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from reprieve.adapters.host import namespace
-from reprieve.adapters.protocol import Adapter, Context
+from reprieve.adapters.protocol import Adapter, Attaching, Context
 from reprieve.models.errors import Released
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.work import Outcome, Work
-from tests.support.waiting import eventually
+from reprieve.testing.waiting import eventually
 
 
 class RecordingContext:
@@ -91,9 +91,9 @@ class RecordingContext:
 
     @property
     def handle(self) -> dict[str, Any]:
-        """What `terminate` gets: the handle that was dispatched, or the identity of the child that was spawned."""
+        """What `terminate` gets: the handle that was dispatched last, or the identity of the child that was spawned."""
         if self.dispatched:
-            return self.dispatched[0][0]
+            return self.dispatched[-1][0]
         pid, group, started_at, marker = self.spawned[0]
         return ProcessIdentity(pid, group, started_at, namespace(), marker).as_handle()
 
@@ -121,11 +121,20 @@ def work(*command: str, attempt: int = 1, **config: Any) -> Work:
 
 
 @contextmanager
-def following(adapter: Adapter, run: Work) -> Iterator[Following]:
-    """Follow a run while the block lasts; whatever still runs at its end is stopped."""
-    context = RecordingContext(run.run_id, run.attempt)
+def following(
+    adapter: Adapter, run: Work, *, handle: dict[str, Any] | None = None, cursor: str | None = None
+) -> Iterator[Following]:
+    """Follow a run while the block lasts; whatever still runs at its end is stopped.
+
+    With a `handle`, work that another has started is followed, from `cursor` on.
+    """
+    context = RecordingContext(run.run_id, run.attempt, cursor)
     with ThreadPoolExecutor(1) as pool:
         try:
-            yield Following(context, pool.submit(adapter.execute, run, context))
+            if handle is not None:
+                assert isinstance(adapter, Attaching)
+                yield Following(context, pool.submit(adapter.attach, run, handle, context))
+            else:
+                yield Following(context, pool.submit(adapter.execute, run, context))
         finally:
             context.stop()
