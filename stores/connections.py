@@ -1,9 +1,9 @@
 """Connections to PostgreSQL for services and commands: of psycopg2 alone, so that they cost next to nothing."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 
@@ -12,6 +12,8 @@ from reprieve.models.faults import is_unfit, sqlstate_of, unfit_database
 from reprieve.stores.postgres_address import PostgresAddress
 from reprieve.stores.session import Session
 from reprieve.stores.statements import Executor
+
+T = TypeVar("T")
 
 #: Connections of one process at once. A guest of somebody's service is not to use up the database's.
 MOST = 10
@@ -40,15 +42,17 @@ class Connections:
     def run(self, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
         """One statement, in a transaction of its own."""
         with self._turn():
-            return self._run(statement, values)[1]
+            session, rows = self._on_one(lambda session: session.run(statement, values))
+            self._idle.append(session)
+            return rows
 
     @contextmanager
     def together(self) -> Iterator[Executor]:
         with self._turn():
-            session, _ = self._run("BEGIN", keep=False)
+            session, _ = self._on_one(Session.begin)
             try:
                 yield _Transaction(session, self.schema)
-                session.run("COMMIT")
+                session.commit()
             except BaseException:
                 session.close()
                 raise
@@ -60,14 +64,12 @@ class Connections:
             with suppress(IndexError):
                 self._idle.pop().close()
 
-    def _run(
-        self, statement: str, values: Mapping[str, Any] | None = None, *, keep: bool = True
-    ) -> tuple[Session, Sequence[Any]]:
-        """On an idle connection, the one used last, or on a new one; which one, and what it gave."""
+    def _on_one(self, work: Callable[[Session], T]) -> tuple[Session, T]:
+        """Work on an idle connection, the one used last, or on a new one. Returns that, and what came of it."""
         while True:
             session, is_new = self._take()
             try:
-                rows = session.run(statement, values)
+                return session, work(session)
             except BaseException as error:
                 if not session.is_lost_by(error):
                     self._idle.append(session)
@@ -76,10 +78,6 @@ class Connections:
                 self.close()  # What ended this one has ended those as well, mostly.
                 if is_new or not isinstance(error, psycopg2.Error):
                     raise
-            else:
-                if keep:
-                    self._idle.append(session)
-                return session, rows
 
     def _take(self) -> tuple[Session, bool]:
         with suppress(IndexError):

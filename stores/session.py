@@ -14,7 +14,7 @@ from reprieve.stores.statements import for_psycopg, names_of, numbered, row_of
 
 
 class Session:
-    """A connection on which each statement is a transaction of its own, unless one says BEGIN.
+    """A connection on which each statement is a transaction of its own, until one begins.
 
     To plan the statement that enqueues a run takes PostgreSQL as long as to run it. So what comes a second time on one
     connection is prepared: it is planned once. Behind a pooler, each transaction may get another session of the server,
@@ -37,6 +37,15 @@ class Session:
                 return ()
             make = row_of(tuple(column.name for column in cursor.description))._make
             return list(map(make, cursor.fetchall()))
+
+    def begin(self) -> None:
+        """From here on, what is run takes effect together, when it is committed."""
+        with self._connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+
+    def commit(self) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute("COMMIT")
 
     def is_lost_by(self, error: BaseException) -> bool:
         """Whether this error, of whatever kind, leaves a connection that nobody should go on with."""

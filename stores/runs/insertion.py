@@ -17,7 +17,8 @@ from reprieve.stores.statements import Executor, qualified
 
 @cache
 def _insert(schema: str | None) -> str:
-    """insert-runs: what is asked for first, whose key may be known already; a run only for what was new.
+    """insert-runs: what is asked for first, whose key may be known already; a run only for what was new. Keys are taken
+    in their order: of two who ask for the same ones at once, each would wait for the other.
 
     A known id is one as well: the statement was run before, and its answer was lost.
     """
@@ -29,7 +30,8 @@ WITH asked AS (
         config jsonb, labels jsonb, idempotency_key text, trace_parent text)
 ), specified AS (
     INSERT INTO {specs} (run_id, config, labels, idempotency_key, trace_parent)
-    SELECT id, config, labels, idempotency_key, trace_parent FROM asked ON CONFLICT DO NOTHING RETURNING run_id
+    SELECT id, config, labels, idempotency_key, trace_parent FROM asked ORDER BY idempotency_key, id
+    ON CONFLICT DO NOTHING RETURNING run_id
 ), added AS (
     INSERT INTO {runs} (id, adapter, out_of_process_liveness, max_attempts, max_runtime)
     SELECT a.id, a.adapter, a.outlives, a.max_attempts, CAST(a.max_runtime AS interval)

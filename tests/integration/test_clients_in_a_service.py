@@ -172,15 +172,16 @@ def test_the_context_of_a_caller_is_that_of_its_call(services: Services, monkeyp
 # -- forks
 
 FORKING = """
-import os, sys, threading
-import reprieve
+import asyncio, os, sys
+from reprieve import aio
 from reprieve.client import Client
 url, token, run_id = sys.argv[1:]
 
-def ask(asked):
+def ask(client):
     for _ in range(20):
-        assert str(asked.get_run(run_id).id) == run_id
-        assert asked.enqueue_run("process", {"command": ["true"]}).status == "queued"
+        assert str(client.get_run(run_id).id) == run_id
+        assert client.enqueue_run("process", {"command": ["true"]}).status == "queued"
+    assert str(asyncio.run(aio.get_run(run_id)).id) == run_id
 
 client = Client(url, token)
 follower = iter(client.follow_log(run_id))
@@ -206,6 +207,7 @@ assert ends == [0, 0, 0, 0], ends
 """
 
 
+@pytest.mark.row("G13")
 def test_a_client_is_used_on_both_sides_of_a_fork_and_a_stream_that_was_open_goes_on_on_both(
     services: Services, served: Served
 ) -> None:
