@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -138,8 +139,19 @@ def as_of_any(run_id: UUID, message: dict[str, Any]) -> Any:
     return common(message)
 
 
+@pytest.fixture
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process's time zone."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "XXX0YYY,0,364"], indirect=True, ids=["0", "5:45", "summer"])
 def test_a_runs_message_and_its_event_are_field_by_field_what_celery_would_send(
-    services: Services, redis: Redis
+    services: Services, redis: Redis, zone: None
 ) -> None:
     theirs, celerys = sent(services, redis, send_execute)
     ours, own = sent(services, redis, lambda run_id: link().hints.announce([run_id]))

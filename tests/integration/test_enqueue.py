@@ -17,6 +17,7 @@ from sqlalchemy import text
 
 from reprieve import cancel_run, enqueue_run
 from reprieve.client import link as linking
+from reprieve.client import sending
 from reprieve.client.sending import Hints
 from reprieve.models.errors import IdempotencyConflict, InvalidRequest, RunNotFound, UnknownAdapter
 from reprieve.models.liveness import RESEND_DOUBLINGS
@@ -237,6 +238,28 @@ def test_a_run_whose_message_no_broker_took_is_brought_by_the_sweep(
     assert sweep(services)["resent"] == 1
     eventually(lambda: status_of(services, run.id) == "succeeded")
     assert kinds(services, run.id) == ["enqueued", "resent", "claimed", "spawned", "succeeded"]
+
+
+@pytest.mark.parametrize("scheme", ["redis", "sentinel"])
+def test_a_broker_that_hangs_is_waited_for_once_and_then_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scheme: str
+) -> None:
+    """What a client of Sentinels says then is that there is no master, and nothing of the time that it took."""
+    monkeypatch.setattr(cache, "SOCKET_TIMEOUT", 0.3)
+    monkeypatch.setattr(sending, "LATE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hints = Hints(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/0" + "?master=m" * (scheme == "sentinel"))
+        for _ in range(3):
+            hints.announce([uuid4()])
+    assert caplog.text.count("The broker took no message") == 1
+
+
+def test_a_broker_that_refuses_is_asked_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        hints = Hints(f"redis://127.0.0.1:{closing.getsockname()[1]}/0")
+    for _ in range(3):
+        hints.announce([uuid4()])
+    assert caplog.text.count("The broker took no message") == 3
 
 
 # -- sending again
