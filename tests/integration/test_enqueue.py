@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import reduce
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
-from reprieve import cancel_run, enqueue_run
+from reprieve import RunRequest, cancel_run, enqueue_run, enqueue_runs
 from reprieve.client import link as linking
 from reprieve.client import sending
 from reprieve.client.sending import Hints
@@ -119,15 +120,47 @@ def test_arguments_up_to_their_limits_are_taken(services: Services, arguments: d
         ("config", {"command": ["\ud800"]}),
         ("config", None),
         ("config", "ls"),
+        pytest.param("max_attempts", 10**5000, id="max_attempts-of-5000-digits"),
+        pytest.param("max_runtime", 10**5000, id="max_runtime-of-5000-digits"),
+        ("adapter", None),
+        ("adapter", ["process"]),
     ],
 )
 def test_an_argument_that_cannot_work_is_refused_by_name_and_leaves_nothing(
     services: Services, redis: Redis, field: str, value: Any
 ) -> None:
-    arguments = {"config": TRUE} | {field: value}
+    arguments = {"adapter": "process", "config": TRUE} | {field: value}
     with pytest.raises(InvalidRequest, match=field):
-        enqueue_run("process", arguments.pop("config"), **arguments)
+        enqueue_run(**arguments)
     assert (count_runs(services), messages(redis)) == (0, 0)
+
+
+def in_itself() -> dict[str, Any]:
+    circle: dict[str, Any] = {}
+    circle["circle"] = circle
+    return circle
+
+
+@pytest.mark.parametrize(
+    "anything",
+    [reduce(lambda inner, _: {"deeper": inner}, range(500), {}), in_itself(), {"own": object()}, {"bytes": b"\xff"}],
+    ids=["deep", "in a circle", "a type of its own", "bytes"],
+)
+def test_where_a_config_may_be_anything_what_is_no_json_is_refused(services: Services, anything: Any) -> None:
+    config = {"image": "busybox", "patch": anything}
+    with pytest.raises(InvalidRequest, match=r"^Adapter 'kubernetes': config cannot be kept as JSON: "):
+        enqueue_run("kubernetes", config)
+    with pytest.raises(InvalidRequest, match="Run 1: Adapter 'kubernetes': config cannot"):
+        enqueue_runs([RunRequest("process", TRUE), RunRequest("kubernetes", config)])
+    assert count_runs(services) == 0
+
+
+def test_an_error_repeats_so_much_of_what_was_given_and_no_more() -> None:
+    long = "x" * 100_000
+    for wrong in ({"idempotency_key": long}, {"labels": {long: "x"}}, {long: 1}):
+        with pytest.raises(InvalidRequest) as refused:
+            enqueue_runs([{"adapter": "process", "config": TRUE}, {"adapter": "process", "config": TRUE, **wrong}])
+        assert len(str(refused.value)) < 1000
 
 
 def test_an_adapter_that_is_not_installed_is_refused_with_those_that_are(services: Services) -> None:
