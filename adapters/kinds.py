@@ -7,13 +7,13 @@ register such a class in the entry-point group `reprieve.kinds`; without one, th
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reprieve.adapters.command_config import CommandConfig
-from reprieve.models.errors import InvalidRequest
+from reprieve.models.errors import InvalidRequest, UnknownAdapter
 from reprieve.models.text import shown
 
 ENTRY_POINT_GROUP = "reprieve.kinds"
@@ -84,11 +84,23 @@ def find_kind(adapter_type: str) -> type[Kind]:
         kind: type[Kind] = getattr(import_module(module), name)
         return kind
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=adapter_type):
-        found: type[Kind] = entry_point.load()
-        return found
+        return _load(entry_point)
     from reprieve.adapters.registry import find_adapter
 
     return find_adapter(adapter_type)
+
+
+def _load(entry_point: EntryPoint) -> type[Kind]:
+    """The class of a third party; raises `UnknownAdapter` for one that is broken."""
+    try:
+        kind: type[Kind] = entry_point.load()
+        kind.type, kind.has_out_of_process_liveness, kind.config_model  # noqa: B018 - a kind has each of them
+    except Exception as error:
+        raise UnknownAdapter(
+            f"The adapter {entry_point.name!r} is installed, but its kind, {entry_point.value}, is broken: "
+            f"{type(error).__name__}: {shown(error)}."
+        ) from error
+    return kind
 
 
 def validate_config(kind: type[Kind], config: Mapping[str, Any]) -> dict[str, Any]:
