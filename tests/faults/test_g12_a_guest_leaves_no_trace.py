@@ -41,6 +41,7 @@ def trace():
     signals = {name: len(one.receivers or []) for name, one in vars(celery.signals).items() if isinstance(one, Signal)}
     return {
         "current app": current_app.main,
+        "shared tasks": sorted(celery.Celery("another", set_as_current=False, fixups=()).tasks),
         "transports": sorted(kombu.transport.TRANSPORT_ALIASES.items()),
         "receivers": signals,
         "metrics": sorted(prometheus_client.REGISTRY._names_to_collectors),
@@ -68,7 +69,8 @@ import reprieve
 run = reprieve.enqueue_run("process", {"command": ["true"]})
 reprieve.enqueue_runs([{"adapter": "remote", "config": {}}] * 2)
 reprieve.cancel_run(run.id)
-import reprieve.workers.app
+list(reprieve.list_runs()), reprieve.wait_for(run), list(reprieve.read_log(run)), list(reprieve.follow_log(run))
+import reprieve.aio, reprieve.client, reprieve.workers.app
 after = trace()
 print(json.dumps({name: [before[name], after[name]] for name in before if before[name] != after[name]}))
 """
