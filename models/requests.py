@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, Self
 from uuid import UUID
 
@@ -102,8 +103,8 @@ class NewRun:
         )
 
     def is_as(self, adapter: str, config: dict[str, Any]) -> bool:
-        """Whether a run of this adapter with this config is the same work."""
-        return (self.adapter, self.config) == (adapter, config)
+        """Whether a run of this adapter with this config, as a database gives it back, is the same work."""
+        return self.adapter == adapter and (self.config == config or _as_kept(self.config) == _as_kept(config))
 
 
 def _brief(value: object) -> str:
@@ -124,6 +125,11 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     if "\\u0000" in text and any(not is_plain_text(one) for one in _texts(config)):
         raise InvalidRequest("config holds a NUL; leave it out.")
     return config
+
+
+def _as_kept(config: dict[str, Any]) -> Any:
+    """With numbers by their digits, as PostgreSQL keeps them: a large float comes back as a whole number beside it."""
+    return json.loads(json.dumps(config), parse_float=Decimal, parse_int=Decimal)
 
 
 def _texts(value: Any) -> list[str]:

@@ -206,6 +206,18 @@ def test_a_known_key_with_other_work_is_a_conflict_that_names_key_and_run(
     assert count_runs(services) == 1
 
 
+@pytest.mark.parametrize(
+    "number", [1e23, 1.7e18 + 256, 0.1, 1e-7, 5e-324, -0.0, 1.0, 2**64 + 1, 1.7976931348623157e308]
+)
+def test_a_known_key_with_the_same_number_is_no_conflict(monkeypatch: pytest.MonkeyPatch, number: float) -> None:
+    """PostgreSQL keeps digits: 1e23 comes back as a whole number, and Python tells it from the float."""
+    monkeypatch.setattr("reprieve.client.enqueue.validate_config", lambda _, config: dict(config))
+    first = enqueue_run("process", {"numbers": [number]}, idempotency_key="k")
+    assert enqueue_run("process", {"numbers": [number]}, idempotency_key="k") == first
+    with pytest.raises(IdempotencyConflict):
+        enqueue_run("process", {"numbers": [number + 1 if abs(number) < 1e15 else number / 2]}, idempotency_key="k")
+
+
 def test_another_key_or_none_gives_another_run(services: Services) -> None:
     keys = ("a", "b", None, None)
     assert len({enqueue_run("process", TRUE, idempotency_key=key).id for key in keys}) == 4
