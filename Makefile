@@ -62,6 +62,7 @@ test-lowest: setup ## The client and the workers with the oldest libraries that 
 		tests/contract/test_command_adapters.py tests/contract/test_log_store.py tests/contract/test_throttle.py \
 		$(wildcard tests/integration/test_a_run*.py tests/integration/test_enqueue*.py tests/integration/test_within*.py) \
 		tests/integration/test_refresh.py tests/integration/test_supervisor.py tests/integration/test_migrations.py \
+		tests/faults/test_g13_forks.py \
 		tests/unit/test_settings.py tests/unit/test_waiting.py tests/unit/test_context.py tests/unit/test_journal.py
 
 test-browser: setup ## The page in a real Chromium, which is installed if it is not there (SCREENSHOTS=docs writes them)

@@ -120,7 +120,10 @@ def validate_config(kind: type[Kind], config: Mapping[str, Any]) -> dict[str, An
     except ValidationError as error:
         problems = "; ".join(_problem(details, kind) for details in error.errors())
         raise InvalidRequest(f"Adapter {kind.type!r}: {problems}.") from None
-    stored: dict[str, Any] = model.model_dump(mode="json", exclude_unset=True)
+    try:
+        stored: dict[str, Any] = model.model_dump(mode="json", exclude_unset=True)
+    except ValueError as error:  # Where anything is taken: too deep, in a circle, of a type of the caller's own.
+        raise InvalidRequest(f"Adapter {kind.type!r}: config cannot be kept as JSON: {shown(error)}.") from None
     return stored
 
 

@@ -90,7 +90,7 @@ def enqueue_each(
     """
     if not requests:
         return []
-    with tracing.enqueueing({request.adapter for request in requests}, caller) as span:
+    with tracing.enqueueing({str(request.adapter) for request in requests}, caller) as span:
         runs = insert(executor, checked(requests, tracing.place()))
         tracing.enqueued(span, [run.id for run, _ in runs])
         new = [run.id for run, is_new in runs if is_new]

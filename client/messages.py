@@ -52,7 +52,7 @@ def sent(name: str, *, task_id: UUID, shown: str, queue: str, sender: str) -> st
     own = str(task_id)
     event = {
         "hostname": sender,
-        "utcoffset": time.timezone // 3600,
+        "utcoffset": _hours_west_of_utc(),
         "pid": os.getpid(),
         "clock": 0,
         "uuid": own,
@@ -71,6 +71,11 @@ def sent(name: str, *, task_id: UUID, shown: str, queue: str, sender: str) -> st
         "type": "task-sent",
     }
     return _envelope(event, {"hostname": sender}, {"delivery_mode": 1}, exchange="celeryev", routing_key="task.sent")
+
+
+def _hours_west_of_utc() -> float:
+    """By which Flower shifts the event's time into its own zone: of this moment, in summer too."""
+    return (time.altzone if time.localtime().tm_isdst else time.timezone) / 3600
 
 
 def _envelope(

@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 #: Runs that one message names at the most: a worker sends the message of each.
 RUNS_IN_A_MESSAGE = 1000
-#: Seconds for which a broker that did not answer is left alone: nobody who asks for a run waits for it again so soon.
+#: Seconds after which a try that fails has kept its caller waiting. Told by the clock: a name that is not resolved, or
+#: Sentinels that are silent, fail late too, by errors that say nothing of it.
+LATE = 1.0
+#: Seconds for which such a broker is left alone: nobody who asks for a run waits for it again so soon.
 PAUSE = 10.0
 
 
@@ -43,15 +46,16 @@ class Hints:
                 self._try(some)
 
     def _try(self, run_ids: Sequence[UUID]) -> None:
+        late = time.monotonic() + LATE
         try:
             try:
                 self._tell(run_ids)
-            except Exception as error:
-                if _is_slow(error):
+            except Exception:
+                if time.monotonic() >= late:
                     raise
                 self._tell(run_ids)  # A connection that was lost while nobody used it is replaced by now.
         except Exception as error:  # A client of a broker raises whatever its transport raises.
-            if _is_slow(error):
+            if time.monotonic() >= late:
                 self._silent_until = time.monotonic() + PAUSE
             which = f"run {run_ids[0]} is" if len(run_ids) == 1 else f"{len(run_ids)} runs are"
             logger.warning(
@@ -93,8 +97,3 @@ class Hints:
 
                 self._redis = connect(self._url)
             return self._redis
-
-
-def _is_slow(error: BaseException) -> bool:
-    """Whether a broker was waited for in vain; one that refuses costs nothing to be tried again."""
-    return "Timeout" in type(error).__name__ or "timed out" in str(error).lower()

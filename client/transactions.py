@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from reprieve.client.commits import after_commit_of, off_the_loop
 from reprieve.models.errors import InvalidRequest
-from reprieve.stores.statements import for_psycopg, row_of
+from reprieve.stores.statements import for_psycopg, for_sqlalchemy, row_of
 
 #: Before it, a Connection committed each statement by itself that it took for a writing one.
 LEAST_SQLALCHEMY = 2
@@ -48,7 +48,7 @@ class OfSqlAlchemy(Joined):
         self.known = connection.info
 
     def run(self, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        result = self._connection.execute(sys.modules["sqlalchemy"].text(statement), values)
+        result = self._connection.execute(sys.modules["sqlalchemy"].text(for_sqlalchemy(statement)), values)
         rows: Sequence[Any] = result.all() if result.returns_rows else ()
         return rows
 

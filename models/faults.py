@@ -80,6 +80,7 @@ _SENTENCES = {
     "53100": "The database's disk is full",
     "53200": "The database is out of memory",
     "53300": "The database has no connection left",
+    "55P03": "Another transaction holds what was asked for, and has not ended",
     "57P01": "The database is shutting down",
     "57P02": "The database is shutting down",
     "57P03": "The database is starting up",

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, Self
 from uuid import UUID
 
@@ -16,6 +17,8 @@ MAX_LABEL_LENGTH = 128
 MAX_KEY_LENGTH = 255
 #: Runs that are asked for in one call at the most.
 MOST_AT_ONCE = 10_000
+#: Characters of what was given that an error repeats: a whole key, and not all of what is no key.
+LONGEST_SHOWN = 2 * MAX_KEY_LENGTH
 #: A longer limit is none.
 MAX_RUNTIME = timedelta(days=3650)
 
@@ -40,7 +43,9 @@ class RunRequest:
             raise InvalidRequest(f"it is of type {type(given).__name__}; give a RunRequest, or a mapping.")
         known = [one.name for one in fields(cls)]
         if unknown := [name for name in given if name not in known]:
-            raise InvalidRequest(f"{shown(unknown[0])} is not known of a run; known are {', '.join(known)}.")
+            raise InvalidRequest(
+                f"{shown(unknown[0])[:LONGEST_SHOWN]} is not known of a run; known are {', '.join(known)}."
+            )
         if missing := [name for name in ("adapter", "config") if name not in given]:
             raise InvalidRequest(f"{missing[0]} is missing.")
         return cls(**given)
@@ -48,7 +53,7 @@ class RunRequest:
     @property
     def name(self) -> str:
         """What a person may find it by among others; empty for one without a key."""
-        return f" (idempotency_key {shown(repr(self.idempotency_key))})" if self.idempotency_key is not None else ""
+        return f" (idempotency_key {shown(_brief(self.idempotency_key))})" if self.idempotency_key is not None else ""
 
 
 def asked_for(requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[RunRequest]:
@@ -98,8 +103,16 @@ class NewRun:
         )
 
     def is_as(self, adapter: str, config: dict[str, Any]) -> bool:
-        """Whether a run of this adapter with this config is the same work."""
-        return (self.adapter, self.config) == (adapter, config)
+        """Whether a run of this adapter with this config, as a database gives it back, is the same work."""
+        return self.adapter == adapter and (self.config == config or _as_kept(self.config) == _as_kept(config))
+
+
+def _brief(value: object) -> str:
+    """What was given, as far as it can be shown: Python writes no number of more than 4,300 digits."""
+    try:
+        return repr(value)[:LONGEST_SHOWN]
+    except ValueError:
+        return f"of type {type(value).__name__}, and too long"
 
 
 def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -112,6 +125,11 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     if "\\u0000" in text and any(not is_plain_text(one) for one in _texts(config)):
         raise InvalidRequest("config holds a NUL; leave it out.")
     return config
+
+
+def _as_kept(config: dict[str, Any]) -> Any:
+    """With numbers by their digits, as PostgreSQL keeps them: a large float comes back as a whole number beside it."""
+    return json.loads(json.dumps(config), parse_float=Decimal, parse_int=Decimal)
 
 
 def _texts(value: Any) -> list[str]:
@@ -130,13 +148,13 @@ def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
     for name, value in labels.items():
         for part in (name, value):
             if not is_plain_text(part) or len(part) > MAX_LABEL_LENGTH:
-                raise InvalidRequest(f"labels: {name!r} must be text of at most {MAX_LABEL_LENGTH} characters.")
+                raise InvalidRequest(f"labels: {_brief(name)} must be text of at most {MAX_LABEL_LENGTH} characters.")
     return dict(labels)
 
 
 def _checked_attempts(max_attempts: int) -> int:
     if not isinstance(max_attempts, int) or isinstance(max_attempts, bool) or not 1 <= max_attempts <= 100:
-        raise InvalidRequest(f"max_attempts is {max_attempts!r}; give a whole number from 1 to 100.")
+        raise InvalidRequest(f"max_attempts is {_brief(max_attempts)}; give a whole number from 1 to 100.")
     return max_attempts
 
 
@@ -149,7 +167,7 @@ def _checked_runtime(max_runtime: float | timedelta | None) -> timedelta | None:
         limit = timedelta(0)
     if not timedelta(0) < limit <= MAX_RUNTIME:
         raise InvalidRequest(
-            f"max_runtime is {max_runtime!r}; give seconds above 0 and up to {MAX_RUNTIME.days} days, "
+            f"max_runtime is {_brief(max_runtime)}; give seconds above 0 and up to {MAX_RUNTIME.days} days, "
             "or None for no limit."
         )
     return limit

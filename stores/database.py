@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from reprieve.models.faults import ends_all_sessions, ends_session
 from reprieve.stores.postgres_address import PostgresAddress
-from reprieve.stores.statements import Executor
+from reprieve.stores.statements import Executor, for_sqlalchemy
 
 
 class Database:
@@ -111,7 +111,7 @@ class _Transaction:
 
 
 def _run(connection: Connection, statement: TextClause | str, values: Mapping[str, Any] | None) -> Sequence[Row[Any]]:
-    result = connection.execute(text(statement) if isinstance(statement, str) else statement, values)
+    result = connection.execute(text(for_sqlalchemy(statement)) if isinstance(statement, str) else statement, values)
     return result.all() if result.returns_rows else ()
 
 

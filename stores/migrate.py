@@ -45,7 +45,7 @@ def _make_schema(connection: Connection, name: str | None) -> None:
 def _refuse_tables_of_others(connection: Connection) -> None:
     """A service's own `runs`, or its own Alembic's `alembic_version`, would be taken for ours."""
     taken = _tables(connection)
-    if taken and not _are_ours(connection, taken):
+    if taken and not _are_ours(taken):
         raise SettingsError(
             f"The database has {', '.join(sorted(taken))} of somebody else's where Reprieve's tables would be. Keep "
             "these in a schema of their own: set REPRIEVE_DATABASE_SCHEMA, for every process of Reprieve."
@@ -58,9 +58,10 @@ def _tables(connection: Connection) -> set[str]:
     return set(connection.execute(named, {"names": [*Row.metadata.tables, "alembic_version"]}).scalars())
 
 
-def _are_ours(connection: Connection, tables: set[str]) -> bool:
-    """Whether a migration of ours made them; one of a newer version is not known here, and its tables are."""
-    return current_revision(connection) in _known_revisions() or tables >= {"runs", "run_specs", "alembic_version"}
+def _are_ours(tables: set[str]) -> bool:
+    """Whether a migration of ours made them. The tables tell: the revision of a newer version is not known here, and
+    many count theirs as we do, from 0001."""
+    return tables >= {"runs", "run_specs", "alembic_version"}
 
 
 def current_revision(connection: Connection) -> str | None:
@@ -80,9 +81,8 @@ def is_current(database: Database) -> bool:
     """
     with database.begin() as connection:
         current = current_revision(connection)
-        if current is None or current in _known_revisions():
-            return current == head_revision()
-        return _are_ours(connection, _tables(connection))
+        is_known = current is None or current in _known_revisions()
+        return (current == head_revision() or not is_known) and _are_ours(_tables(connection))
 
 
 def _known_revisions() -> set[str]:

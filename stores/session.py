@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 import psycopg2
-from psycopg2.errors import DuplicatePreparedStatement, InvalidSqlStatementName
+from psycopg2.errors import DuplicatePreparedStatement, FeatureNotSupported, InvalidSqlStatementName
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from reprieve.models.faults import ends_session
@@ -60,7 +60,8 @@ class Session:
             try:
                 if self._executed_by_name(cursor, statement, values):
                     return
-            except InvalidSqlStatementName:
+            # Not there; or what it returns is of another type since a migration, and stays refused in this session.
+            except (InvalidSqlStatementName, FeatureNotSupported):
                 self._prepared = None
         cursor.execute(for_psycopg(statement), values)
 

@@ -1,6 +1,7 @@
 """Where our statements are run: over SQLAlchemy in a worker, over psycopg2 alone in a service and in a command.
 
-A statement is written once, with `:name` for each value, and without a colon for anything else (so `CAST`, never `::`).
+A statement is written once, with `:name` for each value, and without a colon for anything else but in a quoted name (so
+`CAST`, never `::`).
 """
 
 import re
@@ -9,7 +10,8 @@ from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
-_VALUE = re.compile(r":([a-z_]+)")
+#: A value; or a quoted name, in which a colon is one of its characters.
+_VALUE = re.compile(r':([a-z_]+)|"[^"]*"')
 
 
 class Executor(Protocol):
@@ -31,19 +33,25 @@ class Executor(Protocol):
 
 def names_of(statement: str) -> list[str]:
     """The values that a statement names, each once."""
-    return list(dict.fromkeys(_VALUE.findall(statement)))
+    return list(dict.fromkeys(filter(None, _VALUE.findall(statement))))
 
 
 def numbered(statement: str) -> str:
     """The statement with `$1` for the first of those, as PostgreSQL prepares it."""
     numbers = {name: f"${number}" for number, name in enumerate(names_of(statement), 1)}
-    return _VALUE.sub(lambda found: numbers[found[1]], statement)
+    return _VALUE.sub(lambda found: numbers[found[1]] if found[1] else found[0], statement)
 
 
 @cache
 def for_psycopg(statement: str) -> str:
     """The statement with its values as psycopg writes them."""
-    return _VALUE.sub(r"%(\1)s", statement.replace("%", "%%"))
+    return _VALUE.sub(lambda found: f"%({found[1]})s" if found[1] else found[0], statement.replace("%", "%%"))
+
+
+@cache
+def for_sqlalchemy(statement: str) -> str:
+    """The statement as SQLAlchemy's `text` takes it."""
+    return _VALUE.sub(lambda found: found[0] if found[1] else found[0].replace(":", "\\:"), statement)
 
 
 def quoted(name: str) -> str:

@@ -69,9 +69,9 @@ def migrations(wired: Services) -> Found:
         there, expected = current_revision(connection), head_revision()
     schema = wired.database.schema
     what = "The database" if schema is None else f"The schema {schema} of the database"
-    if there == expected:
-        return True, f"{what} is at revision {there}, as this version expects."
     if is_current(wired.database):
+        if there == expected:
+            return True, f"{what} is at revision {there}, as this version expects."
         return True, f"{what} is at revision {there}, of a newer version than this: an upgrade is under way."
     return False, f"{what} is at revision {there or 'none'}, not {expected}: run `reprieve migrate`."
 

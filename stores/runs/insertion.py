@@ -7,12 +7,21 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from reprieve.models.errors import IdempotencyConflict
+from reprieve.models.errors import IdempotencyConflict, InvalidRequest
+from reprieve.models.faults import sqlstate_of
 from reprieve.models.records import Run
 from reprieve.models.requests import NewRun
 from reprieve.models.status import Status
 from reprieve.stores.runs.records import RunRecords
 from reprieve.stores.statements import Executor, qualified
+
+#: Characters of JSON that PostgreSQL takes as one value whatever they say: its own form has 12 bytes for a digit and a
+#: comma, and may have 268 MB. For more, there is a savepoint: to be refused must not end a caller's transaction.
+SURELY_TAKEN = 2**24
+#: Characters that it is not even sent, for it would not take them.
+MOST_ASKED = 2**28
+#: What PostgreSQL says of such a value.
+TOO_MUCH = "54000"
 
 
 @cache
@@ -58,16 +67,32 @@ WHERE s.run_id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:
 def insert(executor: Executor, new: Sequence[NewRun]) -> list[tuple[Run, bool]]:
     """Write these runs, or none of them. Returns each one's record, and whether it is new, in the same order.
 
-    A known idempotency key gives its run; raises `IdempotencyConflict` when that has another adapter or config.
+    A known idempotency key gives its run; raises `IdempotencyConflict` when that has another adapter or config, and
+    `InvalidRequest` for more than PostgreSQL takes at once.
     """
-    if len(new) > 1 and any(one.idempotency_key is not None for one in new):
-        with executor.together() as transaction:
-            return _inserted(transaction, new)
-    return _inserted(executor, new)
-
-
-def _inserted(executor: Executor, new: Sequence[NewRun]) -> list[tuple[Run, bool]]:
     asked = json.dumps([_asked(one) for one in new], ensure_ascii=False)
+    if len(asked) > MOST_ASKED:
+        raise _too_much(len(new), asked)
+    may_fail = len(asked) > SURELY_TAKEN or (len(new) > 1 and any(one.idempotency_key is not None for one in new))
+    try:
+        if not may_fail:
+            return _inserted(executor, new, asked)
+        with executor.together() as transaction:
+            return _inserted(transaction, new, asked)
+    except Exception as error:
+        if sqlstate_of(error) == TOO_MUCH:
+            raise _too_much(len(new), asked) from error
+        raise
+
+
+def _too_much(runs: int, asked: str) -> InvalidRequest:
+    what = "The run is" if runs == 1 else f"None of the {runs} runs was enqueued: together they are"
+    way = "keep what is large elsewhere" if runs == 1 else "ask for them in parts"
+    size = f"{len(asked.encode()) // 10**6} MB with config and labels"
+    return InvalidRequest(f"{what} {size}, and PostgreSQL does not take as much at once; {way}.")
+
+
+def _inserted(executor: Executor, new: Sequence[NewRun], asked: str) -> list[tuple[Run, bool]]:
     added = {_uuid(row.id): row for row in executor.run(_insert(executor.schema), {"asked": asked})}
     others = _as_before(executor, [one for one in new if one.id not in added])
     return [(_record(one, added[one.id]), True) if one.id in added else others[one.id] for one in new]

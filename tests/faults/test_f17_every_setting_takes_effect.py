@@ -293,13 +293,13 @@ def test_a_database_that_this_redis_has_not_is_one_sentence(
 # -- a schema of its own
 
 
-@pytest.fixture(params=["plain", 'Odd "name" of\\ours'])
+@pytest.fixture(params=["plain", 'Odd "na:me" of\\:ours'])
 def schema(request: pytest.FixtureRequest, services: Services) -> Iterator[str]:
     """The name of a schema that is not there yet, and gone afterwards."""
     name: str = request.param
     yield name
     with services.database.begin() as connection:
-        connection.execute(text('DROP SCHEMA IF EXISTS "' + name.replace('"', '""') + '" CASCADE'))
+        connection.exec_driver_sql('DROP SCHEMA IF EXISTS "' + name.replace('"', '""') + '" CASCADE')
 
 
 def tables_of(database: Database, schema: str) -> set[str]:
@@ -338,8 +338,10 @@ def test_a_system_in_a_schema_of_its_own_shares_nothing_with_one_in_public(
         run = enqueue_run("process", {"command": ["true"]})
         assert other.records.newest(statuses=[], limit=10) == []
         bootstrap.use(other)
-        ours = enqueue_run("process", {"command": ["true"]})
-        assert [one.id for one in other.records.newest(statuses=[], limit=10)] == [ours.id]
+        ours = [enqueue_run("process", {"command": ["true"]}).id for _ in range(3)]
+        with other.database.begin() as connection:
+            ours.append(enqueue_run("process", {"command": ["true"]}, within=connection).id)
+        assert [one.id for one in other.records.newest(statuses=[], limit=10)] == ours[::-1]
         assert [one.id for one in services.records.newest(statuses=[], limit=10)] == [run.id]
     finally:
         other.database.dispose()

@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -40,6 +41,7 @@ def trace():
     signals = {name: len(one.receivers or []) for name, one in vars(celery.signals).items() if isinstance(one, Signal)}
     return {
         "current app": current_app.main,
+        "shared tasks": sorted(celery.Celery("another", set_as_current=False, fixups=()).tasks),
         "transports": sorted(kombu.transport.TRANSPORT_ALIASES.items()),
         "receivers": signals,
         "metrics": sorted(prometheus_client.REGISTRY._names_to_collectors),
@@ -67,7 +69,8 @@ import reprieve
 run = reprieve.enqueue_run("process", {"command": ["true"]})
 reprieve.enqueue_runs([{"adapter": "remote", "config": {}}] * 2)
 reprieve.cancel_run(run.id)
-import reprieve.workers.app
+list(reprieve.list_runs()), reprieve.wait_for(run), list(reprieve.read_log(run)), list(reprieve.follow_log(run))
+import reprieve.aio, reprieve.client, reprieve.workers.app
 after = trace()
 print(json.dumps({name: [before[name], after[name]] for name in before if before[name] != after[name]}))
 """
@@ -138,8 +141,19 @@ def as_of_any(run_id: UUID, message: dict[str, Any]) -> Any:
     return common(message)
 
 
+@pytest.fixture
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process's time zone."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "XXX0YYY,0,364"], indirect=True, ids=["0", "5:45", "summer"])
 def test_a_runs_message_and_its_event_are_field_by_field_what_celery_would_send(
-    services: Services, redis: Redis
+    services: Services, redis: Redis, zone: None
 ) -> None:
     theirs, celerys = sent(services, redis, send_execute)
     ours, own = sent(services, redis, lambda run_id: link().hints.announce([run_id]))

@@ -86,3 +86,33 @@ def test_a_child_that_ends_does_not_end_what_its_parent_holds(
         [sys.executable, "-P", "-c", code], env=env, cwd=tmp_path, stderr=subprocess.PIPE, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+#: Six children that draw ids at once, after their parent has drawn one. Prints what is random of each.
+IDS = """
+import os, time
+from reprieve.client.enqueue import uuid7
+uuid7()
+begin, children = time.time() + 0.3, []
+for _ in range(6):
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        while time.time() < begin: pass
+        os.write(writing, "".join(f"{uuid7().hex[12:]} " for _ in range(3000)).encode())
+        os._exit(0)
+    os.close(writing)
+    children.append(reading)
+for reading in children:
+    with open(reading) as said: print(said.read())
+"""
+
+
+def test_no_two_children_draw_the_same_ids(tmp_path: Path) -> None:
+    """As they did with uuid-utils before 0.14, whose random numbers went on in each child as in its parent. A run with
+    the id of another is taken for that one, asked for again: it would be lost.
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "ignore", "-c", IDS], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    drawn = done.stdout.split()
+    assert len(drawn) == len(set(drawn)) == 6 * 3000

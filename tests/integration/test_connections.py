@@ -146,6 +146,17 @@ def test_what_another_client_of_the_pooler_has_prepared_is_used(connections: Con
     other.close()
 
 
+def test_a_statement_that_was_planned_before_a_migration_is_planned_anew(
+    connections: Connections, services: Services
+) -> None:
+    connections.run("CREATE TABLE planned (number int)")
+    assert [list(connections.run("SELECT number FROM planned")) for _ in range(3)] == [[]] * 3
+    with services.database.begin() as connection:
+        connection.execute(text("ALTER TABLE planned ALTER number TYPE bigint"))
+    assert [list(connections.run("SELECT number FROM planned")) for _ in range(3)] == [[]] * 3
+    connections.run("DROP TABLE planned")
+
+
 def test_in_a_transaction_no_statement_is_run_by_name_so_that_none_can_abort_it(connections: Connections) -> None:
     statement = "SELECT CAST(:a AS text) AS said"
     for _ in range(3):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import reduce
 from typing import Any
 from uuid import uuid4
 
@@ -15,8 +16,9 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
-from reprieve import cancel_run, enqueue_run
+from reprieve import RunRequest, cancel_run, enqueue_run, enqueue_runs
 from reprieve.client import link as linking
+from reprieve.client import sending
 from reprieve.client.sending import Hints
 from reprieve.models.errors import IdempotencyConflict, InvalidRequest, RunNotFound, UnknownAdapter
 from reprieve.models.liveness import RESEND_DOUBLINGS
@@ -118,15 +120,47 @@ def test_arguments_up_to_their_limits_are_taken(services: Services, arguments: d
         ("config", {"command": ["\ud800"]}),
         ("config", None),
         ("config", "ls"),
+        pytest.param("max_attempts", 10**5000, id="max_attempts-of-5000-digits"),
+        pytest.param("max_runtime", 10**5000, id="max_runtime-of-5000-digits"),
+        ("adapter", None),
+        ("adapter", ["process"]),
     ],
 )
 def test_an_argument_that_cannot_work_is_refused_by_name_and_leaves_nothing(
     services: Services, redis: Redis, field: str, value: Any
 ) -> None:
-    arguments = {"config": TRUE} | {field: value}
+    arguments = {"adapter": "process", "config": TRUE} | {field: value}
     with pytest.raises(InvalidRequest, match=field):
-        enqueue_run("process", arguments.pop("config"), **arguments)
+        enqueue_run(**arguments)
     assert (count_runs(services), messages(redis)) == (0, 0)
+
+
+def in_itself() -> dict[str, Any]:
+    circle: dict[str, Any] = {}
+    circle["circle"] = circle
+    return circle
+
+
+@pytest.mark.parametrize(
+    "anything",
+    [reduce(lambda inner, _: {"deeper": inner}, range(500), {}), in_itself(), {"own": object()}, {"bytes": b"\xff"}],
+    ids=["deep", "in a circle", "a type of its own", "bytes"],
+)
+def test_where_a_config_may_be_anything_what_is_no_json_is_refused(services: Services, anything: Any) -> None:
+    config = {"image": "busybox", "patch": anything}
+    with pytest.raises(InvalidRequest, match=r"^Adapter 'kubernetes': config cannot be kept as JSON: "):
+        enqueue_run("kubernetes", config)
+    with pytest.raises(InvalidRequest, match="Run 1: Adapter 'kubernetes': config cannot"):
+        enqueue_runs([RunRequest("process", TRUE), RunRequest("kubernetes", config)])
+    assert count_runs(services) == 0
+
+
+def test_an_error_repeats_so_much_of_what_was_given_and_no_more() -> None:
+    long = "x" * 100_000
+    for wrong in ({"idempotency_key": long}, {"labels": {long: "x"}}, {long: 1}):
+        with pytest.raises(InvalidRequest) as refused:
+            enqueue_runs([{"adapter": "process", "config": TRUE}, {"adapter": "process", "config": TRUE, **wrong}])
+        assert len(str(refused.value)) < 1000
 
 
 def test_an_adapter_that_is_not_installed_is_refused_with_those_that_are(services: Services) -> None:
@@ -170,6 +204,18 @@ def test_a_known_key_with_other_work_is_a_conflict_that_names_key_and_run(
     with pytest.raises(IdempotencyConflict, match=f"'k' belongs to run {run.id}"):
         enqueue_run(adapter, config, idempotency_key="k")
     assert count_runs(services) == 1
+
+
+@pytest.mark.parametrize(
+    "number", [1e23, 1.7e18 + 256, 0.1, 1e-7, 5e-324, -0.0, 1.0, 2**64 + 1, 1.7976931348623157e308]
+)
+def test_a_known_key_with_the_same_number_is_no_conflict(monkeypatch: pytest.MonkeyPatch, number: float) -> None:
+    """PostgreSQL keeps digits: 1e23 comes back as a whole number, and Python tells it from the float."""
+    monkeypatch.setattr("reprieve.client.enqueue.validate_config", lambda _, config: dict(config))
+    first = enqueue_run("process", {"numbers": [number]}, idempotency_key="k")
+    assert enqueue_run("process", {"numbers": [number]}, idempotency_key="k") == first
+    with pytest.raises(IdempotencyConflict):
+        enqueue_run("process", {"numbers": [number + 1 if abs(number) < 1e15 else number / 2]}, idempotency_key="k")
 
 
 def test_another_key_or_none_gives_another_run(services: Services) -> None:
@@ -237,6 +283,28 @@ def test_a_run_whose_message_no_broker_took_is_brought_by_the_sweep(
     assert sweep(services)["resent"] == 1
     eventually(lambda: status_of(services, run.id) == "succeeded")
     assert kinds(services, run.id) == ["enqueued", "resent", "claimed", "spawned", "succeeded"]
+
+
+@pytest.mark.parametrize("scheme", ["redis", "sentinel"])
+def test_a_broker_that_hangs_is_waited_for_once_and_then_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scheme: str
+) -> None:
+    """What a client of Sentinels says then is that there is no master, and nothing of the time that it took."""
+    monkeypatch.setattr(cache, "SOCKET_TIMEOUT", 0.3)
+    monkeypatch.setattr(sending, "LATE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hints = Hints(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/0" + "?master=m" * (scheme == "sentinel"))
+        for _ in range(3):
+            hints.announce([uuid4()])
+    assert caplog.text.count("The broker took no message") == 1
+
+
+def test_a_broker_that_refuses_is_asked_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        hints = Hints(f"redis://127.0.0.1:{closing.getsockname()[1]}/0")
+    for _ in range(3):
+        hints.announce([uuid4()])
+    assert caplog.text.count("The broker took no message") == 3
 
 
 # -- sending again

@@ -13,6 +13,7 @@ from reprieve import IdempotencyConflict, InvalidRequest, RunRequest, enqueue_ru
 from reprieve.client.enqueue import enqueue_each
 from reprieve.client.link import link
 from reprieve.models.requests import MOST_AT_ONCE
+from reprieve.stores.runs import insertion
 from reprieve.workers.bootstrap import Services
 from tests.conftest import StartWorker
 from tests.support.rows import kinds, status_of
@@ -134,6 +135,28 @@ def test_more_than_ten_thousand_at_once_are_refused(services: Services) -> None:
     with pytest.raises(InvalidRequest, match="More than 10,000 runs"):
         enqueue_runs(asked() for _ in range(MOST_AT_ONCE + 1))
     assert count_runs(services) == 0
+
+
+@pytest.mark.slow
+def test_more_than_postgresql_takes_at_once_is_refused_and_a_callers_transaction_goes_on(services: Services) -> None:
+    large = RunRequest("process", {"command": ["ä" * 4_000_000]})
+    with services.database.begin() as connection:
+        with pytest.raises(
+            InvalidRequest, match=r"None of the 34 runs was enqueued: together they are 272 MB.*in parts"
+        ):
+            enqueue_runs([large] * 34, within=connection)
+        kept = enqueue_run("process", TRUE, within=connection)
+    with pytest.raises(InvalidRequest, match=r"The run is 270 MB with config and labels.*elsewhere"):
+        enqueue_run("process", {"command": ["ä" * 135_000_000]})
+    assert [run.id for run in services.records.newest()] == [kept.id]
+
+
+def test_what_nobody_would_take_is_not_sent(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(insertion, "MOST_ASKED", 1000)
+    with pytest.raises(InvalidRequest, match="None of the 10 runs was enqueued: together they are 0 MB"):
+        enqueue_runs([asked()] * 10)
+    assert enqueue_run("process", TRUE)
+    assert count_runs(services) == 1
 
 
 def test_who_asks_with_the_same_keys_in_another_order_waits_and_gets_the_same_runs(services: Services) -> None:

@@ -122,12 +122,18 @@ def test_two_who_migrate_an_empty_database_at_once_both_succeed(new_database: Ne
         assert list(pool.map(migrate, [database, database])) == [head_revision()] * 2
 
 
+THEIR_ALEMBIC = "CREATE TABLE alembic_version (version_num varchar(32)); INSERT INTO alembic_version VALUES ('{}')"
+
+
 @pytest.mark.parametrize(
     "theirs",
     [
-        "CREATE TABLE alembic_version (version_num varchar(32)); INSERT INTO alembic_version VALUES ('5ca1ab1e')",
+        THEIR_ALEMBIC.format("5ca1ab1e"),
+        THEIR_ALEMBIC.format("0003"),
+        THEIR_ALEMBIC.format(head_revision()),
         "CREATE TABLE runs (id int)",
     ],
+    ids=["of their own Alembic", "that counts as ours does", "and has come as far", "of their own"],
 )
 def test_tables_of_a_service_that_have_our_names_are_left_alone_and_ours_go_into_a_schema(
     new_database: NewDatabase, theirs: str

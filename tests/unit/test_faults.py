@@ -104,6 +104,7 @@ def test_a_session_is_given_up_where_it_is_of_no_use_and_the_others_where_their_
 
 def test_a_person_is_told_what_the_database_suffers_from() -> None:
     assert unfit_database(from_postgres("25006")) == "The database is read-only"
+    assert unfit_database(from_postgres("55P03")) == "Another transaction holds what was asked for, and has not ended"
     assert unfit_database(from_postgres(None, exc.OperationalError)) == "The database does not answer"
 
 
