@@ -11,7 +11,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from psycopg2 import InterfaceError
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 import reprieve
 from reprieve import (
@@ -30,6 +32,7 @@ from reprieve import (
 )
 from reprieve.client import AsyncClient, Client
 from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.extents import extent_of
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log, expire_logs
 from reprieve.workers.finish import finish
@@ -491,6 +494,29 @@ def test_a_follower_of_whatever_is_cut_off_is_given_each_line_once_and_in_order(
     stack.cut()
     stack.end(work, 500)
     assert numbers(reading.wait()) == [(1, seq) for seq in range(1, 501)]
+
+
+def test_a_follower_whose_look_fails_after_it_has_read_is_given_what_it_read_by_the_next_one(
+    ask: Any, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = running(stack.services)
+    for seq in range(1, 5):
+        stack.write(work, seq, seq)
+    with stack.services.database.begin() as connection:
+        connection.execute(text("DELETE FROM log_segments WHERE run_id = :id AND first_seq = 3"), {"id": work.run_id})
+    stack.end(work, 4)
+    forget_the_tail(stack, work)
+    # Whoever finds that stored chunks are not there asks again how far the log is.
+    failures = [OperationalError("SELECT", {}, InterfaceError("connection already closed"))]
+
+    def failing(*given: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return extent_of(*given)
+
+    monkeypatch.setattr("reprieve.stores.reading.extent_of", failing)
+    items = list(ask.follow_log(work.run_id))
+    assert [(item.last, isinstance(item, Gap)) for item in items] == [(1, False), (2, False), (3, True), (4, False)]
 
 
 def test_a_follower_that_leaves_early_holds_nothing(ask: Any, stack: Stack) -> None:
