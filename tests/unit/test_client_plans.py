@@ -359,7 +359,14 @@ def test_lines_are_the_same_in_whatever_pieces_they_come(texts: list[str], cuts:
 
 @given(st.lists(st.integers(0, 400)))
 def test_events_are_the_same_in_whatever_pieces_they_come(cuts: list[int]) -> None:
-    data = b": ping\r\n\r\n" + output(1, 2) + b"data: a\ndata:b\nretry: x\nnonsense\n\nid: 7\n\n" + END
+    data = (
+        b": ping\r\n\r\n"
+        + output(1, 2)
+        + b"data: a\ndata:b\nretry: x\nretry: "
+        + b"9" * 5000
+        + b"\nnonsense\n\nid: 7\n\n"
+        + END
+    )
     found = _fed(Events().feed, data, cuts)
     assert [(one.name, one.id) for one in found] == [("output", "1:2"), ("message", None), ("end", "end")]
     assert found[1].text == "a\nb"
