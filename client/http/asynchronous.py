@@ -79,7 +79,7 @@ class AsyncClient:
         return await self._first(plans.enqueue_runs(calls.enqueue_runs(asked_for(requests)), self._backoff))
 
     async def cancel_run(self, run: SomeRun) -> Run:
-        """End a run and its work; one that has ended stays as it is."""
+        """End a run and its work, by its whole id; one that has ended stays as it is."""
         return await self._first(plans.run(calls.cancel_run(id_of(run)), self._backoff))
 
     async def get_run(self, run: SomeRun) -> Run:

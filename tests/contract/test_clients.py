@@ -190,8 +190,14 @@ def test_a_key_and_a_label_are_any_text_and_the_same_run_whoever_asks(ask: Any, 
         ({"labels": {"team": "\0"}}, InvalidRequest, "labels"),
         ({"labels": {"team": "\ud800"}}, InvalidRequest, "labels"),
         ({"labels": ["team"]}, InvalidRequest, "labels"),
+        ({"labels": {1: "a", "1": "b"}}, InvalidRequest, "labels: 1"),
+        ({"config": {"command": ["true"], "env": {1: "a"}}}, InvalidRequest, "config"),
         ({"max_attempts": 0}, InvalidRequest, "max_attempts is 0"),
         ({"max_attempts": 1.5}, InvalidRequest, "max_attempts"),
+        ({"max_attempts": 2.0}, InvalidRequest, "max_attempts is 2.0"),
+        ({"max_attempts": "3"}, InvalidRequest, "max_attempts is '3'"),
+        ({"max_attempts": True}, InvalidRequest, "max_attempts is True"),
+        ({"max_runtime": "60"}, InvalidRequest, "max_runtime is '60'"),
         ({"max_runtime": -1}, InvalidRequest, "max_runtime is -1"),
         ({"max_runtime": 1e300}, InvalidRequest, "max_runtime"),
         ({"max_runtime": float("inf")}, InvalidRequest, ""),
@@ -341,6 +347,17 @@ def test_a_run_is_cancelled_once_and_stays_so(ask: Any, stack: Stack) -> None:
     for _ in range(2):
         assert ask.cancel_run(work.run_id).status == "cancelled"
     assert ask.cancel_run(ask.get_run(work.run_id)).status == "cancelled"
+    for whole in (str(work.run_id).upper(), work.run_id.hex):
+        assert ask.cancel_run(whole) == ask.get_run(whole) == ask.get_run(work.run_id)
+
+
+def test_who_asks_directly_may_name_a_run_that_is_to_be_ended_by_the_end_of_its_id(ask: Any, stack: Stack) -> None:
+    run = new_run(stack.services)
+    if ask is reprieve or getattr(ask, "_target", None) is aio:
+        assert ask.cancel_run(str(run.id)[-12:]).id == run.id
+    else:
+        with pytest.raises(RunNotFound, match="whole id"):
+            ask.cancel_run(str(run.id)[-12:])
 
 
 def test_one_who_waits_is_given_the_run_when_it_ends_over_whatever_is_cut_meanwhile(ask: Any, stack: Stack) -> None:
