@@ -92,12 +92,14 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what this is registered for
-    wrong = [
-        WrongField(field=".".join(str(part) for part in one["loc"]), detail=str(one["msg"])) for one in error.errors()
-    ]
-    named, more = wrong[:FIELDS_NAMED], len(wrong) - FIELDS_NAMED
+    wrong = error.errors()
+    named, more = [_field(one) for one in wrong[:FIELDS_NAMED]], len(wrong) - FIELDS_NAMED
     message = "; ".join(f"{one.field}: {one.detail}" for one in named) + (f"; and {more} more" if more > 0 else "")
     return problem(422, f"The request cannot be taken: {message}.", named)
+
+
+def _field(wrong: Any) -> WrongField:
+    return WrongField(field=".".join(str(part) for part in wrong["loc"]), detail=str(wrong["msg"]))
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -71,4 +71,7 @@ def checked_seconds(name: str, seconds: float) -> float:
     """Raises `InvalidRequest` for what is no duration."""
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds >= 0:
         raise InvalidRequest(f"{name} is {seconds!r}; give seconds, 0 or more.")
-    return float(seconds)
+    try:
+        return float(seconds)
+    except OverflowError:
+        raise InvalidRequest(f"{name} is beyond all time; give seconds.") from None

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Generator, Iterator
+from copy import copy
 from uuid import UUID
 
 from reprieve.client.arguments import SomeRun, check_place, id_of
@@ -84,9 +85,14 @@ class Follower:
         self._reading = Reading(attempt, after)
 
     def ready(self) -> list[LogItem] | None:
-        """What can be read now: nothing while more is to come, None when all was read. Raises `RunNotFound`."""
+        """What can be read now: nothing while more is to come, None when all was read. Raises `RunNotFound`.
+
+        What a look that failed has read is given by the next one.
+        """
+        reading = copy(self._reading)
         with saying_what_is_away():
-            items = services().log_of(self._run_id).ready(self._reading)
+            items = services().log_of(self._run_id).ready(reading)
+        self._reading = reading
         return None if items is None else list(map(_as_item, items))
 
 

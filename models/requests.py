@@ -50,6 +50,17 @@ class RunRequest:
             raise InvalidRequest(f"{missing[0]} is missing.")
         return cls(**given)
 
+    def check(self) -> None:
+        """Raises `InvalidRequest` for what would be refused here, and is other work, or none to refuse, as JSON.
+
+        There, a name that is a number is text, and two names are one.
+        """
+        _check_names(self.config)
+        _checked_labels(self.labels or {})
+        _checked_attempts(self.max_attempts)
+        _checked_runtime(self.max_runtime)
+        _checked_key(self.idempotency_key)
+
     @property
     def name(self) -> str:
         """What a person may find it by among others; empty for one without a key."""
@@ -130,6 +141,19 @@ def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
 def _as_kept(config: dict[str, Any]) -> Any:
     """With numbers by their digits, as PostgreSQL keeps them: a large float comes back as a whole number beside it."""
     return json.loads(json.dumps(config), parse_float=Decimal, parse_int=Decimal)
+
+
+def _check_names(value: object) -> None:
+    parts: Iterable[object] = ()
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise InvalidRequest(f"config: {shown(repr(name))[:100]} is no name; a name is text.")
+        parts = value.values()
+    elif isinstance(value, list | tuple):
+        parts = value
+    for part in parts:
+        _check_names(part)
 
 
 def _texts(value: Any) -> list[str]:

@@ -1,15 +1,19 @@
 """Where the API is, and who asks: checked before anything is sent."""
 
+import time
+from collections.abc import Callable
 from importlib.metadata import version
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
 from reprieve.client.backoff import checked_seconds
 from reprieve.client.http.steps import Answer, Open, Send
-from reprieve.models.errors import InvalidRequest
+from reprieve.models.errors import InvalidRequest, SettingsError
+
+T = TypeVar("T")
 
 NO_ADDRESS = "url is no address of an API; give one like https://reprieve.example.com."
 #: Connections that are kept open between calls; of those that are in use there are as many as it takes.
@@ -31,10 +35,19 @@ class Address:
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """How each connection is made. A redirect is not followed: the token is for the server that was named."""
-        return {"headers": self._headers, "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=KEPT)}
+    def connected(self, library: Callable[..., T]) -> T:
+        """The library's client. No redirect is followed: the token is for the server that was named.
+
+        Raises `SettingsError` where the environment names a proxy or certificates that are of no use.
+        """
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=KEPT)
+        try:
+            return library(headers=self._headers, limits=limits)
+        except (ImportError, OSError, ValueError) as error:
+            raise SettingsError(
+                f"No connection can be made as the environment says ({type(error).__name__}: {error}): look at "
+                "HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
+            ) from error
 
     def of(self, step: Send | Open) -> dict[str, Any]:
         """A request as `httpx2` has it."""
@@ -59,6 +72,23 @@ def _checked(url: str) -> str:
     if not is_one or parts.query or parts.fragment or parts.username or parts.password:
         raise InvalidRequest(NO_ADDRESS)
     return str(read).rstrip("/")
+
+
+class Body:
+    """An answer's body, as it comes. One that drips on, and does not end in time, is lost as one that hangs is."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._pieces: list[bytes] = []
+
+    def take(self, piece: bytes) -> None:
+        if time.monotonic() > self._until:
+            raise httpx2.ReadTimeout("the answer comes too slowly")
+        self._pieces.append(piece)
+
+    @property
+    def whole(self) -> bytes:
+        return b"".join(self._pieces)
 
 
 def answer_of(response: httpx2.Response, content: bytes = b"") -> Answer:

@@ -1,19 +1,23 @@
-"""The client for asyncio: it carries out plans, and never holds up the loop."""
+"""The client for asyncio: it carries out plans, and the loop turns on while it waits.
+
+An answer of thousands of runs is read on the loop's own thread, where it takes some tenths of a second.
+"""
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing, closing
 from datetime import timedelta
 from typing import Any, Self, TypeVar
 
 import anyio
 import httpx2
+from anyio import to_thread
 from anyio.lowlevel import current_token
 
 from reprieve.client.arguments import RunFilter, SomeRun, check_place, id_of
 from reprieve.client.backoff import Backoff, Waiting
 from reprieve.client.http import calls, plans
-from reprieve.client.http.address import Address, answer_of, why
+from reprieve.client.http.address import Address, Body, answer_of, why
 from reprieve.client.http.steps import Answer, Give, Lost, Open, Pause, Plan, Receive, Send, Step, advance
 from reprieve.models.output import LogItem
 from reprieve.models.records import Run
@@ -75,7 +79,7 @@ class AsyncClient:
         return await self._first(plans.enqueue_runs(calls.enqueue_runs(asked_for(requests)), self._backoff))
 
     async def cancel_run(self, run: SomeRun) -> Run:
-        """End a run and its work; one that has ended stays as it is."""
+        """End a run and its work, by its whole id; one that has ended stays as it is."""
         return await self._first(plans.run(calls.cancel_run(id_of(run)), self._backoff))
 
     async def get_run(self, run: SomeRun) -> Run:
@@ -126,13 +130,20 @@ class AsyncClient:
                     else:
                         step = advance(plan, await carrier.carry_out(step))
 
-    def _connected(self) -> httpx2.AsyncClient:
-        if self._is_closed:
-            raise RuntimeError("This client is closed.")
+    async def _connected(self) -> httpx2.AsyncClient:
+        self._refuse_if_closed()
         place = _place()
         if self._connections is None or self._place != place:
-            self._connections, self._place = httpx2.AsyncClient(**self._address.options), place
+            # On a thread: the certificates that are trusted take tens of milliseconds to read.
+            made = await to_thread.run_sync(self._address.connected, httpx2.AsyncClient)
+            self._refuse_if_closed()
+            if self._connections is None or self._place != place:
+                self._connections, self._place = made, place
         return self._connections
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("This client is closed.")
 
 
 def _place() -> object:
@@ -142,7 +153,7 @@ def _place() -> object:
 class _Carrier:
     """Carries out steps, and holds the stream that is open."""
 
-    def __init__(self, address: Address, connected: Callable[[], httpx2.AsyncClient]) -> None:
+    def __init__(self, address: Address, connected: Callable[[], Awaitable[httpx2.AsyncClient]]) -> None:
         self._address = address
         self._connected = connected
         self._opened: httpx2.Response | None = None
@@ -160,8 +171,7 @@ class _Carrier:
                 case Open():
                     return await self._open(step)
                 case Send():
-                    async with aclosing(await self._answered(step)) as response:
-                        return answer_of(response, await response.aread())
+                    return await _whole(await self._answered(step), step)
         except httpx2.HTTPError as error:
             return Lost(why(error))
 
@@ -175,11 +185,18 @@ class _Carrier:
         await self.aclose()
         response = await self._answered(step)
         if response.status_code != httpx2.codes.OK:
-            async with aclosing(response):
-                return answer_of(response, await response.aread())
+            return await _whole(response, step)
         self._opened, self._pieces = response, response.aiter_bytes()
         return answer_of(response)
 
     async def _answered(self, step: Send | Open) -> httpx2.Response:
-        http = self._connected()
+        http = await self._connected()
         return await http.send(http.build_request(**self._address.of(step)), stream=True)
+
+
+async def _whole(response: httpx2.Response, step: Send | Open) -> Answer:
+    async with aclosing(response):
+        body = Body(step.whole)
+        async for piece in response.aiter_bytes():
+            body.take(piece)
+        return answer_of(response, body.whole)

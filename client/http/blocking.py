@@ -1,18 +1,20 @@
 """The client that waits: it carries out plans on its caller's thread."""
 
 import os
+import socket
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from datetime import timedelta
 from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 import httpx2
 
 from reprieve.client.arguments import RunFilter, SomeRun, check_place, id_of
 from reprieve.client.backoff import Backoff, Waiting
 from reprieve.client.http import calls, plans
-from reprieve.client.http.address import Address, answer_of, why
+from reprieve.client.http.address import Address, Body, answer_of, why
 from reprieve.client.http.steps import Answer, Give, Lost, Open, Pause, Plan, Receive, Send, Step, advance
 from reprieve.models.output import LogItem
 from reprieve.models.records import Run
@@ -73,7 +75,7 @@ class Client:
         return self._first(plans.enqueue_runs(calls.enqueue_runs(asked_for(requests)), self._backoff))
 
     def cancel_run(self, run: SomeRun) -> Run:
-        """End a run and its work; one that has ended stays as it is."""
+        """End a run and its work, by its whole id; one that has ended stays as it is."""
         return self._first(plans.run(calls.cancel_run(id_of(run)), self._backoff))
 
     def get_run(self, run: SomeRun) -> Run:
@@ -128,7 +130,7 @@ class Client:
             raise RuntimeError("This client is closed.")
         process = os.getpid()
         if process not in self._connections:
-            self._connections.setdefault(process, httpx2.Client(**self._address.options))
+            self._connections.setdefault(process, self._address.connected(httpx2.Client))
         return self._connections[process]
 
 
@@ -154,8 +156,7 @@ class _Carrier:
                 case Open():
                     return self._open(step)
                 case Send():
-                    with closing(self._answered(step)) as response:
-                        return answer_of(response, response.read())
+                    return _whole(self._answered(step), step)
         except httpx2.HTTPError as error:
             return Lost(why(error))
 
@@ -169,8 +170,7 @@ class _Carrier:
         self.close()
         response = self._answered(step)
         if response.status_code != httpx2.codes.OK:
-            with closing(response):
-                return answer_of(response, response.read())
+            return _whole(response, step)
         self._process, self._opened, self._pieces = os.getpid(), response, response.iter_bytes()
         return answer_of(response)
 
@@ -181,4 +181,30 @@ class _Carrier:
 
     def _answered(self, step: Send | Open) -> httpx2.Response:
         http = self._connected()
-        return http.send(http.build_request(**self._address.of(step)), stream=True)
+        response = http.send(http.build_request(**self._address.of(step)), stream=True)
+        _sockets.add(response.extensions["network_stream"].get_extra_info("socket"))
+        return response
+
+
+def _whole(response: httpx2.Response, step: Send | Open) -> Answer:
+    with closing(response):
+        body = Body(step.whole)
+        for piece in response.iter_bytes():
+            body.take(piece)
+        return answer_of(response, body.whole)
+
+
+#: Those that this process has received an answer on.
+_sockets: WeakSet[socket.socket] = WeakSet()
+
+
+def _let_go() -> None:
+    """In a child of a fork: what the parent closes is to end, and would not while a child holds it, too.
+
+    The sockets themselves: to close the pool that has them takes a lock, which another thread may have held.
+    """
+    for one in list(_sockets):
+        one.close()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -95,6 +95,7 @@ def _content(wanted: RunRequest) -> bytes:
         "idempotency_key": f"client-{uuid4()}" if wanted.idempotency_key is None else wanted.idempotency_key,
     }
     try:
+        wanted.check()
         return json.dumps(body, allow_nan=False, default=_as_json).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"It cannot be sent as JSON ({error}): give text, numbers, lists, mappings.") from None

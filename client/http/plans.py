@@ -21,25 +21,29 @@ from reprieve.models.records import Run
 TRIES = 3
 #: … and some seconds at least.
 SHORTEST_TRY = 1.0
+#: … and after minutes at the most, for however long it is tried.
+LONGEST_TRY = 300.0
 #: Seconds without a byte after which a stream is taken for lost: the server sends a comment every 15.
 SILENCE = 45.0
 
 
 def answered(request: Request, backoff: Backoff) -> Part[Answer]:
     """The answer to a request, which is sent again while the server is away; raises what it refuses."""
-    return (yield from _answered(Send(request, seconds_for_a_try(backoff)), backoff))
+    return (yield from _answered(Send(request, *_limits(backoff)), backoff))
 
 
 def opened(request: Request, content_type: str, backoff: Backoff) -> Part[Answer]:
     """The same for a stream of this type, which is then to be received."""
-    answer = yield from _answered(Open(request, seconds_for_a_try(backoff), SILENCE), backoff)
+    answer = yield from _answered(Open(request, *_limits(backoff), SILENCE), backoff)
     if answer.status == HTTPStatus.OK and not answer.headers.get("content-type", "").startswith(content_type):
         raise calls.not_understood("another type")
     return answer
 
 
-def seconds_for_a_try(backoff: Backoff) -> float:
-    return max(backoff.seconds / TRIES, SHORTEST_TRY)
+def _limits(backoff: Backoff) -> tuple[float, float]:
+    """Seconds for each part of an answer, and for all of it: an answer that comes slowly has the time of all tries."""
+    seconds = min(max(backoff.seconds / TRIES, SHORTEST_TRY), LONGEST_TRY)
+    return seconds, max(backoff.seconds, seconds)
 
 
 def _answered(step: Send | Open, backoff: Backoff) -> Part[Answer]:

@@ -20,21 +20,26 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a request, and wait up to so many seconds for each part of its answer. Gives an `Answer` or `Lost`."""
+    """Send a request, and wait up to so many seconds for each part of its answer. Gives an `Answer` or `Lost`.
+
+    `whole` limits the time in which a body that has begun comes to its end.
+    """
 
     request: Request
     seconds: float
+    whole: float
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
     """The same, of which the body is received bit by bit if it succeeds; ends the stream that was open before.
 
-    `seconds` limits the connecting, `silence` the time in which nothing comes.
+    `seconds` limits the connecting, `silence` the time in which nothing comes, `whole` a body that is no stream.
     """
 
     request: Request
     seconds: float
+    whole: float
     silence: float
 
 

@@ -61,4 +61,4 @@ class Events:
         elif name == "data":
             self._event.data.append(value)
         elif name == "retry" and value.isascii() and value.isdigit():
-            self._event.retry = int(value) / 1000
+            self._event.retry = float(value) / 1000

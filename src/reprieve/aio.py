@@ -92,7 +92,7 @@ async def _enqueue(call: Callable[..., T], within: object) -> T:
 
 async def cancel_run(run: SomeRun) -> Run:
     """As `reprieve.cancel_run`."""
-    return await _call(runs.cancel_run, id_of(run))
+    return await _call(runs.cancel_run, run)
 
 
 async def get_run(run: SomeRun) -> Run:

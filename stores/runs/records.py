@@ -95,8 +95,7 @@ FROM {runs} r JOIN {specs} s ON s.run_id = r.id
         """A whole id is found by the primary key; only a part of one has to be looked for in every row."""
         select = f"SELECT id FROM {self._table('runs')} WHERE "  # noqa: S608 - our own text
         with suppress(ValueError):
-            if str(UUID(wanted)) == wanted:
-                return select + "id = CAST(:id AS uuid)", {"id": wanted}
+            return select + "id = CAST(:id AS uuid)", {"id": str(UUID(wanted))}
         parts = {"begins": f"{wanted}%", "ends": f"%{wanted}"}
         return select + "CAST(id AS text) LIKE :begins OR CAST(id AS text) LIKE :ends LIMIT 2", parts
 

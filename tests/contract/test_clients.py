@@ -11,7 +11,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from psycopg2 import InterfaceError
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 import reprieve
 from reprieve import (
@@ -30,6 +32,7 @@ from reprieve import (
 )
 from reprieve.client import AsyncClient, Client
 from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.extents import extent_of
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log, expire_logs
 from reprieve.workers.finish import finish
@@ -187,8 +190,14 @@ def test_a_key_and_a_label_are_any_text_and_the_same_run_whoever_asks(ask: Any, 
         ({"labels": {"team": "\0"}}, InvalidRequest, "labels"),
         ({"labels": {"team": "\ud800"}}, InvalidRequest, "labels"),
         ({"labels": ["team"]}, InvalidRequest, "labels"),
+        ({"labels": {1: "a", "1": "b"}}, InvalidRequest, "labels: 1"),
+        ({"config": {"command": ["true"], "env": {1: "a"}}}, InvalidRequest, "config"),
         ({"max_attempts": 0}, InvalidRequest, "max_attempts is 0"),
         ({"max_attempts": 1.5}, InvalidRequest, "max_attempts"),
+        ({"max_attempts": 2.0}, InvalidRequest, "max_attempts is 2.0"),
+        ({"max_attempts": "3"}, InvalidRequest, "max_attempts is '3'"),
+        ({"max_attempts": True}, InvalidRequest, "max_attempts is True"),
+        ({"max_runtime": "60"}, InvalidRequest, "max_runtime is '60'"),
         ({"max_runtime": -1}, InvalidRequest, "max_runtime is -1"),
         ({"max_runtime": 1e300}, InvalidRequest, "max_runtime"),
         ({"max_runtime": float("inf")}, InvalidRequest, ""),
@@ -338,6 +347,17 @@ def test_a_run_is_cancelled_once_and_stays_so(ask: Any, stack: Stack) -> None:
     for _ in range(2):
         assert ask.cancel_run(work.run_id).status == "cancelled"
     assert ask.cancel_run(ask.get_run(work.run_id)).status == "cancelled"
+    for whole in (str(work.run_id).upper(), work.run_id.hex):
+        assert ask.cancel_run(whole) == ask.get_run(whole) == ask.get_run(work.run_id)
+
+
+def test_who_asks_directly_may_name_a_run_that_is_to_be_ended_by_the_end_of_its_id(ask: Any, stack: Stack) -> None:
+    run = new_run(stack.services)
+    if ask is reprieve or getattr(ask, "_target", None) is aio:
+        assert ask.cancel_run(str(run.id)[-12:]).id == run.id
+    else:
+        with pytest.raises(RunNotFound, match="whole id"):
+            ask.cancel_run(str(run.id)[-12:])
 
 
 def test_one_who_waits_is_given_the_run_when_it_ends_over_whatever_is_cut_meanwhile(ask: Any, stack: Stack) -> None:
@@ -491,6 +511,29 @@ def test_a_follower_of_whatever_is_cut_off_is_given_each_line_once_and_in_order(
     stack.cut()
     stack.end(work, 500)
     assert numbers(reading.wait()) == [(1, seq) for seq in range(1, 501)]
+
+
+def test_a_follower_whose_look_fails_after_it_has_read_is_given_what_it_read_by_the_next_one(
+    ask: Any, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = running(stack.services)
+    for seq in range(1, 5):
+        stack.write(work, seq, seq)
+    with stack.services.database.begin() as connection:
+        connection.execute(text("DELETE FROM log_segments WHERE run_id = :id AND first_seq = 3"), {"id": work.run_id})
+    stack.end(work, 4)
+    forget_the_tail(stack, work)
+    # Whoever finds that stored chunks are not there asks again how far the log is.
+    failures = [OperationalError("SELECT", {}, InterfaceError("connection already closed"))]
+
+    def failing(*given: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return extent_of(*given)
+
+    monkeypatch.setattr("reprieve.stores.reading.extent_of", failing)
+    items = list(ask.follow_log(work.run_id))
+    assert [(item.last, isinstance(item, Gap)) for item in items] == [(1, False), (2, False), (3, True), (4, False)]
 
 
 def test_a_follower_that_leaves_early_holds_nothing(ask: Any, stack: Stack) -> None:

@@ -2,18 +2,22 @@
 
 import asyncio
 import gc
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
+from uuid import UUID
 
+import httpx2
 import pytest
 from pydantic import SecretStr
 
-from reprieve import InvalidRequest, NotAllowed, Run, RunNotFound, RunRequest, Unavailable, aio
+from reprieve import InvalidRequest, NotAllowed, Run, RunNotFound, RunRequest, SettingsError, Unavailable, aio
 from reprieve.client import AsyncClient, Client
 from reprieve.client import logs as client_logs
 from reprieve.client import runs as client_runs
@@ -24,7 +28,7 @@ from reprieve.workers import bootstrap
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from tests.conftest import Servers
-from tests.support.askers import WAYS, asking
+from tests.support.askers import WAYS, Awaited, asking
 from tests.support.gateway import Gateway, Way
 from tests.support.http import TOKEN, with_token
 from tests.support.rows import chunk, ingest, new_run, running
@@ -224,6 +228,39 @@ def test_a_client_is_used_on_both_sides_of_a_fork_and_a_stream_that_was_open_goe
     assert len(services.records.newest(limit=1000)) == 1 + 6 * 20
 
 
+HOLDING = """
+import os, sys
+from reprieve.client import Client
+client = Client(sys.argv[1], sys.argv[2])
+follower = client.follow_log(sys.argv[3])
+next(follower)
+client.get_run(sys.argv[3])
+child, other = os.pipe()
+if os.fork() == 0:
+    os.close(other)
+    os.read(child, 1)  # Until its parent ends; it has no use for what that had open.
+    os._exit(0)
+follower.close()
+client.close()
+print("closed", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.row("G13")
+def test_what_a_parent_closes_ends_though_its_children_live_on(services: Services, served: Served) -> None:
+    work = running(services)
+    ingest(services, [chunk(work, 1, b"line 1\n")])
+    arguments = [sys.executable, "-W", "error", "-c", HOLDING, served.url, TOKEN, str(work.run_id)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "closed\n", process.communicate(timeout=60)
+        eventually(lambda: not served.connections and served.app.state.hub.readers == 0, timeout=4)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
+
+
 ALONE = """
 import sys
 for name in ("celery", "fastapi", "kombu", "msgspec", "opentelemetry", "psycopg2", "redis", "sqlalchemy", "zstandard"):
@@ -353,6 +390,83 @@ def test_a_stream_on_which_nothing_comes_is_taken_for_lost_and_goes_on_at_its_pl
         assert [item.last for item in following] == [2]
 
 
+@pytest.mark.parametrize("way", WAYS[2:])
+def test_an_answer_that_comes_byte_by_byte_and_does_not_end_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(plans, "SHORTEST_TRY", 0.5)
+
+    def drip(sock: socket.socket) -> None:
+        with sock, suppress(OSError):
+            sock.recv(65536)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            for _ in range(200):
+                sock.sendall(b" ")
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: drip(server.accept()[0]), daemon=True).start()
+        url, began = f"http://127.0.0.1:{server.getsockname()[1]}", time.monotonic()
+        with ask_within(way, url, 0.5) as ask, pytest.raises(Unavailable, match="too slowly"):
+            ask.get_run(UUID(int=7))
+    assert time.monotonic() - began < 5
+
+
+@contextmanager
+def ask_within(way: str, url: str, timeout: float) -> Iterator[Any]:
+    """A client over HTTP that gives up after so many seconds, of either kind, for a test that waits."""
+    with asyncio.Runner() as runner:
+        if way == "HTTP":
+            with Client(url, TOKEN, timeout=timeout) as client:
+                yield client
+        else:
+            of_asyncio = AsyncClient(url, TOKEN, timeout=timeout)
+            yield Awaited(of_asyncio, runner)
+            runner.run(of_asyncio.aclose())
+
+
+@pytest.mark.parametrize("way", WAYS[2:])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("HTTPS_PROXY", "nonsense://x"), ("ALL_PROXY", "socks5://127.0.0.1:9"), ("SSL_CERT_FILE", "/no/such/file")],
+)
+def test_an_environment_of_no_use_is_an_error_that_says_where_to_look(
+    monkeypatch: pytest.MonkeyPatch, way: str, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with ask_within(way, "https://127.0.0.1:9", 1) as ask, pytest.raises(SettingsError, match=name):
+        ask.get_run(UUID(int=7))
+
+
+def test_the_loop_ticks_on_while_the_certificates_are_read_that_are_trusted(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = httpx2.AsyncClient.__init__
+
+    def slowly(*given: Any, **named: Any) -> None:
+        time.sleep(0.5)
+        made(*given, **named)
+
+    monkeypatch.setattr(httpx2.AsyncClient, "__init__", slowly)
+
+    async def asked() -> int:
+        ticked = 0
+        async with AsyncClient(served.url, TOKEN) as client:
+            asking = [asyncio.ensure_future(client.enqueue_run("process", CONFIG)) for _ in range(2)]
+            while not all(one.done() for one in asking):
+                await asyncio.sleep(0.005)
+                ticked += 1
+            await asyncio.gather(*asking)
+        return ticked
+
+    assert asyncio.run(asked()) > 20
+
+
+def test_who_would_wait_for_ever_asks_like_everybody_else(served: Served) -> None:
+    with Client(served.url, TOKEN, timeout=1e300) as client:
+        assert list(client.list_runs()) == []
+
+
 def test_who_has_no_token_or_one_of_too_small_a_scope_is_not_allowed(services: Services, served: Served) -> None:
     run = new_run(services)
     with ExitStack() as stack:
@@ -385,7 +499,7 @@ def test_what_is_no_token_is_refused_and_not_quoted(token: Any) -> None:
     assert not token or str(token) not in str(refused.value)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "soon", None])
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 10**400, "soon", None])
 def test_a_timeout_that_is_none_is_refused(timeout: Any) -> None:
     with pytest.raises(InvalidRequest, match="timeout"):
         Client("https://x", timeout=timeout)
