@@ -76,31 +76,39 @@ _OWN: Mapping[str, str] = {
 }
 
 
-@cache
 def find_kind(adapter_type: str) -> type[Kind]:
     """The kind of runs that an adapter does; raises `UnknownAdapter` with those that can be asked for here."""
+    if not isinstance(adapter_type, str):
+        raise InvalidRequest(f"adapter is of type {type(adapter_type).__name__}; give its name.")
+    return _found(adapter_type)
+
+
+@cache
+def _found(adapter_type: str) -> type[Kind]:
     if adapter_type in _OWN:
         module, _, name = _OWN[adapter_type].partition(":")
-        kind: type[Kind] = getattr(import_module(module), name)
-        return kind
+        own: type[Kind] = getattr(import_module(module), name)
+        return own
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=adapter_type):
-        return _load(entry_point)
-    from reprieve.adapters.registry import find_adapter
+        return _loaded(entry_point)
+    from reprieve.adapters import registry  # An adapter itself, with all that it needs.
 
-    return find_adapter(adapter_type)
+    if adapter_type in registry.names():
+        return registry.find_adapter(adapter_type)
+    known = sorted({*_OWN, *registry.names(), *(one.name for one in entry_points(group=ENTRY_POINT_GROUP))})
+    raise UnknownAdapter(f"There is no adapter {shown(repr(adapter_type))} here; installed: {', '.join(known)}.")
 
 
-def _load(entry_point: EntryPoint) -> type[Kind]:
-    """The class of a third party; raises `UnknownAdapter` for one that is broken."""
+def _loaded(entry_point: EntryPoint) -> type[Kind]:
     try:
-        kind: type[Kind] = entry_point.load()
-        kind.type, kind.has_out_of_process_liveness, kind.config_model  # noqa: B018 - a kind has each of them
+        found: type[Kind] = entry_point.load()
+        _ = found.type, found.has_out_of_process_liveness, found.config_model
     except Exception as error:
         raise UnknownAdapter(
-            f"The adapter {entry_point.name!r} is installed, but its kind, {entry_point.value}, is broken: "
+            f"What {entry_point.value!r} says of the adapter {entry_point.name!r} cannot be used: "
             f"{type(error).__name__}: {shown(error)}."
         ) from error
-    return kind
+    return found
 
 
 def validate_config(kind: type[Kind], config: Mapping[str, Any]) -> dict[str, Any]:

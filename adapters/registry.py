@@ -22,6 +22,11 @@ def adapter_classes() -> Mapping[str, type[Adapter]]:
     return {adapter_class.type: adapter_class for adapter_class in map(_load, _plugins()) if adapter_class is not None}
 
 
+def names() -> list[str]:
+    """Those that are installed, whether they can be used or not; loads none."""
+    return [one.name for one in _plugins()]
+
+
 def _plugins() -> list[EntryPoint]:
     return list(entry_points(group=ENTRY_POINT_GROUP))
 
@@ -45,9 +50,7 @@ def find_adapter(adapter_type: str) -> type[Adapter]:
     classes = adapter_classes()
     if adapter_type not in classes:
         installed = ", ".join(sorted(classes)) or "none"
-        broken = (
-            "; it is installed, but broken: see the log" if adapter_type in [one.name for one in _plugins()] else ""
-        )
+        broken = "; it is installed, but broken: see the log" if adapter_type in names() else ""
         raise UnknownAdapter(f"There is no adapter {adapter_type!r} here; installed: {installed}{broken}.")
     return classes[adapter_type]
 

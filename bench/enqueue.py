@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from io import StringIO
@@ -18,6 +19,7 @@ from bench.measure import Figures, Result, play
 from bench.stack import Stack
 from reprieve import RunRequest, enqueue_run, enqueue_runs
 
+THREADS = 4
 CONFIG = {"command": ["true"]}
 #: The rivals' own environment, which `make bench ARGS=enqueue` makes.
 RIVALS = Path(__file__).parents[1] / "build" / "rivals" / "bin" / "python"
@@ -42,6 +44,17 @@ def timed(count: int, work: Callable[[], object], times: int = 1) -> Figures:
         work()
     taken, cpu = time.perf_counter() - began, time.process_time() - began_cpu
     return {"per_second": count * times / taken, "cpu_ms": 1000 * cpu / (count * times)}
+
+
+def by_threads(count: int, work: Callable[[], object]) -> Figures:
+    """The same by four threads, as of a service that answers several requests at once."""
+
+    def one_of_them(_: int) -> None:
+        for _ in range(count // THREADS):
+            work()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return timed(count, lambda: list(pool.map(one_of_them, range(THREADS))))
 
 
 def copy(stack: Stack, count: int) -> Figures:
@@ -102,6 +115,8 @@ def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -
     singly: dict[str, Callable[[], Figures]] = {
         "delay() of plain Celery": lambda: timed(1, lambda: send_mail.delay("a message"), count),
         "enqueue_run": lambda: timed(1, lambda: enqueue_run("process", CONFIG), count),
+        f"delay(), {THREADS} threads": lambda: by_threads(count, lambda: send_mail.delay("a message")),
+        f"enqueue_run, {THREADS} threads": lambda: by_threads(count, lambda: enqueue_run("process", CONFIG)),
         **{f"{name}, one by one": partial(rival, stack, name, count, "single") for name in RIVAL_NAMES},
         "COPY of 1,000 runs": lambda: copy(stack, batch),
         "enqueue_runs of 1,000": lambda: timed(batch, lambda: enqueue_runs(requests)),
@@ -115,5 +130,8 @@ def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -
     }
     play(result, rounds, starts, say)
     result.notes["enqueue_run beside delay()"] = result.ratio("enqueue_run", "delay() of plain Celery", "per_second")
+    result.notes[f"the same by {THREADS} threads"] = result.ratio(
+        f"enqueue_run, {THREADS} threads", f"delay(), {THREADS} threads", "per_second"
+    )
     result.notes["enqueue_runs beside COPY"] = result.ratio("enqueue_runs of 1,000", "COPY of 1,000 runs", "per_second")
     return result

@@ -9,11 +9,12 @@ def main() -> None:
         from reprieve.cli.main import main as carry_out
     except ModuleNotFoundError as error:
         from reprieve.cli.extras import missing
+        from reprieve.cli.sentences import say
 
         told = missing(error, "The command `reprieve`")
         if told is None:
             raise
-        print(f"reprieve: {told}", file=sys.stderr)
+        say(told, problem=True)
         sys.exit(2)
     carry_out()
 

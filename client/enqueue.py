@@ -116,8 +116,6 @@ def checked(requests: Sequence[RunRequest], trace_parent: str | None) -> list[Ne
 
 
 def _checked(request: RunRequest, trace_parent: str | None) -> NewRun:
-    if not isinstance(request.adapter, str):
-        raise InvalidRequest(f"adapter is of type {type(request.adapter).__name__}; give its name.")
     kind = find_kind(request.adapter)
     return NewRun.of(
         request,

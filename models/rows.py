@@ -93,11 +93,6 @@ class RunRow(Row):
     def max_runtime_seconds(self) -> float | None:
         return self.max_runtime.total_seconds() if self.max_runtime else None
 
-    @property
-    def came_late(self) -> bool:
-        """Whether something came of an attempt after it was reaped: perhaps it was alive."""
-        return any(attempt.late_output_at or attempt.late_result_at for attempt in self.attempts)
-
 
 class RunSpec(Row):
     """What was asked for: written once, read when the work starts.

@@ -34,7 +34,7 @@ def until_fit(
 
     retrying = Retrying(
         retry=retry_if_exception(again),
-        wait=wait_exponential_jitter(FIRST_PAUSE, longest),
+        wait=wait_exponential_jitter(multiplier=FIRST_PAUSE, max=longest),
         stop=lambda state: stop(state.seconds_since_start or 0.0),
         before_sleep=tell,
         reraise=True,

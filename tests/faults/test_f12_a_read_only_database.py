@@ -89,7 +89,7 @@ def test_doctor_and_health_name_it_and_the_command_line_does_not_show_a_tracebac
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == 2
-        assert "reprieve: The database is read-only: " in capsys.readouterr().err
+        assert "reprieve: The database is read-only." in capsys.readouterr().err
     assert doctor.database(services)[0]
 
 

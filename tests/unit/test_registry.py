@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reprieve.adapters import kinds, registry
+from reprieve.adapters import registry
 from reprieve.adapters.detached import DetachedAdapter
 from reprieve.adapters.kinds import validate_config
 from reprieve.adapters.process import ProcessAdapter
@@ -208,44 +208,3 @@ def test_an_adapter_whose_building_hangs_keeps_no_other_from_its_work(
         finally:
             goes_on.set()
         assert isinstance(hangs.result(10), Hanging)
-
-
-# -- kinds: what a service needs to know of an adapter
-
-
-class OnlyAKind:
-    type, has_out_of_process_liveness, config_model = "only-a-kind", True, object
-
-
-@pytest.fixture
-def kind(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Installs the kind of one third party."""
-
-    def install(name: str, value: str) -> None:
-        found = [EntryPoint(name, value, kinds.ENTRY_POINT_GROUP)]
-        monkeypatch.setattr(kinds, "entry_points", lambda group, name: [one for one in found if one.name == name])
-        kinds.find_kind.cache_clear()
-
-    yield install
-    kinds.find_kind.cache_clear()
-
-
-def test_a_third_partys_kind_is_found_without_its_adapter(kind: Callable[..., None]) -> None:
-    kind("only-a-kind", f"{__name__}:OnlyAKind")
-    assert kinds.find_kind("only-a-kind") is OnlyAKind
-    with pytest.raises(UnknownAdapter, match="no adapter 'other' here; installed:"):
-        kinds.find_kind("other")
-
-
-@pytest.mark.parametrize(
-    ("value", "told"),
-    [
-        ("no_such_plugin:Kind", "ModuleNotFoundError: No module named 'no_such_plugin'"),
-        (f"{__name__}:NoKind", "AttributeError: "),
-        (f"{__name__}:kind", "AttributeError: .*type"),
-    ],
-)
-def test_a_kind_that_is_broken_is_refused_with_the_reason(kind: Callable[..., None], value: str, told: str) -> None:
-    kind("broken", value)
-    with pytest.raises(UnknownAdapter, match=f"'broken' is installed, but its kind, {value}, is broken: {told}"):
-        kinds.find_kind("broken")
