@@ -143,17 +143,20 @@ def _as_kept(config: dict[str, Any]) -> Any:
     return json.loads(json.dumps(config), parse_float=Decimal, parse_int=Decimal)
 
 
-def _check_names(value: object) -> None:
-    parts: Iterable[object] = ()
-    if isinstance(value, Mapping):
-        for name in value:
-            if not isinstance(name, str):
-                raise InvalidRequest(f"config: {shown(repr(name))[:100]} is no name; a name is text.")
-        parts = value.values()
-    elif isinstance(value, list | tuple):
-        parts = value
-    for part in parts:
-        _check_names(part)
+def _check_names(config: object) -> None:
+    """Names at whatever depth; what is too deep, or goes in a circle, is for whoever writes it as JSON to refuse."""
+    seen: set[int] = set()
+    parts = [config]
+    while parts:
+        value = parts.pop()
+        if id(value) in seen or not isinstance(value, Mapping | list | tuple):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            for name in value:
+                if not isinstance(name, str):
+                    raise InvalidRequest(f"config: {shown(_brief(name))[:100]} is no name; a name is text.")
+        parts += value.values() if isinstance(value, Mapping) else value
 
 
 def _texts(value: Any) -> list[str]:
