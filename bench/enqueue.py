@@ -5,22 +5,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from io import StringIO
 from pathlib import Path
 
 import psycopg2
-from celery import Celery
 from uuid_utils.compat import uuid7
 
+from bench.asking import BATCH, CONFIG, THREADS
 from bench.measure import Figures, Result, play
 from bench.stack import Stack
-from reprieve import RunRequest, enqueue_run, enqueue_runs
 
-THREADS = 4
-CONFIG = {"command": ["true"]}
+#: How often a batch is written in each round.
+BATCHES = 5
 #: The rivals' own environment, which `make bench ARGS=enqueue` makes.
 RIVALS = Path(__file__).parents[1] / "build" / "rivals" / "bin" / "python"
 
@@ -37,44 +35,34 @@ TIMED = (
 )
 
 
-def timed(count: int, work: Callable[[], object], times: int = 1) -> Figures:
-    """How many runs a second, and milliseconds of this process's CPU for each."""
-    began, began_cpu = time.perf_counter(), time.process_time()
-    for _ in range(times):
-        work()
-    taken, cpu = time.perf_counter() - began, time.process_time() - began_cpu
-    return {"per_second": count * times / taken, "cpu_ms": 1000 * cpu / (count * times)}
+def asking(way: str, count: int) -> Figures:
+    """How many are asked for a second in this way, by a service of its own."""
+    command = [sys.executable, "-m", "bench.asking", way, str(count)]
+    figures: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return figures
 
 
-def by_threads(count: int, work: Callable[[], object]) -> Figures:
-    """The same by four threads, as of a service that answers several requests at once."""
+def copy(stack: Stack, count: int, times: int) -> Figures:
+    """The same rows by COPY, each time in one transaction."""
+    batches = [_as_files(count) for _ in range(times)]
+    with closing(psycopg2.connect(stack.dsn)) as connection:
+        began = time.perf_counter()
+        for files in batches:
+            with connection, connection.cursor() as cursor:
+                for table, lines in files.items():
+                    cursor.copy_expert(f"COPY {table} FROM STDIN", StringIO(lines))
+        return {"per_second": count * times / (time.perf_counter() - began)}
 
-    def one_of_them(_: int) -> None:
-        for _ in range(count // THREADS):
-            work()
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        return timed(count, lambda: list(pool.map(one_of_them, range(THREADS))))
-
-
-def copy(stack: Stack, count: int) -> Figures:
-    """The same rows by COPY, in one transaction."""
-    ids = [str(uuid7()) for _ in range(count)]
-    config = json.dumps(CONFIG)
+def _as_files(count: int) -> dict[str, str]:
+    """The rows of so many runs, by their table and its columns."""
+    ids, config = [str(uuid7()) for _ in range(count)], json.dumps(CONFIG)
     tables = {
         "runs (id, adapter, out_of_process_liveness, max_attempts)": [f"{one}\tprocess\tf\t1" for one in ids],
         "run_specs (run_id, config, labels)": [f"{one}\t{config}\t{{}}" for one in ids],
         "run_events (run_id, attempt, kind, detail)": [f"{one}\t0\tenqueued\t{{}}" for one in ids],
     }
-    files = {table: "\n".join(lines) + "\n" for table, lines in tables.items()}
-    with closing(psycopg2.connect(stack.dsn)) as connection:
-
-        def work() -> None:
-            with connection, connection.cursor() as cursor:
-                for table, lines in files.items():
-                    cursor.copy_expert(f"COPY {table} FROM STDIN", StringIO(lines))
-
-        return timed(count, work)
+    return {table: "\n".join(lines) + "\n" for table, lines in tables.items()}
 
 
 def rival(stack: Stack, name: str, count: int, way: str) -> Figures:
@@ -102,25 +90,16 @@ def command(*arguments: str) -> Figures:
 
 
 def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -> Result:
-    result, count, batch = Result("enqueue"), 100 if quick else 1000, 1000
-    plain = Celery("plain", broker=stack.redis.url, set_as_current=False)
-
-    @plain.task(name="send_mail", ignore_result=True)  # type: ignore[untyped-decorator]
-    def send_mail(_: str) -> None:
-        """Nobody takes it."""
-
-    requests = [RunRequest("process", CONFIG) for _ in range(batch)]
-    send_mail.delay("to warm up")
-    enqueue_run("process", CONFIG)
+    result, count = Result("enqueue"), 100 if quick else 1000
     singly: dict[str, Callable[[], Figures]] = {
-        "delay() of plain Celery": lambda: timed(1, lambda: send_mail.delay("a message"), count),
-        "enqueue_run": lambda: timed(1, lambda: enqueue_run("process", CONFIG), count),
-        f"delay(), {THREADS} threads": lambda: by_threads(count, lambda: send_mail.delay("a message")),
-        f"enqueue_run, {THREADS} threads": lambda: by_threads(count, lambda: enqueue_run("process", CONFIG)),
+        "delay() of plain Celery": lambda: asking("delay", count),
+        "enqueue_run": lambda: asking("enqueue_run", count),
+        f"delay(), {THREADS} threads": lambda: asking("delay by threads", count),
+        f"enqueue_run, {THREADS} threads": lambda: asking("enqueue_run by threads", count),
         **{f"{name}, one by one": partial(rival, stack, name, count, "single") for name in RIVAL_NAMES},
-        "COPY of 1,000 runs": lambda: copy(stack, batch),
-        "enqueue_runs of 1,000": lambda: timed(batch, lambda: enqueue_runs(requests)),
-        **{f"{name}, 1,000 at once": partial(rival, stack, name, batch, "batch") for name in RIVAL_NAMES},
+        "COPY of 1,000 runs": lambda: copy(stack, BATCH, BATCHES),
+        "enqueue_runs of 1,000": lambda: asking("enqueue_runs", BATCH * BATCHES),
+        **{f"{name}, 1,000 at once": partial(rival, stack, name, BATCHES * BATCH, "batch") for name in RIVAL_NAMES},
     }
     play(result, rounds, singly, say)
     starts: dict[str, Callable[[], Figures]] = {

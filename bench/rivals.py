@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 
 PAYLOAD = {"command": ["true"]}
+#: Calls that a batch is written by.
+BATCHES = 5
 
 
 def procrastinate(dsn: str, count: int, batch: bool) -> float:
@@ -29,7 +31,8 @@ def procrastinate(dsn: str, count: int, batch: bool) -> float:
         bench.defer(**PAYLOAD)
         began = time.perf_counter()
         if batch:
-            bench.batch_defer(*[PAYLOAD] * count)
+            for _ in range(BATCHES):
+                bench.batch_defer(*[PAYLOAD] * (count // BATCHES))
         else:
             for _ in range(count):
                 bench.defer(**PAYLOAD)
@@ -52,7 +55,9 @@ def pgqueuer(dsn: str, count: int, batch: bool) -> float:
         await queries.enqueue("bench", payload)
         began = time.perf_counter()
         if batch:
-            await queries.enqueue(["bench"] * count, [payload] * count, [0] * count)
+            for _ in range(BATCHES):
+                part = count // BATCHES
+                await queries.enqueue(["bench"] * part, [payload] * part, [0] * part)
         else:
             for _ in range(count):
                 await queries.enqueue("bench", payload)

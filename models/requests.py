@@ -118,6 +118,10 @@ class NewRun:
         return self.adapter == adapter and (self.config == config or _as_kept(self.config) == _as_kept(config))
 
 
+#: Made once: to make it takes as long as to write a config.
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def _brief(value: object) -> str:
     """What was given, as far as it can be shown: Python writes no number of more than 4,300 digits."""
     try:
@@ -129,7 +133,7 @@ def _brief(value: object) -> str:
 def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     """What JSON or PostgreSQL cannot hold would be refused only by the database, and with it all that is beside it."""
     try:
-        text = json.dumps(config, ensure_ascii=False, allow_nan=False)
+        text = _JSON.encode(config)
         text.encode()
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"config cannot be kept as JSON: {shown(error)}.") from None

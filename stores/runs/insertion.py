@@ -93,9 +93,10 @@ def _too_much(runs: int, asked: str) -> InvalidRequest:
 
 
 def _inserted(executor: Executor, new: Sequence[NewRun], asked: str) -> list[tuple[Run, bool]]:
-    added = {_uuid(row.id): row for row in executor.run(_insert(executor.schema), {"asked": asked})}
-    others = _as_before(executor, [one for one in new if one.id not in added])
-    return [(_record(one, added[one.id]), True) if one.id in added else others[one.id] for one in new]
+    added = {str(row.id): row for row in executor.run(_insert(executor.schema), {"asked": asked})}
+    found = [(one, added.get(str(one.id))) for one in new]
+    others = _as_before(executor, [one for one, row in found if row is None])
+    return [(_record(one, row), True) if row else others[one.id] for one, row in found]
 
 
 def _asked(one: NewRun) -> dict[str, Any]:
