@@ -1,10 +1,12 @@
 """PgBouncer in transaction mode before PostgreSQL: no transaction can count on the connection of the one before."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from reprieve.stores.connections import Connections
 from reprieve.stores.database import Database
 from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from reprieve.stores.postgres_address import SERVER_OPTIONS
@@ -34,3 +36,20 @@ def test_reprieve_keeps_its_promises_behind_pgbouncer_in_transaction_mode_which_
         pooler.start()
         prints_once(fleet)
         assert wrong(fleet) == []
+
+
+def test_a_service_asks_behind_it_whatever_session_each_of_its_transactions_gets(pooler: Pooler) -> None:
+    """What one session has prepared is not there in another, or was prepared there by another client."""
+    statement = "SELECT CAST(:asked AS text) AS said, pg_backend_pid() AS session"
+    services = [Connections(pooler.url) for _ in range(3)]
+
+    def ask(number: int) -> int:
+        (row,) = services[number % 3].run(statement, {"asked": f"{number}"})
+        assert row.said == f"{number}"
+        return int(row.session)
+
+    with ThreadPoolExecutor(9) as pool:
+        sessions = set(pool.map(ask, range(600)))
+    assert len(sessions) > 1
+    for one in services:
+        one.close()
