@@ -12,6 +12,9 @@ from pathlib import Path
 
 def main(arguments: Sequence[str]) -> None:
     """Become that Celery process; does not return."""
+    from reprieve.workers.secrecy import conceal
+
+    conceal()  # Celery says the same once it has begun; to import it takes a second, in which a run could look.
     from celery.__main__ import main as celery
 
     with suppress(FileNotFoundError):  # The current folder may be gone.
