@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from redis import Redis
 
 from reprieve import enqueue_run
 from reprieve.adapters import host
@@ -98,13 +99,15 @@ def test_a_killed_workers_run_is_retried_only_when_nothing_of_the_first_attempt_
 
 
 def test_a_worker_that_stalls_and_comes_back_finds_its_run_ended_and_changes_nothing(
-    services: Services, start_worker, tmp_path: Path
+    services: Services, redis: Redis, start_worker, tmp_path: Path
 ) -> None:
     stalled = start_worker("runs", name="stalled")
     run_id = _enqueue(tmp_path)
     with no_process_left(run_id):
         eventually(lambda: _said(tmp_path) == ["first", "survivor"])
         stalled.send(signal.SIGSTOP)
+        # What it still waits for at Redis would be given to it, and stay with it.
+        eventually(lambda: redis.info("clients")["blocked_clients"] == 0)
         assert reap(services, run_id)["reaped"] == 1
         pass_the_wait(services, run_id)
         start_worker(name="second")
