@@ -1,7 +1,7 @@
 """What a run is asked for with, and what is refused of it before anything is written."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from decimal import Decimal
@@ -148,27 +148,29 @@ def _as_kept(config: dict[str, Any]) -> Any:
 
 
 def _check_names(config: object) -> None:
-    """Names at whatever depth; what is too deep, or goes in a circle, is for whoever writes it as JSON to refuse."""
+    for name in (name for part in _parts(config) if isinstance(part, Mapping) for name in part):
+        if not isinstance(name, str):
+            raise InvalidRequest(f"config: {shown(_brief(name))[:100]} is no name; a name is text.")
+
+
+def _texts(config: object) -> Iterator[str]:
+    """All text of a config, names and values."""
+    for part in _parts(config):
+        yield from (text for text in (part if isinstance(part, Mapping) else [part]) if isinstance(text, str))
+
+
+def _parts(config: object) -> Iterator[object]:
+    """A config and what is in it, at whatever depth; what holds itself comes once."""
     seen: set[int] = set()
     parts = [config]
     while parts:
-        value = parts.pop()
-        if id(value) in seen or not isinstance(value, Mapping | list | tuple):
-            continue
-        seen.add(id(value))
-        if isinstance(value, Mapping):
-            for name in value:
-                if not isinstance(name, str):
-                    raise InvalidRequest(f"config: {shown(_brief(name))[:100]} is no name; a name is text.")
-        parts += value.values() if isinstance(value, Mapping) else value
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for pair in value.items() for part in pair for text in _texts(part)]
-    return [text for part in value for text in _texts(part)] if isinstance(value, list | tuple) else []
+        part = parts.pop()
+        if isinstance(part, Mapping | list | tuple):
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            parts += part.values() if isinstance(part, Mapping) else part
+        yield part
 
 
 def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from reprieve.models.errors import Unavailable
 from reprieve.models.faults import is_unfit, sqlstate_of, unfit_database
 from reprieve.stores.postgres_address import PostgresAddress
 from reprieve.stores.session import Session
-from reprieve.stores.statements import Executor
+from reprieve.stores.statements import Executor, Transaction
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Connections:
         with self._turn():
             session, _ = self._on_one(Session.begin)
             try:
-                yield _Transaction(session, self.schema)
+                yield Transaction(session.run, self.schema)
                 session.commit()
             except BaseException:
                 session.close()
@@ -96,21 +96,6 @@ class Connections:
             raise Unavailable(_sentence(error)) from error
         finally:
             self._free.release()
-
-
-class _Transaction:
-    """What runs together on one connection."""
-
-    def __init__(self, session: Session, schema: str | None) -> None:
-        self._session = session
-        self.schema = schema
-
-    def run(self, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        return self._session.run(statement, values)
-
-    @contextmanager
-    def together(self) -> Iterator[Executor]:
-        yield self
 
 
 def _sentence(error: psycopg2.Error) -> str:

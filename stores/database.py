@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, TextClause, create_engine, event, text
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from reprieve.models.faults import ends_all_sessions, ends_session
 from reprieve.stores.postgres_address import PostgresAddress
-from reprieve.stores.statements import Executor, for_sqlalchemy
+from reprieve.stores.statements import Executor, Transaction, for_sqlalchemy
 
 
 class Database:
@@ -57,7 +58,7 @@ class Database:
     def together(self) -> Iterator[Executor]:
         """What is run there takes effect as a whole; with it, this is an `Executor`."""
         with self.begin() as connection:
-            yield _Transaction(connection, self.schema)
+            yield Transaction(partial(_run, connection), self.schema)
 
     @contextmanager
     def at_once(self) -> Iterator[Connection]:
@@ -93,21 +94,6 @@ class Database:
     def forget(self) -> None:
         """In a forked child: leave the connections to the parent, whose they are."""
         self.engine.dispose(close=False)
-
-
-class _Transaction:
-    """What runs together on one connection."""
-
-    def __init__(self, connection: Connection, schema: str | None) -> None:
-        self._connection = connection
-        self.schema = schema
-
-    def run(self, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
-        return _run(self._connection, statement, values)
-
-    @contextmanager
-    def together(self) -> Iterator[Executor]:
-        yield self
 
 
 def _run(connection: Connection, statement: TextClause | str, values: Mapping[str, Any] | None) -> Sequence[Row[Any]]:

@@ -4,14 +4,20 @@ A statement is written once, with `:name` for each value, and without a colon fo
 `CAST`, never `::`).
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, NamedTuple, Protocol
+from uuid import UUID
 
 #: A value; or a quoted name, in which a colon is one of its characters.
 _VALUE = re.compile(r':([a-z_]+)|"[^"]*"')
+
+
+#: Runs a statement with its values, and returns its rows.
+RunStatement = Callable[[str, Mapping[str, Any] | None], Sequence[Any]]
 
 
 class Executor(Protocol):
@@ -29,6 +35,21 @@ class Executor(Protocol):
     def together(self) -> AbstractContextManager["Executor"]:
         """What is run there takes effect as a whole, or, after an exception, not at all."""
         ...
+
+
+class Transaction:
+    """What runs together on one connection, by what runs a statement there; an `Executor`."""
+
+    def __init__(self, run: RunStatement, schema: str | None) -> None:
+        self._run = run
+        self.schema = schema
+
+    def run(self, statement: str, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        return self._run(statement, values)
+
+    @contextmanager
+    def together(self) -> Iterator[Executor]:
+        yield self
 
 
 def names_of(statement: str) -> list[str]:
@@ -68,3 +89,13 @@ def qualified(schema: str | None, table: str) -> str:
 def row_of(columns: tuple[str, ...]) -> Any:
     """The type of a row with these columns."""
     return NamedTuple("Row", [(name, Any) for name in columns])
+
+
+def uuid_of(value: Any) -> UUID:
+    """A column's UUID, of which some drivers give the text."""
+    return value if isinstance(value, UUID) else UUID(value)
+
+
+def json_of(value: Any) -> Any:
+    """A column's JSON, likewise."""
+    return json.loads(value) if isinstance(value, str) else value

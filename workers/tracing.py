@@ -58,7 +58,7 @@ def caller_of(headers: Mapping[str, str]) -> Context:
 @contextmanager
 def enqueueing(adapters: Iterable[str], caller: Context | None = None) -> Iterator[Span]:
     """The span in which runs are asked for."""
-    attributes = {"reprieve.adapter": ", ".join(sorted(map(str, adapters)))}
+    attributes = {"reprieve.adapter": ", ".join(sorted(adapters))}
     with _tracer.start_as_current_span("enqueue run", caller, SpanKind.PRODUCER, attributes) as span:
         yield span
 

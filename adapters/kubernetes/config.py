@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reprieve.adapters.command_config import Name, Plain
+from reprieve.adapters.kinds import ConfigModel
 from reprieve.models.liveness import DOUBT_LIMIT
 
 #: A name as Kubernetes wants it of namespaces: the label of RFC 1123.
@@ -19,10 +20,6 @@ DEFAULT_TTL_SECONDS = 24 * 60 * 60
 #: than the window and two sweeps (7 minutes), by which the last follower is known to be gone, and leaves time for an
 #: outage or a rollout of ours. A Job that is deleted sooner can only be reported as lost, without its result and log.
 MIN_TTL_SECONDS = int(DOUBT_LIMIT.total_seconds())
-
-
-#: A class member is called `type`, so the builtin is out of reach below it.
-ConfigModel = type[BaseModel]
 
 
 class _Strict(BaseModel):

@@ -13,7 +13,7 @@ from reprieve.models.records import Run
 from reprieve.models.requests import NewRun
 from reprieve.models.status import Status
 from reprieve.stores.runs.records import RunRecords
-from reprieve.stores.statements import Executor, qualified
+from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
 #: Characters of JSON that PostgreSQL takes as one value whatever they say: its own form has 12 bytes for a digit and a
 #: comma, and may have 268 MB. For more, there is a savepoint: to be refused must not end a caller's transaction.
@@ -148,24 +148,14 @@ def _as_before(executor: Executor, new: Sequence[NewRun]) -> dict[UUID, tuple[Ru
     keys = [one.idempotency_key for one in new if one.idempotency_key is not None]
     values = {"ids": json.dumps([str(one.id) for one in new]), "keys": json.dumps(keys)}
     rows = executor.run(_known(executor.schema), values)
-    by_id, by_key = {_uuid(row.run_id): row for row in rows}, {row.idempotency_key: row for row in rows}
+    by_id, by_key = {uuid_of(row.run_id): row for row in rows}, {row.idempotency_key: row for row in rows}
     known = {one.id: by_id.get(one.id) or by_key[one.idempotency_key] for one in new}
     for one in new:
         row = known[one.id]
-        if not one.is_as(row.adapter, _json(row.config)):
+        if not one.is_as(row.adapter, json_of(row.config)):
             raise IdempotencyConflict(
                 f"idempotency_key {one.idempotency_key!r} belongs to run {row.run_id}, which has another adapter or "
                 "config; use a new key."
             )
-    runs = {run.id: run for run in RunRecords(executor).of([_uuid(row.run_id) for row in rows])}
-    return {own: (runs[_uuid(row.run_id)], _uuid(row.run_id) == own) for own, row in known.items()}
-
-
-def _uuid(value: Any) -> UUID:
-    """Some drivers give a UUID, some its text."""
-    return value if isinstance(value, UUID) else UUID(value)
-
-
-def _json(value: Any) -> Any:
-    """Likewise of JSON."""
-    return json.loads(value) if isinstance(value, str) else value
+    runs = {run.id: run for run in RunRecords(executor).of([uuid_of(row.run_id) for row in rows])}
+    return {own: (runs[uuid_of(row.run_id)], uuid_of(row.run_id) == own) for own, row in known.items()}

@@ -11,7 +11,7 @@ from reprieve.models.errors import RunNotFound
 from reprieve.models.process import work_of
 from reprieve.models.records import Run
 from reprieve.models.status import Status
-from reprieve.stores.statements import Executor, qualified
+from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
 _COLUMNS = """
 r.id, r.adapter, r.out_of_process_liveness, r.status, r.attempt, r.epoch, r.max_attempts,
@@ -89,7 +89,7 @@ FROM {runs} r JOIN {specs} s ON s.run_id = r.id
         if len(found) != 1:
             problem = "fits more than one run; give more of it" if found else "fits no run; see `reprieve ps`"
             raise RunNotFound(f"The run id {short!r} {problem}.")
-        return UUID(str(found[0].id))
+        return uuid_of(found[0].id)
 
     def _id_query(self, wanted: str) -> tuple[str, dict[str, str]]:
         """A whole id is found by the primary key; only a part of one has to be looked for in every row."""
@@ -106,10 +106,5 @@ FROM {runs} r JOIN {specs} s ON s.run_id = r.id
 def _record(row: Any) -> Run:
     columns = dict(row._asdict())
     attempts = columns["attempts"] or []
-    columns["attempts"] = [attempt | {"work": work_of(attempt)} for attempt in _parsed(attempts)]
-    return Run.model_validate(columns | {"labels": _parsed(columns["labels"])})
-
-
-def _parsed(value: Any) -> Any:
-    """Some drivers give JSON as its text."""
-    return json.loads(value) if isinstance(value, str) else value
+    columns["attempts"] = [attempt | {"work": work_of(attempt)} for attempt in json_of(attempts)]
+    return Run.model_validate(columns | {"labels": json_of(columns["labels"])})
