@@ -1,8 +1,9 @@
 """What an adapter is, and what it is given: the two protocols between Reprieve and whatever does the work."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
 from uuid import UUID
 
 from reprieve.adapters.kinds import ConfigModel, Kind
@@ -11,6 +12,10 @@ from reprieve.models.work import Outcome, Work
 
 __all__ = [
     "Adapter",
+    "AnyAdapter",
+    "AsyncAdapter",
+    "AsyncAttaching",
+    "AsyncContext",
     "Attaching",
     "Attempt",
     "ConfigModel",
@@ -20,6 +25,7 @@ __all__ = [
     "Probe",
     "Probing",
     "Work",
+    "follows_without_a_thread",
 ]
 
 #: A run, and the number of its attempt.
@@ -84,14 +90,53 @@ class Context(Protocol):
         ...
 
 
-class Adapter(Kind, Protocol):
-    """How one kind of work is started, followed and ended.
+class AsyncContext(Protocol):
+    """The same for an adapter that follows without a thread: what may wait is awaited.
 
-    Third parties register a class in the entry-point group `reprieve.adapters`. It is built once per process as
-    `AdapterClass(folder, host)`: a folder of its own on this host, and this host's name.
+    All of it is called from the adapter's own event loop, and for one run one call after the other.
     """
 
+    run_id: UUID
+    attempt: int
+    cursor: str | None
+
+    async def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        """As `Context.on_log`. Goes on while the spool has room; else it returns when there is some again."""
+        ...
+
+    async def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None: ...
+
+    async def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None: ...
+
+    async def note(self, sentence: str) -> None: ...
+
+    def heartbeat(self) -> None: ...
+
+    @property
+    def stopping(self) -> bool: ...
+
+    async def wait(self, seconds: float) -> bool: ...
+
+
+class _Ending(Kind, Protocol):
     def __init__(self, folder: Path, host: str) -> None: ...
+
+    def terminate(self, handle: dict[str, Any]) -> None:
+        """End the work of one attempt and return when it is gone. Idempotent; touches no other attempt.
+
+        The handle is the one given to `on_dispatch`, or the process given to `on_spawn`. Raises when the work
+        cannot be confirmed gone; it is then asked again. Called on a thread that may block, in either kind of adapter.
+        """
+        ...
+
+
+class Adapter(_Ending, Protocol):
+    """How one kind of work is started, followed and ended, on a thread for each run that is followed.
+
+    Third parties register a class in the entry-point group `reprieve.adapters`. It is built once per process as
+    `AdapterClass(folder, host)`: a folder of its own on this host, and this host's name. Each of its runs takes one of
+    the worker's places, and no more threads than there are places are ever used.
+    """
 
     def execute(self, run: Work, context: Context) -> Outcome:
         """Start the work, follow it to its end, and say how it ended.
@@ -101,13 +146,28 @@ class Adapter(Kind, Protocol):
         """
         ...
 
-    def terminate(self, handle: dict[str, Any]) -> None:
-        """End the work of one attempt and return when it is gone. Idempotent; touches no other attempt.
 
-        The handle is the one given to `on_dispatch`, or the process given to `on_spawn`. Raises when the work
-        cannot be confirmed gone; it is then asked again.
-        """
+class AsyncAdapter(_Ending, Protocol):
+    """The same without a thread: all runs of one adapter are followed on one event loop, which must never be blocked.
+
+    `own_limit` is how many of its runs a worker follows at once, beside its places, where they use nothing of its host
+    but a connection. None: each takes a place, as a command of this host does.
+    """
+
+    own_limit: ClassVar[int | None]
+
+    async def execute(self, run: Work, context: AsyncContext) -> Outcome:
+        """As `Adapter.execute`."""
         ...
+
+
+#: Either kind.
+AnyAdapter = Adapter | AsyncAdapter
+
+
+def follows_without_a_thread(adapter: object) -> TypeGuard[AsyncAdapter]:
+    """Whether an adapter, or its class, is of the kind whose `execute` is a coroutine."""
+    return inspect.iscoroutinefunction(getattr(adapter, "execute", None))
 
 
 @runtime_checkable
@@ -121,6 +181,15 @@ class Attaching(Protocol):
         say that it was created is created if it is not there. Work that has vanished is not for the adapter to bury, as
         in `execute`. Raises `Released` (from the context) when this worker is to leave it.
         """
+        ...
+
+
+@runtime_checkable
+class AsyncAttaching(Protocol):
+    """The same of an adapter that follows without a thread."""
+
+    async def attach(self, run: Work, handle: dict[str, Any], context: AsyncContext) -> Outcome:
+        """As `Attaching.attach`."""
         ...
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from reprieve.adapters.protocol import Adapter, Attaching, Keeping
+from reprieve.adapters.protocol import AnyAdapter, Attaching, Keeping
 from reprieve.models.errors import UnknownAdapter
 from reprieve.models.faults import is_unfit
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 @cache
-def adapter_classes() -> Mapping[str, type[Adapter]]:
+def adapter_classes() -> Mapping[str, type[AnyAdapter]]:
     """Every installed adapter class by its type, without broken plug-ins: those must not end the runs of others."""
     return {adapter_class.type: adapter_class for adapter_class in map(_load, _plugins()) if adapter_class is not None}
 
@@ -31,10 +31,10 @@ def _plugins() -> list[EntryPoint]:
     return list(entry_points(group=ENTRY_POINT_GROUP))
 
 
-def _load(entry_point: EntryPoint) -> type[Adapter] | None:
+def _load(entry_point: EntryPoint) -> type[AnyAdapter] | None:
     """The class of a plug-in, or None, with the reason in the log."""
     try:
-        adapter_class: type[Adapter] = entry_point.load()
+        adapter_class: type[AnyAdapter] = entry_point.load()
     except Exception as error:
         logger.exception("The adapter %r cannot be loaded (%s).", entry_point.value, type(error).__name__)
         return None
@@ -45,7 +45,7 @@ def _load(entry_point: EntryPoint) -> type[Adapter] | None:
     return adapter_class
 
 
-def find_adapter(adapter_type: str) -> type[Adapter]:
+def find_adapter(adapter_type: str) -> type[AnyAdapter]:
     """The class of an adapter; raises `UnknownAdapter` with those that can be used here."""
     classes = adapter_classes()
     if adapter_type not in classes:
@@ -69,7 +69,7 @@ class Adapters:
     def __init__(self, folder: Path, host: Callable[[], str]) -> None:
         self._folder = folder
         self._host = host
-        self._built: dict[str, Adapter] = {}
+        self._built: dict[str, AnyAdapter] = {}
         self._broken: set[str] = set()
         self._locks: dict[str, threading.RLock] = {}
 
@@ -77,7 +77,7 @@ class Adapters:
         """Those that this process can use to follow what another worker has started."""
         return [name for name in self.usable() if can_attach(name)]
 
-    def get(self, adapter_type: str) -> Adapter:
+    def get(self, adapter_type: str) -> AnyAdapter:
         """Raises `UnknownAdapter`."""
         if adapter_type not in self._built:
             with self._building(adapter_type):

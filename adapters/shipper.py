@@ -107,8 +107,25 @@ class LogShipper:
         """
         own = self._own or self._begin()
         own.spool.append(log, chunks)
-        # Only a hint, so two threads may miscount it: whatever is there is shipped when BATCH_AGE has passed.
-        self._unnoticed += len(chunks[0]) * len(chunks)
+        self._notice(len(chunks[0]) * len(chunks))
+
+    def try_add(self, log: SpooledLog, chunk: bytes) -> bool:
+        """The same of one chunk, for who may not be blocked: False where `add` would wait just now."""
+        try:
+            own = self._own or self._try_to_begin()
+        except Exception as error:
+            if not is_unfit(error):
+                raise
+            logger.error("Output waits: no spool can be made just now: %s", error)
+            return False
+        if not own.spool.try_append(log, chunk):
+            return False
+        self._notice(len(chunk))
+        return True
+
+    def _notice(self, size: int) -> None:
+        """Only a hint, so two threads may miscount it: whatever is there is shipped when BATCH_AGE has passed."""
+        self._unnoticed += size
         if self._unnoticed >= BATCH_BYTES:
             self._unnoticed = 0
             self._wake.set()

@@ -94,29 +94,42 @@ class Spool:
         with self._lock:
             for chunk in chunks:
                 # First the room, then the number: while one thread waits for room, another may take both.
-                while self._end + len(chunk) + FRAMING > self._room:
-                    self._next_file()
-                seq = log.last_seq + 1
-                record = encode_record(log.key, log.seed, seq, chunk)
-                end = self._end + len(record)
-                self._map[self._end : end] = record
-                self._end = end
-                log.last_seq = seq
-            self.appended += len(chunks)
+                while not self._has_room_for(chunk):
+                    self._changed.wait(DISK_INTERVAL)
+                self._write(log, chunk)
 
-    def _next_file(self) -> None:
-        """Begin the next file; where there is no room for it, wait a while. The caller looks again."""
+    def try_append(self, log: SpooledLog, chunk: bytes) -> bool:
+        """The same of one chunk, for who may not be blocked: False where `append` would wait."""
+        with self._lock:
+            if not self._has_room_for(chunk):
+                return False
+            self._write(log, chunk)
+            return True
+
+    def _write(self, log: SpooledLog, chunk: bytes) -> None:
+        seq = log.last_seq + 1
+        record = encode_record(log.key, log.seed, seq, chunk)
+        end = self._end + len(record)
+        self._map[self._end : end] = record
+        self._end = end
+        log.last_seq = seq
+        self.appended += 1
+
+    def _has_room_for(self, chunk: bytes) -> bool:
+        """Whether it can be written now, where it must be to a file that is begun for it."""
+        if self._end + len(chunk) + FRAMING <= self._room:
+            return True
         number = self._numbers[-1] + 1 if self._numbers else 1
         begun = self._begin_file(number)
         if begun is None:
-            self._changed.wait(DISK_INTERVAL)
-            return
+            return False
         if self._is_full:
             self._is_full = False
             logger.warning("The spool %s has room again.", self.folder)
         self._map, self._end, self._room = begun, 0, self._file_bytes
         self._numbers.append(number)
         BYTES.inc(self._file_bytes)
+        return True
 
     def _begin_file(self, number: int) -> mmap.mmap | None:
         """Make the next file; None where the spool's limit, the disk or the system does not allow it just now."""

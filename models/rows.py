@@ -61,7 +61,7 @@ class RunRow(Row):
         CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="runs_running_has_started_at"),
         CheckConstraint("attempt BETWEEN 0 AND max_attempts AND max_attempts >= 1", name="runs_attempts_capped"),
         Index("runs_running", "id", postgresql_where=text("status = 'running'")),
-        Index("runs_queued", "id", postgresql_where=text("status = 'queued'")),
+        Index("runs_waiting", "adapter", "id", postgresql_where=text("status = 'queued'")),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)

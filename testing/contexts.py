@@ -1,15 +1,26 @@
 """A context that stands alone, to test an adapter with: it remembers what it is told, and can be told to stop."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 from reprieve.adapters.host import namespace
-from reprieve.adapters.protocol import Adapter, Attaching, Context
+from reprieve.adapters.loops import Loops
+from reprieve.adapters.protocol import (
+    Adapter,
+    AnyAdapter,
+    AsyncAdapter,
+    AsyncAttaching,
+    AsyncContext,
+    Attaching,
+    Context,
+    follows_without_a_thread,
+)
 from reprieve.models.errors import Released
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.work import Outcome, Work
@@ -73,6 +84,11 @@ class RecordingContext:
 
     # -- what the test calls
 
+    @property
+    def is_told(self) -> bool:
+        """Whether it was told to stop or to leave."""
+        return self._stop.is_set() or self._release.is_set()
+
     def stop(self) -> None:
         self._stop.set()
 
@@ -98,7 +114,71 @@ class RecordingContext:
         return ProcessIdentity(pid, group, started_at, namespace(), marker).as_handle()
 
 
+class AsyncRecordingContext:
+    """Implements `adapters.protocol.AsyncContext` over a recording one, which the test speaks to."""
+
+    #: Seconds between two looks whether the test has told it to stop, or to leave.
+    LOOK_INTERVAL = 0.02
+
+    def __init__(self, context: RecordingContext) -> None:
+        self.run_id, self.attempt, self.cursor = context.run_id, context.attempt, context.cursor
+        self._context = context
+
+    async def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        self._context.on_log(stream, chunk, cursor)
+
+    async def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
+        await asyncio.to_thread(self._context.on_spawn, pid, process_group_id, started_at, marker)
+
+    async def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
+        await asyncio.to_thread(self._context.on_dispatch, handle, host)
+
+    async def note(self, sentence: str) -> None:
+        await asyncio.to_thread(self._context.note, sentence)
+
+    def heartbeat(self) -> None:
+        self._context.heartbeat()
+
+    @property
+    def stopping(self) -> bool:
+        return self._context.stopping
+
+    async def wait(self, seconds: float) -> bool:
+        until = asyncio.get_running_loop().time() + seconds
+        while not self._context.is_told and (left := until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(left, self.LOOK_INTERVAL))
+        # Raises where it is to leave; a test may have a `wait` of its own.
+        return await asyncio.to_thread(self._context.wait, 0)
+
+
 _is_context: type[Context] = RecordingContext
+_is_async_context: type[AsyncContext] = AsyncRecordingContext
+
+_loops = Loops()
+
+
+def carry_out(adapter: AnyAdapter, run: Work, context: RecordingContext) -> Outcome:
+    """Have an adapter of either kind start a run and follow it to its end; returns then."""
+    if follows_without_a_thread(adapter):
+        return _loops.of(adapter.type).run(_execute(adapter, run, context)).result()
+    return cast(Adapter, adapter).execute(run, context)
+
+
+def follow_on(adapter: AnyAdapter, run: Work, handle: dict[str, Any], context: RecordingContext) -> Outcome:
+    """The same for what another has started."""
+    if follows_without_a_thread(adapter):
+        return _loops.of(adapter.type).run(_attach(adapter, run, handle, context)).result()
+    assert isinstance(adapter, Attaching)
+    return adapter.attach(run, handle, context)
+
+
+async def _execute(adapter: AsyncAdapter, run: Work, context: RecordingContext) -> Outcome:
+    return await adapter.execute(run, AsyncRecordingContext(context))
+
+
+async def _attach(adapter: AsyncAdapter, run: Work, handle: dict[str, Any], context: RecordingContext) -> Outcome:
+    assert isinstance(adapter, AsyncAttaching)
+    return await adapter.attach(run, handle, AsyncRecordingContext(context))
 
 
 @dataclass
@@ -122,7 +202,7 @@ def work(*command: str, attempt: int = 1, **config: Any) -> Work:
 
 @contextmanager
 def following(
-    adapter: Adapter, run: Work, *, handle: dict[str, Any] | None = None, cursor: str | None = None
+    adapter: AnyAdapter, run: Work, *, handle: dict[str, Any] | None = None, cursor: str | None = None
 ) -> Iterator[Following]:
     """Follow a run while the block lasts; whatever still runs at its end is stopped.
 
@@ -132,9 +212,8 @@ def following(
     with ThreadPoolExecutor(1) as pool:
         try:
             if handle is not None:
-                assert isinstance(adapter, Attaching)
-                yield Following(context, pool.submit(adapter.attach, run, handle, context))
+                yield Following(context, pool.submit(follow_on, adapter, run, handle, context))
             else:
-                yield Following(context, pool.submit(adapter.execute, run, context))
+                yield Following(context, pool.submit(carry_out, adapter, run, context))
         finally:
             context.stop()

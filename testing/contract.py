@@ -26,11 +26,11 @@ from uuid import uuid4
 import pytest
 
 from reprieve.adapters.kinds import validate_config
-from reprieve.adapters.protocol import Adapter, Attaching, Probing, Work
+from reprieve.adapters.protocol import AnyAdapter, Attaching, Probing, Work
 from reprieve.models.chunks import MAX_CHUNK_BYTES
 from reprieve.models.errors import InvalidRequest, Released, Superseded
 from reprieve.models.status import Probe
-from reprieve.testing.contexts import Following, RecordingContext, following
+from reprieve.testing.contexts import Following, RecordingContext, carry_out, following
 from reprieve.testing.waiting import eventually
 
 Config = dict[str, Any]
@@ -50,7 +50,7 @@ class AdapterContract:
     """Give the four fixtures that raise `NotImplementedError`, in a class whose name begins with `Test`."""
 
     @pytest.fixture
-    def adapter(self) -> Adapter:
+    def adapter(self) -> AnyAdapter:
         raise NotImplementedError
 
     @pytest.fixture
@@ -68,24 +68,24 @@ class AdapterContract:
         raise NotImplementedError
 
     @pytest.fixture
-    def attempt(self, adapter: Adapter, lasting: Config) -> Work:
+    def attempt(self, adapter: AnyAdapter, lasting: Config) -> Work:
         return attempt_of(adapter, lasting)
 
     @pytest.fixture
-    def other(self, adapter: Adapter, lasting: Config) -> Work:
+    def other(self, adapter: AnyAdapter, lasting: Config) -> Work:
         return attempt_of(adapter, lasting)
 
     # -- what is asked for
 
-    def test_a_config_is_kept_as_json_that_is_valid_again(self, adapter: Adapter, printing: Printing) -> None:
+    def test_a_config_is_kept_as_json_that_is_valid_again(self, adapter: AnyAdapter, printing: Printing) -> None:
         stored = validate_config(type(adapter), printing.config)
         assert validate_config(type(adapter), json.loads(json.dumps(stored))) == stored
 
-    def test_a_field_that_is_not_known_is_refused_by_its_name(self, adapter: Adapter, printing: Printing) -> None:
+    def test_a_field_that_is_not_known_is_refused_by_its_name(self, adapter: AnyAdapter, printing: Printing) -> None:
         with pytest.raises(InvalidRequest, match="no_such_field"):
             validate_config(type(adapter), {**printing.config, "no_such_field": 1})
 
-    def test_what_it_can_do_is_what_it_declares(self, adapter: Adapter) -> None:
+    def test_what_it_can_do_is_what_it_declares(self, adapter: AnyAdapter) -> None:
         assert isinstance(adapter.type, str)
         assert adapter.type.strip()
         # Work that outlives its worker is followed by another one.
@@ -94,7 +94,7 @@ class AdapterContract:
     # -- output and ends
 
     def test_work_that_ends_well_succeeds_and_all_it_printed_is_there(
-        self, adapter: Adapter, printing: Printing
+        self, adapter: AnyAdapter, printing: Printing
     ) -> None:
         with following(adapter, attempt_of(adapter, printing.config)) as run:
             outcome = run.outcome()
@@ -102,30 +102,30 @@ class AdapterContract:
         assert printed(run.context) == printing.output
         assert all(0 < len(data) <= MAX_CHUNK_BYTES for _, data, _ in run.context.chunks)
 
-    def test_work_that_ends_badly_fails_with_a_sentence(self, adapter: Adapter, failing: Config) -> None:
+    def test_work_that_ends_badly_fails_with_a_sentence(self, adapter: AnyAdapter, failing: Config) -> None:
         with following(adapter, attempt_of(adapter, failing)) as run:
             outcome = run.outcome()
         assert outcome.error_code is not None
         assert outcome.error_message
         json.dumps(outcome.detail, allow_nan=False)
 
-    def test_output_arrives_while_the_work_goes_on(self, adapter: Adapter, attempt: Work) -> None:
+    def test_output_arrives_while_the_work_goes_on(self, adapter: AnyAdapter, attempt: Work) -> None:
         with under_way(adapter, attempt) as run:
             assert not run.result.done()
 
     # -- no work without a record
 
-    def test_work_is_recorded_as_what_it_is_before_it_prints(self, adapter: Adapter, attempt: Work) -> None:
+    def test_work_is_recorded_as_what_it_is_before_it_prints(self, adapter: AnyAdapter, attempt: Work) -> None:
         with under_way(adapter, attempt) as run:
             recorded = run.context.dispatched if adapter.has_out_of_process_liveness else run.context.spawned
             assert recorded
             assert json.loads(json.dumps(run.context.handle)) == run.context.handle
 
-    def test_work_that_could_not_be_recorded_is_not_started(self, adapter: Adapter, attempt: Work) -> None:
+    def test_work_that_could_not_be_recorded_is_not_started(self, adapter: AnyAdapter, attempt: Work) -> None:
         context = RecordingContext(attempt.run_id)
         context.refusal = Superseded("another worker has it")
         with pytest.raises(Superseded):
-            adapter.execute(attempt, context)
+            carry_out(adapter, attempt, context)
         assert context.chunks == []
         if context.dispatched and isinstance(adapter, Probing):
             assert adapter.probe([context.handle]) != [Probe.ALIVE]
@@ -133,7 +133,7 @@ class AdapterContract:
     # -- stop
 
     def test_who_is_told_to_stop_returns_and_the_work_is_ended_when_that_is_asked_for(
-        self, adapter: Adapter, attempt: Work
+        self, adapter: AnyAdapter, attempt: Work
     ) -> None:
         with under_way(adapter, attempt) as run:
             run.context.stop()
@@ -143,7 +143,7 @@ class AdapterContract:
                 eventually(lambda: adapter.probe([run.context.handle]) != [Probe.ALIVE], timeout=PATIENCE)
 
     def test_to_terminate_twice_is_no_error_and_another_attempt_is_left_alone(
-        self, adapter: Adapter, attempt: Work, other: Work
+        self, adapter: AnyAdapter, attempt: Work, other: Work
     ) -> None:
         with under_way(adapter, attempt) as run, under_way(adapter, other) as left:
             adapter.terminate(run.context.handle)
@@ -155,7 +155,7 @@ class AdapterContract:
     # -- work that outlives its worker
 
     def test_work_is_followed_by_another_from_where_the_first_has_left_it(
-        self, adapter: Adapter, attempt: Work
+        self, adapter: AnyAdapter, attempt: Work
     ) -> None:
         if not isinstance(adapter, Attaching):
             pytest.skip("its work ends with its worker")
@@ -171,7 +171,9 @@ class AdapterContract:
                 second.context.stop()
                 second.outcome()
 
-    def test_a_platform_says_of_each_work_whether_it_lives(self, adapter: Adapter, attempt: Work, other: Work) -> None:
+    def test_a_platform_says_of_each_work_whether_it_lives(
+        self, adapter: AnyAdapter, attempt: Work, other: Work
+    ) -> None:
         if not isinstance(adapter, Probing):
             pytest.skip("its platform cannot be asked")
         with under_way(adapter, attempt) as run, under_way(adapter, other) as ended:
@@ -184,12 +186,12 @@ class AdapterContract:
         assert adapter.probe([]) == []
 
 
-def attempt_of(adapter: Adapter, config: Config) -> Work:
+def attempt_of(adapter: AnyAdapter, config: Config) -> Work:
     return Work(uuid4(), 1, 1, adapter.type, validate_config(type(adapter), config), {})
 
 
 @contextmanager
-def under_way(adapter: Adapter, attempt: Work) -> Iterator[Following]:
+def under_way(adapter: AnyAdapter, attempt: Work) -> Iterator[Following]:
     """Follow work that has begun to print while the block lasts; it is terminated at the end."""
     with following(adapter, attempt) as run:
         try:

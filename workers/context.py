@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from reprieve.adapters.host import is_alive, namespace
@@ -39,6 +39,7 @@ class RunContext:
         self._log.last_seq = resumed.after_seq if resumed else 0
         self._streams: set[str] = set()
         self._wake = threading.Event()
+        self._wakers: list[Callable[[], object]] = []
         self._stopping = False
         self._released = False
         self._dispatched = resumed is not None
@@ -55,6 +56,23 @@ class RunContext:
     # -- what the adapter calls
 
     def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        if chunks := self.encoded(stream, chunk, cursor):
+            try:
+                self._shipper.add(self._log, chunks)
+            except Exception as error:
+                raise self._not_taken(error) from error
+
+    def try_take(self, chunk: bytes) -> bool:
+        """Hand over one encoded chunk, for who may not be blocked: False where the spool has no room just now."""
+        if self._released:
+            self._raise_released()
+        try:
+            return self._shipper.try_add(self._log, chunk)
+        except Exception as error:
+            raise self._not_taken(error) from error
+
+    def encoded(self, stream: str, chunk: bytes | str, cursor: str | None) -> Sequence[bytes]:
+        """Output as the shipper takes it. Raises as `on_log` does."""
         if self._released:
             self._raise_released()
         if stream not in self._streams:
@@ -64,19 +82,16 @@ class RunContext:
         at = time.time_ns() // 1_000_000
         if type(chunk) is bytes and 0 < len(chunk) <= MAX_CHUNK_BYTES:
             # The usual case, at no more than it must cost: this is called for each line that a run prints.
-            self._take(encode((at, stream, chunk, cursor)))
-        elif pieces := split_output(chunk):
-            # Only the last piece carries the cursor: a reader that goes on from it must have all of them.
-            places = [None] * (len(pieces) - 1) + [cursor]
-            records = zip(pieces, places, strict=True)
-            self._take(*[encode((at, stream, piece, place)) for piece, place in records])
+            return (encode((at, stream, chunk, cursor)),)
+        if not (pieces := split_output(chunk)):
+            return ()
+        # Only the last piece carries the cursor: a reader that goes on from it must have all of them.
+        places = [None] * (len(pieces) - 1) + [cursor]
+        return [encode((at, stream, piece, place)) for piece, place in zip(pieces, places, strict=True)]
 
-    def _take(self, *chunks: bytes) -> None:
-        """Hand these chunks to the shipper. Its failure is not the work's."""
-        try:
-            self._shipper.add(self._log, chunks)
-        except Exception as error:
-            raise OutputNotTaken(f"The output of run {self.run_id} could not be taken over: {error}") from error
+    def _not_taken(self, error: Exception) -> OutputNotTaken:
+        """The shipper's failure, which is not the work's."""
+        return OutputNotTaken(f"The output of run {self.run_id} could not be taken over: {error}")
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
         process, node = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker), self._services.node
@@ -161,7 +176,7 @@ class RunContext:
     def stop(self) -> None:
         """The run has ended: its adapter is to end the work."""
         self._stopping = True
-        self._wake.set()
+        self._tell()
 
     def flush(self, timeout: float) -> None:
         """Send what output there is at once, within so many seconds; what is not sent by then is sent later.
@@ -185,7 +200,18 @@ class RunContext:
     def release(self) -> None:
         """The work goes on without this worker: its adapter is to leave it."""
         self._released = True
+        self._tell()
+
+    def _tell(self) -> None:
         self._wake.set()
+        for waker in list(self._wakers):
+            waker()
+
+    def when_told(self, waker: Callable[[], object]) -> None:
+        """Call this when the follower is asked to stop or to leave: at once, if it was already. From any thread."""
+        self._wakers.append(waker)
+        if self._wake.is_set():
+            waker()
 
     def proof(self) -> Proof | None:
         """The proof of life that can be given now: its process is alive, or there is a heartbeat not given yet.

@@ -15,6 +15,7 @@ from reprieve.models.results import last_line
 from reprieve.models.work import Work
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services, services
+from reprieve.workers.carrying import start
 from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.hints import PASSED_ON, send_execute
 from reprieve.workers.journal import about
@@ -39,7 +40,7 @@ def execute_task(self: Any, run_id: str) -> dict[str, Any]:
         return {"run": run_id, "started": False}
     wired.throttle.forget([work.run_id])
     with about(work.run_id, work.attempt), ours.supervisor.follow(work) as context:
-        result = follow_to_the_end(wired, context, lambda adapter, work: adapter.execute(work, context), "attempt")
+        result = follow_to_the_end(wired, context, lambda adapter, work: start(adapter, work, context), "attempt")
     return {"run": run_id, "attempt": work.attempt, "result": result, "chunks": context.last_seq}
 
 

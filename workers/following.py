@@ -17,7 +17,7 @@ from uuid import UUID
 
 from cachetools import TTLCache
 
-from reprieve.adapters.protocol import Adapter
+from reprieve.adapters.protocol import AnyAdapter
 from reprieve.adapters.registry import can_attach
 from reprieve.models.draining import end_of_given_up
 from reprieve.models.errors import Released, UnknownAdapter
@@ -51,7 +51,7 @@ LONGEST_TROUBLE_PAUSE = 60.0
 MARGIN = 0.5
 
 #: What the adapter is to do with the work: `execute` or `attach`, with their arguments.
-Follow = Callable[[Adapter, Work], Outcome]
+Follow = Callable[[AnyAdapter, Work], Outcome]
 
 #: How often this worker had trouble lately with the work of a run.
 _troubles: TTLCache[UUID, int] = TTLCache(10_000, ttl=600)

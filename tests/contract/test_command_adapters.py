@@ -19,7 +19,7 @@ from reprieve.adapters.protocol import Adapter
 from reprieve.models.chunks import MAX_CHUNK_BYTES
 from reprieve.models.errors import Superseded
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import Following, RecordingContext, following, work
+from reprieve.testing.contexts import Following, RecordingContext, carry_out, following, work
 from tests.support.waiting import eventually
 
 Execute = Callable[[Work], tuple[Outcome, RecordingContext]]
@@ -43,7 +43,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def execute(adapter: Adapter) -> Execute:
     def run(work: Work) -> tuple[Outcome, RecordingContext]:
         context = RecordingContext(work.run_id, work.attempt)
-        return adapter.execute(work, context), context
+        return carry_out(adapter, work, context), context
 
     return run
 
@@ -192,7 +192,7 @@ def test_the_command_is_not_started_when_it_could_not_be_recorded(
     context = RecordingContext(run.run_id)
     context.refusal = error
     with pytest.raises(type(error), match=str(error)):
-        adapter.execute(run, context)
+        carry_out(adapter, run, context)
     assert is_gone(context.pid)
     assert not (tmp_path / "started").exists()
 
@@ -222,7 +222,7 @@ def test_a_failed_start_leaves_no_open_file(adapter: Adapter) -> None:
         context = RecordingContext(run.run_id)
         context.refusal = Superseded("no longer ours")
         with pytest.raises(Superseded):
-            adapter.execute(run, context)
+            carry_out(adapter, run, context)
 
     fail(work("true"))
     before = open_files()
@@ -486,7 +486,7 @@ def test_a_terminal_leaves_no_file_open(adapter: Adapter, command: str, refusal:
         context = RecordingContext(run.run_id)
         context.refusal = refusal
         with suppress(Superseded):
-            adapter.execute(run, context)
+            carry_out(adapter, run, context)
 
     run_it()
     before = open_files()

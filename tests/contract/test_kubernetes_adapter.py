@@ -11,7 +11,7 @@ import pytest
 from reprieve.models.errors import Released, Superseded
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import Following, RecordingContext
+from reprieve.testing.contexts import Following, RecordingContext, carry_out, follow_on
 from tests.contract.clusters import Cluster, any_cluster
 from tests.support.kubernetes_api import NO_SUCH_IMAGE
 from tests.support.waiting import eventually
@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def run_to_the_end(cluster: Cluster, run: Work) -> tuple[Outcome, RecordingContext]:
     context = cluster.context(run)
     try:
-        return cluster.adapter.execute(run, context), context
+        return carry_out(cluster.adapter, run, context), context
     finally:
         cluster.adapter.terminate(cluster.handle(run))
 
@@ -162,7 +162,7 @@ def test_any_chunks_cursor_leads_on_to_exactly_what_came_after_it(cluster: Clust
         chunks = following.context.chunks
         for index, (_, _, cursor) in enumerate(chunks):
             context = cluster.context(run, cursor)
-            outcome = cluster.adapter.attach(run, cluster.handle(run), context)
+            outcome = follow_on(cluster.adapter, run, cluster.handle(run), context)
             assert outcome.detail["exit_status"] == 4
             assert context.output() == b"".join(data for _, data, _ in chunks[index + 1 :])
 
@@ -172,7 +172,7 @@ def test_work_that_is_superseded_before_it_is_recorded_is_not_begun(cluster: Clu
     context = cluster.context(run)
     context.refusal = Superseded("another worker has it")
     with pytest.raises(Superseded):
-        cluster.adapter.execute(run, context)
+        carry_out(cluster.adapter, run, context)
     assert not cluster.exists(run)
 
 
@@ -180,7 +180,7 @@ def test_a_job_that_is_there_already_with_our_labels_is_followed(cluster: Cluste
     run = cluster.work("echo once; sleep 0.2")
     with followed(cluster, run) as following:
         following.wait_for(b"once")
-        outcome = cluster.adapter.execute(run, context := cluster.context(run))
+        outcome = carry_out(cluster.adapter, run, context := cluster.context(run))
     assert outcome.error_code is None
     assert context.output() == b"once\n"
 
@@ -204,7 +204,7 @@ def test_a_job_of_our_name_that_has_not_our_labels_is_a_failure_and_is_left_alon
     }
     path = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs"
     created = cluster.api.create(path, foreign)
-    outcome = cluster.adapter.execute(run, cluster.context(run))
+    outcome = carry_out(cluster.adapter, run, cluster.context(run))
     assert "is there already and has not the labels of this run" in str(outcome.error_message)
     with pytest.raises(Exception, match="is not ours to delete"):
         cluster.adapter.terminate(cluster.handle(run))
@@ -267,7 +267,7 @@ def test_an_image_that_cannot_be_pulled_is_noted_and_fails_the_run_after_the_lim
     run = cluster.work("true", image=NO_SUCH_IMAGE)
     impatient = cluster.another(replace(cluster.timings, blocked_limit=0.5))
     context = cluster.context(run)
-    outcome = impatient.execute(run, context)
+    outcome = carry_out(impatient, run, context)
     assert outcome.error_code is ErrorCode.ADAPTER_ERROR
     assert outcome.detail["reason"] in ("ImagePullBackOff", "ErrImagePull")
     assert str(outcome.error_message).startswith("It could not begin within 0.5 s. The container 'run' cannot be")
@@ -277,6 +277,6 @@ def test_an_image_that_cannot_be_pulled_is_noted_and_fails_the_run_after_the_lim
 
 def test_a_namespace_that_is_not_there_fails_the_run_with_the_platforms_reason(cluster: Cluster) -> None:
     run = cluster.work("true", namespace=f"none-{uuid4().hex[:8]}")
-    outcome = cluster.adapter.execute(run, cluster.context(run))
+    outcome = carry_out(cluster.adapter, run, cluster.context(run))
     # A Role, which sees other namespaces only, is not told whether there is one.
     assert any(reason in str(outcome.error_message) for reason in ("NotFound", "Forbidden"))

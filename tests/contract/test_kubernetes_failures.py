@@ -19,7 +19,7 @@ from reprieve.adapters.kubernetes.job import manifest
 from reprieve.models.errors import Released
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import Following
+from reprieve.testing.contexts import Following, carry_out
 from tests.contract.clusters import FAST, Scripted, scripted_cluster
 from tests.support.waiting import eventually
 
@@ -109,7 +109,7 @@ def test_a_refused_creation_fails_the_run_with_the_platforms_reason(
 ) -> None:
     cluster.fake.misbehave("POST", "/jobs", status=status, reason=reason, message=message)
     run = cluster.work("true")
-    outcome = cluster.adapter.execute(run, cluster.context(run))
+    outcome = carry_out(cluster.adapter, run, cluster.context(run))
     assert outcome.error_code is ErrorCode.ADAPTER_ERROR
     told = f"The Job could not be created: the API server refused it ({status} {reason}): {message}."
     assert outcome.error_message == told
@@ -178,7 +178,7 @@ def test_without_the_client_the_run_fails_with_what_to_install(
     monkeypatch.setattr(builtins, "__import__", without_client)
     run = cluster.work("true")
     adapter, context = cluster.another(FAST), cluster.context(run)
-    outcome = adapter.execute(run, context)
+    outcome = carry_out(adapter, run, context)
     assert "install reprieve[kubernetes]" in str(outcome.error_message)
     assert context.dispatched == []
     assert adapter.probe([cluster.handle(run)]) == [Probe.UNKNOWN]
@@ -191,7 +191,7 @@ def test_without_a_cluster_the_run_fails_with_what_to_set(
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     run = cluster.work("true")
-    outcome = cluster.another(FAST).execute(run, cluster.context(run))
+    outcome = carry_out(cluster.another(FAST), run, cluster.context(run))
     assert "nothing says how to reach a cluster" in str(outcome.error_message)
     assert "KUBECONFIG" in str(outcome.error_message)
 

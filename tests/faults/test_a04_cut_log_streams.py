@@ -12,7 +12,7 @@ import pytest
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models.status import Proof
 from reprieve.models.work import Work
-from reprieve.testing.contexts import Following
+from reprieve.testing.contexts import Following, follow_on
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
@@ -108,7 +108,7 @@ def test_who_takes_over_after_a_cut_asks_from_the_last_line_on_and_gets_the_rest
         following.outcome()
     context = cluster.context(run, cursor)
     cluster.fake.requests.clear()
-    assert cluster.adapter.attach(run, cluster.handle(run), context).error_code is None
+    assert follow_on(cluster.adapter, run, cluster.handle(run), context).error_code is None
     assert context.output() == b"two\n"
     assert log_requests(cluster)[0]["sinceTime"] == "2027-01-15T07:59:59Z"
 

@@ -15,7 +15,7 @@ from reprieve.adapters.kubernetes.job import job_name, manifest
 from reprieve.models.errors import Released, Superseded
 from reprieve.models.status import Probe
 from reprieve.models.work import Work
-from reprieve.testing.contexts import Following, RecordingContext
+from reprieve.testing.contexts import Following, RecordingContext, carry_out, follow_on
 from reprieve.workers.bootstrap import Services
 from tests.contract.clusters import Scripted, scripted_cluster
 from tests.faults.helpers_abf import enqueueing
@@ -96,7 +96,7 @@ def test_a_job_of_that_name_that_is_not_the_recorded_one_is_not_alive_for_the_at
     # Nor is it ours to end, with its Pod.
     cluster.adapter.terminate(recorded)
     assert (cluster.fake.of_kind("jobs"), len(cluster.fake.of_kind("pods"))) == ([again], 1)
-    with doing(cluster, lambda context: cluster.adapter.attach(run, recorded, context), run) as following:
+    with doing(cluster, lambda context: follow_on(cluster.adapter, run, recorded, context), run) as following:
         eventually(lambda: any("not there any more" in note for note in following.context.notes))
         assert (following.context.heartbeats, following.result.done()) == (0, False)
 
@@ -105,13 +105,15 @@ def test_a_handle_of_the_release_before_is_still_read_and_gets_its_uid(cluster: 
     there, gone = cluster.work("true"), cluster.work("true")
     job = made(cluster, there)
     assert cluster.adapter.probe([cluster.handle(there), cluster.handle(gone)]) == [Probe.ALIVE, Probe.DEAD]
-    with doing(cluster, lambda context: cluster.adapter.attach(there, cluster.handle(there), context), there) as one:
+    with doing(
+        cluster, lambda context: follow_on(cluster.adapter, there, cluster.handle(there), context), there
+    ) as one:
         eventually(lambda: one.context.dispatched)
         assert one.context.dispatched[0][0]["uid"] == job["metadata"]["uid"]
         finish(cluster)
         assert one.outcome().error_code is None
     # It says nothing of a creation that is still to come: nobody starts that work a second time.
-    with doing(cluster, lambda context: cluster.adapter.attach(gone, cluster.handle(gone), context), gone) as other:
+    with doing(cluster, lambda context: follow_on(cluster.adapter, gone, cluster.handle(gone), context), gone) as other:
         eventually(lambda: other.context.notes)
     assert (creations(cluster), other.context.dispatched) == (0, [])
 
@@ -145,7 +147,7 @@ QUOTA = 'jobs.batch "x" is forbidden: exceeded quota: small, requested: count/jo
 def test_who_waits_to_create_the_job_gives_proof_of_life_until_it_can(cluster: Scripted, how: dict[str, Any]) -> None:
     run = cluster.work("true")
     away(cluster, **how)
-    with doing(cluster, lambda context: cluster.adapter.execute(run, context), run) as following:
+    with doing(cluster, lambda context: carry_out(cluster.adapter, run, context), run) as following:
         context = following.context
         eventually(lambda: creations(cluster) >= 2 and context.heartbeats >= 10, timeout=60)
         assert not following.result.done()
@@ -163,7 +165,7 @@ def test_a_quota_that_is_full_for_long_is_told_once_and_waited_for(cluster: Scri
     run = cluster.work("true")
     for used in range(30):
         cluster.fake.misbehave("POST", "/jobs", status=403, reason="Forbidden", message=QUOTA.format(used))
-    with doing(cluster, lambda context: cluster.adapter.execute(run, context), run) as following:
+    with doing(cluster, lambda context: carry_out(cluster.adapter, run, context), run) as following:
         eventually(lambda: cluster.fake.of_kind("pods"), timeout=60)
         finish(cluster)
         assert following.outcome().error_code is None
@@ -177,7 +179,7 @@ def test_a_namespace_that_is_missing_ends_the_run_with_the_platforms_words(clust
     run = cluster.work("true", namespace="none")
     handle = pending(cluster, run) | {"namespace": "none"}
     context = cluster.context(run)
-    outcome = cluster.adapter.attach(run, handle, context) if attach else cluster.adapter.execute(run, context)
+    outcome = follow_on(cluster.adapter, run, handle, context) if attach else carry_out(cluster.adapter, run, context)
     assert 'namespaces "none" not found' in str(outcome.error_message)
     assert cluster.adapter.probe([handle]) == [Probe.UNKNOWN]
 
@@ -185,14 +187,14 @@ def test_a_namespace_that_is_missing_ends_the_run_with_the_platforms_words(clust
 def test_who_attaches_creates_the_job_that_nobody_has_created(cluster: Scripted) -> None:
     run = cluster.work("true")
     away(cluster, status=500)
-    with doing(cluster, lambda context: cluster.adapter.execute(run, context), run) as first:
+    with doing(cluster, lambda context: carry_out(cluster.adapter, run, context), run) as first:
         eventually(lambda: creations(cluster))
         first.context.release()
         with pytest.raises(Released):
             first.outcome()
         cluster.fake.behave()
         handle = first.context.dispatched[-1][0]
-        with doing(cluster, lambda context: cluster.adapter.attach(run, handle, context), run) as second:
+        with doing(cluster, lambda context: follow_on(cluster.adapter, run, handle, context), run) as second:
             eventually(lambda: cluster.fake.of_kind("pods"))
             (job,) = cluster.fake.of_kind("jobs")
             assert job["metadata"]["name"] == job_name(run.run_id, run.attempt)
@@ -206,7 +208,7 @@ def test_who_attaches_finds_the_job_whose_creation_was_not_recorded(cluster: Scr
     job = made(cluster, run)
     finish(cluster)
     context = cluster.context(run)
-    assert cluster.adapter.attach(run, pending(cluster, run), context).error_code is None
+    assert follow_on(cluster.adapter, run, pending(cluster, run), context).error_code is None
     assert cluster.fake.of_kind("jobs") == [job]
     assert context.dispatched[-1][0]["uid"] == job["metadata"]["uid"]
 
@@ -216,7 +218,7 @@ def test_our_own_job_that_fills_the_quota_is_found_by_whoever_attaches(cluster: 
     made(cluster, run)
     finish(cluster)
     away(cluster, status=403, reason="Forbidden", message=QUOTA.format(5))
-    assert cluster.adapter.attach(run, pending(cluster, run), cluster.context(run)).error_code is None
+    assert follow_on(cluster.adapter, run, pending(cluster, run), cluster.context(run)).error_code is None
 
 
 @pytest.mark.parametrize("how", [{"how": "lose"}, {"how": "truncate"}, {"how": "hang"}])
@@ -225,7 +227,7 @@ def test_a_creation_whose_answer_was_lost_is_recorded_when_the_job_is_found(
 ) -> None:
     run = cluster.work("true")
     cluster.fake.misbehave("POST", "/jobs", **how)
-    with doing(cluster, lambda context: cluster.adapter.execute(run, context), run) as following:
+    with doing(cluster, lambda context: carry_out(cluster.adapter, run, context), run) as following:
         eventually(lambda: cluster.fake.of_kind("pods"), timeout=60)
         (job,) = cluster.fake.of_kind("jobs")
         eventually(lambda: following.context.dispatched[-1][0]["uid"] == job["metadata"]["uid"])
@@ -236,8 +238,8 @@ def test_a_creation_whose_answer_was_lost_is_recorded_when_the_job_is_found(
 def test_two_workers_that_create_at_once_follow_one_job(cluster: Scripted) -> None:
     run = cluster.work("true")
     with (
-        doing(cluster, lambda context: cluster.adapter.execute(run, context), run) as one,
-        doing(cluster, lambda context: cluster.adapter.attach(run, pending(cluster, run), context), run) as other,
+        doing(cluster, lambda context: carry_out(cluster.adapter, run, context), run) as one,
+        doing(cluster, lambda context: follow_on(cluster.adapter, run, pending(cluster, run), context), run) as other,
     ):
         eventually(lambda: creations(cluster) == 2)
         (job,) = cluster.fake.of_kind("jobs")
@@ -251,7 +253,7 @@ def test_two_workers_that_create_at_once_follow_one_job(cluster: Scripted) -> No
 def test_an_attempt_that_has_ended_while_its_worker_waited_is_not_begun(cluster: Scripted) -> None:
     run = cluster.work("true")
     away(cluster, status=500)
-    with doing(cluster, lambda context: cluster.adapter.execute(run, context), run) as following:
+    with doing(cluster, lambda context: carry_out(cluster.adapter, run, context), run) as following:
         eventually(lambda: creations(cluster))
         # The run is cancelled, and its worker is not told of it yet.
         following.context.refusal = Superseded("the attempt has ended")
@@ -261,7 +263,7 @@ def test_an_attempt_that_has_ended_while_its_worker_waited_is_not_begun(cluster:
     context = cluster.context(run)
     context.refusal = Superseded("the attempt has ended")
     with pytest.raises(Superseded):
-        cluster.adapter.attach(run, pending(cluster, run), context)
+        follow_on(cluster.adapter, run, pending(cluster, run), context)
     assert cluster.fake.of_kind("jobs") == cluster.fake.of_kind("pods") == []
 
 
@@ -271,7 +273,7 @@ def test_a_job_that_is_being_created_while_its_attempt_ends_is_ended(cluster: Sc
 
     def execute(context: RecordingContext) -> Any:
         contexts.append(context)
-        return cluster.adapter.execute(run, context)
+        return carry_out(cluster.adapter, run, context)
 
     def ending(namespace: str, job: dict[str, Any]) -> dict[str, Any]:
         contexts[0].refusal = Superseded("the attempt has ended")

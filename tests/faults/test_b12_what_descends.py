@@ -22,7 +22,7 @@ from reprieve.adapters.process import ProcessAdapter
 from reprieve.adapters.protocol import Adapter
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import RecordingContext, following, work
+from reprieve.testing.contexts import RecordingContext, carry_out, following, work
 from reprieve.workers.bootstrap import Services
 from tests.faults.helpers_cdeg import no_process_left, reap
 from tests.support.processes import processes_marked, processes_of
@@ -75,7 +75,7 @@ def shell(script: str, **config: object) -> Work:
 
 def execute(adapter: Adapter, run: Work) -> tuple[Outcome, RecordingContext]:
     context = RecordingContext(run.run_id, run.attempt)
-    return adapter.execute(run, context), context
+    return carry_out(adapter, run, context), context
 
 
 @contextmanager
@@ -500,10 +500,10 @@ def test_all_that_descends_from_a_command_dies_with_its_worker(tmp_path: Path) -
     program = f"""
 from pathlib import Path
 from reprieve.adapters.process import ProcessAdapter
-from reprieve.testing.contexts import RecordingContext, work
+from reprieve.testing.contexts import RecordingContext, carry_out, work
 run = work("sh", "-c", "setsid sleep 300 & setsid sleep 300 & touch {tmp_path}/up; exec sleep 300")
 print(run.run_id, flush=True)
-ProcessAdapter(Path("."), "here").execute(run, RecordingContext(run.run_id))
+carry_out(ProcessAdapter(Path("."), "here"), run, RecordingContext(run.run_id))
 """
     root = Path(__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True) as worker:
@@ -521,7 +521,7 @@ def test_a_fork_of_the_worker_does_not_keep_the_work_of_a_worker_that_is_gone(tm
 import os, threading, time
 from pathlib import Path
 from reprieve.adapters.process import ProcessAdapter
-from reprieve.testing.contexts import RecordingContext, work
+from reprieve.testing.contexts import RecordingContext, carry_out, work
 run = work("sh", "-c", "touch {tmp_path}/up; exec sleep 300")
 print(run.run_id, flush=True)
 context = RecordingContext(run.run_id)

@@ -18,7 +18,7 @@ from reprieve.models.errors import InvalidRequest, Released
 from reprieve.models.liveness import SWEEP_INTERVAL, WINDOW
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import Following, RecordingContext
+from reprieve.testing.contexts import Following, RecordingContext, follow_on
 from tests.contract.clusters import Scripted, scripted_cluster
 from tests.support.waiting import eventually
 
@@ -205,7 +205,7 @@ def test_who_attaches_afterwards_tells_the_end_that_another_has_seen(
     handle = context.dispatched[-1][0]
     # It has ended, and its end is still to be told.
     assert cluster.adapter.probe([handle]) == [Probe.ENDED]
-    check(cluster.adapter.attach(run, handle, cluster.context(run)), code, sentence, detail)
+    check(follow_on(cluster.adapter, run, handle, cluster.context(run)), code, sentence, detail)
 
 
 def test_what_is_about_to_end_the_work_is_told_at_once(cluster: Scripted) -> None:
@@ -276,7 +276,7 @@ def test_a_job_that_is_complete_and_whose_pod_is_gone_has_succeeded_and_its_log_
     cluster.fake.finish(pod)
     cluster.fake.remove(pod)
     handle = cluster.handle(run) | {"uid": job["metadata"]["uid"]}
-    outcome = cluster.adapter.attach(run, handle, cluster.context(run))
+    outcome = follow_on(cluster.adapter, run, handle, cluster.context(run))
     assert (outcome.error_code, outcome.detail["exit_status"]) == (None, 0)
     assert outcome.detail["log"] == "The Pod was gone before the end of its log was read."
 
@@ -308,7 +308,7 @@ def test_a_finished_job_is_deleted_with_its_log_when_its_time_is_over_and_not_be
     # As long as the reaper waits for somebody to read it.
     cluster.fake.pass_time(MIN_TTL_SECONDS - 60)
     context = cluster.context(run)
-    assert cluster.adapter.attach(run, handle, context).error_code is None
+    assert follow_on(cluster.adapter, run, handle, context).error_code is None
     assert context.output() == b"all of it\n"
     cluster.fake.pass_time(120)
     assert cluster.adapter.probe([handle]) == [Probe.DEAD]

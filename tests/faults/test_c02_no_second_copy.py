@@ -19,6 +19,7 @@ from reprieve.models.errors import Superseded
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.work import Work
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.carrying import start
 from reprieve.workers.context import RunContext
 from tests.faults.helpers_cdeg import all_at_once, bury, no_process_left, on_another_host, reap
 from tests.support.processes import processes_of, sleeping_process
@@ -200,7 +201,7 @@ def test_a_worker_that_stalled_until_its_run_was_reaped_cannot_start_its_child_a
     context = RunContext(services, direct_shipper(services), work)
     _before_recording(lambda: reap(services, work.run_id), context, monkeypatch)
     with pytest.raises(Superseded):
-        services.adapters.get(adapter_type).execute(work, context)
+        start(services.adapters.get(adapter_type), work, context)
     eventually(lambda: not processes_of(work.run_id))
     assert not trace.exists()
     assert services.runs.get_attempt(work.run_id, 1).work is None
@@ -213,7 +214,7 @@ def test_a_child_that_was_recorded_and_reaped_before_it_began_never_begins(
     work, trace = _prepare(services, adapter_type, tmp_path)
     context = RunContext(services, direct_shipper(services), work)
     _after_recording(lambda: (reap(services, work.run_id), bury(services)), context, monkeypatch)
-    outcome = services.adapters.get(adapter_type).execute(work, context)
+    outcome = start(services.adapters.get(adapter_type), work, context)
     assert outcome.error_message is not None
     assert "before it could begin" in outcome.error_message
     assert not trace.exists()

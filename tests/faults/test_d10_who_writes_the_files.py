@@ -11,7 +11,7 @@ import pytest
 
 from reprieve.adapters.detached import DetachedAdapter
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import RecordingContext, following, work
+from reprieve.testing.contexts import RecordingContext, carry_out, following, work
 from tests.support.waiting import eventually
 
 
@@ -26,7 +26,7 @@ def shell(script: str, **config: object) -> Work:
 
 def execute(adapter: DetachedAdapter, run: Work) -> tuple[Outcome, RecordingContext]:
     context = RecordingContext(run.run_id, run.attempt)
-    return adapter.execute(run, context), context
+    return carry_out(adapter, run, context), context
 
 
 @pytest.mark.row("D10")

@@ -21,7 +21,7 @@ from reprieve.models.errors import InvalidRequest
 from reprieve.models.rows import Row
 from reprieve.models.status import ErrorCode
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import RecordingContext, following, work
+from reprieve.testing.contexts import RecordingContext, carry_out, following, work
 from reprieve.workers.bootstrap import Services
 from tests.support.processes import Process
 from tests.support.rows import status_of
@@ -46,7 +46,7 @@ def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Adapter:
 def execute(adapter: Adapter) -> Execute:
     def run(work: Work) -> tuple[Outcome, RecordingContext]:
         context = RecordingContext(work.run_id, work.attempt)
-        return adapter.execute(work, context), context
+        return carry_out(adapter, work, context), context
 
     return run
 

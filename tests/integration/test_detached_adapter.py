@@ -23,7 +23,7 @@ from reprieve.models.errors import Released
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import Probe
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import Following, RecordingContext, following, work
+from reprieve.testing.contexts import Following, RecordingContext, carry_out, following, work
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -33,14 +33,14 @@ STARTER = """
 import json, sys
 from pathlib import Path
 from reprieve.adapters.detached import DetachedAdapter
-from reprieve.testing.contexts import RecordingContext, work
+from reprieve.testing.contexts import RecordingContext, carry_out, work
 
 class Telling(RecordingContext):
     def on_log(self, stream, chunk, cursor=None):
         print(json.dumps(self.handle), flush=True)
 
 run = work("sh", "-c", "echo up; sleep 100")
-DetachedAdapter(Path(sys.argv[1]), "here").execute(run, Telling(run.run_id))
+carry_out(DetachedAdapter(Path(sys.argv[1]), "here"), run, Telling(run.run_id))
 """
 
 
@@ -63,7 +63,7 @@ def shell(script: str, **config: Any) -> Work:
 
 def execute(adapter: DetachedAdapter, run: Work) -> tuple[Outcome, RecordingContext]:
     context = RecordingContext(run.run_id, run.attempt)
-    return adapter.execute(run, context), context
+    return carry_out(adapter, run, context), context
 
 
 def probe(adapter: DetachedAdapter, handle: Any) -> Probe:
@@ -179,7 +179,7 @@ class StopsWhenAllIsWritten(RecordingContext):
 def test_what_was_written_before_a_stop_is_all_read(adapter: DetachedAdapter, tmp_path: Path) -> None:
     run = shell("head -c 1000000 /dev/zero; sleep 100")
     context = StopsWhenAllIsWritten(run, tmp_path / "adapter" / str(run.run_id) / "1" / "stdout", 1_000_000)
-    adapter.execute(run, context)
+    carry_out(adapter, run, context)
     assert len(context.output()) == 1_000_000
 
 
@@ -238,7 +238,7 @@ DYING = """
 import json, os, sys
 from pathlib import Path
 from reprieve.adapters.detached import DetachedAdapter
-from reprieve.testing.contexts import RecordingContext
+from reprieve.testing.contexts import RecordingContext, carry_out, follow_on
 from reprieve.models.work import Work
 from uuid import UUID
 
@@ -248,7 +248,7 @@ class Dying(RecordingContext):
         os._exit(1)
 
 run = Work(UUID(sys.argv[2]), 1, 1, "detached", {"command": ["sh", "-c", "echo once >> " + sys.argv[3]]}, {})
-DetachedAdapter(Path(sys.argv[1]), "here").execute(run, Dying(run.run_id))
+carry_out(DetachedAdapter(Path(sys.argv[1]), "here"), run, Dying(run.run_id))
 """
 
 

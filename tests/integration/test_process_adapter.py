@@ -15,7 +15,7 @@ from reprieve.adapters import host
 from reprieve.adapters import process as module
 from reprieve.adapters.process import ProcessAdapter
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import RecordingContext, following, work
+from reprieve.testing.contexts import RecordingContext, carry_out, following, work
 from tests.support.processes import processes_of
 from tests.support.waiting import eventually
 
@@ -27,14 +27,14 @@ STARTER = """
 import sys
 from pathlib import Path
 from reprieve.adapters.process import ProcessAdapter
-from reprieve.testing.contexts import RecordingContext, work
+from reprieve.testing.contexts import RecordingContext, carry_out, work
 
 class Telling(RecordingContext):
     def on_log(self, stream, chunk, cursor=None):
         print(self.pid, flush=True)
 
 run = work("sh", "-c", "echo up; sleep 100")
-ProcessAdapter(Path(sys.argv[1]), "here").execute(run, Telling(run.run_id))
+carry_out(ProcessAdapter(Path(sys.argv[1]), "here"), run, Telling(run.run_id))
 """
 
 
@@ -54,7 +54,7 @@ def shell(script: str) -> Work:
 
 def execute(adapter: ProcessAdapter, run: Work) -> tuple[Outcome, RecordingContext]:
     context = RecordingContext(run.run_id)
-    return adapter.execute(run, context), context
+    return carry_out(adapter, run, context), context
 
 
 def group_is_empty(group: int) -> bool:
@@ -161,7 +161,7 @@ def test_a_child_is_ended_when_its_output_cannot_be_handed_over(adapter: Process
 
     context = Refusing(run.run_id)
     with pytest.raises(RuntimeError, match="no room"):
-        adapter.execute(run, context)
+        carry_out(adapter, run, context)
     assert group_is_empty(context.spawned[0][1])
 
 

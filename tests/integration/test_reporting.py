@@ -25,6 +25,7 @@ from reprieve.models.status import Status
 from reprieve.models.work import Outcome, Work
 from reprieve.workers import reporting
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.carrying import go_on, start
 from reprieve.workers.context import RunContext
 from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.reporting import MAX_CHUNKS, MAX_REPORT_BYTES, append, heartbeat, record_result
@@ -252,7 +253,7 @@ def held(services: Services, work: Work) -> Iterator[tuple[Supervisor, RunContex
         with supervisor.follow(work) as context:
             contexts.append(context)
             came_of_it.append(
-                follow_to_the_end(services, context, lambda adapter, work: adapter.execute(work, context), "")
+                follow_to_the_end(services, context, lambda adapter, work: start(adapter, work, context), "")
             )
 
     contexts: list[RunContext] = []
@@ -302,7 +303,7 @@ def test_another_worker_holds_the_place_until_it_is_to_leave(services: Services)
 
     def attach() -> None:
         with suppress(Released):
-            ended.append(adapter.attach(work, {}, context))
+            ended.append(go_on(adapter, work, {}, context))
             return
         ended.append("released")
 

@@ -9,8 +9,7 @@ from uuid import UUID
 
 from cachetools import LRUCache
 
-from reprieve.adapters.protocol import Adapter, Attaching
-from reprieve.models.errors import UnknownAdapter
+from reprieve.adapters.protocol import AnyAdapter
 from reprieve.models.faults import ends_session
 from reprieve.models.liveness import ADOPT_AT_ONCE
 from reprieve.models.owed import Duty
@@ -18,6 +17,7 @@ from reprieve.models.work import Outcome, Work
 from reprieve.stores.adoptions import Adoption
 from reprieve.workers import metrics
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.carrying import go_on
 from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.hints import send_execute
 from reprieve.workers.journal import about
@@ -98,10 +98,8 @@ class Adopting:
     def _follow_on(self, adoption: Adoption) -> None:
         work = adoption.work
 
-        def attach(adapter: Adapter, work: Work) -> Outcome:
-            if not isinstance(adapter, Attaching):
-                raise UnknownAdapter(f"The adapter {work.adapter!r} cannot follow what another worker has started.")
-            return adapter.attach(work, adoption.handle, context)
+        def attach(adapter: AnyAdapter, work: Work) -> Outcome:
+            return go_on(adapter, work, adoption.handle, context)
 
         with about(work.run_id, work.attempt), self._followed.follow(work, adoption.resumed) as context:
             context.lives_here = adoption.host is not None

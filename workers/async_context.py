@@ -1,0 +1,57 @@
+"""What an adapter that follows without a thread gets: a `RunContext` that waits on the adapter's event loop."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from reprieve.adapters.spool import DISK_INTERVAL
+from reprieve.workers.context import RunContext
+
+
+class AsyncRunContext:
+    """Implements `adapters.protocol.AsyncContext` over the context of one attempt. Made on the loop that it is used on.
+
+    A spool without room holds up the run whose output it does not take, and no other.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        self.run_id = context.run_id
+        self.attempt = context.attempt
+        self.cursor = context.cursor
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._told = asyncio.Event()
+        context.when_told(self._tell)
+
+    def _tell(self) -> None:
+        with suppress(RuntimeError):  # The loop has ended, and this process with it.
+            self._loop.call_soon_threadsafe(self._told.set)
+
+    async def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+        for one in self._context.encoded(stream, chunk, cursor):
+            while not self._context.try_take(one):
+                # Also while it is told to stop: what it says last is output as well.
+                await asyncio.sleep(DISK_INTERVAL)
+
+    async def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
+        await asyncio.to_thread(self._context.on_spawn, pid, process_group_id, started_at, marker)
+
+    async def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
+        await asyncio.to_thread(self._context.on_dispatch, handle, host)
+
+    async def note(self, sentence: str) -> None:
+        await asyncio.to_thread(self._context.note, sentence)
+
+    def heartbeat(self) -> None:
+        self._context.heartbeat()
+
+    @property
+    def stopping(self) -> bool:
+        return self._context.stopping
+
+    async def wait(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._told.wait()
+        # Raises where it is to leave.
+        return self._context.wait(0)
