@@ -104,6 +104,10 @@ class Adapters:
                 return False
             return True
 
+    def own_limit(self, name: str) -> int | None:
+        """How many runs of an adapter a worker follows at once, beside its places; None: each takes a place."""
+        return getattr(find_adapter(name), "own_limit", None)
+
     def keeping(self) -> list[Keeping]:
         """The adapters that keep something of their attempts on this host."""
         names = [name for name in self.usable() if issubclass(find_adapter(name), Keeping)]

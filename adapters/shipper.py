@@ -145,13 +145,18 @@ class LogShipper:
 
     def flush(self, timeout: float) -> bool:
         """Send what was added so far, without waiting for its time; False if that took too long (seconds)."""
+        is_sent = self.hurry()
+        with self._turned:
+            return self._turned.wait_for(is_sent, timeout)
+
+    def hurry(self) -> Callable[[], bool]:
+        """Send what was added so far, without waiting for its time; returns whether that is done, to be asked again."""
         own = self._own
         if own is None:
-            return True
+            return lambda: True
         wanted = own.spool.appended
         self._wake.set()
-        with self._turned:
-            return self._turned.wait_for(lambda: own.sent >= wanted, timeout)
+        return lambda: own.sent >= wanted
 
     def close(self, timeout: float) -> bool:
         """Ship, and end; False when the store has not got everything in time (seconds): the rest stays on disk."""

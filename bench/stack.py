@@ -12,6 +12,7 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from reprieve.cli.roles import ROLES
+from reprieve.models.places import Room
 from reprieve.models.requests import NewRun
 from reprieve.models.rows import Row
 from reprieve.models.work import Work
@@ -67,14 +68,8 @@ class Stack:
 
     def runs(self, count: int) -> list[Work]:
         """So many running out-of-process runs, followed by nobody."""
-        works = []
-        for _ in range(count):
-            new = NewRun(uuid7(), "detached", True, {"command": ["true"]})
-            ((run, _),) = insert(self.services.database, [new])
-            work = self.services.claims.claim(run.id, "bench")
-            if work is not None:
-                works.append(work)
-        return works
+        insert(self.services.database, [NewRun(uuid7(), "detached", True, {"command": ["true"]}) for _ in range(count)])
+        return self.services.claims.claim([Room(("detached",), count)], "bench")
 
     @contextmanager
     def log_workers(self, count: int) -> Iterator[list["subprocess.Popen[bytes]"]]:

@@ -4,8 +4,13 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+from reprieve.adapters.host import namespace
 from reprieve.adapters.spool import DISK_INTERVAL
+from reprieve.models.process import ProcessIdentity
+from reprieve.stores.runs.attempts import Start
 from reprieve.workers.context import RunContext
+from reprieve.workers.recorder import Recorder
+from reprieve.workers.waiting import until_fit_without_a_thread
 
 
 class AsyncRunContext:
@@ -14,11 +19,12 @@ class AsyncRunContext:
     A spool without room holds up the run whose output it does not take, and no other.
     """
 
-    def __init__(self, context: RunContext) -> None:
+    def __init__(self, context: RunContext, recorder: Recorder) -> None:
         self.run_id = context.run_id
         self.attempt = context.attempt
         self.cursor = context.cursor
         self._context = context
+        self._recorder = recorder
         self._loop = asyncio.get_running_loop()
         self._told = asyncio.Event()
         context.when_told(self._tell)
@@ -34,13 +40,22 @@ class AsyncRunContext:
                 await asyncio.sleep(DISK_INTERVAL)
 
     async def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
-        await asyncio.to_thread(self._context.on_spawn, pid, process_group_id, started_at, marker)
+        process = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker)
+        await self._record(self._context.spawning(process))
+        self._context.has_spawned(process)
 
     async def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
-        await asyncio.to_thread(self._context.on_dispatch, handle, host)
+        await self._record(self._context.dispatching(handle, host))
+        self._context.has_dispatched()
+
+    async def _record(self, start: Start) -> None:
+        with self._context.awaiting_record():
+            await until_fit_without_a_thread(
+                lambda: self._recorder.start(start), self._context.say_it_waits, stop=lambda _: self._context.is_told
+            )
 
     async def note(self, sentence: str) -> None:
-        await asyncio.to_thread(self._context.note, sentence)
+        await self._recorder.alone(lambda: self._context.note(sentence))
 
     def heartbeat(self) -> None:
         self._context.heartbeat()

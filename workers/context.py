@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from reprieve.adapters.host import is_alive, namespace
@@ -15,6 +16,7 @@ from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import EventKind, Proof
 from reprieve.models.work import End, Fence, Work, storable
 from reprieve.stores.logs import Resumed
+from reprieve.stores.runs.attempts import Start
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.waiting import until_fit
 
@@ -94,28 +96,50 @@ class RunContext:
         return OutputNotTaken(f"The output of run {self.run_id} could not be taken over: {error}")
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
-        process, node = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker), self._services.node
-        attempts = self._services.attempts
-        self._record(lambda: attempts.persist_run_process_metadata(self.fence, node.name, process, node.slot))
-        self._process = process
+        process = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker)
+        start = self.spawning(process)
+        with self.awaiting_record():
+            until_fit(lambda: self._services.attempts.persist(start), self.say_it_waits, stop=lambda _: self.is_told)
+        self.has_spawned(process)
 
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
+        start = self.dispatching(handle, host)
+        with self.awaiting_record():
+            until_fit(lambda: self._services.attempts.persist(start), self.say_it_waits, stop=lambda _: self.is_told)
+        self.has_dispatched()
+
+    # -- what must be recorded before the work may begin, and is tried again while the database is down: until the run
+    # has ended or is not ours any more, which the supervisor learns once the database is back
+
+    def spawning(self, process: ProcessIdentity) -> Start:
+        """What is to be recorded of a child …"""
+        node = self._services.node
+        return Start.of_process(self.fence, node.name, process, node.slot)
+
+    def has_spawned(self, process: ProcessIdentity) -> None:
+        """… and it is."""
+        self._process = process
+
+    def dispatching(self, handle: dict[str, Any], host: str | None) -> Start:
+        """What is to be recorded of work that a handle leads to …"""
         self.lives_here = host is not None and host == self._services.host
-        slot = self._services.node.slot if self.lives_here else None
-        self._record(lambda: self._services.attempts.persist_run_handle(self.fence, host, handle, slot))
+        return Start.of_handle(self.fence, host, handle, self._services.node.slot if self.lives_here else None)
+
+    def has_dispatched(self) -> None:
+        """… and it is."""
         self._dispatched = True
 
-    def _record(self, write: Callable[[], None]) -> None:
-        """Write what must be recorded before the work may begin, retrying while the database is down.
-
-        It stops when the run has ended or is not ours any more, which the supervisor learns once the database is back.
-        """
-        waits = f"Run {self.run_id}: its work waits to be recorded."
+    @contextmanager
+    def awaiting_record(self) -> Iterator[None]:
+        """While the block lasts, this worker itself keeps the run alive."""
         self._awaits_record = True
         try:
-            until_fit(write, lambda *_: logger.error(waits), stop=lambda _: self._wake.is_set())
+            yield
         finally:
             self._awaits_record = False
+
+    def say_it_waits(self, *_: object) -> None:
+        logger.error("Run %s: its work waits to be recorded.", self.run_id)
 
     def note(self, sentence: str) -> None:
         try:
@@ -178,15 +202,18 @@ class RunContext:
         self._stopping = True
         self._tell()
 
-    def flush(self, timeout: float) -> None:
-        """Send what output there is at once, within so many seconds; what is not sent by then is sent later.
+    def flush(self) -> Callable[[], bool]:
+        """Have what output there is be sent at once; returns whether it is, to be asked again.
 
         Trouble with that never outranks how the work ended.
         """
+        if not self.last_seq:
+            return lambda: True
         try:
-            self._shipper.flush(timeout)
+            return self._shipper.hurry()
         except Exception:
             logger.exception("Output could not be sent at once; it is in the spool.")
+            return lambda: True
 
     def has_result(self) -> None:
         """The work has ended, and this worker holds its result: the only thing left to do is to record it."""

@@ -9,8 +9,6 @@ terminations every few seconds.
 import logging
 from collections.abc import Sequence
 
-from sqlalchemy import Connection
-
 from reprieve.models.work import End, Fence
 from reprieve.stores.runs.ends import Ended, free_runs, write_ends
 from reprieve.workers.bootstrap import Services
@@ -19,28 +17,31 @@ from reprieve.workers.journal import about
 logger = logging.getLogger(__name__)
 
 
-def finish(services: Services, ends: Sequence[End], *, pass_over_held: bool = False) -> list[Ended]:
-    """End runs; returns those to which their end applied. The first final state wins: a late result changes nothing.
-
-    `pass_over_held` is for many at once that can be ended later as well: it skips a run that another transaction is
-    writing, or that a stalled transaction holds, so that the others end now.
-    """
+def finish(services: Services, ends: Sequence[End]) -> list[Ended]:
+    """End runs; returns those to which their end applied. The first final state wins: a late result changes nothing."""
     if not ends:
         return []
     with services.database.begin() as connection:
-        if pass_over_held:
-            ends = _without_held(connection, ends)
         ended = write_ends(connection, ends)
     _announce(services, ended)
     return ended
 
 
-def _without_held(connection: Connection, ends: Sequence[End]) -> list[End]:
-    free = free_runs(connection, [end.fence.run_id for end in ends])
-    for end in ends:
-        if end.fence.run_id not in free:
-            logger.warning("Run %s is not ended yet: another transaction holds it.", end.fence.run_id)
-    return [end for end in ends if end.fence.run_id in free]
+def finish_free(services: Services, ends: Sequence[End]) -> tuple[list[Ended], set[Fence]]:
+    """The same for many at once that can be ended later as well; also returns those that were passed over.
+
+    These are runs that another transaction is writing, or that a stalled transaction holds, so that the others end now.
+    """
+    if not ends:
+        return [], set()
+    with services.database.begin() as connection:
+        free = free_runs(connection, [end.fence.run_id for end in ends])
+        ended = write_ends(connection, [end for end in ends if end.fence.run_id in free])
+    _announce(services, ended)
+    held = {end.fence for end in ends if end.fence.run_id not in free}
+    for fence in held:
+        logger.warning("Run %s is not ended yet: another transaction holds it.", fence.run_id)
+    return ended, held
 
 
 def _announce(services: Services, ended: Sequence[Ended]) -> None:

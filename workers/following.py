@@ -8,11 +8,12 @@ say nothing about it. Work that was recorded as started elsewhere is left to its
 after a pause. An attempt that has begun nothing goes back to the queue, and does not count.
 """
 
+import asyncio
 import logging
 import random
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+import time
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from cachetools import TTLCache
@@ -21,25 +22,26 @@ from reprieve.adapters.protocol import AnyAdapter
 from reprieve.adapters.registry import can_attach
 from reprieve.models.draining import end_of_given_up
 from reprieve.models.errors import Released, UnknownAdapter
-from reprieve.models.faults import Fault, fault_of, is_unfit
+from reprieve.models.faults import Fault, ends_session, fault_of, is_unfit
 from reprieve.models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
 from reprieve.models.results import last_line, raised, understood
 from reprieve.models.work import End, Fence, Outcome, Work, storable
 from reprieve.stores.runs import late
 from reprieve.workers import metrics, tracing
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.closing import send_close
 from reprieve.workers.context import RunContext
 from reprieve.workers.finish import finish
-from reprieve.workers.hints import send_execute
-from reprieve.workers.waiting import until_fit
+from reprieve.workers.recorder import Recorder
+from reprieve.workers.waiting import until_fit_without_a_thread
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 #: Seconds that the end of a run waits for its output to be on its way; its last sequence number is recorded anyway.
 FLUSH_TIMEOUT = 10.0
+#: Seconds between two looks whether it is …
+FLUSH_INTERVAL = 0.01
+#: … and whether a follower that waits is told something.
+LOOK_INTERVAL = 0.2
 #: The same for a follower that leaves: what is not stored by then, the next one reads again.
 LEAVE_TIMEOUT = 2.0
 #: Seconds before work is left to the next follower because of trouble here, doubled each time it comes again …
@@ -47,11 +49,8 @@ TROUBLE_PAUSE = 1.0
 #: … up to this many. Each costs an event; the work's own silence must not last for a window meanwhile.
 LONGEST_TROUBLE_PAUSE = 60.0
 
-#: Seconds by which a message comes later than its run may be claimed, whatever the two clocks say.
-MARGIN = 0.5
-
 #: What the adapter is to do with the work: `execute` or `attach`, with their arguments.
-Follow = Callable[[AnyAdapter, Work], Outcome]
+Follow = Callable[[AnyAdapter, Work], Awaitable[Outcome]]
 
 #: How often this worker had trouble lately with the work of a run.
 _troubles: TTLCache[UUID, int] = TTLCache(10_000, ttl=600)
@@ -62,76 +61,137 @@ class _Unable(Exception):
     """Raised when this worker cannot go on with an attempt, for the reason in its cause. Not an end."""
 
 
-def follow_to_the_end(services: Services, context: RunContext, follow: Follow, name: str) -> str:
-    """Have the adapter follow the context's work, and record the end; returns the result in a word.
+class Following:
+    """Follows attempts, each as a coroutine. One for each process that does."""
 
-    `name` is the name of the span in a trace.
-    """
-    with tracing.following(context.work, name) as (work, span):
-        result = _follow(services, work, context, follow)
-        tracing.came_to(span, result)
-    return result
+    def __init__(self, services: Services, recorder: Recorder) -> None:
+        self._services, self._recorder = services, recorder
+
+    async def to_the_end(self, context: RunContext, follow: Follow, name: str) -> str:
+        """Have the adapter follow the context's work, and record the end; returns the result in a word.
+
+        `name` is the name of the span in a trace.
+        """
+        with tracing.following(context.work, name) as (work, span):
+            result = await self._follow(work, context, follow)
+            tracing.came_to(span, result)
+        return result
+
+    async def _follow(self, work: Work, context: RunContext, follow: Follow) -> str:
+        try:
+            outcome, work_ended = await self._perform(work, follow)
+        except Released:
+            return await self._leave(context)
+        except _Unable as unable:
+            return await self._give_up(context, last_line(unable.__cause__ or unable))
+        context.has_result()
+        given_up = context.given_up
+        await _flush(context, FLUSH_TIMEOUT)
+        end = given_up or End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
+        if await self._record(end):
+            return outcome.error_code or "succeeded"
+        if not context.stopping:
+            await self._recorder.alone(lambda: note_late_result(self._services, end))
+        return "superseded"
+
+    async def _perform(self, work: Work, follow: Follow) -> tuple[Outcome, bool]:
+        """The outcome of an attempt, and whether its work is known to have ended. Raises `Released` and `_Unable`."""
+        try:
+            answer = await follow(self._services.adapters.get(work.adapter), work)
+        except Released:
+            raise
+        except BaseException as error:
+            if isinstance(error, UnknownAdapter) or is_unfit(error):
+                raise _Unable from error
+            logger.exception("Run %s attempt %d: the adapter %r raised.", work.run_id, work.attempt, work.adapter)
+            return raised(work.adapter, error), False
+        # What is no outcome does not say that the work has ended, either.
+        return understood(work.adapter, answer), isinstance(answer, Outcome) and answer.work_ended is True
+
+    # -- an end
+
+    async def _record(self, end: End) -> bool:
+        """Record how the attempt ended, retrying while the database is down. False if the run had already ended.
+
+        An end whose content the database will never take is recorded without it.
+        """
+        run_id = end.fence.run_id
+        try:
+            return await self._persist(end, f"The end of run {run_id} is not recorded yet", _is_no_content)
+        except Exception:  # Content: nothing else is raised.
+            logger.exception("How run %s ended cannot be stored as it is: %r", run_id, end.detail)
+        return await self._persist(end.bare(), f"That run {run_id} ended is not recorded yet", lambda _: True)
+
+    async def _persist(self, end: End, otherwise: str, again: Callable[[BaseException], bool]) -> bool:
+        """Write what must not be lost, retrying until it succeeds; raises what no retry would change."""
+
+        async def write() -> bool:
+            try:
+                return await self._recorder.end(end)
+            except Exception as error:
+                if ends_session(error):
+                    raise
+            # Perhaps one of the others was at fault.
+            return await self._recorder.end_alone(end)
+
+        def say(_: int, why: str) -> None:
+            logger.error("%s: %s", otherwise, why)
+
+        return await until_fit_without_a_thread(write, say, longest=15, again=again)
+
+    # -- no end
+
+    async def _leave(self, context: RunContext) -> str:
+        """Hand the work over, if no other worker has it yet. The sweep finds what could not be handed over."""
+        await _flush(context, LEAVE_TIMEOUT)
+        return await self._recorder.alone(lambda: _leave(self._services, context))
+
+    async def _give_up(self, context: RunContext, why: str) -> str:
+        """This worker is in trouble: leave what goes on without it, take back what began nothing; the rest is lost.
+
+        The rows say which of these it is: a record may have been committed without this worker hearing so.
+        """
+        work = context.work
+        logger.error("Run %s attempt %d: trouble of this worker, not of the work: %s", work.run_id, work.attempt, why)
+        if context.is_underway and context.lives_elsewhere:
+            try:
+                await _wait(context, _pause(work.run_id))
+            except Released:
+                return await self._leave(context)
+        await _flush(context, LEAVE_TIMEOUT)
+        otherwise = f"Run {work.run_id} is neither left to another worker nor back in the queue yet"
+        try:
+            return await until_fit_without_a_thread(
+                lambda: self._recorder.alone(lambda: _let_go(self._services, context, why)),
+                lambda _, reason: logger.error("%s: %s", otherwise, reason),
+                longest=15,
+                stop=lambda _: context.is_told,
+                again=_is_no_content,
+            )
+        except Exception as error:
+            logger.error("Run %s is left to the sweep (%s).", work.run_id, type(error).__name__)
+            return "released"
+        finally:
+            context.release()  # Its number may be used again: whatever the adapter still says is not for that log.
 
 
-def _follow(services: Services, work: Work, context: RunContext, follow: Follow) -> str:
-    try:
-        outcome, work_ended = _perform(services, work, follow)
-    except Released:
-        return _leave(services, context)
-    except _Unable as unable:
-        return _give_up(services, context, last_line(unable.__cause__ or unable))
-    context.has_result()
-    given_up = context.given_up
-    context.flush(FLUSH_TIMEOUT)
-    end = given_up or End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
-    if record(services, end):
-        send_close(work.run_id, work.attempt)
-        return outcome.error_code or "succeeded"
-    if not context.stopping:
-        note_late_result(services, end)
-    return "superseded"
+def _is_no_content(error: BaseException) -> bool:
+    return fault_of(error) is not Fault.CONTENT
 
 
-def _perform(services: Services, work: Work, follow: Follow) -> tuple[Outcome, bool]:
-    """The outcome of an attempt, and whether its work is known to have ended. Raises `Released` and `_Unable`."""
-    try:
-        answer = follow(services.adapters.get(work.adapter), work)
-    except Released:
-        raise
-    except BaseException as error:
-        if isinstance(error, UnknownAdapter) or is_unfit(error):
-            raise _Unable from error
-        logger.exception("Run %s attempt %d: the adapter %r raised.", work.run_id, work.attempt, work.adapter)
-        return raised(work.adapter, error), False
-    # What is no outcome does not say that the work has ended, either.
-    return understood(work.adapter, answer), isinstance(answer, Outcome) and answer.work_ended is True
+async def _flush(context: RunContext, timeout: float) -> None:
+    """Have what output there is be sent, within so many seconds; what is not sent by then is sent later."""
+    until = time.monotonic() + timeout
+    is_sent = context.flush()
+    while not is_sent() and time.monotonic() < until:
+        await asyncio.sleep(FLUSH_INTERVAL)
 
 
-# -- an end
-
-
-def record(services: Services, end: End) -> bool:
-    """Record how the attempt ended, retrying while the database is down. Returns False if the run had already ended.
-
-    An end whose content the database will never take is recorded without it.
-    """
-    run_id = end.fence.run_id
-    try:
-        return bool(_persist(lambda: finish(services, [end]), f"The end of run {run_id} is not recorded yet"))
-    except Exception:  # Content: nothing else is raised.
-        logger.exception("How run %s ended cannot be stored as it is: %r", run_id, end.detail)
-    bare, patient = end.bare(), f"That run {run_id} ended is not recorded yet"
-    return bool(_persist(lambda: finish(services, [bare]), patient, again=lambda _: True))
-
-
-def _persist(
-    write: Callable[[], T],
-    otherwise: str,
-    stop: Callable[[float], bool] = lambda _: False,
-    again: Callable[[BaseException], bool] = lambda error: fault_of(error) is not Fault.CONTENT,
-) -> T:
-    """Write what must not be lost, retrying until it succeeds or `stop` says so; raises what no retry would change."""
-    return until_fit(write, lambda _, why: logger.error("%s: %s", otherwise, why), longest=15, stop=stop, again=again)
+async def _wait(context: RunContext, seconds: float) -> None:
+    """Raises `Released`."""
+    until = time.monotonic() + seconds
+    while not context.wait(0) and (left := until - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, LOOK_INTERVAL))
 
 
 def note_late_result(services: Services, end: End) -> None:
@@ -148,42 +208,14 @@ def note_late_result(services: Services, end: End) -> None:
         logger.error("Run %s was reaped, and its follower reports a result all the same.", end.fence.run_id)
 
 
-# -- no end
-
-
 def _leave(services: Services, context: RunContext) -> str:
-    """Hand the work over, if no other worker has it yet. The sweep finds what could not be handed over."""
     work = context.work
-    context.flush(LEAVE_TIMEOUT)
     try:
         if not _hand_over(services, work) and not context.last_seq:
             take_back(services, work.fence, f"its worker was to leave it before it had begun ({services.host})")
     except Exception as error:
         logger.error("Run %s could not be handed over (%s); the sweep will.", work.run_id, type(error).__name__)
     return "released"
-
-
-def _give_up(services: Services, context: RunContext, why: str) -> str:
-    """This worker is in trouble: leave what goes on without it, take back what began nothing; the rest is lost.
-
-    The rows say which of these it is: a record may have been committed without this worker hearing so.
-    """
-    work = context.work
-    logger.error("Run %s attempt %d: trouble of this worker, not of the work: %s", work.run_id, work.attempt, why)
-    if context.is_underway and context.lives_elsewhere:
-        try:
-            context.wait(_pause(work.run_id))
-        except Released:
-            return _leave(services, context)
-    context.flush(LEAVE_TIMEOUT)
-    otherwise = f"Run {work.run_id} is neither left to another worker nor back in the queue yet"
-    try:
-        return _persist(lambda: _let_go(services, context, why), otherwise, stop=lambda _: context.is_told)
-    except Exception as error:
-        logger.error("Run %s is left to the sweep (%s).", work.run_id, type(error).__name__)
-        return "released"
-    finally:
-        context.release()  # Its number may be used again: whatever the adapter still says is not for that log.
 
 
 def _let_go(services: Services, context: RunContext, why: str) -> str:
@@ -216,7 +248,6 @@ def take_back(services: Services, fence: Fence, why: str) -> bool:
     if seconds is None:
         return False
     services.throttle.forget([fence.run_id])
-    send_execute(fence.run_id, after=seconds + MARGIN)
     logger.warning("Run %s: %s", fence.run_id, note)
     return True
 

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a worker that ends waits until all of its output is stored.
 CLOSE_TIMEOUT = 10.0
+#: Runs that a worker which was not told otherwise has on its host at once.
+PLACES = 100
 #: The exit status of a worker that could not get a name (EX_CONFIG).
 NO_IDENTITY = 78
 
@@ -38,15 +40,15 @@ _lock = threading.Lock()
 _crew: Crew | None = None
 
 
-def crew(node: str | None = None) -> Crew:
-    """This process's crew, started at the first call, under this worker's name."""
+def crew(node: str | None = None, places: int = PLACES) -> Crew:
+    """This process's crew, started at the first call, under this worker's name, with so many places for runs."""
     global _crew
     with _lock:
         if _crew is None:
             wired = services()
             spools, limit = wired.settings.spool_dir, wired.settings.spool_bytes
             shipper = LogShipper(spools, publish, wired.logs.stored, wired.spooled.hold, limit=limit)
-            _crew = Crew(shipper, Supervisor(wired, shipper, node))
+            _crew = Crew(shipper, Supervisor(wired, shipper, node, places))
             shipper.start()
             _crew.supervisor.start()
         return _crew
@@ -69,8 +71,9 @@ def begin(sender: Any, **_: Any) -> None:
     """A worker of runs at once takes up what an earlier one of its host left; a control worker sweeps at once."""
     queues = set(sender.app.amqp.queues.consume_from)
     if "runs" in queues:
-        allow_files(sender.controller.concurrency)
-        crew(sender.hostname)
+        places = sender.controller.concurrency
+        allow_files(places)
+        crew(sender.hostname, places)
     metrics.serve(services())
     tracing.set_up()
     if "control" in queues:
@@ -81,17 +84,18 @@ def begin(sender: Any, **_: Any) -> None:
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def drain(**_: Any) -> None:
-    """The worker was asked to stop: hand over what others can follow; Celery waits for the tasks of the rest."""
+    """The worker was asked to stop: hand over what others can follow. `end` waits for the rest."""
     if _crew is not None:
         threading.Thread(target=_crew.supervisor.drain, name="drain", daemon=True).start()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def end(**_: Any) -> None:
-    """Nothing is followed here any more: send the last output, and end the crew."""
+    """Wait until nothing is followed here any more; then send the last output, and end the crew."""
     global _crew
     if _crew is None:
         return
+    _crew.supervisor.drain()
     try:
         _crew.supervisor.leave()
     except Exception as error:

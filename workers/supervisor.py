@@ -13,37 +13,51 @@ from uuid import uuid4
 
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models.liveness import ADOPT_INTERVAL
+from reprieve.workers.app import app
 from reprieve.workers.asking import answer_questions
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.followers import Followers
 from reprieve.workers.supervision.adopting import Adopting
 from reprieve.workers.supervision.burying import Burying
 from reprieve.workers.supervision.draining import Draining
 from reprieve.workers.supervision.followed import Followed
 from reprieve.workers.supervision.stopping import Stopping
+from reprieve.workers.supervision.taking import Taking
 from reprieve.workers.supervision.tidying import tidy
 from reprieve.workers.supervision.vouching import Vouching
+from reprieve.workers.telling import Teller
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two turns of each duty; never more than a keepalive interval.
 INTERVALS = {"supervise": 1.0, "vouch": 1.0, "bury": 2.0, "adopt": ADOPT_INTERVAL, "answer": 1.0, "tidy": 20.0}
+#: Seconds in which Flower is told the last when a worker ends.
+CLOSE_TIMEOUT = 5.0
 
 
 class Supervisor:
     """One per worker process that follows runs. A turn of a duty is a method, or an attribute, of the duty's name."""
 
-    def __init__(self, services: Services, shipper: LogShipper, name: str | None = None) -> None:
-        """`name` is what Celery calls this worker. Raises `NoIdentity` where this process can have none on its host."""
+    def __init__(self, services: Services, shipper: LogShipper, name: str | None = None, places: int = 1) -> None:
+        """`name` is what Celery calls this worker, which has so many places for runs.
+
+        Raises `NoIdentity` where this process can have no name on its host.
+        """
         self.worker_id = uuid4()
         followed, name = Followed(services, shipper), name or f"worker@{services.host}"
         self._followed, self.follow = followed, followed.follow
+        self._teller = Teller(app, name)
+        self._followers = Followers(services, followed, self._teller, name, places)
+        self._taking = Taking(services, followed, self._followers, places, self.worker_id, name)
+        self._followers.when_over(self._taking.freed)
+        self.hint = self._taking.hint
         self._draining = Draining(services, followed)
         self._vouching = Vouching(services, followed, self.worker_id, name)
         self._stopping = Stopping(services)
         self._burying = Burying(
             services.identity, services.adapters, services.runs, services.terminations, services.setbacks
         )
-        self._adopting = Adopting(services, followed, self.worker_id, name)
+        self._adopting = Adopting(services, followed, self._followers, self.worker_id, name)
         self.vouch, self.bury, self.drain = self._vouching.vouch, self._burying.turn, self._draining.drain
         self.answer = partial(answer_questions, services)
         self.tidy = partial(tidy, services.adapters, services.closings)
@@ -53,16 +67,22 @@ class Supervisor:
 
     def start(self) -> None:
         """Start the threads; they end with the process, or at `close`."""
+        self._teller.start()
         for duty, interval in INTERVALS.items():
             turn = (duty, getattr(self, duty), min(interval, self._longest))
             thread = threading.Thread(target=self._repeat, args=turn, name=duty, daemon=True)
             thread.start()
             self._threads.append(thread)
+        taking = threading.Thread(target=self._take, name="take", daemon=True)
+        taking.start()
+        self._threads.append(taking)
 
     def close(self) -> None:
         self._ended.set()
+        self._taking.freed()
         for thread in self._threads:
             thread.join(timeout=20)
+        self._teller.close(CLOSE_TIMEOUT)
 
     def _repeat(self, duty: str, turn: Callable[[], object], interval: float) -> None:
         while not self._ended.wait(interval):
@@ -70,6 +90,18 @@ class Supervisor:
                 turn()
             except Exception:
                 logger.exception("%s failed; it is tried again in a moment.", duty)
+
+    def _take(self) -> None:
+        """Take runs as soon as there is one to take."""
+        while not self._ended.is_set():
+            self._taking.wait()
+            if not (self._ended.is_set() or self.is_draining):
+                self._step(self.take)
+
+    def take(self) -> None:
+        """One turn over the runs that wait."""
+        self.be_seen()
+        self._taking.turn()
 
     def supervise(self) -> None:
         """One turn over the followed runs; a step that fails does not keep the others from theirs."""
@@ -113,5 +145,4 @@ class Supervisor:
 
     def leave(self) -> None:
         """This worker ends, its followers with it: what they followed can be adopted at once."""
-        self._adopting.join()
         self._vouching.leave()

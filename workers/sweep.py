@@ -38,7 +38,7 @@ from reprieve.workers.app import app
 from reprieve.workers.asking import ask
 from reprieve.workers.bootstrap import Services, services
 from reprieve.workers.closing import send_owed
-from reprieve.workers.finish import finish
+from reprieve.workers.finish import finish_free
 from reprieve.workers.hints import send_execute, send_hint
 from reprieve.workers.refresh import give_proof
 
@@ -144,7 +144,7 @@ def _say(ruling: Ruling) -> None:
 def _reap(services: Services, ruling: Ruling, verdicts: Sequence[Verdict]) -> int:
     """End those of these runs that were convicted, and count them."""
     ends = {end.fence.run_id: end for one in verdicts if (end := ruling.end_of(one))}
-    ended = _in_bulk(lambda some: [run.run_id for run in finish(services, some, pass_over_held=True)], ends)
+    ended = _in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
     reaped = [one for one in verdicts if one.suspect.run_id in ended]
     for one in reaped:
         metrics.REAPS.labels(one.suspect.adapter, str(one.judgement.error_code)).inc()

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from reprieve.models.errors import Superseded
 from reprieve.models.process import ProcessIdentity
@@ -14,27 +15,34 @@ from reprieve.models.work import Fence
 from reprieve.stores.arrays import fence_arrays
 from reprieve.stores.database import Database
 
-# persist: what the attempt started, recorded before it may begin, unless the attempt has ended meanwhile. A handle may
-# be recorded again when more is known of the work; that is no second start, and makes no second event.
-PERSIST = text("""
-WITH before AS (
-    SELECT run_id, attempt, handle IS NULL AND process_pid IS NULL AS is_first FROM run_attempts
-    WHERE run_id = :run_id AND epoch = :epoch AND finished_at IS NULL
-    FOR NO KEY UPDATE
+# persist: what attempts have started, recorded before it may begin, unless the attempt has ended meanwhile. A handle
+# may be recorded again when more is known of the work; that is no second start, and makes no second event. With
+# `:waits`, a row that another transaction holds is waited for; without, it is passed over.
+PERSIST = """
+WITH said AS (
+    SELECT * FROM jsonb_to_recordset(CAST(:starts AS jsonb)) AS s (
+        run_id uuid, epoch bigint, kind text, detail jsonb, host text, slot text, pid int, process_group_id int,
+        started_at float, namespace text, marker text, handle jsonb)
+), before AS MATERIALIZED (
+    SELECT a.run_id, a.attempt, a.epoch, a.handle IS NULL AND a.process_pid IS NULL AS is_first
+    FROM run_attempts a JOIN said s ON s.run_id = a.run_id AND s.epoch = a.epoch
+    WHERE a.finished_at IS NULL
+    ORDER BY a.run_id FOR NO KEY UPDATE OF a {held}
 ), recorded AS (
     UPDATE run_attempts a
-    SET host = :host, slot = :slot, process_pid = :pid, process_group_id = :process_group_id,
-        process_started_at = :started_at, process_namespace = :namespace, process_marker = :marker,
-        handle = CAST(:handle AS jsonb)
-    FROM before b
-    WHERE a.run_id = b.run_id AND a.attempt = b.attempt AND a.epoch = :epoch AND a.finished_at IS NULL
-    RETURNING a.run_id, a.attempt, b.is_first
+    SET host = s.host, slot = s.slot, process_pid = s.pid, process_group_id = s.process_group_id,
+        process_started_at = s.started_at, process_namespace = s.namespace, process_marker = s.marker,
+        handle = s.handle
+    FROM before b JOIN said s ON s.run_id = b.run_id AND s.epoch = b.epoch
+    WHERE a.run_id = b.run_id AND a.attempt = b.attempt AND a.epoch = b.epoch AND a.finished_at IS NULL
+    RETURNING a.run_id, a.attempt, a.epoch, b.is_first, s.kind, s.detail
 ), told AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
-    SELECT run_id, attempt, :kind, CAST(:detail AS jsonb) FROM recorded WHERE is_first
+    SELECT run_id, attempt, kind, detail FROM recorded WHERE is_first
 )
-SELECT run_id FROM recorded
-""")
+SELECT run_id, epoch FROM recorded
+"""
+PERSIST_WAITING, PERSIST_FREE = (text(PERSIST.format(held=held)) for held in ("", "SKIP LOCKED"))
 
 # standing: which of these fences may still write. If another worker has adopted the attempt, the work goes on and its
 # old follower is to leave it; in every other case the work is to be ended.
@@ -56,6 +64,37 @@ class Standing(StrEnum):
     """The run has ended, or is at another attempt: end the work."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What an attempt has started: a child of its worker (`of_process`), or work that a handle leads to."""
+
+    fence: Fence
+    kind: EventKind
+    detail: dict[str, Any]
+    host: str | None
+    slot: str | None
+    handle: dict[str, Any] | None = None
+    pid: int | None = None
+    process_group_id: int | None = None
+    started_at: float | None = None
+    namespace: str | None = None
+    marker: str | None = None
+
+    @classmethod
+    def of_process(cls, fence: Fence, host: str, process: ProcessIdentity, slot: str | None) -> Self:
+        detail = {"host": host, "pid": process.pid, "process_group_id": process.process_group_id}
+        return cls(fence, EventKind.SPAWNED, detail, host, slot, **process.as_handle())
+
+    @classmethod
+    def of_handle(cls, fence: Fence, host: str | None, handle: dict[str, Any], slot: str | None) -> Self:
+        return cls(fence, EventKind.DISPATCHED, {"host": host}, host, slot, handle)
+
+    def as_record(self) -> dict[str, Any]:
+        """As the statement reads it."""
+        said = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "fence"}
+        return said | {"run_id": str(self.fence.run_id), "epoch": self.fence.epoch}
+
+
 class AttemptStore:
     """Attempts in PostgreSQL."""
 
@@ -66,21 +105,30 @@ class AttemptStore:
         self, fence: Fence, host: str, process: ProcessIdentity, slot: str | None = None
     ) -> None:
         """Record the child that an attempt has spawned; raises `Superseded` when the attempt is not running."""
-        detail = {"host": host, "pid": process.pid, "process_group_id": process.process_group_id}
-        self._persist(fence, EventKind.SPAWNED, detail, host=host, slot=slot, **process.as_handle())
+        self.persist(Start.of_process(fence, host, process, slot))
 
     def persist_run_handle(
         self, fence: Fence, host: str | None, handle: dict[str, Any], slot: str | None = None
     ) -> None:
         """Record the handle of work that is dispatched elsewhere, or what more is known of it; raises as above."""
-        self._persist(fence, EventKind.DISPATCHED, {"host": host}, host=host, slot=slot, handle=json.dumps(handle))
+        self.persist(Start.of_handle(fence, host, handle, slot))
 
-    def _persist(self, fence: Fence, kind: EventKind, detail: dict[str, Any], **columns: Any) -> None:
-        names = ("host", "slot", "pid", "process_group_id", "started_at", "namespace", "marker", "handle")
-        absent = dict.fromkeys(names)
-        values = absent | columns | {"kind": kind.value, "detail": json.dumps(detail)}
-        if not self._database.run(PERSIST, values | fence._asdict()):
-            raise Superseded(f"Run {fence.run_id} is no longer followed under epoch {fence.epoch}.")
+    def persist(self, start: Start) -> None:
+        """Record what an attempt has started; raises `Superseded` when the attempt is not running."""
+        if not self._persist(PERSIST_WAITING, [start]):
+            raise Superseded(f"Run {start.fence.run_id} is no longer followed under epoch {start.fence.epoch}.")
+
+    def persist_free(self, starts: Iterable[Start]) -> set[Fence]:
+        """Record what these attempts have started; returns those that were recorded.
+
+        The others are not running, or another transaction holds them just now.
+        """
+        return self._persist(PERSIST_FREE, starts)
+
+    def _persist(self, statement: TextClause, starts: Iterable[Start]) -> set[Fence]:
+        records = json.dumps([start.as_record() for start in starts])
+        rows = self._database.run(statement, {"starts": records})
+        return {Fence(row.run_id, row.epoch) for row in rows}
 
     def standings(self, fences: Iterable[Fence]) -> dict[Fence, Standing]:
         """What each of these fences is still worth."""

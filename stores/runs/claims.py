@@ -1,24 +1,39 @@
-"""Claims: a worker starts the next attempt of a queued run, or gives back one that began nothing."""
+"""Claims: a worker starts the next attempts of queued runs, or gives back one that began nothing."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 
+from reprieve.models.places import Room
 from reprieve.models.work import Fence, Work
 from reprieve.stores.database import Database
 from reprieve.stores.runs.conditions import CLAIMABLE
 
-# claim: of all workers that got the message and have the adapter, one starts the next attempt.
-CLAIM = text(f"""
-WITH claimed AS (
+# waiting: the queued runs that were asked for first, as many of each group of adapters as there is room for. What
+# another worker is claiming just now is passed over.
+WAITING = f"""
+SELECT w.id FROM jsonb_to_recordset(CAST(:rooms AS jsonb)) AS g (adapters text[], runs int)
+CROSS JOIN LATERAL (
+    SELECT q.id FROM unnest(g.adapters) AS n (adapter)
+    CROSS JOIN LATERAL (
+        SELECT r.id FROM runs r
+        WHERE r.adapter = n.adapter AND {CLAIMABLE} AND r.attempt < r.max_attempts
+        ORDER BY r.id LIMIT g.runs FOR NO KEY UPDATE SKIP LOCKED) q
+    ORDER BY q.id LIMIT g.runs) w
+"""  # noqa: S608 - our own text
+
+# claim: start the next attempts of the runs that a statement has chosen, and locked.
+CLAIM = """
+WITH chosen AS MATERIALIZED ({chosen}), claimed AS (
     UPDATE runs r
     SET status = 'running', attempt = r.attempt + 1, epoch = r.epoch + 1,
         started_at = clock_timestamp(), updated_at = clock_timestamp(), last_proof = 'claim'
-    WHERE r.id = :run_id AND {CLAIMABLE} AND r.attempt < r.max_attempts
-      AND (CAST(:adapters AS text[]) IS NULL OR r.adapter = ANY(CAST(:adapters AS text[])))
+    FROM chosen c WHERE r.id = c.id
     RETURNING r.id, r.attempt, r.max_attempts, r.epoch, r.adapter, r.max_runtime
 ), opened AS (
     INSERT INTO run_attempts (run_id, attempt, epoch, worker_node, worker_id)
@@ -27,14 +42,15 @@ WITH claimed AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
     SELECT id, attempt, 'claimed', jsonb_build_object('worker_node', CAST(:worker_node AS text)) FROM claimed
 )
-SELECT c.*, s.config, s.labels, s.trace_parent FROM claimed c JOIN run_specs s ON s.run_id = c.id
-""")  # noqa: S608 - our own text
+SELECT c.*, s.config, s.labels, s.trace_parent FROM claimed c JOIN run_specs s ON s.run_id = c.id ORDER BY c.id
+"""
+CLAIM_WAITING = text(CLAIM.format(chosen=WAITING))
 
-# lacks: whether a queued run waits for an adapter that this worker lacks. An event says so, once for each attempt.
+# lacks: which of these queued runs wait for an adapter that this worker lacks. An event says so, once for each attempt.
 LACKS = text("""
 WITH lacking AS (
     SELECT id, attempt, adapter FROM runs
-    WHERE id = :run_id AND status = 'queued' AND adapter <> ALL(CAST(:adapters AS text[]))
+    WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'queued' AND adapter <> ALL(CAST(:adapters AS text[]))
 ), told AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
     SELECT id, attempt, 'noted', jsonb_build_object(
@@ -44,7 +60,7 @@ WITH lacking AS (
     WHERE NOT EXISTS (SELECT FROM run_events e
                       WHERE e.run_id = l.id AND e.attempt = l.attempt AND e.kind = 'noted' AND e.detail ? 'lacking')
 )
-SELECT adapter FROM lacking
+SELECT id, adapter FROM lacking
 """)
 
 # unfollowed: what this worker claimed some time ago and has recorded nothing of. It follows some of these; for the
@@ -96,21 +112,16 @@ class ClaimStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(
-        self, run_id: UUID, worker_node: str, worker_id: UUID | None = None, adapters: Sequence[str] | None = None
-    ) -> Work | None:
-        """Start the next attempt of a queued run, or None when it is not this worker's to start, or not yet.
+    def claim(self, rooms: Sequence[Room], worker_node: str, worker_id: UUID | None = None) -> list[Work]:
+        """Start the next attempts of queued runs that there is room for, those first that were asked for first."""
+        ours = json.dumps([asdict(room) for room in rooms])
+        values = {"worker_node": worker_node, "worker_id": worker_id, "rooms": ours}
+        return [work_of(row, row.max_runtime) for row in self._database.run(CLAIM_WAITING, values)]
 
-        `adapters` are those that this worker has; None for all.
-        """
-        ours = None if adapters is None else list(adapters)
-        values = {"run_id": run_id, "worker_node": worker_node, "worker_id": worker_id, "adapters": ours}
-        return next((work_of(row, row.max_runtime) for row in self._database.run(CLAIM, values)), None)
-
-    def lacks_adapter(self, run_id: UUID, worker_node: str, adapters: Sequence[str]) -> str | None:
-        """The adapter that a queued run waits for, if it is not among these; an event reports it once."""
-        values = {"run_id": run_id, "worker_node": worker_node, "adapters": list(adapters)}
-        return next((row.adapter for row in self._database.run(LACKS, values)), None)
+    def lack(self, run_ids: Iterable[UUID], worker_node: str, adapters: Sequence[str]) -> dict[UUID, str]:
+        """Those of these queued runs that wait for an adapter that is not among these; an event says so once."""
+        values = {"ids": list(map(str, run_ids)), "worker_node": worker_node, "adapters": list(adapters)}
+        return {row.id: row.adapter for row in self._database.run(LACKS, values)}
 
     def claimed_for(self, worker_id: UUID, claimed_before: timedelta) -> set[Fence]:
         """What this worker claimed at least so long ago and has recorded nothing of."""

@@ -1,6 +1,5 @@
 """Resends: the queued runs whose message has to be sent again."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -25,15 +24,6 @@ SELECT id, attempt, 'resent', jsonb_build_object('sends', sends) FROM resent
 RETURNING run_id
 """)  # noqa: S608 - our own text
 
-# awaited: the queued runs that another worker had no adapter for, and this one has.
-AWAITED = text("""
-SELECT r.id FROM runs r
-WHERE r.status = 'queued' AND r.adapter = ANY(CAST(:adapters AS text[])) AND EXISTS (
-    SELECT FROM run_events e
-    WHERE e.run_id = r.id AND e.attempt = r.attempt AND e.kind = 'noted' AND e.detail ->> 'lacking' = r.adapter)
-ORDER BY r.id LIMIT :limit
-""")
-
 
 class ResendStore:
     """What is to be sent again, from PostgreSQL."""
@@ -45,7 +35,3 @@ class ResendStore:
         """The queued runs whose message may be lost, marked as sent once more."""
         rows = self._database.run(RESEND, {"resend_after": resend_after, "doublings": doublings, "limit": limit})
         return [row.run_id for row in rows]
-
-    def awaiting(self, adapters: Sequence[str], limit: int) -> list[UUID]:
-        """Queued runs that an earlier worker had no adapter for, and that need one of these."""
-        return [row.id for row in self._database.run(AWAITED, {"adapters": list(adapters), "limit": limit})]

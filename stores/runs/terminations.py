@@ -17,7 +17,7 @@ SELECT run_id, attempt FROM run_attempts a WHERE termination = 'waived' AND host
 ORDER BY run_id
 """)  # noqa: S608 - our own text
 
-# settle: the work of an attempt is confirmed gone; the run, if it waits for that, may be claimed again, in so many s.
+# settle: the work of an attempt is confirmed gone; the run, if it waits for that, may be claimed again, now or later.
 SETTLE = text("""
 WITH settled AS (
     UPDATE run_attempts SET termination = 'done'
@@ -26,8 +26,8 @@ WITH settled AS (
 ), told AS (
     INSERT INTO run_events (run_id, attempt, kind) SELECT run_id, attempt, 'terminated' FROM settled
 )
-SELECT greatest(0, extract(epoch FROM coalesce(r.not_before, clock_timestamp()) - clock_timestamp()))::float AS seconds
-FROM settled s JOIN runs r ON r.id = s.run_id WHERE r.status = 'queued'
+SELECT r.id FROM settled s JOIN runs r ON r.id = s.run_id
+WHERE r.status = 'queued' AND (r.not_before IS NULL OR r.not_before <= clock_timestamp())
 """)
 
 
@@ -45,10 +45,6 @@ class TerminationStore:
         rows = self._database.run(OWED, {"host": node.name, "slot": node.slot})
         return [(row.run_id, row.attempt) for row in rows]
 
-    def settle(self, run_id: UUID, attempt: int) -> float | None:
-        """Record that an attempt's work is confirmed gone.
-
-        Where its run waits for exactly that, returns in how many seconds the run may be claimed; otherwise None.
-        """
-        rows = self._database.run(SETTLE, {"run_id": run_id, "attempt": attempt})
-        return next((row.seconds for row in rows), None)
+    def settle(self, run_id: UUID, attempt: int) -> bool:
+        """Record that an attempt's work is confirmed gone; whether its run may be claimed now, and waited for that."""
+        return bool(self._database.run(SETTLE, {"run_id": run_id, "attempt": attempt}))

@@ -16,7 +16,7 @@ from reprieve.models.work import End, Outcome, Work
 from reprieve.stores.hints import LiveEvents
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
-from tests.support.rows import chunk, ingest, new_run, running
+from tests.support.rows import chunk, claim, ingest, new_run, running
 from tests.support.served import Served
 from tests.support.sse import Event, stream
 from tests.support.waiting import eventually
@@ -218,7 +218,7 @@ def test_every_attempt_is_read_and_a_run_that_never_began_ends_at_once(services:
         connection.execute(text(statement), {"id": work.run_id})
         statement = "UPDATE run_attempts SET finished_at = clock_timestamp(), last_seq = 3 WHERE run_id = :id"
         connection.execute(text(statement), {"id": work.run_id})
-    again = services.claims.claim(work.run_id, "worker@elsewhere")
+    again = claim(services, work.run_id, "worker@elsewhere")
     assert again is not None
     ingest(services, [chunk(again, seq, attempt=2) for seq in (1, 2)])
     end(services, again, 2)

@@ -39,7 +39,7 @@ from reprieve.workers.finish import finish
 from tests.conftest import END_OTHERS, Servers, fresh_services
 from tests.support.askers import WAYS, asking
 from tests.support.http import TOKEN, with_token
-from tests.support.rows import chunk, ingest, new_run, running
+from tests.support.rows import chunk, claim, ingest, new_run, running
 from tests.support.served import Served
 from tests.support.waiting import eventually
 
@@ -415,7 +415,7 @@ def two_attempts(stack: Stack) -> Work:
             "UPDATE run_attempts SET finished_at = clock_timestamp(), last_seq = 2 WHERE run_id = :id",
         ):
             connection.execute(text(statement), {"id": first.run_id})
-    second = stack.services.claims.claim(first.run_id, "worker@elsewhere")
+    second = claim(stack.services, first.run_id, "worker@elsewhere")
     assert second is not None
     ingest(stack.services, [chunk(second, 1, attempt=2)])
     return second

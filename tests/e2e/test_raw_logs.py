@@ -16,7 +16,7 @@ from reprieve.workers.finish import finish
 from tests.faults.helpers_cdeg import reap
 from tests.support.forking import REPRIEVE
 from tests.support.processes import Process, run_command
-from tests.support.rows import chunk, in_process, ingest, running, settle
+from tests.support.rows import chunk, claim, in_process, ingest, running, settle
 from tests.support.waiting import eventually
 
 PIECES = 300
@@ -87,7 +87,7 @@ def test_raw_gives_one_attempt_the_last_one_unless_told_otherwise(services: Serv
     ingest(services, [chunk(first, 1, b"of the first\n")])
     assert reap(services, first.run_id)["reaped"] == 1
     settle(services, first)
-    second = services.claims.claim(first.run_id, "worker@nowhere")
+    second = claim(services, first.run_id, "worker@nowhere")
     assert second is not None
     ingest(services, [chunk(second, 1, b"of the second\n"), chunk(second, 2, b"its errors\n", stream="stderr")])
     raw = ("--stream", "stdout", "--raw")

@@ -24,14 +24,14 @@ from reprieve.workers import consumer, files, following
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
 from reprieve.workers.explaining import explain
-from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.hints import send_execute
 from reprieve.workers.supervisor import Supervisor
 from tests.conftest import StartWorker
+from tests.support.following import follow_to_the_end
 from tests.support.nodes import a_node
 from tests.support.odd_worker import TROUBLES
 from tests.support.processes import READY, celery, sleeping_process, spawn
-from tests.support.rows import chunk, in_process, ingest, kinds, new_run, pass_the_wait, running, status_of
+from tests.support.rows import chunk, claim, in_process, ingest, kinds, new_run, pass_the_wait, running, status_of
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -145,7 +145,7 @@ def test_trouble_that_passes_costs_a_run_neither_its_work_nor_an_attempt(
 def troubled(services: Services, work: Work, act: Callable[[RunContext], Any]) -> tuple[str, RunContext]:
     shipper = direct_shipper(services)
     context = RunContext(services, shipper, work)
-    return follow_to_the_end(services, context, lambda *_: act(context), "attempt"), context
+    return follow_to_the_end(services, context, lambda *_: act(context)), context
 
 
 def no_files(*_: object) -> Any:
@@ -163,9 +163,9 @@ def test_an_attempt_that_began_nothing_is_taken_back(services: Services) -> None
     assert any(note in sentence for sentence in explain(services, work.run_id).sentences)
     with pytest.raises(following.Released):
         context.on_log("stdout", b"too late: the number is another's now\n")
-    assert services.claims.claim(work.run_id, "another") is None
+    assert claim(services, work.run_id, "another") is None
     pass_the_wait(services, work.run_id)
-    again = services.claims.claim(work.run_id, "another")
+    again = claim(services, work.run_id, "another")
     assert again is not None
     assert (again.attempt, again.epoch) == (1, work.epoch + 1)
 
@@ -239,7 +239,7 @@ def test_output_that_cannot_be_taken_over_is_no_error_of_the_work(
         context.on_log("stdout", b"line\n")
         return Outcome()
 
-    assert follow_to_the_end(services, context, start, "attempt") == "returned"
+    assert follow_to_the_end(services, context, start) == "returned"
 
 
 # -- taken back, or not
@@ -287,7 +287,7 @@ def test_an_attempt_before_it_stays_what_it_was(services: Services) -> None:
     following.finish(services, [following.end_of_given_up(work, "lost", services.timing)])
     services.terminations.settle(work.run_id, 1)
     pass_the_wait(services, work.run_id)
-    second = services.claims.claim(work.run_id, "w")
+    second = claim(services, work.run_id, "w")
     assert second is not None
     assert take_back(services, second) is not None
     run = services.runs.get(work.run_id)
@@ -302,7 +302,7 @@ def test_the_wait_doubles_up_to_a_limit(services: Services) -> None:
         assert work is not None
         waits.append(take_back(services, work))
         pass_the_wait(services, work.run_id)
-        work = services.claims.claim(work.run_id, "w")
+        work = claim(services, work.run_id, "w")
     assert waits == [1, 2, 4, 8, 8]
 
 
@@ -313,7 +313,7 @@ def test_who_follows_the_output_goes_on_when_the_attempt_comes_again(services: S
     thread.start()
     assert take_back(services, work) is not None
     pass_the_wait(services, work.run_id)
-    again = services.claims.claim(work.run_id, "w")
+    again = claim(services, work.run_id, "w")
     assert again is not None
     ingest(services, [chunk(again, 1)])
     following.finish(services, [following.End.by_result(again.fence, Outcome(), 1)])

@@ -27,7 +27,7 @@ from tests.faults.helpers_cdeg import bury, on_another_host, reap
 from tests.support.containers import Containers, containers, needs_namespaces
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of, sleeping_process
-from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of, watch_for
+from tests.support.rows import age, claim, in_process, kinds, pass_the_wait, running, status_of, watch_for
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -164,7 +164,7 @@ def test_a_retry_waits_for_a_lost_host_until_the_bound_and_no_longer(
     last_seen(services, a_node("gone"), LOST + beyond)
     work = lost(services, ago=2 * LOST)
     assert swept(services)["waived"] == waived
-    assert (services.claims.claim(work.run_id, "worker@test") is not None) == bool(waived)
+    assert (claim(services, work.run_id, "worker@test") is not None) == bool(waived)
     assert attempt_of(services, work.run_id).termination == ("waived" if waived else "owed")
 
 

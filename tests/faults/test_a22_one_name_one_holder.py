@@ -35,7 +35,7 @@ from tests.faults.helpers_cdeg import bury, reap
 from tests.support.containers import Containers, containers, needs_namespaces
 from tests.support.nodes import a_node
 from tests.support.processes import processes_of, sleeping_process
-from tests.support.rows import in_process, kinds, pass_the_wait, running, status_of
+from tests.support.rows import claim, in_process, kinds, pass_the_wait, running, status_of
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -112,7 +112,7 @@ def test_two_hosts_of_one_name_have_two_names_and_neither_takes_the_others_work_
         for _ in range(4):
             eventually(_seen_anew(services, "twin-2"))
         assert services.runs.get_attempt(run.id, 1).termination == "owed"
-        assert services.claims.claim(run.id, "worker@test") is None
+        assert claim(services, run.id, "worker@test") is None
         assert processes_of(run.id)
     finally:
         worker.resume()
@@ -146,7 +146,7 @@ def test_a_holder_of_the_same_name_ends_adopts_and_answers_for_nothing_of_anothe
         bury(twin)
         assert host.is_alive(process)
         assert services.runs.get_attempt(work.run_id, 1).termination == "owed"
-        assert services.claims.claim(work.run_id, "worker@test") is None
+        assert claim(services, work.run_id, "worker@test") is None
 
         detached = _detached(services, services.node)
         services.adoptions.hand_over([detached.fence])

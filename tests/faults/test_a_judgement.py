@@ -30,7 +30,7 @@ from tests.faults.helpers_abf import (
     sweep_in_another_process,
 )
 from tests.support.processes import sleeping_process
-from tests.support.rows import age, chunk, in_process, ingest, new_run, running, status_of, watch_for
+from tests.support.rows import age, chunk, claim, in_process, ingest, new_run, running, status_of, watch_for
 from tests.support.waiting import eventually
 
 MINUTE = timedelta(seconds=60)
@@ -136,7 +136,7 @@ def test_a_run_claimed_anew_between_the_select_and_the_update_is_spared(services
     def next_attempt(page: object) -> None:
         """Its first attempt ends for a retry, another worker claims it, and is just as silent."""
         finish(services, [End(work.fence, Status.QUEUED, EventKind.REAPED, work_ended=True)])
-        assert services.claims.claim(work.run_id, "worker@elsewhere") is not None
+        assert claim(services, work.run_id, "worker@elsewhere") is not None
         age(services, work.run_id, 600)
 
     assert sweep(interrupted(services, next_attempt))["reaped"] == 0

@@ -11,9 +11,9 @@ from reprieve.models.work import Outcome, Work
 from reprieve.workers import following
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
-from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.hints import send_execute
 from tests.conftest import StartWorker
+from tests.support.following import follow_to_the_end
 from tests.support.odd_worker import KINDS
 from tests.support.rows import kinds, new_run, running, status_of
 from tests.support.shipping import direct_shipper
@@ -76,7 +76,7 @@ def test_so_it_does_where_a_worker_follows_on(services: Services, start_worker: 
 
 def follow(services: Services, work: Work, answer: object) -> str:
     shipper = direct_shipper(services)
-    return follow_to_the_end(services, RunContext(services, shipper, work), lambda *_: answer, "attempt")
+    return follow_to_the_end(services, RunContext(services, shipper, work), lambda *_: answer)
 
 
 @pytest.mark.parametrize("answer", [None, 0, "done"])
@@ -96,7 +96,7 @@ def test_trouble_in_sending_the_last_output_outranks_no_result(
 
     monkeypatch.setattr(shipper, "flush", broken)
     context = RunContext(services, shipper, work)
-    assert follow_to_the_end(services, context, lambda *_: Outcome.of_exit(3), "attempt") == "exit_status"
+    assert follow_to_the_end(services, context, lambda *_: Outcome.of_exit(3)) == "exit_status"
     assert services.runs.get(work.run_id).error_code == "exit_status"
 
 

@@ -27,7 +27,7 @@ from tests.faults.helpers_abf import (
     swept_again,
 )
 from tests.support.processes import processes_of
-from tests.support.rows import age, chunk, ingest, kinds, new_run, running, status_of, updated_at, watch_for
+from tests.support.rows import age, chunk, claim, ingest, kinds, new_run, running, status_of, updated_at, watch_for
 from tests.support.waiting import eventually
 
 # -- B03
@@ -93,7 +93,7 @@ def test_a_claim_stamps_updated_at_so_the_run_is_spared_within_the_window_and_re
     run_id = new_run(services).id
     age(services, run_id, 600)
     before = services.database.now()
-    assert services.claims.claim(run_id, "worker@nowhere") is not None
+    assert claim(services, run_id, "worker@nowhere") is not None
     claimed = services.runs.get(run_id)
     assert before < claimed.updated_at <= services.database.now()
     assert claimed.last_proof == "claim"

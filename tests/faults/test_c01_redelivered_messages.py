@@ -12,7 +12,7 @@ from reprieve.workers.finish import finish
 from reprieve.workers.hints import send_execute
 from tests.faults.helpers_cdeg import all_at_once, no_process_left
 from tests.support.processes import Process
-from tests.support.rows import kinds, new_run, status_of
+from tests.support.rows import claim, kinds, new_run, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("C01")
@@ -76,15 +76,15 @@ def test_the_same_message_sent_five_times_at_once_starts_one_child(
 def test_a_run_claimed_from_many_threads_at_once_is_claimed_once(services: Services) -> None:
     for _ in range(20):
         run = new_run(services, max_attempts=3)
-        claims = all_at_once([lambda run=run: services.claims.claim(run.id, "worker@test")] * 8)
+        claims = all_at_once([lambda run=run: claim(services, run.id, "worker@test")] * 8)
         assert [work.attempt for work in claims if work is not None] == [1]
         assert len(services.runs.get(run.id).attempts) == 1
 
 
 def test_a_run_that_has_ended_is_not_started_by_a_message_that_comes_late(services: Services) -> None:
     run = new_run(services, max_attempts=3)
-    work = services.claims.claim(run.id, "worker@test")
+    work = claim(services, run.id, "worker@test")
     assert work is not None
     finish(services, [End.by_result(work.fence, Outcome(), 0)])
-    assert services.claims.claim(run.id, "worker@test") is None
+    assert claim(services, run.id, "worker@test") is None
     assert kinds(services, run.id) == ["enqueued", "claimed", "succeeded"]

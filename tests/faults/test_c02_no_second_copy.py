@@ -19,11 +19,11 @@ from reprieve.models.errors import Superseded
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.work import Work
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.carrying import start
 from reprieve.workers.context import RunContext
 from tests.faults.helpers_cdeg import all_at_once, bury, no_process_left, on_another_host, reap
+from tests.support.following import start
 from tests.support.processes import processes_of, sleeping_process
-from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of
+from tests.support.rows import age, claim, in_process, kinds, pass_the_wait, running, status_of
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -75,7 +75,7 @@ def _is_held_back(services: Services, run_id: UUID) -> bool:
     """Whether neither a message nor the sweep gets the next attempt started."""
     age(services, run_id, 100_000)
     resent = services.resends.unclaimed(services.timing.resend_after, 6)
-    return resent == [] and services.claims.claim(run_id, "worker@test") is None
+    return resent == [] and claim(services, run_id, "worker@test") is None
 
 
 def test_a_killed_workers_run_is_retried_only_when_nothing_of_the_first_attempt_is_left(
@@ -141,11 +141,11 @@ def test_a_run_whose_old_work_cannot_be_ended_is_not_retried_and_says_so_once(
 def test_once_the_old_work_is_confirmed_gone_exactly_one_second_attempt_begins(services: Services) -> None:
     with sleeping_process() as process:
         work = _lost(services, process, services.host)
-        assert services.claims.claim(work.run_id, "worker@test") is None
+        assert claim(services, work.run_id, "worker@test") is None
         bury(services)
         assert not host.is_alive(process)
     assert _termination(services, work) == "done"
-    claims = all_at_once([lambda: services.claims.claim(work.run_id, "worker@test")] * 8)
+    claims = all_at_once([lambda: claim(services, work.run_id, "worker@test")] * 8)
     assert [claim.attempt for claim in claims if claim is not None] == [2]
 
 
@@ -160,7 +160,7 @@ def test_work_of_another_host_is_confirmed_gone_by_that_host_alone(services: Ser
             bury(there)
         assert not host.is_alive(process)
     assert _termination(services, work) == "done"
-    assert services.claims.claim(work.run_id, "worker@test") is not None
+    assert claim(services, work.run_id, "worker@test") is not None
 
 
 def test_an_attempt_that_started_nothing_is_confirmed_gone_at_once(services: Services) -> None:
@@ -201,7 +201,7 @@ def test_a_worker_that_stalled_until_its_run_was_reaped_cannot_start_its_child_a
     context = RunContext(services, direct_shipper(services), work)
     _before_recording(lambda: reap(services, work.run_id), context, monkeypatch)
     with pytest.raises(Superseded):
-        start(services.adapters.get(adapter_type), work, context)
+        start(services, services.adapters.get(adapter_type), work, context)
     eventually(lambda: not processes_of(work.run_id))
     assert not trace.exists()
     assert services.runs.get_attempt(work.run_id, 1).work is None
@@ -214,7 +214,7 @@ def test_a_child_that_was_recorded_and_reaped_before_it_began_never_begins(
     work, trace = _prepare(services, adapter_type, tmp_path)
     context = RunContext(services, direct_shipper(services), work)
     _after_recording(lambda: (reap(services, work.run_id), bury(services)), context, monkeypatch)
-    outcome = start(services.adapters.get(adapter_type), work, context)
+    outcome = start(services, services.adapters.get(adapter_type), work, context)
     assert outcome.error_message is not None
     assert "before it could begin" in outcome.error_message
     assert not trace.exists()

@@ -17,7 +17,7 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import all_at_once, final_kinds, image, reap
-from tests.support.rows import age, kinds, new_run, running, settle, watch_for
+from tests.support.rows import age, claim, kinds, new_run, running, settle, watch_for
 
 pytestmark = pytest.mark.row("C03")
 
@@ -97,7 +97,7 @@ def test_a_late_end_changes_nothing_of_a_run_that_has_ended(services: Services, 
 def test_cancelling_a_run_that_is_being_claimed_ends_it_cancelled(services: Services) -> None:
     for _ in range(15):
         run = new_run(services)
-        all_at_once([lambda run=run: cancel_run(run.id), lambda run=run: services.claims.claim(run.id, "worker@test")])
+        all_at_once([lambda run=run: cancel_run(run.id), lambda run=run: claim(services, run.id, "worker@test")])
         ended = services.runs.get(run.id)
         assert ended.status == "cancelled"
         assert final_kinds(services, run.id) == ["cancelled"]
@@ -108,7 +108,7 @@ def test_the_result_of_a_lost_attempt_does_not_end_the_attempt_that_followed(ser
     first = running(services, adapter="process", out_of_process_liveness=False, max_attempts=2)
     reap(services, first.run_id)
     settle(services, first)
-    second = services.claims.claim(first.run_id, "worker@test")
+    second = claim(services, first.run_id, "worker@test")
     assert second is not None
     before = image(services, first, second)
     for late in (_succeeds, _fails, _times_out):
@@ -129,7 +129,7 @@ def test_the_end_of_an_old_epoch_in_the_same_statement_leaves_no_trace(services:
     first = running(services, adapter="process", out_of_process_liveness=False, max_attempts=2)
     reap(services, first.run_id)
     settle(services, first)
-    second = services.claims.claim(first.run_id, "worker@test")
+    second = claim(services, first.run_id, "worker@test")
     assert second is not None
     late = End.by_result(first.fence, Outcome.of_exit(3), 8)
     current = End.by_result(second.fence, Outcome(detail={"exit_status": 0}), 7)

@@ -13,7 +13,7 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.refresh import give_proof
 from tests.faults.helpers_cdeg import image, reap, run_image
-from tests.support.rows import age, chunk, ingest, running, status_of, updated_at
+from tests.support.rows import age, chunk, claim, ingest, running, status_of, updated_at
 
 pytestmark = pytest.mark.row("C04")
 
@@ -22,7 +22,7 @@ def _old_and_new(services: Services) -> tuple[Work, Work]:
     """The two attempts of one out-of-process run: the first was lost, the second runs."""
     first = running(services, max_attempts=2)
     finish(services, [End(fence=first.fence, status=Status.QUEUED, kind=EventKind.REAPED, work_ended=True)])
-    second = services.claims.claim(first.run_id, "worker@test")
+    second = claim(services, first.run_id, "worker@test")
     assert second is not None
     assert second.epoch == first.epoch + 1
     return first, second

@@ -12,7 +12,7 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import bury, forget_watch, image, nobody_to_ask, on_another_host, reap
 from tests.support.processes import sleeping_process
-from tests.support.rows import age, in_process, kinds, pass_the_wait, running, status_of, watch_for
+from tests.support.rows import age, claim, in_process, kinds, pass_the_wait, running, status_of, watch_for
 
 pytestmark = pytest.mark.row("C05")
 
@@ -72,7 +72,7 @@ def test_an_owed_end_of_the_first_attempt_leaves_the_second_attempts_work_alone(
         reap(services, first.run_id)
         bury(services)
         pass_the_wait(services, first.run_id)
-        second = services.claims.claim(first.run_id, "worker@test")
+        second = claim(services, first.run_id, "worker@test")
         assert second is not None
         services.attempts.persist_run_process_metadata(second.fence, services.host, new)
         before = image(services, second)

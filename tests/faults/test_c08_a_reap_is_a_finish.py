@@ -18,7 +18,7 @@ from reprieve.workers.refresh import give_proof
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import forget_watch, image, no_process_left, nobody_to_ask, reap
 from tests.support.processes import processes_of
-from tests.support.rows import age, in_process, kinds, running, settle, status_of, watch_for
+from tests.support.rows import age, claim, in_process, kinds, running, settle, status_of, watch_for
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("C08")
@@ -97,7 +97,7 @@ def test_the_stop_signal_of_one_attempt_does_not_stop_the_next(services: Service
     first = in_process(services, max_attempts=2)
     _silence(services, first)
     settle(services, first)
-    second = services.claims.claim(first.run_id, "worker@test")
+    second = claim(services, first.run_id, "worker@test")
     assert second is not None
     assert services.stops.received([first.fence, second.fence]) == {first.fence}
 

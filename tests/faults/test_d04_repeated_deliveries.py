@@ -15,7 +15,7 @@ from reprieve.stores.throttle import proof_key
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from tests.faults.helpers_cdeg import all_at_once, image
-from tests.support.rows import age, chunk, expire_key, ingest, running, updated_at
+from tests.support.rows import age, chunk, claim, expire_key, ingest, running, updated_at
 
 pytestmark = pytest.mark.row("D04")
 
@@ -25,7 +25,7 @@ CHUNKS_OF_AN_ATTEMPT = 6
 def _two_attempts(services: Services) -> list[Work]:
     first = running(services, max_attempts=2)
     finish(services, [End(fence=first.fence, status=Status.QUEUED, kind=EventKind.REAPED, work_ended=True)])
-    second = services.claims.claim(first.run_id, "worker@test")
+    second = claim(services, first.run_id, "worker@test")
     assert second is not None
     return [first, second]
 

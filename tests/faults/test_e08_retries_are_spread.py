@@ -8,7 +8,7 @@ from sqlalchemy import text
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import bury
-from tests.support.rows import age, in_process, pass_the_wait, status_of, watch_for
+from tests.support.rows import age, claim, in_process, pass_the_wait, status_of, watch_for
 
 pytestmark = pytest.mark.row("E08")
 
@@ -36,11 +36,11 @@ def test_a_hundred_that_fail_together_are_retried_over_a_minute_and_no_more_ofte
     by_seconds = {int((at - before).total_seconds()) for at in waits}
     assert len(by_seconds) > 30
     bury(services)
-    early = [work for work in works if services.claims.claim(work.run_id, "worker@test")]
+    early = [work for work in works if claim(services, work.run_id, "worker@test")]
     assert len(early) < 50  # The first of them may be due by now.
     for work in works:
         pass_the_wait(services, work.run_id)
-        services.claims.claim(work.run_id, "worker@test")
+        claim(services, work.run_id, "worker@test")
     assert {services.runs.get(work.run_id).attempt for work in works} == {2}
     reap_all(services, works)
     assert {status_of(services, work.run_id) for work in works} == {"failed"}
@@ -56,8 +56,8 @@ def test_a_retry_that_waits_is_not_sent_for_before_its_time_and_is_afterwards(se
         statement = text("UPDATE runs SET not_before = clock_timestamp() + interval '50 s' WHERE id = :id")
         connection.execute(statement, {"id": work.run_id})
     age(services, work.run_id, 3600)
-    assert services.claims.claim(work.run_id, "worker@test") is None
+    assert claim(services, work.run_id, "worker@test") is None
     assert services.resends.unclaimed(services.timing.resend_after, 6) == []
     pass_the_wait(services, work.run_id)
     assert services.resends.unclaimed(services.timing.resend_after, 6) == [work.run_id]
-    assert services.claims.claim(work.run_id, "worker@test") is not None
+    assert claim(services, work.run_id, "worker@test") is not None

@@ -23,7 +23,7 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from tests.support.forking import REPRIEVE
 from tests.support.processes import run_command
-from tests.support.rows import chunk, ingest, new_run, running
+from tests.support.rows import chunk, claim, ingest, new_run, running
 
 pytestmark = pytest.mark.row("E09")
 
@@ -91,7 +91,7 @@ def test_following_a_run_that_never_begins_ends_empty_when_it_is_cancelled(servi
 def test_whoever_follows_a_run_that_has_not_begun_gets_its_first_chunk(services: Services) -> None:
     queued = new_run(services)
     with _following(services, queued.id) as seen:
-        work = services.claims.claim(queued.id, "worker@test")
+        work = claim(services, queued.id, "worker@test")
         assert work is not None
         ingest(services, [chunk(work, 1, b"first\n")])
         finish(services, [End.by_result(work.fence, Outcome(), 1)])

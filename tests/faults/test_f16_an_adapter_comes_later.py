@@ -14,7 +14,7 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.hints import send_execute
 from tests.conftest import StartWorker
 from tests.support.odd_worker import OddInside, Unbuildable
-from tests.support.rows import age, kinds, new_run, running, status_of
+from tests.support.rows import age, claim, kinds, new_run, running, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("F16")
@@ -94,7 +94,7 @@ def test_a_message_that_nobody_can_use_is_passed_on_for_minutes_and_then_left_to
     ("adapters", "claimed"), [(["odd-inside"], True), (["process"], False), ([], False), (None, True)]
 )
 def test_the_claim_itself_asks_for_the_adapter(services: Services, adapters: list[str] | None, claimed: bool) -> None:
-    work = services.claims.claim(odd(services), "w", adapters=adapters)
+    work = claim(services, odd(services), "w", adapters=adapters)
     assert (work is not None) is claimed
 
 

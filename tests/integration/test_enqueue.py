@@ -27,7 +27,7 @@ from reprieve.stores.cache import connect
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
 from tests.conftest import Servers
-from tests.support.rows import age, in_process, kinds, new_run, pass_the_wait, running, status_of, watch_for
+from tests.support.rows import age, claim, in_process, kinds, new_run, pass_the_wait, running, status_of, watch_for
 from tests.support.waiting import eventually
 
 TRUE = {"command": ["true"]}
@@ -172,7 +172,7 @@ def test_an_adapter_that_is_not_installed_is_refused_with_those_that_are(service
 @pytest.mark.parametrize("limit", [timedelta(days=3650), timedelta(days=300_000 * 365), timedelta.max])
 def test_no_limit_that_is_accepted_keeps_the_reaper_from_other_runs(services: Services, limit: timedelta) -> None:
     with suppress(InvalidRequest):
-        services.claims.claim(enqueue_run("process", TRUE, max_runtime=limit).id, "worker@nowhere")
+        claim(services, enqueue_run("process", TRUE, max_runtime=limit).id, "worker@nowhere")
     dead = running(services)
     watch_for(services, 3600)
     age(services, dead.run_id, 301)

@@ -24,7 +24,7 @@ from tests.support.forking import REPRIEVE
 from tests.support.processes import Child, Process, processes_of
 from tests.support.remote import remote_with_token, waiting_with_token
 from tests.support.report_server import ReportServer, report_server
-from tests.support.rows import kinds, status_of
+from tests.support.rows import claim, kinds, status_of
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -170,7 +170,7 @@ def test_output_of_a_run_that_no_worker_has_claimed_yet_waits_for_one(
     run_id, token = waiting_with_token(services)
     done = start(run_id, token, "echo", "early")
     eventually(lambda: [body for body in server.bodies("output") if body["chunks"]])
-    work = services.claims.claim(run_id, "worker@test")
+    work = claim(services, run_id, "worker@test")
     assert work is not None
     assert done.wait() == 0, done.stderr
     assert stored(services, work) == b"early\n"

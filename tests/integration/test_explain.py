@@ -14,8 +14,8 @@ from reprieve.workers import sweep as sweeping
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
 from reprieve.workers.finish import finish
-from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.sweep import sweep
+from tests.support.following import follow_to_the_end
 from tests.support.rows import age, chunk, in_process, ingest, kinds, running, status_of, watch_for
 from tests.support.shipping import direct_shipper
 
@@ -124,7 +124,7 @@ def test_output_after_an_end_that_was_no_reap_is_nothing_to_tell(services: Servi
 def finished_late(services: Services, work: Work, outcome: Outcome) -> str:
     """What a follower reports that was not told that its run was reaped."""
     shipper = direct_shipper(services)
-    return follow_to_the_end(services, RunContext(services, shipper, work), lambda *_: outcome, "attempt")
+    return follow_to_the_end(services, RunContext(services, shipper, work), lambda *_: outcome)
 
 
 @pytest.mark.usefixtures("platform")

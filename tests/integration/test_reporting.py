@@ -25,15 +25,14 @@ from reprieve.models.status import Status
 from reprieve.models.work import Outcome, Work
 from reprieve.workers import reporting
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.carrying import go_on, start
 from reprieve.workers.context import RunContext
-from reprieve.workers.following import follow_to_the_end
 from reprieve.workers.reporting import MAX_CHUNKS, MAX_REPORT_BYTES, append, heartbeat, record_result
 from reprieve.workers.supervisor import Supervisor
 from tests.faults.helpers_cdeg import image, reap
+from tests.support.following import follow_to_the_end, go_on, start
 from tests.support.nodes import a_node
 from tests.support.remote import lines, remote, remote_with_token, waiting_with_token
-from tests.support.rows import kinds, new_run, status_of
+from tests.support.rows import claim, kinds, new_run, status_of
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -98,7 +97,7 @@ def test_a_run_that_no_worker_has_claimed_yet_takes_nothing_and_is_not_to_be_sto
     assert heartbeat(services, run_id, token) == {"stop": False}
     assert record_result(services, run_id, token, {"exit_status": 0}, 0) == {"taken": False}
     assert status_of(services, run_id) == Status.QUEUED
-    services.claims.claim(run_id, "worker@test")
+    claim(services, run_id, "worker@test")
     assert append(services, run_id, token, 1, lines(b"early"))["next_seq"] == 2
 
 
@@ -253,7 +252,7 @@ def held(services: Services, work: Work) -> Iterator[tuple[Supervisor, RunContex
         with supervisor.follow(work) as context:
             contexts.append(context)
             came_of_it.append(
-                follow_to_the_end(services, context, lambda adapter, work: start(adapter, work, context), "")
+                follow_to_the_end(services, context, lambda adapter, work: start(services, adapter, work, context))
             )
 
     contexts: list[RunContext] = []
@@ -268,7 +267,7 @@ def held(services: Services, work: Work) -> Iterator[tuple[Supervisor, RunContex
 
 
 def claimed(services: Services) -> tuple[Work, str]:
-    work = services.claims.claim(new_run(services, adapter="remote", config={}).id, "worker@test")
+    work = claim(services, new_run(services, adapter="remote", config={}).id, "worker@test")
     assert work is not None
     return work, services.tokens.issue(work.run_id)
 
@@ -303,7 +302,7 @@ def test_another_worker_holds_the_place_until_it_is_to_leave(services: Services)
 
     def attach() -> None:
         with suppress(Released):
-            ended.append(go_on(adapter, work, {}, context))
+            ended.append(go_on(services, adapter, work, {}, context))
             return
         ended.append("released")
 

@@ -27,7 +27,7 @@ from reprieve.workers.finish import finish
 from reprieve.workers.supervision import burying
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
-from tests.support.rows import age, in_process, kinds, running, settle, status_of, updated_at, watch_for
+from tests.support.rows import age, claim, in_process, kinds, running, settle, status_of, updated_at, watch_for
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -133,7 +133,7 @@ def test_without_redis_a_run_that_was_claimed_anew_is_told_to_stop(services: Ser
         age(services, work.run_id, 301)
         sweep(blind, by_hand=True)
         settle(services, work)
-        assert services.claims.claim(work.run_id, "another@nowhere") is not None
+        assert claim(services, work.run_id, "another@nowhere") is not None
         supervisor.supervise()
         assert context.stopping
 

@@ -14,7 +14,7 @@ from reprieve.workers import tracing
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.hints import send_execute
 from tests.support.http import calling
-from tests.support.rows import age, new_run
+from tests.support.rows import age, claim, new_run
 from tests.support.spans import Collector, collector
 from tests.support.waiting import eventually
 
@@ -93,7 +93,7 @@ def test_work_that_is_followed_on_and_work_that_is_reaped_stay_in_their_trace(
     assert adoption.attributes["reprieve.result"] == "exit_status"
 
     dead = placed_run(services, ["true"])
-    services.claims.claim(dead, "worker@nowhere")
+    claim(services, dead, "worker@nowhere")
     age(services, dead, 400)
     eventually(lambda: collecting.of(dead, "reap"), timeout=60)
     (reap,) = collecting.of(dead, "reap")

@@ -27,7 +27,19 @@ from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import impatient_services, locked
 from tests.support.nodes import a_node
-from tests.support.rows import age, chunk, in_process, ingest, kinds, make_due, new_run, running, status_of, watch_for
+from tests.support.rows import (
+    age,
+    chunk,
+    claim,
+    in_process,
+    ingest,
+    kinds,
+    make_due,
+    new_run,
+    running,
+    status_of,
+    watch_for,
+)
 from tests.support.shipping import direct_shipper
 
 
@@ -159,7 +171,7 @@ def test_a_run_whose_claim_nobody_was_told_of_goes_back_to_the_queue_and_does_no
 def test_what_was_followed_or_is_anothers_is_not_taken_back(services: Services) -> None:
     supervisor = Supervisor(services, direct_shipper(services))
     followed, ended, anothers = (
-        services.claims.claim(new_run(services).id, "runs@here", worker_id)
+        claim(services, new_run(services).id, "runs@here", worker_id)
         for worker_id in (supervisor.worker_id, supervisor.worker_id, uuid4())
     )
     assert followed

@@ -14,6 +14,8 @@ from reprieve.models.records import Run
 from reprieve.models.requests import NewRun
 from reprieve.models.status import EventKind
 from reprieve.models.work import Fence, Work
+from reprieve.stores.runs.claims import CLAIM, work_of
+from reprieve.stores.runs.conditions import CLAIMABLE
 from reprieve.stores.runs.insertion import insert
 from reprieve.stores.throttle import proof_key
 from reprieve.workers import ingest as ingesting
@@ -31,9 +33,30 @@ def new_run(services: Services, **changes: Any) -> Run:
     return run
 
 
+CLAIM_ONE = text(
+    CLAIM.format(
+        chosen=f"SELECT r.id FROM runs r WHERE r.id = :run_id AND {CLAIMABLE} AND r.attempt < r.max_attempts "
+        "AND (CAST(:adapters AS text[]) IS NULL OR r.adapter = ANY(CAST(:adapters AS text[]))) FOR NO KEY UPDATE"
+    )
+)
+
+
+def claim(
+    services: Services,
+    run_id: uuid.UUID,
+    worker_node: str,
+    worker_id: uuid.UUID | None = None,
+    adapters: Sequence[str] | None = None,
+) -> Work | None:
+    """Claim this very run, which a worker does not: it takes those that were asked for first."""
+    ours = None if adapters is None else list(adapters)
+    values = {"run_id": run_id, "worker_node": worker_node, "worker_id": worker_id, "adapters": ours}
+    return next((work_of(row, row.max_runtime) for row in services.database.run(CLAIM_ONE, values)), None)
+
+
 def running(services: Services, **changes: Any) -> Work:
     """A run that a worker, which does not exist, has claimed."""
-    work = services.claims.claim(new_run(services, **changes).id, "worker@nowhere")
+    work = claim(services, new_run(services, **changes).id, "worker@nowhere")
     assert work is not None
     return work
 

@@ -77,9 +77,8 @@ class Burying:
         run = self._runs.get(attempt.run_id)
         if attempt.work is not None and not self._is_gone(attempt):
             self._adapters.get(run.adapter).terminate(attempt.work)
-        waits = self._terminations.settle(attempt.run_id, attempt.attempt)
-        if waits is not None:
-            send_execute(attempt.run_id, after=waits)
+        if self._terminations.settle(attempt.run_id, attempt.attempt):
+            send_execute(attempt.run_id)
 
     def _is_gone(self, attempt: RunAttempt) -> bool:
         """Whether a child was of a boot, or of a PID namespace, of this node's that is gone."""

@@ -13,9 +13,12 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
 from reprieve.workers.finish import finish
 from reprieve.workers.identity import ends_container
-from reprieve.workers.supervision.followed import LEAVE_TIMEOUT, Contexts, Followed, goes_on_without_us
+from reprieve.workers.supervision.followed import Contexts, Followed, goes_on_without_us
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that followers which were told to leave may take.
+LEAVE_TIMEOUT = 10.0
 
 
 class Draining:
@@ -24,12 +27,18 @@ class Draining:
     def __init__(self, services: Services, followed: Followed) -> None:
         self._services, self._followed = services, followed
         self._begun = threading.Event()
+        self._lock = threading.Lock()
 
     @property
     def has_begun(self) -> bool:
         return self._begun.is_set()
 
     def drain(self) -> None:
+        """Let go of everything; who asks for it a second time waits for the first."""
+        with self._lock:
+            self._drain()
+
+    def _drain(self) -> None:
         """Leave what others can follow; wait for the rest, which goes on to be vouched for, up to a limit; end that.
 
         Where the end of this worker is that of its container, detached work is of the rest. Returns when nothing is

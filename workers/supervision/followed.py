@@ -1,6 +1,7 @@
 """The runs that this worker follows: a context for each, by its fence."""
 
 import threading
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,8 +18,6 @@ from reprieve.workers.context import RunContext
 
 #: Attempts that are remembered as having been followed here.
 FOLLOWED_LATELY = 100_000
-#: Seconds that followers which were told to leave may take.
-LEAVE_TIMEOUT = 10.0
 
 Contexts = Mapping[Fence, RunContext]
 
@@ -30,25 +29,42 @@ class Followed:
         self._services = services
         self._shipper = shipper
         self._contexts: dict[Fence, RunContext] = {}
+        self._counts: Counter[str] = Counter()
         self._lately: LRUCache[Fence, bool] = LRUCache(FOLLOWED_LATELY)
         self._lock = threading.Lock()
+
+    def begin(self, work: Work, resumed: Resumed | None = None) -> RunContext:
+        """The context of an attempt, which is followed from now on, until `end`."""
+        context = RunContext(self._services, self._shipper, work, resumed)
+        with self._lock:
+            self._contexts[work.fence] = context
+            self._counts[work.adapter] += 1
+            self._lately[work.fence] = True
+        return context
+
+    def end(self, context: RunContext) -> None:
+        """It is not followed any more."""
+        with self._lock:
+            del self._contexts[context.fence]
+            self._counts[context.work.adapter] -= 1
 
     @contextmanager
     def follow(self, work: Work, resumed: Resumed | None = None) -> Iterator[RunContext]:
         """The context of an attempt, which is followed for as long as the block lasts."""
-        context = RunContext(self._services, self._shipper, work, resumed)
-        with self._lock:
-            self._contexts[work.fence] = context
-            self._lately[work.fence] = True
+        context = self.begin(work, resumed)
         try:
             yield context
         finally:
-            with self._lock:
-                del self._contexts[work.fence]
+            self.end(context)
 
     def contexts(self) -> dict[Fence, RunContext]:
         with self._lock:
             return dict(self._contexts)
+
+    def counts(self) -> dict[str, int]:
+        """How many are followed of each adapter."""
+        with self._lock:
+            return dict(self._counts)
 
     def begun(self) -> set[Fence]:
         """What is followed now, or was lately."""

@@ -1,0 +1,46 @@
+"""Following an attempt to its end on the test's own thread, as a worker does on an event loop."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from reprieve.adapters.protocol import Adapter, AnyAdapter, AsyncAttaching, Attaching, follows_without_a_thread
+from reprieve.models.work import Outcome, Work
+from reprieve.workers.async_context import AsyncRunContext
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.following import Following
+from reprieve.workers.recorder import Recorder
+
+
+def follow_to_the_end(services: Services, context: RunContext, act: Callable[[AnyAdapter, Work], Any]) -> str:
+    """What comes of it where the adapter does this."""
+
+    async def follow(adapter: AnyAdapter, work: Work) -> Outcome:
+        outcome: Outcome = await asyncio.to_thread(act, adapter, work)
+        return outcome
+
+    return asyncio.run(Following(services, Recorder(services)).to_the_end(context, follow, "attempt"))
+
+
+def start(services: Services, adapter: AnyAdapter, work: Work, context: RunContext) -> Outcome:
+    """Have an adapter of either kind start the work, and follow it to its end."""
+
+    async def execute() -> Outcome:
+        return await adapter.execute(work, AsyncRunContext(context, Recorder(services)))  # type: ignore[misc,arg-type]
+
+    return (
+        asyncio.run(execute()) if follows_without_a_thread(adapter) else cast(Adapter, adapter).execute(work, context)
+    )
+
+
+def go_on(services: Services, adapter: AnyAdapter, work: Work, handle: dict[str, Any], context: RunContext) -> Outcome:
+    """Have an adapter of either kind follow what another worker has started."""
+
+    async def attach() -> Outcome:
+        own = AsyncRunContext(context, Recorder(services))
+        return await cast(AsyncAttaching, adapter).attach(work, handle, own)
+
+    if follows_without_a_thread(adapter):
+        return asyncio.run(attach())
+    return cast(Attaching, adapter).attach(work, handle, context)

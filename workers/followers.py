@@ -1,0 +1,139 @@
+"""Followers: whoever follows an attempt that was claimed or adopted here, from its beginning to its end.
+
+None holds a thread but for those of adapters that block (`adapters.protocol`): these have so many as there are places,
+so that they cannot take what others need.
+"""
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+from reprieve.adapters.loops import Loops
+from reprieve.adapters.protocol import Adapter, AnyAdapter, AsyncAttaching, Attaching, follows_without_a_thread
+from reprieve.adapters.registry import find_adapter
+from reprieve.models.errors import UnknownAdapter
+from reprieve.models.status import Status
+from reprieve.models.work import Outcome, Work
+from reprieve.stores.adoptions import Adoption
+from reprieve.workers.async_context import AsyncRunContext
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.context import RunContext
+from reprieve.workers.following import Follow, Following
+from reprieve.workers.journal import about
+from reprieve.workers.recorder import Recorder
+from reprieve.workers.supervision.followed import Followed
+from reprieve.workers.telling import LiveRun, Teller
+
+logger = logging.getLogger(__name__)
+
+#: The loop of the followers whose adapters block. No adapter can have this name.
+BLOCKING = ""
+
+
+def needs_thread(adapter: str) -> bool:
+    """Whether each of an adapter's runs is followed on a thread of its own. An adapter that is not there needs none."""
+    try:
+        return not follows_without_a_thread(find_adapter(adapter))
+    except UnknownAdapter:
+        return False
+
+
+class Followers:
+    """One for each worker process. `places` is how many runs may use this host, and `name` what Celery calls it."""
+
+    def __init__(self, services: Services, followed: Followed, teller: Teller, name: str, places: int) -> None:
+        self._services, self._followed, self._teller, self._name = services, followed, teller, name
+        self._recorder = Recorder(services)
+        self._following = Following(services, self._recorder)
+        self._loops = Loops()
+        self._places, self._threads = places, ThreadPoolExecutor(places, "follow")
+        self._when_over: Callable[[], None] = lambda: None
+
+    def when_over(self, call: Callable[[], None]) -> None:
+        """Call this whenever something is not followed any more, on the thread of its loop."""
+        self._when_over = call
+
+    def begin(self, work: Work) -> None:
+        """Start a claimed run, and follow it. Raises `RuntimeError` where the system gives no thread just now."""
+        context = self._followed.begin(work)
+
+        async def start(adapter: AnyAdapter, work: Work) -> Outcome:
+            if follows_without_a_thread(adapter):
+                return await adapter.execute(work, AsyncRunContext(context, self._recorder))
+            return await self._blocking(cast(Adapter, adapter).execute, work, context)
+
+        self._begin(context, start, "attempt")
+
+    def go_on(self, adoption: Adoption) -> None:
+        """Follow what another worker has started. Raises as `begin` does."""
+        context = self._followed.begin(adoption.work, adoption.resumed)
+        context.lives_here = adoption.host is not None
+
+        async def attach(adapter: AnyAdapter, work: Work) -> Outcome:
+            if not isinstance(adapter, Attaching):
+                raise UnknownAdapter(f"The adapter {work.adapter!r} cannot follow what another worker has started.")
+            if follows_without_a_thread(adapter):
+                own = AsyncRunContext(context, self._recorder)
+                return await cast(AsyncAttaching, adapter).attach(work, adoption.handle, own)
+            return await self._blocking(adapter.attach, work, adoption.handle, context)
+
+        self._begin(context, attach, "adoption")
+
+    async def _blocking(self, act: Any, *arguments: Any) -> Outcome:
+        """On a thread, with what its log and its trace say of the run that it is for."""
+        inside = contextvars.copy_context()
+        outcome: Outcome = await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: inside.run(act, *arguments)
+        )
+        return outcome
+
+    @property
+    def has_thread(self) -> bool:
+        """Whether another run could be followed on a thread."""
+        return (
+            sum(count for name, count in self._followed.counts().items() if count and needs_thread(name)) < self._places
+        )
+
+    def _begin(self, context: RunContext, follow: Follow, name: str) -> None:
+        adapter = context.work.adapter
+        try:
+            self._loops.of(BLOCKING if needs_thread(adapter) else adapter).run(self._to_the_end(context, follow, name))
+        except BaseException:
+            self._over(context)
+            raise
+
+    async def _to_the_end(self, context: RunContext, follow: Follow, name: str) -> None:
+        work = context.work
+        shown = LiveRun(work.run_id, self._name)
+        self._teller.began(work.run_id)
+        try:
+            with about(work.run_id, work.attempt):
+                result = await self._following.to_the_end(context, follow, name)
+                if result != "released":
+                    await self._tell_end(context, shown, str(result))
+        except BaseException:
+            logger.exception("Run %s attempt %d: its follower has failed.", work.run_id, work.attempt)
+        finally:
+            shown.ended()
+            self._over(context)
+
+    async def _tell_end(self, context: RunContext, shown: LiveRun, result: str) -> None:
+        """Tell what has become of the run, whoever has ended it."""
+        seconds = time.monotonic() - shown.began
+        try:
+            run = await self._recorder.alone(lambda: self._services.records.get(context.run_id))
+        except Exception as error:  # It is a hint.
+            logger.info("What became of run %s is not told (%s).", context.run_id, type(error).__name__)
+            return
+        if run.attempt == context.attempt or run.status is Status.QUEUED:
+            came_to = {"run": str(run.id), "attempt": context.attempt, "result": result, "chunks": context.last_seq}
+            said = repr(came_to) if run.status is Status.SUCCEEDED else f"{run.error_code}: {run.error_message}"
+            self._teller.ended(run.id, run.status, said, seconds)
+
+    def _over(self, context: RunContext) -> None:
+        self._followed.end(context)
+        self._when_over()

@@ -1,0 +1,119 @@
+"""Taking: start queued runs, those first that were asked for first, as many as there are places for.
+
+The rows say which runs wait. A message says only that there is one more, so that it is taken at once; a run whose
+message is lost is found at the next look. Nothing is held for later: what this worker has no place for stays a row, and
+whoever has a place takes it.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from uuid import UUID
+
+from cachetools import LRUCache
+
+from reprieve.models.places import Places, Room
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.followers import Followers
+from reprieve.workers.following import take_back
+from reprieve.workers.journal import about
+from reprieve.workers.supervision.followed import Followed
+
+logger = logging.getLogger(__name__)
+
+#: Runs of each group of adapters that are claimed by one statement.
+CLAIM_AT_ONCE = 50
+#: Seconds between two claims, so that those which follow each other closely share a statement.
+CLAIM_INTERVAL = 0.02
+#: Seconds between two looks for runs of which no message has come.
+LOOK_INTERVAL = 2.0
+#: Messages that are remembered until the next turn.
+HINTS_KEPT = 1000
+
+
+class Taking:
+    """Takes runs for the worker that Celery calls `name`; `places` is how many may use its host."""
+
+    def __init__(
+        self, services: Services, followed: Followed, followers: Followers, places: int, worker_id: UUID, name: str
+    ) -> None:
+        self._services, self._followed, self._followers = services, followed, followers
+        self._here, self._worker_id, self._name = places, worker_id, name
+        self._hinted: LRUCache[UUID, bool] = LRUCache(HINTS_KEPT)
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._look_at = self._claim_at = 0.0
+        #: Whether more runs may wait than messages say.
+        self._may_be_more = False
+
+    def hint(self, run_id: UUID) -> None:
+        """A message has come for this run."""
+        with self._lock:
+            self._hinted[run_id] = True
+        self._wake.set()
+
+    def freed(self) -> None:
+        """There is a place again."""
+        if self._may_be_more:
+            self._wake.set()
+
+    def wait(self) -> None:
+        """Until there may be something to take, or it is time to look."""
+        self._wake.wait(max(0.0, self._look_at - time.monotonic()))
+        # Cleared before the rows are read, never after: what comes from here on wakes the next turn.
+        self._wake.clear()
+        time.sleep(max(0.0, self._claim_at - time.monotonic()))
+
+    def turn(self) -> None:
+        """Take what there is room for; now and then, also say what waits for an adapter that this worker has not."""
+        adapters = self._services.adapters.usable()
+        is_due = time.monotonic() >= self._look_at
+        if is_due:
+            self._look_at = time.monotonic() + LOOK_INTERVAL
+        with self._lock:
+            hinted = len(self._hinted)
+        # As many as messages came for, so that the workers that wait share what comes: all that is there only where
+        # more was there than could be taken, and now and then, since messages may be lost.
+        limit = CLAIM_AT_ONCE if is_due or self._may_be_more else min(hinted, CLAIM_AT_ONCE)
+        if limit:
+            self._take(adapters, limit)
+        if is_due:
+            self._say_what_is_lacking(adapters)
+
+    def _take(self, adapters: list[str], limit: int) -> None:
+        rooms = [Room(room.adapters, min(room.runs, limit)) for room in self._rooms(adapters) if room.runs > 0]
+        works = self._services.claims.claim(rooms, self._name, self._worker_id) if rooms else []
+        self._claim_at = time.monotonic() + CLAIM_INTERVAL
+        with self._lock:
+            for work in works:
+                self._hinted.pop(work.run_id, None)
+        self._services.throttle.forget([work.run_id for work in works])
+        for work in works:
+            self._begin(work)
+        taken = Counter(work.adapter for work in works)
+        got_all = any(sum(taken[name] for name in room.adapters) >= room.runs for room in rooms)
+        is_full = any(room.runs <= 0 for room in self._rooms(adapters))
+        self._may_be_more = is_full or (got_all and limit == CLAIM_AT_ONCE)
+        if got_all and not is_full and self._may_be_more:
+            self._wake.set()
+
+    def _rooms(self, adapters: list[str]) -> list[Room]:
+        own = {name: limit for name in adapters if (limit := self._services.adapters.own_limit(name)) is not None}
+        return Places(self._here, own).rooms(adapters, self._followed.counts())
+
+    def _begin(self, work: Work) -> None:
+        with about(work.run_id, work.attempt):
+            try:
+                self._followers.begin(work)
+            except RuntimeError as error:  # The system gives no more threads.
+                take_back(self._services, work.fence, f"{self._services.host} could not begin it ({error})")
+
+    def _say_what_is_lacking(self, adapters: list[str]) -> None:
+        with self._lock:
+            hinted = list(self._hinted)
+            self._hinted.clear()
+        if hinted:
+            for run_id, adapter in self._services.claims.lack(hinted, self._name, adapters).items():
+                logger.info("Run %s stays in the queue: there is no adapter %r here.", run_id, adapter)
