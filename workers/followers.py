@@ -86,10 +86,17 @@ class Followers:
     async def _blocking(self, act: Any, *arguments: Any) -> Outcome:
         """On a thread, with what its log and its trace say of the run that it is for."""
         inside = contextvars.copy_context()
-        outcome: Outcome = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: inside.run(act, *arguments)
-        )
-        return outcome
+
+        def acted() -> tuple[Any, BaseException | None]:
+            try:
+                return inside.run(act, *arguments), None
+            except BaseException as error:  # Some mean something of their own to an event loop (GeneratorExit …).
+                return None, error
+
+        outcome, error = await asyncio.get_running_loop().run_in_executor(self._threads, acted)
+        if error is not None:
+            raise error
+        return cast(Outcome, outcome)
 
     @property
     def has_thread(self) -> bool:
@@ -112,7 +119,9 @@ class Followers:
         self._teller.began(work.run_id)
         try:
             with about(work.run_id, work.attempt):
+                logger.info("Run %s attempt %d: followed here.", work.run_id, work.attempt)
                 result = await self._following.to_the_end(context, follow, name)
+                logger.info("Run %s attempt %d: not followed here any more: %s.", work.run_id, work.attempt, result)
                 if result != "released":
                     await self._tell_end(context, shown, str(result))
         except BaseException:

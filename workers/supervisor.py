@@ -79,7 +79,7 @@ class Supervisor:
 
     def close(self) -> None:
         self._ended.set()
-        self._taking.freed()
+        self._taking.wake()
         for thread in self._threads:
             thread.join(timeout=20)
         self._teller.close(CLOSE_TIMEOUT)

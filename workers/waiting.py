@@ -40,8 +40,11 @@ async def until_fit_without_a_thread(
     again: Callable[[BaseException], bool] = is_unfit,
 ) -> T:
     """The same on an event loop."""
-    result: T = await AsyncRetrying(**_patience(say, longest, stop, again))(act)
-    return result
+
+    async def tried() -> T:
+        return await act()
+
+    return await AsyncRetrying(**_patience(say, longest, stop, again))(tried)
 
 
 def _patience(

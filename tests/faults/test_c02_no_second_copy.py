@@ -115,7 +115,7 @@ def test_a_worker_that_stalls_and_comes_back_finds_its_run_ended_and_changes_not
         eventually(lambda: status_of(services, run_id) == "succeeded")
         before = (services.runs.get(run_id).updated_at, kinds(services, run_id))
         stalled.send(signal.SIGCONT)
-        stalled.wait_for("'attempt': 1, 'result': 'superseded'")
+        stalled.wait_for("attempt 1: not followed here any more: superseded.")
     assert (services.runs.get(run_id).updated_at, kinds(services, run_id)) == before
     assert _said(tmp_path) == ["first", "second", "survivor"]
 

@@ -120,7 +120,9 @@ def test_after_a_reap_the_real_follower_and_its_work_end(services: Services, red
         worker.send(signal.SIGCONT)
         for run in runs:
             eventually(lambda run=run: services.runs.get_attempt(run.id, 1).termination == "done")
-            eventually(lambda run=run: f"'{run.id}', 'attempt': 1, 'result': 'superseded'" in worker.output)
+            eventually(
+                lambda run=run: f"Run {run.id} attempt 1: not followed here any more: superseded." in worker.output
+            )
             assert processes_of(run.id) == []
             assert kinds(services, run.id)[-2:] == ["reaped", "terminated"]
             assert status_of(services, run.id) == "failed"
@@ -140,5 +142,5 @@ def test_a_follower_that_missed_its_stop_signal_learns_it_from_the_database(
         # Its work is nobody's to end but the follower's own.
         services.terminations.settle(run.id, 1)
         worker.send(signal.SIGCONT)
-        worker.wait_for("'attempt': 1, 'result': 'superseded'")
+        worker.wait_for("attempt 1: not followed here any more: superseded.")
         assert processes_of(run.id) == []

@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 from reprieve.adapters import registry
 from reprieve.adapters.registry import Adapters
 from reprieve.cli.main import app
-from reprieve.models.queueing import LONGEST_GAP, PASSED_ON, passed_on_in
+from reprieve.models.places import Room
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.hints import send_execute
 from tests.conftest import StartWorker
 from tests.support.odd_worker import OddInside, Unbuildable
-from tests.support.rows import age, claim, kinds, new_run, running, status_of
+from tests.support.rows import age, kinds, new_run, running, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("F16")
@@ -42,8 +42,10 @@ def test_runs_of_an_adapter_that_comes_later_wait_for_it_and_then_run(
     for run_id in runs:
         send_execute(run_id)
     eventually(lambda: all(notes(services, run_id) for run_id in runs), what=lambda: old.output[-3000:])
-    # Passed on again and again, and told once.
-    eventually(lambda: old.output.count(str(runs[0])) > 3)
+    # Said again and again, and told once.
+    for _ in range(3):
+        send_execute(runs[0])
+        eventually(lambda: old.output.count(f"Run {runs[0]} stays in the queue") > 1)
     for run_id in runs:
         assert notes(services, run_id) == [
             "Waits for a worker that has the adapter 'odd-inside'; worker old@test has not."
@@ -77,52 +79,33 @@ def test_an_adapter_that_is_broken_here_counts_as_not_had(services: Services, st
     eventually(lambda: status_of(services, run_id) == "succeeded", timeout=60)
 
 
-def test_a_message_that_nobody_can_use_is_passed_on_for_minutes_and_then_left_to_the_sweep() -> None:
-    gaps = [passed_on_in(times) for times in range(PASSED_ON + 5)]
-    assert gaps[PASSED_ON:] == [None] * 5
-    tried = [gap for gap in gaps if gap is not None]
-    assert tried == sorted(tried)
-    assert max(tried) == LONGEST_GAP
-    assert tried[0] < 1
-    assert 60 < sum(tried) < 180
-
-
 # -- the statements
 
 
-@pytest.mark.parametrize(
-    ("adapters", "claimed"), [(["odd-inside"], True), (["process"], False), ([], False), (None, True)]
-)
-def test_the_claim_itself_asks_for_the_adapter(services: Services, adapters: list[str] | None, claimed: bool) -> None:
-    work = claim(services, odd(services), "w", adapters=adapters)
-    assert (work is not None) is claimed
+@pytest.mark.parametrize(("adapters", "claimed"), [(["odd-inside"], True), (["process"], False)])
+def test_the_claim_itself_asks_for_the_adapter(services: Services, adapters: list[str], claimed: bool) -> None:
+    run_id = odd(services)
+    works = services.claims.claim([Room(tuple(adapters), 5)], "w")
+    assert [work.run_id for work in works] == ([run_id] if claimed else [])
 
 
 def test_that_an_adapter_is_lacking_is_told_once_whoever_lacks_it(services: Services) -> None:
     run_id = odd(services)
     for worker in ("one", "two", "one"):
-        assert services.claims.lacks_adapter(run_id, worker, ["process"]) == "odd-inside"
+        assert services.claims.lack([run_id], worker, ["process"]) == {run_id: "odd-inside"}
     assert len(notes(services, run_id)) == 1
 
 
 def test_nothing_is_lacking_for_a_run_that_waits_for_no_adapter(services: Services) -> None:
     run_id, claimed = odd(services), running(services, adapter="odd-inside", config=WELL)
-    assert services.claims.lacks_adapter(run_id, "w", ["odd-inside"]) is None
-    assert services.claims.lacks_adapter(claimed.run_id, "w", ["process"]) is None
+    assert services.claims.lack([run_id], "w", ["odd-inside"]) == {}
+    assert services.claims.lack([claimed.run_id], "w", ["process"]) == {}
     assert notes(services, run_id) == notes(services, claimed.run_id) == []
-
-
-def test_a_worker_with_a_new_adapter_asks_for_the_runs_that_waited_for_it(services: Services) -> None:
-    waits, other, _ = odd(services), odd(services, "another"), odd(services)
-    for run_id in (waits, other):
-        services.claims.lacks_adapter(run_id, "old", ["process"])
-    assert services.resends.awaiting(["odd-inside", "process"], 10) == [waits]
-    assert services.resends.awaiting(["process"], 10) == []
 
 
 def test_the_sweep_goes_on_sending_what_nobody_could_use(services: Services) -> None:
     run_id = odd(services)
-    services.claims.lacks_adapter(run_id, "old", ["process"])
+    services.claims.lack([run_id], "old", ["process"])
     age(services, run_id, 100)
     assert services.resends.unclaimed(timedelta(seconds=60), 6) == [run_id]
     assert "resent" in kinds(services, run_id)

@@ -12,6 +12,7 @@ from reprieve.models.errors import OutsideRoot, RunNotFound, UnknownAdapter
 from reprieve.models.paths import inside
 from reprieve.models.status import Probe
 from reprieve.workers import execute as executing
+from reprieve.workers import lifecycle
 from reprieve.workers.bootstrap import Services
 from tests.support.processes import sleeping_process
 from tests.support.rows import new_run
@@ -72,9 +73,12 @@ def test_what_is_no_id_is_no_run(services: Services, forged: str) -> None:
 
 
 @pytest.mark.parametrize("forged", ["../..", "/etc/passwd", "0", ""])
-def test_a_message_with_a_forged_id_starts_nothing(services: Services, forged: str) -> None:
-    with pytest.raises(ValueError, match="UUID"):
-        executing.execute_task(forged)
+def test_a_message_with_a_forged_id_starts_nothing(
+    services: Services, forged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    executing.execute_task(forged)
+    assert f"A message asks for {forged!r}, which is no run." in caplog.text
+    assert lifecycle._crew is None
 
 
 @pytest.mark.parametrize("forged", ["../../adapters", "/etc", "process/..", ""])

@@ -4,7 +4,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,7 +16,6 @@ from reprieve.models.judging import Judgement
 from reprieve.models.status import EventKind, Probe
 from reprieve.models.work import Fence, Work
 from reprieve.stores.runs.attempts import Standing
-from reprieve.workers import execute as executing
 from reprieve.workers import sweep as module
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.supervision.adopting import Adopting
@@ -114,9 +112,11 @@ def test_work_of_a_worker_that_was_killed_before_its_first_turn_is_orphaned(
     watch_for(services, 3600)
     supervisor = Supervisor(services, direct_shipper(services))  # It is not started, and so has no turn by itself.
     if taken == "claimed":
-        run_id, request = new_run(services).id, SimpleNamespace(hostname="runs@here", headers={})
-        work = executing._claim(services, SimpleNamespace(supervisor=supervisor), run_id, request)  # type: ignore[arg-type]
-        assert work is not None
+        new_run(services)
+        works: list[Work] = []
+        monkeypatch.setattr(supervisor._followers, "begin", works.append)
+        supervisor.take()
+        (work,) = works
         services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
     else:
         work = dispatched(services)
@@ -334,7 +334,7 @@ def test_a_worker_that_is_stopped_and_comes_back_leaves_its_work_to_whoever_has_
     start_worker("runs", name="second")
     eventually(lambda: "attached" in kinds(services, run.id), timeout=60)
     first.send(signal.SIGCONT)
-    first.wait_for("released")
+    first.wait_for("not followed here any more")
     assert processes_of(run.id)
     (tmp_path / "stop").touch()
     eventually(lambda: status_of(services, run.id) == "succeeded")

@@ -29,7 +29,7 @@ def test_every_line_about_a_run_names_it_and_its_attempt(services: Services, sta
     ended = told[f"Run {run} attempt 1: failed"]
     assert (ended["attempt"], ended["level"], ended["logger"]) == (1, "INFO", "reprieve.workers.finish")
     assert told[archived]["attempt"] == 1
-    assert any("succeeded in" in message and line["task"] == "runs.execute" for message, line in told.items())
+    assert told[f"Run {run} attempt 1: followed here."]["attempt"] == 1
     ours = [line for line in lines_of(worker) if line["logger"].startswith("workers.")]
     assert not [line for line in ours if run in line["message"] and "run_id" not in line]
     assert status_of(services, run) == "failed"

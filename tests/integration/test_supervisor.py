@@ -319,7 +319,7 @@ def test_work_that_is_not_owed_its_end_goes_on(services: Services, supervisor: S
     assert termination(services, work) is None
 
 
-def test_a_run_that_waited_for_its_old_work_to_end_is_sent_when_it_has(
+def test_a_run_that_waited_for_its_old_work_to_end_waits_for_its_pause_too(
     services: Services, supervisor: Supervisor, spawn: Spawn, redis: Redis
 ) -> None:
     identity, work = spawn(), in_process(services, max_attempts=2)
@@ -330,6 +330,20 @@ def test_a_run_that_waited_for_its_old_work_to_end_is_sent_when_it_has(
     assert (status_of(services, work.run_id), redis.llen("runs")) == ("queued", 0)
     supervisor.bury()
     assert not host.is_alive(identity)
+    assert redis.llen("runs") == 0  # It is retried after a pause: then a worker finds it.
+    assert services.runs.get(work.run_id).not_before is not None
+
+
+def test_a_run_that_may_be_claimed_at_once_when_its_old_work_has_ended_is_sent(
+    services: Services, supervisor: Supervisor, spawn: Spawn, redis: Redis
+) -> None:
+    identity, work = spawn(), in_process(services, max_attempts=2)
+    services.attempts.persist_run_process_metadata(work.fence, "test-host", identity)
+    watch_for(services, 3600)
+    age(services, work.run_id, 301)
+    sweep(services, by_hand=True)
+    age(services, work.run_id, 1, "not_before")
+    supervisor.bury()
     assert redis.llen("runs") == 1
 
 

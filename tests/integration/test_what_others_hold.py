@@ -5,7 +5,6 @@ And a transaction that was committed though nobody was told so.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,7 +17,6 @@ from reprieve.models.faults import is_row_held
 from reprieve.models.rows import RunAttempt
 from reprieve.models.work import Work
 from reprieve.stores.adoptions import Adoption
-from reprieve.workers import execute as executing
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.supervision.adopting import Adopting
@@ -142,16 +140,15 @@ def claimed_without_being_told(services: Services, monkeypatch: pytest.MonkeyPat
     """A run whose claim by this worker was committed; then the connection was lost on which it would have said so."""
     run_id, claim, lost = new_run(services).id, services.claims.claim, iter([True])
 
-    def claim_and_lose(*arguments: Any) -> Work | None:
-        work = claim(*arguments)
+    def claim_and_lose(*arguments: Any) -> list[Work]:
+        works = claim(*arguments)
         if next(lost, False):
             raise psycopg2.OperationalError("server closed the connection unexpectedly")
-        return work
+        return works
 
     monkeypatch.setattr(services.claims, "claim", claim_and_lose)
-    request: Any = SimpleNamespace(hostname="runs@here", headers={})
-    crew: Any = SimpleNamespace(supervisor=supervisor)
-    assert executing._claim(services, crew, run_id, request) is None
+    with pytest.raises(psycopg2.OperationalError):
+        supervisor.take()
     assert status_of(services, run_id) == "running"
     return run_id
 

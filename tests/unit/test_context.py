@@ -25,6 +25,7 @@ from reprieve.models.sequences import SeqRanges
 from reprieve.models.status import Proof
 from reprieve.models.work import Work
 from reprieve.stores.logs import Resumed
+from reprieve.stores.runs.attempts import Start
 from reprieve.workers.context import RunContext
 from tests.support.nodes import a_node
 from tests.support.waiting import eventually
@@ -47,19 +48,17 @@ class Rows:
     """Stands in for the rows: remembers what is recorded, or refuses."""
 
     def __init__(self) -> None:
-        self.recorded: list[Any] = []
+        self.recorded: list[Start] = []
         self.superseded = False
         self.away = 0
 
-    def persist_run_process_metadata(self, *values: Any) -> None:
+    def persist(self, start: Start) -> None:
         if self.away:
             self.away -= 1
             raise OperationalError("UPDATE", {}, Exception("connection refused"))
         if self.superseded:
             raise Superseded("no longer followed")
-        self.recorded.append(values)
-
-    persist_run_handle = persist_run_process_metadata
+        self.recorded.append(start)
 
 
 @pytest.fixture
@@ -155,7 +154,7 @@ def everything(keys: Iterable[Any], store_back: threading.Event) -> dict[Any, Se
 def test_a_child_is_recorded_with_this_host_and_namespace_before_it_may_begin(context: RunContext, rows: Rows) -> None:
     own = own_identity()
     context.on_spawn(own.pid, own.process_group_id, own.started_at)
-    assert rows.recorded == [(context.fence, "here", own, a_node("here").slot)]
+    assert rows.recorded == [Start.of_process(context.fence, "here", own, a_node("here").slot)]
 
 
 def test_work_elsewhere_is_recorded_with_its_handle_and_the_host_it_names(context: RunContext, rows: Rows) -> None:
@@ -163,9 +162,9 @@ def test_work_elsewhere_is_recorded_with_its_handle_and_the_host_it_names(contex
     context.on_dispatch({"job": "b"})
     context.on_dispatch({"job": "c"}, "here")
     assert rows.recorded == [
-        (context.fence, "there", {"job": "a"}, None),
-        (context.fence, None, {"job": "b"}, None),
-        (context.fence, "here", {"job": "c"}, a_node("here").slot),
+        Start.of_handle(context.fence, "there", {"job": "a"}, None),
+        Start.of_handle(context.fence, None, {"job": "b"}, None),
+        Start.of_handle(context.fence, "here", {"job": "c"}, a_node("here").slot),
     ]
 
 

@@ -59,6 +59,10 @@ class Taking:
         if self._may_be_more:
             self._wake.set()
 
+    def wake(self) -> None:
+        """Have the next turn be now."""
+        self._wake.set()
+
     def wait(self) -> None:
         """Until there may be something to take, or it is time to look."""
         self._wake.wait(max(0.0, self._look_at - time.monotonic()))
