@@ -5,12 +5,14 @@ misses a live event finds the chunk in the log store. A vouch that is lost is gi
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
 
+from cachetools import TTLCache
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -21,8 +23,16 @@ from reprieve.stores.cache import LONGEST_BLOCK
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a stop signal waits for a follower that is stalled.
+#: The stream of stop signals …
+STOPS = "stops"
+#: … the seconds after its last one at which it is gone …
 STOP_SIGNAL_LIFE = 3_600
+#: … and how many wait there for a follower that is stalled.
+STOP_SIGNALS_KEPT = 10_000
+#: Stop signals that are read at once.
+STOP_SIGNALS_AT_ONCE = 1_000
+#: Seconds for which a process remembers one, for a run that it is only about to follow.
+STOP_SIGNAL_REMEMBERED = 60.0
 #: Vouches that are looked up at once.
 VOUCHES_AT_ONCE = 1_000
 #: Events of a run kept for readers of its tail; everything older is in the log store.
@@ -35,10 +45,6 @@ LIVE_STREAM_LIFE = 300
 WATCH_LIFE = 30
 #: Seconds that one who reads for many waits, before it looks who has joined them.
 SHORT_BLOCK = 0.2
-
-
-def stop_key(run_id: UUID) -> str:
-    return f"stop:{run_id}"
 
 
 def vouch_key(fence: Fence) -> str:
@@ -54,31 +60,52 @@ def live_key(run_id: UUID) -> str:
 
 
 class StopSignals:
-    """Signals the follower of a run, on any host, that the run has ended without it."""
+    """Signals the followers of runs, on any host, that these have ended without them.
+
+    All are in one stream, of which each worker reads what is new: what that costs grows with the runs that are ended
+    so, and not with those that live. Thread-safe, but for `received`, which one thread of a process calls.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._read_to: bytes | str = "0"
+        self._recent: TTLCache[UUID, int] = TTLCache(STOP_SIGNALS_KEPT, ttl=STOP_SIGNAL_REMEMBERED)
 
     def send(self, fences: Iterable[Fence]) -> None:
         """Best effort: a failure is logged, since the database says the same."""
+        signals = [fence.run_id.bytes + fence.epoch.to_bytes(8, "big") for fence in fences]
+        if not signals:
+            return
         try:
             with self._redis.pipeline(transaction=False) as pipeline:
-                for fence in fences:
-                    pipeline.set(stop_key(fence.run_id), fence.epoch, ex=STOP_SIGNAL_LIFE)
+                for signal in signals:
+                    pipeline.xadd(STOPS, {b"": signal}, maxlen=STOP_SIGNALS_KEPT, approximate=True)
+                pipeline.expire(STOPS, STOP_SIGNAL_LIFE)
                 pipeline.execute()
         except RedisError as error:
             logger.warning("Redis is down (%s): followers will learn from the database that they must stop.", error)
 
-    def received(self, fences: Sequence[Fence]) -> set[Fence]:
-        """The fences among these with a stop signal: the signal names their epoch or a later one."""
+    def received(self, fences: Collection[Fence]) -> set[Fence]:
+        """The fences among these with a stop signal: the signal names their epoch or a later one.
+
+        A signal that came before its run was followed here counts for a while.
+        """
         if not fences:
             return set()
-        try:
-            answers = cast("list[bytes | None]", self._redis.mget([stop_key(fence.run_id) for fence in fences]))
-        except RedisError:
+        with suppress(RedisError):
+            self._read()
+        if not self._recent:
             return set()
-        signals = zip(fences, answers, strict=True)
-        return {fence for fence, epoch in signals if epoch is not None and int(epoch) >= fence.epoch}
+        return {fence for fence in fences if self._recent.get(fence.run_id, -1) >= fence.epoch}
+
+    def _read(self) -> None:
+        while streams := cast(Any, self._redis.xread({STOPS: self._read_to}, count=STOP_SIGNALS_AT_ONCE)):
+            ((_, entries),) = streams
+            for entry, fields in entries:
+                self._read_to = entry
+                for signal in fields.values():
+                    run_id, epoch = UUID(bytes=signal[:16]), int.from_bytes(signal[16:], "big")
+                    self._recent[run_id] = max(epoch, self._recent.get(run_id, -1))
 
 
 class Vouches:

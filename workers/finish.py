@@ -17,17 +17,22 @@ from reprieve.workers.journal import about
 logger = logging.getLogger(__name__)
 
 
-def finish(services: Services, ends: Sequence[End]) -> list[Ended]:
-    """End runs; returns those to which their end applied. The first final state wins: a late result changes nothing."""
+def finish(services: Services, ends: Sequence[End], *, by_follower: bool = False) -> list[Ended]:
+    """End runs; returns those to which their end applied. The first final state wins: a late result changes nothing.
+
+    `by_follower`: each end comes from the run's own follower, so that nobody need be told to stop.
+    """
     if not ends:
         return []
     with services.database.begin() as connection:
         ended = write_ends(connection, ends)
-    _announce(services, ended)
+    _announce(services, ended, by_follower)
     return ended
 
 
-def finish_free(services: Services, ends: Sequence[End]) -> tuple[list[Ended], set[Fence]]:
+def finish_free(
+    services: Services, ends: Sequence[End], *, by_follower: bool = False
+) -> tuple[list[Ended], set[Fence]]:
     """The same for many at once that can be ended later as well; also returns those that were passed over.
 
     These are runs that another transaction is writing, or that a stalled transaction holds, so that the others end now.
@@ -37,19 +42,20 @@ def finish_free(services: Services, ends: Sequence[End]) -> tuple[list[Ended], s
     with services.database.begin() as connection:
         free = free_runs(connection, [end.fence.run_id for end in ends])
         ended = write_ends(connection, [end for end in ends if end.fence.run_id in free])
-    _announce(services, ended)
+    _announce(services, ended, by_follower)
     held = {end.fence for end in ends if end.fence.run_id not in free}
     for fence in held:
         logger.warning("Run %s is not ended yet: another transaction holds it.", fence.run_id)
     return ended, held
 
 
-def _announce(services: Services, ended: Sequence[Ended]) -> None:
+def _announce(services: Services, ended: Sequence[Ended], by_follower: bool) -> None:
     """After the commit: release the throttle, and signal the followers of these runs to stop."""
     if not ended:
         return
     services.throttle.forget([run.run_id for run in ended])
-    services.stops.send([Fence(run.run_id, run.epoch) for run in ended])
+    if not by_follower:
+        services.stops.send([Fence(run.run_id, run.epoch) for run in ended])
     for run in ended:
         with about(run.run_id, run.attempt):
             logger.info("Run %s attempt %d: %s", run.run_id, run.attempt, run.status.value)

@@ -102,14 +102,14 @@ class Recorder:
 
     def _record_ends(self, ends: Sequence[End]) -> list[bool | None]:
         """For each, whether it applied; None where another transaction holds the run."""
-        ended, held = finish_free(self._services, ends)
+        ended, held = finish_free(self._services, ends, by_follower=True)
         applied = {Fence(one.run_id, one.epoch) for one in ended}
         for one in ended:
             send_close(one.run_id, one.attempt)
         return [None if end.fence in held else end.fence in applied for end in ends]
 
     def _end_alone(self, end: End) -> bool:
-        ended = finish(self._services, [end])
+        ended = finish(self._services, [end], by_follower=True)
         for one in ended:
             send_close(one.run_id, one.attempt)
         return bool(ended)

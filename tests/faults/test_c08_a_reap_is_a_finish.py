@@ -10,7 +10,7 @@ from redis import Redis
 from reprieve import cancel_run, enqueue_run
 from reprieve.models.status import Proof
 from reprieve.models.work import End, Outcome, Work
-from reprieve.stores.hints import stop_key
+from reprieve.stores.hints import STOPS
 from reprieve.stores.throttle import proof_key
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
@@ -74,7 +74,6 @@ def test_every_end_does_all_that_an_end_does(
     assert outcome.items() <= attempt.outcome.items()
     assert attempt.termination == termination
     assert redis.exists(proof_key(work.run_id)) == 0
-    assert redis.get(stop_key(work.run_id)) == b"%d" % work.epoch
     assert services.stops.received([work.fence, neighbour.fence]) == {work.fence}
     assert redis.exists(proof_key(neighbour.run_id)) == 1
     assert image(services, neighbour) == before
@@ -138,7 +137,7 @@ def test_a_follower_that_missed_its_stop_signal_learns_it_from_the_database(
         worker.send(signal.SIGSTOP)
         work = Work(run.id, 1, 1, "process", {}, {})
         _silence(services, work)
-        assert redis.delete(stop_key(run.id)) == 1
+        assert redis.delete(STOPS) == 1
         # Its work is nobody's to end but the follower's own.
         services.terminations.settle(run.id, 1)
         worker.send(signal.SIGCONT)

@@ -18,11 +18,12 @@ from reprieve.stores.hints import (
     LIVE_EVENTS_KEPT,
     LIVE_STREAM_LIFE,
     STOP_SIGNAL_LIFE,
+    STOP_SIGNALS_KEPT,
+    STOPS,
     LiveEvent,
     LiveEvents,
     StopSignals,
     live_key,
-    stop_key,
 )
 from reprieve.workers.bootstrap import Services
 from tests.support.rows import chunk, ingest, running
@@ -168,7 +169,29 @@ def test_a_signal_is_for_its_run_alone(stops: StopSignals, run_id: UUID) -> None
 
 def test_a_signal_does_not_wait_for_ever(stops: StopSignals, redis: Redis, run_id: UUID) -> None:
     stops.send([Fence(run_id, 1)])
-    assert STOP_SIGNAL_LIFE - 60 < redis.ttl(stop_key(run_id)) <= STOP_SIGNAL_LIFE
+    assert STOP_SIGNAL_LIFE - 60 < redis.ttl(STOPS) <= STOP_SIGNAL_LIFE
+
+
+@pytest.mark.row("E06")
+def test_signals_that_nobody_reads_are_so_many_and_no_more(stops: StopSignals, redis: Redis) -> None:
+    for _ in range(12):
+        stops.send([Fence(uuid4(), 1) for _ in range(1000)])
+    assert STOP_SIGNALS_KEPT <= redis.xlen(STOPS) < 1.1 * STOP_SIGNALS_KEPT
+
+
+def test_a_signal_counts_for_a_run_that_is_followed_only_after_it_came(stops: StopSignals, run_id: UUID) -> None:
+    stops.send([Fence(run_id, 3)])
+    assert stops.received([Fence(uuid4(), 1)]) == set()
+    assert stops.received([Fence(run_id, 3), Fence(run_id, 4)]) == {Fence(run_id, 3)}
+
+
+def test_every_process_gets_every_signal(redis: Redis, run_id: UUID) -> None:
+    one, other, fence = StopSignals(redis), StopSignals(redis), Fence(run_id, 1)
+    one.send([fence])
+    assert one.received([fence]) == other.received([fence]) == {fence}
+    redis.flushall()
+    one.send([Fence(run_id, 2)])
+    assert one.received([Fence(run_id, 2)]) == other.received([Fence(run_id, 2)]) == {Fence(run_id, 2)}
 
 
 # -- Redis away

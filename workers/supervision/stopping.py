@@ -44,7 +44,7 @@ class Stopping:
         self._heeded = revoked
 
     def heed_signals(self, contexts: Contexts) -> None:
-        for fence in self._services.stops.received(list(contexts)):
+        for fence in self._services.stops.received(contexts.keys()):
             contexts[fence].stop()
 
     def end_overdue(self, contexts: Contexts) -> None:
