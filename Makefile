@@ -105,7 +105,7 @@ build/rivals/.ready: requirements-rivals.lock
 	build/rivals/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-bench: setup $(if $(findstring enqueue,$(ARGS)),build/rivals/.ready) ## Measure: ingest, on_log, latency, sweep, refresh, growth (ARGS="--quick", or names; 25 minutes; ARGS=enqueue; ARGS=hold: an hour)
+bench: setup $(if $(or $(findstring enqueue,$(ARGS)),$(findstring dispatch,$(ARGS))),build/rivals/.ready) ## Measure: ingest, on_log, latency, sweep, refresh, growth (ARGS="--quick", or names; 25 minutes; ARGS=enqueue, ARGS=dispatch; ARGS=hold: an hour)
 	$(BIN)/python -m bench $(ARGS)
 
 lock: setup ## Write the lock files anew from the ranges in pyproject.toml

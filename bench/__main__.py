@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import enqueue, growth, hold, ingest, latency, live, memory, on_log, refresh, sweep
+from bench import dispatch, enqueue, growth, hold, ingest, latency, live, memory, on_log, refresh, sweep
 from bench.measure import Result
 from bench.stack import stack
 
@@ -29,9 +29,10 @@ BENCHMARKS: dict[str, ModuleType] = {
     "growth": growth,
     "hold": hold,
     "enqueue": enqueue,
+    "dispatch": dispatch,
 }
-#: Only by their names: one takes an hour, one needs an environment of its own.
-LONG = ("hold", "enqueue")
+#: Only by their names: one takes an hour, two need an environment of their own.
+LONG = ("hold", "enqueue", "dispatch")
 PACKAGES = ("celery", "redis", "sqlalchemy", "psycopg2-binary", "zstandard", "msgspec")
 
 console = Console(width=None if os.isatty(1) else 150)
@@ -43,7 +44,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     names: Annotated[
-        list[str] | None, typer.Argument(help=f"Some of: {', '.join(BENCHMARKS)}. All but hold and enqueue by default.")
+        list[str] | None,
+        typer.Argument(help=f"Some of: {', '.join(BENCHMARKS)}. All but {', '.join(LONG)} by default."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, one round: only to see that it runs.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; each figure is their median.")] = 5,

@@ -77,7 +77,7 @@ class Stack:
         command = ROLES["worker-logs"]
         with ExitStack() as ending:
             started = [
-                ending.enter_context(_worker([*command, f"--hostname=logs{number}@bench"], self.folder))
+                ending.enter_context(worker([*command, f"--hostname=logs{number}@bench"], self.folder))
                 for number in range(count)
             ]
             wait_for_workers(count)
@@ -90,8 +90,9 @@ def wait_for_workers(count: int) -> None:
 
 
 @contextmanager
-def _worker(command: Sequence[str], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    with (folder / "workers.log").open("ab") as log:
+def worker(command: Sequence[str], folder: Path, log_name: str = "workers.log") -> Iterator["subprocess.Popen[bytes]"]:
+    """A process of a fleet, which is asked to stop at the end of the block; its log is in the folder."""
+    with (folder / log_name).open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         yield process

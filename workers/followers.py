@@ -16,13 +16,14 @@ from reprieve.adapters.loops import Loops
 from reprieve.adapters.protocol import Adapter, AnyAdapter, AsyncAttaching, Attaching, follows_without_a_thread
 from reprieve.adapters.registry import find_adapter
 from reprieve.models.errors import UnknownAdapter
+from reprieve.models.records import Run
 from reprieve.models.status import Status
-from reprieve.models.work import Outcome, Work
+from reprieve.models.work import End, Outcome, Work
 from reprieve.stores.adoptions import Adoption
 from reprieve.workers.async_context import AsyncRunContext
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
-from reprieve.workers.following import Follow, Following
+from reprieve.workers.following import CameTo, Follow, Following
 from reprieve.workers.journal import about
 from reprieve.workers.recorder import Recorder
 from reprieve.workers.supervision.followed import Followed
@@ -120,28 +121,33 @@ class Followers:
         try:
             with about(work.run_id, work.attempt):
                 logger.info("Run %s attempt %d: followed here.", work.run_id, work.attempt)
-                result = await self._following.to_the_end(context, follow, name)
+                came_to = await self._following.to_the_end(context, follow, name)
+                result = str(came_to.result)
                 logger.info("Run %s attempt %d: not followed here any more: %s.", work.run_id, work.attempt, result)
                 if result != "released":
-                    await self._tell_end(context, shown, str(result))
+                    await self._tell_end(context, came_to, time.monotonic() - shown.began)
         except BaseException:
             logger.exception("Run %s attempt %d: its follower has failed.", work.run_id, work.attempt)
         finally:
             shown.ended()
             self._over(context)
 
-    async def _tell_end(self, context: RunContext, shown: LiveRun, result: str) -> None:
+    async def _tell_end(self, context: RunContext, came_to: CameTo, seconds: float) -> None:
         """Tell what has become of the run, whoever has ended it."""
-        seconds = time.monotonic() - shown.began
-        try:
-            run = await self._recorder.alone(lambda: self._services.records.get(context.run_id))
-        except Exception as error:  # It is a hint.
-            logger.info("What became of run %s is not told (%s).", context.run_id, type(error).__name__)
-            return
-        if run.attempt == context.attempt or run.status is Status.QUEUED:
-            came_to = {"run": str(run.id), "attempt": context.attempt, "result": result, "chunks": context.last_seq}
-            said = repr(came_to) if run.status is Status.SUCCEEDED else f"{run.error_code}: {run.error_message}"
-            self._teller.ended(run.id, run.status, said, seconds)
+        ended: End | Run | None = came_to.end
+        if ended is None:
+            try:
+                ended = await self._recorder.alone(lambda: self._services.records.get(context.run_id))
+            except Exception as error:  # It is a hint.
+                logger.info("What became of run %s is not told (%s).", context.run_id, type(error).__name__)
+                return
+            if ended.attempt != context.attempt and ended.status is not Status.QUEUED:
+                return  # Whoever follows its later attempt tells.
+        said = f"{ended.error_code}: {ended.error_message}"
+        if ended.status is Status.SUCCEEDED:
+            known = {"run": str(context.run_id), "attempt": context.attempt, "result": str(came_to.result)}
+            said = repr(known | {"chunks": context.last_seq})
+        self._teller.ended(context.run_id, ended.status, said, seconds)
 
     def _over(self, context: RunContext) -> None:
         self._followed.end(context)

@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 from uuid import UUID
 
 from cachetools import TTLCache
@@ -61,38 +62,44 @@ class _Unable(Exception):
     """Raised when this worker cannot go on with an attempt, for the reason in its cause. Not an end."""
 
 
+class CameTo(NamedTuple):
+    """What has come of following an attempt."""
+
+    result: str
+    """In a word."""
+    end: End | None = None
+    """The end that was recorded here; None where somebody else has ended the run, or it goes on."""
+
+
 class Following:
     """Follows attempts, each as a coroutine. One for each process that does."""
 
     def __init__(self, services: Services, recorder: Recorder) -> None:
         self._services, self._recorder = services, recorder
 
-    async def to_the_end(self, context: RunContext, follow: Follow, name: str) -> str:
-        """Have the adapter follow the context's work, and record the end; returns the result in a word.
-
-        `name` is the name of the span in a trace.
-        """
+    async def to_the_end(self, context: RunContext, follow: Follow, name: str) -> "CameTo":
+        """Have the adapter follow the context's work, and record the end. `name` is the name of the span in a trace."""
         with tracing.following(context.work, name) as (work, span):
-            result = await self._follow(work, context, follow)
-            tracing.came_to(span, result)
-        return result
+            came_to = await self._follow(work, context, follow)
+            tracing.came_to(span, came_to.result)
+        return came_to
 
-    async def _follow(self, work: Work, context: RunContext, follow: Follow) -> str:
+    async def _follow(self, work: Work, context: RunContext, follow: Follow) -> "CameTo":
         try:
             outcome, work_ended = await self._perform(work, follow)
         except Released:
-            return await self._leave(context)
+            return CameTo(await self._leave(context))
         except _Unable as unable:
-            return await self._give_up(context, last_line(unable.__cause__ or unable))
+            return CameTo(await self._give_up(context, last_line(unable.__cause__ or unable)))
         context.has_result()
         given_up = context.given_up
         await _flush(context, FLUSH_TIMEOUT)
         end = given_up or End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
         if await self._record(end):
-            return outcome.error_code or "succeeded"
+            return CameTo(outcome.error_code or "succeeded", end)
         if not context.stopping:
             await self._recorder.alone(lambda: note_late_result(self._services, end))
-        return "superseded"
+        return CameTo("superseded")
 
     async def _perform(self, work: Work, follow: Follow) -> tuple[Outcome, bool]:
         """The outcome of an attempt, and whether its work is known to have ended. Raises `Released` and `_Unable`."""

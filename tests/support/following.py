@@ -20,7 +20,7 @@ def follow_to_the_end(services: Services, context: RunContext, act: Callable[[An
         outcome: Outcome = await asyncio.to_thread(act, adapter, work)
         return outcome
 
-    return asyncio.run(Following(services, Recorder(services)).to_the_end(context, follow, "attempt"))
+    return asyncio.run(Following(services, Recorder(services)).to_the_end(context, follow, "attempt")).result
 
 
 def start(services: Services, adapter: AnyAdapter, work: Work, context: RunContext) -> Outcome:
