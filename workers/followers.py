@@ -27,7 +27,7 @@ from reprieve.workers.following import CameTo, Follow, Following
 from reprieve.workers.journal import about
 from reprieve.workers.recorder import Recorder
 from reprieve.workers.supervision.followed import Followed
-from reprieve.workers.telling import LiveRun, Teller
+from reprieve.workers.telling import LiveRun, teller
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ def needs_thread(adapter: str) -> bool:
 class Followers:
     """One for each worker process. `places` is how many runs may use this host, and `name` what Celery calls it."""
 
-    def __init__(self, services: Services, followed: Followed, teller: Teller, name: str, places: int) -> None:
-        self._services, self._followed, self._teller, self._name = services, followed, teller, name
+    def __init__(self, services: Services, followed: Followed, name: str, places: int) -> None:
+        self._services, self._followed, self._name = services, followed, name
         self._recorder = Recorder(services)
         self._following = Following(services, self._recorder)
         self._loops = Loops()
@@ -117,7 +117,7 @@ class Followers:
     async def _to_the_end(self, context: RunContext, follow: Follow, name: str) -> None:
         work = context.work
         shown = LiveRun(work.run_id, self._name)
-        self._teller.began(work.run_id)
+        teller().began(work.run_id)
         try:
             with about(work.run_id, work.attempt):
                 logger.info("Run %s attempt %d: followed here.", work.run_id, work.attempt)
@@ -147,7 +147,7 @@ class Followers:
         if ended.status is Status.SUCCEEDED:
             known = {"run": str(context.run_id), "attempt": context.attempt, "result": str(came_to.result)}
             said = repr(known | {"chunks": context.last_seq})
-        self._teller.ended(context.run_id, ended.status, said, seconds)
+        teller().ended(context.run_id, ended.status, said, seconds)
 
     def _over(self, context: RunContext) -> None:
         self._followed.end(context)

@@ -10,7 +10,7 @@ from celery.signals import celeryd_after_setup, worker_ready, worker_shutdown, w
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models.errors import NoIdentity
 from reprieve.models.faults import is_unfit
-from reprieve.workers import metrics, tracing
+from reprieve.workers import metrics, telling, tracing
 from reprieve.workers.bootstrap import services
 from reprieve.workers.files import allow_files
 from reprieve.workers.hints import send_hint
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 CLOSE_TIMEOUT = 10.0
 #: Runs that a worker which was not told otherwise has on its host at once.
 PLACES = 100
+#: Seconds in which a worker that ends tells Flower the last of its runs.
+TELL_TIMEOUT = 5.0
 #: The exit status of a worker that could not get a name (EX_CONFIG).
 NO_IDENTITY = 78
 
@@ -74,6 +76,7 @@ def begin(sender: Any, **_: Any) -> None:
         places = sender.controller.concurrency
         allow_files(places)
         crew(sender.hostname, places)
+    telling.begin(sender.app, sender.hostname)
     metrics.serve(services())
     tracing.set_up()
     if "control" in queues:
@@ -94,8 +97,10 @@ def end(**_: Any) -> None:
     """Wait until nothing is followed here any more; then send the last output, and end the crew."""
     global _crew
     if _crew is None:
+        telling.teller().close(TELL_TIMEOUT)
         return
     _crew.supervisor.drain()
+    telling.teller().close(TELL_TIMEOUT)
     try:
         _crew.supervisor.leave()
     except Exception as error:

@@ -13,7 +13,6 @@ from uuid import uuid4
 
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models.liveness import ADOPT_INTERVAL
-from reprieve.workers.app import app
 from reprieve.workers.asking import answer_questions
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.followers import Followers
@@ -25,14 +24,11 @@ from reprieve.workers.supervision.stopping import Stopping
 from reprieve.workers.supervision.taking import Taking
 from reprieve.workers.supervision.tidying import tidy
 from reprieve.workers.supervision.vouching import Vouching
-from reprieve.workers.telling import Teller
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two turns of each duty; never more than a keepalive interval.
 INTERVALS = {"supervise": 1.0, "vouch": 1.0, "bury": 2.0, "adopt": ADOPT_INTERVAL, "answer": 1.0, "tidy": 20.0}
-#: Seconds in which Flower is told the last when a worker ends.
-CLOSE_TIMEOUT = 5.0
 
 
 class Supervisor:
@@ -46,8 +42,7 @@ class Supervisor:
         self.worker_id = uuid4()
         followed, name = Followed(services, shipper), name or f"worker@{services.host}"
         self._followed, self.follow = followed, followed.follow
-        self._teller = Teller(app, name)
-        self._followers = Followers(services, followed, self._teller, name, places)
+        self._followers = Followers(services, followed, name, places)
         self._taking = Taking(services, followed, self._followers, places, self.worker_id, name)
         self._followers.when_over(self._taking.freed)
         self.hint = self._taking.hint
@@ -67,7 +62,6 @@ class Supervisor:
 
     def start(self) -> None:
         """Start the threads; they end with the process, or at `close`."""
-        self._teller.start()
         for duty, interval in INTERVALS.items():
             turn = (duty, getattr(self, duty), min(interval, self._longest))
             thread = threading.Thread(target=self._repeat, args=turn, name=duty, daemon=True)
@@ -82,7 +76,6 @@ class Supervisor:
         self._taking.wake()
         for thread in self._threads:
             thread.join(timeout=20)
-        self._teller.close(CLOSE_TIMEOUT)
 
     def _repeat(self, duty: str, turn: Callable[[], object], interval: float) -> None:
         while not self._ended.wait(interval):

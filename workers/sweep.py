@@ -41,6 +41,7 @@ from reprieve.workers.closing import send_owed
 from reprieve.workers.finish import finish_free
 from reprieve.workers.hints import send_execute, send_hint
 from reprieve.workers.refresh import give_proof
+from reprieve.workers.telling import teller
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +148,8 @@ def _reap(services: Services, ruling: Ruling, verdicts: Sequence[Verdict]) -> in
     ended = _in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
     reaped = [one for one in verdicts if one.suspect.run_id in ended]
     for one in reaped:
+        end = ends[one.suspect.run_id]
+        teller().ended(one.suspect.run_id, end.status, f"{end.error_code}: {end.error_message}")
         metrics.REAPS.labels(one.suspect.adapter, str(one.judgement.error_code)).inc()
         metrics.REAPED_SILENCE.observe(one.suspect.silence(ruling.now).total_seconds())
     if reaped and tracing.is_on():

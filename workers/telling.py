@@ -74,21 +74,22 @@ class LiveRun:
 
 
 class Teller:
-    """Sends the events of one worker, which Celery calls `hostname`. Thread-safe; never waits."""
+    """Sends a worker's events, once it was started. Thread-safe; never waits."""
 
-    def __init__(self, app: Celery, hostname: str) -> None:
-        self._app, self._hostname = app, hostname
+    def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=LIMIT)
         self._wake = threading.Event()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, app: Celery, hostname: str) -> None:
+        """Send events from now on, by the name that Celery has for this worker."""
+        self._app, self._hostname = app, hostname
         self._thread = threading.Thread(target=self._run, name="tell", daemon=True)
         self._thread.start()
 
     def close(self, timeout: float) -> None:
-        """Send what there is, within so many seconds."""
+        """Send what there is, within so many seconds, and no more."""
         self._ended.set()
         self._wake.set()
         if self._thread:
@@ -98,8 +99,8 @@ class Teller:
         # With its name: who listens may have been started after the message was sent.
         self._tell("task-started", run_id, name=NAME, args=f"({run_id})", kwargs="{}")
 
-    def ended(self, run_id: UUID, status: Status, came_to: str, seconds: float) -> None:
-        """It has this status now, after so many seconds here; `came_to` says more."""
+    def ended(self, run_id: UUID, status: Status, came_to: str, seconds: float | None = None) -> None:
+        """It has this status now, after so many seconds, if that is known; `came_to` says more."""
         if status is Status.SUCCEEDED:
             self._tell("task-succeeded", run_id, result=came_to, runtime=seconds)
         elif status is Status.FAILED:
@@ -131,3 +132,16 @@ class Teller:
             for kind, fields in events:
                 dispatcher.send(kind, **fields)
             dispatcher.flush()
+
+
+_teller = Teller()
+
+
+def begin(app: Celery, hostname: str) -> None:
+    """This process is a worker: it tells of runs."""
+    _teller.start(app, hostname)
+
+
+def teller() -> Teller:
+    """This process's. Where it is no worker, what is told goes nowhere."""
+    return _teller

@@ -9,6 +9,8 @@ import pytest
 
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.cancel import cancel_run
+from reprieve.workers.reporting import record_result
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
 from tests.support.flower import Flower, running_flower
@@ -84,3 +86,43 @@ def test_what_is_revoked_and_is_no_run_changes_nothing(
         run = enqueue("process", {"command": ["true"]})
         eventually(lambda: status_of(services, run) == "succeeded", timeout=30)
     assert "A step of supervision failed" not in worker.output
+
+
+def active(worker: str) -> list[str]:
+    """The tasks that this worker says it is at, by their ids."""
+    answer = app.control.inspect([worker], timeout=5).active() or {}
+    return [task["id"] for task in answer.get(worker, [])]
+
+
+def test_a_run_is_started_while_it_lives_and_has_failed_or_succeeded_with_its_time_when_it_ends(
+    services: Services, flower: Flower, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker("runs,logs", name="runs")
+    command = ["sh", "-c", f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; exit $1", "sh"]
+    with enqueueing(services) as enqueue:
+        well, badly = (enqueue("process", {"command": [*command, status]}) for status in "03")
+        for run in (well, badly):
+            eventually(lambda run=run: flower.task(run).get("state") == "STARTED", timeout=60, interval=0.3)
+            assert flower.task(run)["worker"] == "runs@test"
+        assert sorted(active("runs@test")) == sorted([str(well), str(badly)])
+        (tmp_path / "go").touch()
+        eventually(lambda: flower.task(well).get("state") == "SUCCESS", interval=0.3)
+        eventually(lambda: flower.task(badly).get("state") == "FAILURE", interval=0.3)
+    assert flower.task(well)["runtime"] > 0
+    assert "exit_status: The command ended with exit status 3." in flower.task(badly)["exception"]
+    assert active("runs@test") == []
+
+
+def test_what_others_have_ended_is_told_as_well(services: Services, flower: Flower, start_worker: StartWorker) -> None:
+    runs = start_worker("runs", name="runs")
+    with enqueueing(services) as enqueue:
+        remote, cancelled, lost = (enqueue("remote", {}), *(enqueue("process", {"command": SILENT}) for _ in range(2)))
+        for run in (remote, cancelled, lost):
+            eventually(lambda run=run: flower.task(run).get("state") == "STARTED", timeout=60, interval=0.3)
+        record_result(services, remote, services.tokens.issue(remote), {"exit_status": 0}, 0)
+        cancel_run(cancelled)
+        eventually(lambda: flower.task(remote).get("state") == "SUCCESS", interval=0.3)
+        eventually(lambda: flower.task(cancelled).get("state") == "REVOKED", interval=0.3)
+        runs.kill()
+        eventually(lambda: flower.task(lost).get("state") == "FAILURE", interval=0.3, timeout=60)
+        assert "process_lost" in flower.task(lost)["exception"]
