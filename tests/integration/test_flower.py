@@ -1,7 +1,7 @@
 """Flower as an operator uses it: what it shows of runs, and what comes of its buttons."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from reprieve.workers.reporting import record_result
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
 from tests.support.flower import Flower, running_flower
-from tests.support.processes import processes_of
+from tests.support.processes import Process, processes_of
 from tests.support.rows import kinds, status_of
 from tests.support.waiting import eventually
 
@@ -113,8 +113,11 @@ def test_a_run_is_started_while_it_lives_and_has_failed_or_succeeded_with_its_ti
     assert active("runs@test") == []
 
 
-def test_what_others_have_ended_is_told_as_well(services: Services, flower: Flower, start_worker: StartWorker) -> None:
-    runs = start_worker("runs", name="runs")
+def test_what_others_have_ended_is_told_as_well(
+    services: Services, flower: Flower, start_worker: StartWorker, start_beat: Callable[[], Process]
+) -> None:
+    runs, control = start_worker("runs", name="runs"), start_worker("logs,control", name="control")
+    start_beat()
     with enqueueing(services) as enqueue:
         remote, cancelled, lost = (enqueue("remote", {}), *(enqueue("process", {"command": SILENT}) for _ in range(2)))
         for run in (remote, cancelled, lost):
@@ -124,5 +127,10 @@ def test_what_others_have_ended_is_told_as_well(services: Services, flower: Flow
         eventually(lambda: flower.task(remote).get("state") == "SUCCESS", interval=0.3)
         eventually(lambda: flower.task(cancelled).get("state") == "REVOKED", interval=0.3)
         runs.kill()
-        eventually(lambda: flower.task(lost).get("state") == "FAILURE", interval=0.3, timeout=60)
+        eventually(
+            lambda: flower.task(lost).get("state") == "FAILURE",
+            interval=0.3,
+            timeout=60,
+            what=lambda: f"{status_of(services, lost)} {flower.task(lost)} {control.output[-3000:]}",
+        )
         assert "process_lost" in flower.task(lost)["exception"]
