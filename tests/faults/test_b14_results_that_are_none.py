@@ -24,8 +24,8 @@ pytestmark = pytest.mark.row("B14")
 ODD = {"ODD_WORKER": "1"}
 
 
-def odd(services: Services, what: str, *, outside: bool) -> UUID:
-    adapter = "odd-outside" if outside else "odd-inside"
+def odd(services: Services, what: str, adapter: str = "odd-inside") -> UUID:
+    outside = adapter == "odd-outside"
     return new_run(services, adapter=adapter, out_of_process_liveness=outside, config={"what": what}, max_attempts=3).id
 
 
@@ -49,14 +49,16 @@ def test_an_attempt_ends_at_once_whatever_its_adapter_returns_or_raises(
     services: Services, start_worker: StartWorker
 ) -> None:
     worker = start_worker("runs,logs", application="tests.support.odd_worker", extra=ODD)
-    ended = {odd(services, what, outside=outside): what for what in KINDS for outside in (False, True)}
+    adapters = ("odd-inside", "odd-outside", "odd-loop")
+    ended = {odd(services, what, adapter): what for what in KINDS for adapter in adapters}
     for run_id in ended:
         send_execute(run_id)
     assert_ended_once(services, ended, worker.output)
     assert worker.popen.poll() is None
-    well = odd(services, "exception", outside=False)
-    send_execute(well)
-    eventually(lambda: status_of(services, well) == "failed", what="a worker that goes on")
+    for adapter in adapters:
+        well = odd(services, "exception", adapter)
+        send_execute(well)
+        eventually(lambda well=well: status_of(services, well) == "failed", what="a worker that goes on")
 
 
 def test_so_it_does_where_a_worker_follows_on(services: Services, start_worker: StartWorker) -> None:

@@ -123,6 +123,9 @@ class OddInside:
         config = OddConfig.model_validate(run.config)
         if config.prints:
             context.on_log("stdout", b"something\n", "1")
+        if config.what == "waits":
+            context.wait(600)
+            return Outcome.failed("Stopped.")
         if config.what in KINDS:
             return KINDS[config.what][0]()
         with self._lock:
@@ -149,6 +152,18 @@ class OddOutside(OddInside):
         return [Probe.ALIVE for _ in handles]
 
 
+class OddLoop(OddInside):
+    """Is followed without a thread. One that `blocks` never gives its event loop back."""
+
+    type = "odd-loop"
+    own_limit = None
+
+    async def execute(self, run: Work, context: Any) -> Any:
+        if run.config["what"] == "blocks":
+            threading.Event().wait()
+        return self._act(run, context)
+
+
 class Unbuildable(OddInside):
     """Installed, and broken: it cannot be built where this worker is told so."""
 
@@ -168,7 +183,7 @@ _real = registry.adapter_classes
 
 @cache
 def _odd_too() -> Mapping[str, Any]:
-    odd = {one.type: one for one in (OddInside, OddOutside, Unbuildable)}
+    odd = {one.type: one for one in (OddInside, OddOutside, OddLoop, Unbuildable)}
     without = os.environ.get(WITHOUT, "").split(",")
     return {name: one for name, one in ({**_real(), **odd}).items() if name not in without}
 

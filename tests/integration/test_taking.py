@@ -1,0 +1,193 @@
+"""Taking runs from their rows: in their order, as many as there are places for, by whoever has one."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from redis import Redis
+
+from reprieve import enqueue_run
+from reprieve.models.places import Room
+from reprieve.models.work import Work
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.supervision import taking
+from reprieve.workers.supervision.followed import Followed
+from reprieve.workers.supervision.taking import Taking
+from tests.conftest import StartWorker
+from tests.support.processes import processes_of
+from tests.support.rows import age, kinds, new_run, status_of
+from tests.support.shipping import direct_shipper
+from tests.support.waiting import eventually
+
+
+def queued(services: Services, adapter: str = "process", count: int = 1) -> list[UUID]:
+    outside = adapter != "process"
+    return [new_run(services, adapter=adapter, out_of_process_liveness=outside).id for _ in range(count)]
+
+
+class Begun:
+    """Stands in for the followers: they follow what is begun until the test ends it."""
+
+    def __init__(self, services: Services) -> None:
+        self.followed = Followed(services, direct_shipper(services))
+        self.works: list[Work] = []
+
+    def begin(self, work: Work) -> None:
+        self.followed.begin(work)
+        self.works.append(work)
+
+
+@pytest.fixture
+def begun(services: Services) -> Begun:
+    return Begun(services)
+
+
+@pytest.fixture
+def take(services: Services, begun: Begun) -> Taking:
+    return Taking(services, begun.followed, begun, 3, uuid4(), "runs@here")  # type: ignore[arg-type]
+
+
+# -- the statement
+
+
+def test_runs_are_claimed_in_the_order_in_which_they_were_asked_for_and_no_more_than_there_is_room_for(
+    services: Services,
+) -> None:
+    process, detached, remote = (
+        queued(services, "process", 3),
+        queued(services, "detached", 3),
+        queued(services, "remote", 3),
+    )
+    rooms = [Room(("detached", "process"), 4), Room(("remote",), 1), Room(("kubernetes",), 9)]
+    first = services.claims.claim(rooms, "runs@here")
+    assert [work.run_id for work in first] == [*process, detached[0], remote[0]]
+    assert [work.attempt for work in first] == [1] * 5
+    second = services.claims.claim(rooms, "runs@here")
+    assert [work.run_id for work in second] == [*detached[1:], remote[1]]
+    assert services.claims.claim([], "runs@here") == []
+    assert kinds(services, process[0]) == ["enqueued", "claimed"]
+
+
+def test_what_another_transaction_holds_is_passed_over_and_keeps_back_nobody(services: Services) -> None:
+    held, free = queued(services, count=2)
+    with services.database.begin() as other:
+        other.exec_driver_sql("SELECT FROM runs WHERE id = %(id)s FOR UPDATE", {"id": held})
+        assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w")] == [free]
+    assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w")] == [held]
+
+
+def test_a_run_that_may_not_be_claimed_yet_is_passed_over(services: Services) -> None:
+    waits, free = queued(services, count=2)
+    age(services, waits, -60, "not_before")
+    assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w")] == [free]
+    age(services, waits, 1, "not_before")
+    assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w")] == [waits]
+
+
+# -- turns
+
+
+def test_a_worker_takes_no_more_than_it_has_places_for_and_the_rest_stays_queued(
+    services: Services, begun: Begun, take: Taking
+) -> None:
+    runs = queued(services, count=5)
+    take.turn()
+    assert [work.run_id for work in begun.works] == runs[:3]
+    assert [status_of(services, run) for run in runs[3:]] == ["queued", "queued"]
+    begun.followed.end(begun.followed.contexts()[begun.works[0].fence])
+    take.freed()
+    take.turn()
+    assert [work.run_id for work in begun.works] == runs[:4]
+
+
+def test_what_takes_no_place_is_taken_where_all_places_are_taken(
+    services: Services, begun: Begun, take: Taking
+) -> None:
+    queued(services, count=4)
+    take.turn()
+    remote = queued(services, "remote", 40)
+    for run in remote:
+        take.hint(run)
+    take.turn()
+    assert [work.run_id for work in begun.works[3:]] == remote
+
+
+def test_a_worker_that_waits_takes_as_many_as_messages_came_for_and_leaves_the_rest_to_others(
+    services: Services, begun: Begun, take: Taking
+) -> None:
+    take.turn()
+    runs = queued(services, count=3)
+    take.hint(runs[2])
+    take.turn()
+    assert [work.run_id for work in begun.works] == runs[:1]
+
+
+def test_runs_whose_messages_are_lost_are_found_at_the_next_look(
+    services: Services, begun: Begun, take: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "LOOK_INTERVAL", 0.0)
+    take.turn()
+    runs = queued(services, count=2)
+    take.turn()
+    assert [work.run_id for work in begun.works] == runs
+
+
+def test_a_run_that_the_system_gives_no_thread_for_goes_back_to_the_queue(
+    services: Services, begun: Begun, take: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: Work) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(begun, "begin", none_left)
+    (run,) = queued(services)
+    take.turn()
+    assert (status_of(services, run), services.runs.get(run).attempt) == ("queued", 0)
+
+
+# -- workers
+
+
+def test_runs_that_need_nothing_of_a_worker_keep_no_command_waiting(
+    services: Services, start_worker: StartWorker
+) -> None:
+    start_worker("runs,logs", concurrency=2)
+    remote = [enqueue_run("remote", {"note": "silent"}).id for _ in range(60)]
+    eventually(lambda: {status_of(services, run) for run in remote} == {"running"}, timeout=60)
+    commands = [enqueue_run("process", {"command": ["true"]}).id for _ in range(10)]
+    eventually(lambda: {status_of(services, run) for run in commands} == {"succeeded"}, timeout=60)
+
+
+def test_what_one_worker_has_no_place_for_another_takes(
+    services: Services, start_worker: StartWorker, redis: Redis
+) -> None:
+    start_worker("runs,logs", name="full", concurrency=1)
+    runs = [enqueue_run("process", {"command": ["sleep", "600"]}).id for _ in range(3)]
+    eventually(lambda: Counter(status_of(services, run) for run in runs) == {"running": 1, "queued": 2})
+    # It has taken all messages, and holds none of the runs.
+    eventually(lambda: redis.llen("runs") == 0)
+    start_worker("runs", name="free", concurrency=2)
+    eventually(lambda: {status_of(services, run) for run in runs} == {"running"})
+    assert Counter(services.runs.get_attempt(run, 1).worker_node for run in runs) == {"full@test": 1, "free@test": 2}
+
+
+def test_adapters_that_block_fill_their_own_places_and_take_no_others_turn(
+    services: Services, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker("runs,logs", concurrency=4, application="tests.support.odd_worker", extra={"ODD_WORKER": "1"})
+    script = f"echo begun; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done; echo over"
+    command = enqueue_run("process", {"command": ["sh", "-c", script]}).id
+    eventually(lambda: processes_of(command))
+    waits: dict[str, Any] = {"adapter": "odd-inside", "out_of_process_liveness": False, "config": {"what": "waits"}}
+    # One that blocks the event loop of its adapter has the others of that adapter wait, and nobody else.
+    hanging = new_run(services, **waits | {"adapter": "odd-loop", "config": {"what": "blocks"}}).id
+    eventually(lambda: status_of(services, hanging) == "running")
+    blocking = [new_run(services, **waits).id for _ in range(5)]
+    eventually(lambda: Counter(status_of(services, run) for run in blocking) == {"running": 2, "queued": 3})
+    remote = [enqueue_run("remote", {}).id for _ in range(20)]
+    eventually(lambda: {status_of(services, run) for run in remote} == {"running"})
+    (tmp_path / "go").touch()
+    eventually(lambda: status_of(services, command) == "succeeded")
+    assert [chunk.data for chunk in services.logs.read(command, 1)] == [b"begun\n", b"over\n"]
+    eventually(lambda: [status_of(services, run) for run in blocking].count("running") == 3)
