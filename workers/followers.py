@@ -7,9 +7,9 @@ so that they cannot take what others need.
 import asyncio
 import contextvars
 import logging
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from reprieve.adapters.loops import Loops
@@ -51,7 +51,7 @@ class Followers:
         self._recorder = Recorder(services)
         self._following = Following(services, self._recorder)
         self._loops = Loops()
-        self._places, self._threads = places, ThreadPoolExecutor(places, "follow")
+        self._places = places
         self._when_over: Callable[[], None] = lambda: None
 
     def when_over(self, call: Callable[[], None]) -> None:
@@ -84,17 +84,21 @@ class Followers:
 
         self._begin(context, attach, "adoption")
 
-    async def _blocking(self, act: Any, *arguments: Any) -> Outcome:
-        """On a thread, with what its log and its trace say of the run that it is for."""
-        inside = contextvars.copy_context()
+    async def _blocking(self, act: Callable[..., Outcome], *arguments: Any) -> Outcome:
+        """On a thread, with what its log and its trace say of the run that it is for. It ends with the process."""
+        loop, inside = asyncio.get_running_loop(), contextvars.copy_context()
+        done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 
-        def acted() -> tuple[Any, BaseException | None]:
+        def acted() -> None:
+            came_to: tuple[Any, BaseException | None]
             try:
-                return inside.run(act, *arguments), None
+                came_to = inside.run(act, *arguments), None
             except BaseException as error:  # Some mean something of their own to an event loop (GeneratorExit …).
-                return None, error
+                came_to = None, error
+            loop.call_soon_threadsafe(done.set_result, came_to)
 
-        outcome, error = await asyncio.get_running_loop().run_in_executor(self._threads, acted)
+        threading.Thread(target=acted, name="follow", daemon=True).start()
+        outcome, error = await done
         if error is not None:
             raise error
         return cast(Outcome, outcome)
@@ -148,6 +152,10 @@ class Followers:
             known = {"run": str(context.run_id), "attempt": context.attempt, "result": str(came_to.result)}
             said = repr(known | {"chunks": context.last_seq})
         teller().ended(context.run_id, ended.status, said, seconds)
+
+    def close(self) -> None:
+        """Begin nothing more: what is left ends with the process."""
+        self._recorder.close()
 
     def _over(self, context: RunContext) -> None:
         self._followed.end(context)

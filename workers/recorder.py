@@ -96,6 +96,10 @@ class Recorder:
         """Do what may wait, for the database or anything else, on a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._alone, act)
 
+    def close(self) -> None:
+        """What still waits for a thread is not done any more; the sweep finds it."""
+        self._alone.shutdown(wait=False, cancel_futures=True)
+
     def _record_starts(self, starts: Sequence[Start]) -> list[bool]:
         recorded = self._services.attempts.persist_free(starts)
         return [start.fence in recorded for start in starts]

@@ -76,6 +76,7 @@ class Supervisor:
         self._taking.wake()
         for thread in self._threads:
             thread.join(timeout=20)
+        self._followers.close()
 
     def _repeat(self, duty: str, turn: Callable[[], object], interval: float) -> None:
         while not self._ended.wait(interval):
