@@ -129,7 +129,7 @@ def _missing(
     missing = []
     for run_id, attempt in handed_over:
         log = services.closings.state(run_id, attempt)
-        last = log.last_seq if run_id in elsewhere else handed_over[run_id, attempt]
+        last = log.log.last_seq if run_id in elsewhere else handed_over[run_id, attempt]
         if last is None or not log.stored.covers(1, last):
             missing.append((run_id, attempt))
     return missing

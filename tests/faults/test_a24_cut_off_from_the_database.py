@@ -212,7 +212,7 @@ def test_runs_of_a_worker_that_is_cut_off_from_postgresql_alone_live_and_their_r
         ends = enqueue("process", {"command": ["sh", "-c", UNTIL, str(ended)]})
         runs = (printing, quiet, ends)
         for run_id in runs:
-            eventually(lambda run_id=run_id: processes_of(run_id))
+            eventually(lambda run_id=run_id: "spawned" in kinds(services, run_id))
         way.turn(cut)
         for run_id in runs:
             eventually(silent_for(services, run_id, TIMING.window + TIMING.sweep_interval), timeout=60)
@@ -236,7 +236,7 @@ def test_a_worker_that_is_killed_while_it_is_cut_off_is_found_dead_in_time(
     with enqueueing(services) as enqueue:
         runs = [enqueue("process", {"command": command}) for command in (SILENT, ["sh", "-c", UNTIL, "/nowhere"])]
         for run_id in runs:
-            eventually(lambda run_id=run_id: processes_of(run_id))
+            eventually(lambda run_id=run_id: "spawned" in kinds(services, run_id))
         way.turn(cut)
         for run_id in runs:
             eventually(lambda run_id=run_id: spared_as_vouched(services, run_id), timeout=60)

@@ -78,7 +78,7 @@ def test_an_owed_end_of_the_first_attempt_leaves_the_second_attempts_work_alone(
         before = image(services, second)
         attempt = services.runs.get_attempt(first.run_id, 1)
         services.adapters.get("process").terminate(attempt.work)
-        assert services.terminations.settle(first.run_id, 1) is None
+        assert services.terminations.settle(first.run_id, 1) is False
         bury(services)
         assert not host.is_alive(old)
         assert host.is_alive(new)

@@ -1,4 +1,4 @@
-"""G03: a pickled message is refused on every queue, runs no code, and costs no worker its life."""
+"""G03: a pickled message is refused, or not looked into, on every queue; it runs no code, and ends no worker."""
 
 import os
 import pickle
@@ -67,7 +67,9 @@ def test_pickled_messages_run_no_code_and_the_worker_goes_on(
     ways = [(send, queue) for send in SENDERS for queue in TASKS]
     for (send, queue), trap in zip(ways, traps, strict=True):
         send(queue, MakesFolder(trap))
-    eventually(lambda: _refusals(worker) == len(ways), what="all messages to be refused")
+    # What a message about a run holds is not even decoded: its header says which run it is, if it is one.
+    undecoded = [(send, queue) for send, queue in ways if queue == "runs" and send is not _send_bare]
+    eventually(lambda: _refusals(worker) == len(ways) - len(undecoded), what="all other messages to be refused")
     run = enqueue_run("process", {"command": ["echo", "hello"]})
     eventually(lambda: status_of(services, run.id) == "succeeded")
     eventually(lambda: [stored.data for stored in services.logs.read(run.id, 1)] == [b"hello\n"])
