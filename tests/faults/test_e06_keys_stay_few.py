@@ -62,7 +62,7 @@ def test_every_key_of_a_run_has_an_end(services: Services, redis: Redis) -> None
 def test_the_stream_of_a_run_is_bounded(services: Services, redis: Redis) -> None:
     work = running(services)
     services.live.position(work.run_id)
-    for first in range(1, 5 * LIVE_EVENTS_KEPT, STOPS, 500):
+    for first in range(1, 5 * LIVE_EVENTS_KEPT, 500):
         blocks = [block for seq in range(first, first + 500) for block in blocks_of([chunk(work, seq)])]
         services.live.publish(blocks)
     # Redis trims whole nodes of its stream, of 100 entries each.
