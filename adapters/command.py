@@ -102,9 +102,11 @@ class Channel:
         """Let the launcher go, and wait until it is gone or goes on without this worker."""
         with suppress(OSError):  # It is gone.
             self._socket.shutdown(SHUT_WR)
-        while await self.line():
-            pass
-        self.close()
+        try:
+            while await self.line():
+                pass
+        finally:
+            self.close()
 
     def close(self) -> None:
         self._socket.close()
@@ -156,10 +158,12 @@ class Launched:
 
     async def close(self) -> None:
         """Let go of it, and wait until the launcher is gone, or goes on by itself."""
-        await self.channel.end()
-        for fd in self.outputs.values():
-            os.close(fd)
-        self.outputs = {}
+        try:
+            await self.channel.end()
+        finally:
+            for fd in self.outputs.values():
+                os.close(fd)
+            self.outputs = {}
 
 
 def _problem(said: str) -> Exception:

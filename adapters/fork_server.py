@@ -67,7 +67,7 @@ def receive(requests: socket.socket) -> list[int]:
     """The descriptors of the next request. Ends this process when there are no more."""
     room = socket.CMSG_SPACE(MOST_FILES * array.array("i").itemsize)
     try:
-        asked, control, flags, _ = requests.recvmsg(1, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+        asked, control, flags, _ = requests.recvmsg(1, room)
     except ConnectionResetError:
         asked, control, flags = b"", [], 0
     if not asked:
@@ -75,6 +75,8 @@ def receive(requests: socket.socket) -> list[int]:
     files = array.array("i")
     for _, _, data in control:
         files.frombytes(data[: len(data) - len(data) % files.itemsize])
+    for fd in files:
+        os.set_inheritable(fd, False)
     if flags & socket.MSG_CTRUNC:  # Too few descriptors are left here for all of them.
         refuse(list(files), errno.EMFILE)
         return []

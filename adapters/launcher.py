@@ -343,11 +343,11 @@ def run(channel: int, given: list[int], worker: int) -> None:
     try:
         os.setsid()
         said = Channel(channel, worker)
-        data = said.read_whole(int.from_bytes(head, "big")) if len(head := said.read_whole(HEAD)) == HEAD else b""
-        try:
-            asked = Asked(*marshal.loads(data))  # noqa: S302 - said by the worker
-        except (EOFError, ValueError, TypeError):  # The worker is gone, before it had said all.
+        length = int.from_bytes(said.read_whole(HEAD), "big")
+        data = said.read_whole(length)
+        if not data or len(data) < length:  # The worker is gone, before it had said all.
             os._exit(126)
+        asked = Asked(*marshal.loads(data))  # noqa: S302 - said by the worker
         show(asked.environment)
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         launcher = Launcher(said, asked)
