@@ -89,25 +89,30 @@ class Asked:
     """
 
     def __init__(
-        self, mode: str, output: str, cgroup: str, cwd: bytes, command: list[bytes], variables: dict[bytes, bytes]
+        self,
+        mode: str,
+        output: str,
+        cgroup: str,
+        cwd: bytes,
+        command: list[bytes],
+        variables: dict[bytes, bytes],
+        environment: bytes = b"",
     ) -> None:
+        """`environment` is the variables as the system shows them; made of them where it is not given."""
         self.mode, self.output, self.cgroup, self.cwd = mode, output, cgroup, cwd
         self.command, self.variables = command, variables
+        self.environment = environment or b"".join([b"%b=%b\0" % variable for variable in variables.items()])
 
     def encoded(self) -> bytes:
-        """As it is said on the channel. Both ends are the same interpreter."""
-        data = marshal.dumps((self.mode, self.output, self.cgroup, self.cwd, self.command, self.variables))
+        """As it is said on the channel, by an interpreter to its like. What a fork need not make costs it no memory."""
+        said = (self.mode, self.output, self.cgroup, self.cwd, self.command, self.variables, self.environment)
+        data = marshal.dumps(said)
         return len(data).to_bytes(HEAD, "big") + data
 
     @property
     def folder(self) -> str:
         """That of a command that outlives its worker; else empty."""
         return "" if self.mode == OWN else self.mode
-
-    @property
-    def environment(self) -> bytes:
-        """The variables as the system shows them."""
-        return b"".join([b"%b=%b\0" % variable for variable in self.variables.items()])
 
 
 class Channel:

@@ -35,28 +35,26 @@ class Server:
         for number, length in enumerate(_parts(room + SPARE_ROOM - self.room)):
             environment[f"{ROOM}_{number}"] = "-" * length
             self.room += length
-        with ExitStack() as lent:
-            self._requests, theirs = socket.socketpair()
-            lent.enter_context(theirs)
-            files = [theirs.fileno()]
+        with ExitStack() as lent, ExitStack() as kept:
+            requests, theirs = socket.socketpair()
+            kept.enter_context(requests)
+            files = [lent.enter_context(theirs).fileno()]
             worker = _this_process()
             if worker >= 0:
                 lent.callback(os.close, worker)
                 files.append(worker)
-            try:
-                self._popen = subprocess.Popen(
-                    [sys.executable, "-I", "-S", str(FORK_SERVER), str(theirs.fileno()), str(worker)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env=environment,
-                    pass_fds=files,
-                    start_new_session=True,
-                )
-            except BaseException:
-                self._requests.close()
-                raise
-        self._requests.setblocking(False)
+            self._popen = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(FORK_SERVER), str(theirs.fileno()), str(worker)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=files,
+                start_new_session=True,
+            )
+            kept.pop_all()
+        self._requests = requests
+        requests.setblocking(False)
 
     @property
     def pid(self) -> int:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from reprieve.adapters import command, fork_server, host
+from reprieve.adapters.command import Channel, Exited, Launched
 from reprieve.adapters.detached import DetachedAdapter
 from reprieve.adapters.launcher import HEAD, OWN, Asked
 from reprieve.adapters.launchers import Launchers, Server
@@ -320,6 +321,32 @@ def test_a_server_without_a_free_descriptor_is_the_hosts_trouble_until_it_has_so
     assert len(files_of(server.pid)) == 3
 
 
+def test_a_worker_without_a_free_descriptor_starts_nothing_loses_none_and_says_so_by_the_error(
+    adapter: AnyAdapter, server: psutil.Process, tmp_path: Path
+) -> None:
+    execute(adapter, work("true"))
+    before, (soft, hard) = open_files(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    ended: set[object] = set()
+    for free in range(1, 24):
+        run = shell(f"touch {tmp_path}/{free}")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(before) + free, hard))
+        try:
+            ended.add(execute(adapter, run)[0].error_code)
+        except OSError as error:
+            ended.add(error.errno)
+            assert not (tmp_path / f"{free}").exists()
+        else:
+            assert (tmp_path / f"{free}").exists()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert ended == {None, errno.EMFILE}
+    eventually(lambda: len(open_files()) <= len(before) + 1)
+
+
+def open_files() -> list[int]:
+    return [int(path.name) for path in Path("/proc/self/fd").iterdir()]
+
+
 def test_where_there_can_be_no_other_process_the_channel_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> int:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -343,6 +370,37 @@ def test_what_was_asked_for_by_half_is_not_started(
             ours.sendall(asked.encoded()[:length])
         eventually(lambda: server.children() == [])
     assert not (tmp_path / "started").exists()
+
+
+def test_where_the_system_has_no_descriptor_of_a_process_the_sockets_have_to_do(
+    adapter: AnyAdapter, launchers: Launchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    assert execute(adapter, work("true"))[0] == SUCCESS
+    server = psutil.Process(server_pid())
+    assert "anon_inode:[pidfd]" not in files_of(server.pid)
+    assert launchers._server is not None
+    launchers._server.leave()
+    eventually(lambda: is_gone(server))
+
+
+def test_that_a_command_has_ended_is_heard_also_with_the_word_that_it_has_begun() -> None:
+    async def both() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            channel = Channel(ours)
+            theirs.sendall(b"s\nx 256 1\n")
+            launched = Launched(ProcessIdentity(1, 1, 1.0, ""), channel)
+            await launched.go()
+            assert channel.has_more
+            assert launched.exited() == Exited(1, left=True)
+            assert not channel.has_more
+        await launched.close()
+
+    asyncio.run(both())
 
 
 # -- a worker that ends
