@@ -9,6 +9,7 @@ and descent and marker have to do (`adapters.ownership`). The launcher moves the
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 #: What the folders of our cgroups begin with.
@@ -72,7 +73,8 @@ def _write(path: Path, value: str) -> None:
 
 def _own() -> Path | None:
     """The folder of this process's cgroup."""
-    path, mount = _own_path(), _mount_point()
+    mount = _mount_point()
+    path = None if mount is None else _own_path()
     return mount / path.lstrip("/") if path is not None and mount is not None else None
 
 
@@ -86,9 +88,15 @@ def _own_path() -> str | None:
 
 def _mount_point() -> Path | None:
     with suppress(OSError):
-        mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-        return next((Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"), None)
+        return _mounted()
     return None
+
+
+@cache
+def _mounted() -> Path | None:
+    """Looked up once: it is asked for each command. Raises `OSError`, and then it is looked up again."""
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    return next((Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"), None)
 
 
 def _is_delegated(base: Path) -> bool:

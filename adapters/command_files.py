@@ -5,12 +5,16 @@ anything runs; `exit.json` says how the command ended, and `unstarted` that it n
 """
 
 import errno
+import fcntl
 import os
+import termios
 import time
 
 #: What a command sees of its terminal; programs fold their lines at it.
 ROWS, COLUMNS = 40, 120
 READ_SIZE = 64 * 1024
+#: Reads that empty any pipe or terminal, and after which whoever goes on writing for ever is not listened to any more.
+LAST_READS = 64
 #: Seconds between two looks at a disk that is full.
 DISK_INTERVAL = 0.5
 #: Bytes that are reserved for the record of the exit.
@@ -29,8 +33,6 @@ def open_terminal() -> tuple[int, int]:
     `/dev/tty` at which a program could ask a question that nobody answers. Raises `OSError`, whose text says that it
     is about the terminal, when there is none left.
     """
-    import termios
-
     try:
         reading, writing = os.openpty()
     except OSError as problem:
@@ -65,32 +67,34 @@ def write_output(fd: int, data: bytes) -> None:
 
 
 class Output:
-    """How a command's output reaches the files of this process: what to read, and where to write it."""
+    """How a command's output reaches the files that its launcher was given: what to read, and where to write it."""
 
-    def __init__(self, kind: str) -> None:
-        """Raises `OSError` when no terminal, or no pipe, can be had."""
+    def __init__(self, kind: str, given: list[int]) -> None:
+        """`given` are standard output, standard error and, unless it is empty, standard input.
+
+        Raises `OSError` when no terminal, or no pipe, can be had.
+        """
+        stdout, stderr, *stdin = given
         self.sources: dict[int, int] = {}
-        self._for_the_command: list[int] = []
+        self._for_the_command = dict(enumerate(stdin)) | {1: stdout, 2: stderr}
         if kind == "terminal":
             reading, writing = open_terminal()
-            self.sources, self._for_the_command = {reading: 1}, [writing, writing]
+            self.sources = {reading: stdout}
+            self._for_the_command |= {1: writing, 2: writing}
         elif kind == "pipes":
             out, err = os.pipe(), os.pipe()
-            self.sources, self._for_the_command = {out[0]: 1, err[0]: 2}, [out[1], err[1]]
+            self.sources = {out[0]: stdout, err[0]: stderr}
+            self._for_the_command |= {1: out[1], 2: err[1]}
 
     def give(self) -> None:
-        """In the command's process: make these its standard output and standard error."""
-        for fd, writing in enumerate(self._for_the_command, start=1):
-            os.dup2(writing, fd)
+        """In the command's process: make these its standard output, standard error and standard input."""
+        for fd, one in self._for_the_command.items():
+            os.dup2(one, fd)
 
     def keep(self) -> None:
-        """In this process: hold nothing that the command writes to, or its end would never be seen."""
-        for writing in set(self._for_the_command):
-            os.close(writing)
-        if not self._for_the_command:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
+        """In this process: hold nothing that the command has, or the end of its output would never be seen."""
+        for fd in set(self._for_the_command.values()):
+            os.close(fd)
 
     def copy(self, reading: int) -> None:
         data = read_output(reading)
@@ -106,8 +110,6 @@ class Output:
 
 def hold(folder: str) -> None:
     """Hold the lock that says that something runs, and reserve room for the record of the exit. Raises `OSError`."""
-    import fcntl
-
     lock = os.open(os.path.join(folder, RUNNING), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     record = os.open(os.path.join(folder, EXIT + ".part"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -8,26 +8,27 @@ where another one stopped reading: the files are all there is to read. They hold
 masked where they are read.
 """
 
+import asyncio
 import fcntl
 import json
 import os
 import shutil
-import threading
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from reprieve.adapters import host
 from reprieve.adapters.command import CannotStart, Launched, launch, resolved_secrets, started
 from reprieve.adapters.command_config import CommandConfig
 from reprieve.adapters.command_files import EXIT, RUNNING, UNSTARTED
+from reprieve.adapters.ending import end
 from reprieve.adapters.kinds import DetachedKind
 from reprieve.adapters.masking import Masker
-from reprieve.adapters.protocol import Attempt, Context
+from reprieve.adapters.protocol import AsyncContext, Attempt
 from reprieve.adapters.secrets import patterns_of_all
 from reprieve.models.errors import OutsideRoot
 from reprieve.models.paths import inside
@@ -35,8 +36,11 @@ from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import Probe
 from reprieve.models.work import Outcome, Work
 
-#: Seconds between two looks at the files.
+#: Seconds between two looks at the files. The first are closer together: a short command has ended by then.
 LOOK_INTERVAL = 0.2
+FIRST_LOOK = 0.01
+#: Seconds between two looks whether the work is alive, which cost more.
+ALIVE_INTERVAL = 1.0
 #: Seconds between two looks whether the values of secrets are there, of work that another worker has started.
 SECRETS_INTERVAL = 5.0
 READ_SIZE = 64 * 1024
@@ -48,51 +52,50 @@ GAPS = "reprieve"
 class DetachedAdapter(DetachedKind):
     """Runs a command that does not depend on the worker, and follows its files."""
 
+    own_limit: ClassVar[int | None] = None
+
     def __init__(self, folder: Path, host_name: str) -> None:
         self._folder = folder
         self._host_name = host_name
 
-    def execute(self, run: Work, context: Context) -> Outcome:
+    async def execute(self, run: Work, context: AsyncContext) -> Outcome:
         name = f"{run.run_id}/{run.attempt}"
         folder = self._folder / name
 
-        def launch_here() -> Launched:
+        async def launch_here() -> Launched:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with (folder / "stdout").open("ab") as stdout, (folder / "stderr").open("ab") as stderr:
-                launched = launch(run, str(folder), stdout, stderr)
+            with ExitStack() as lent:
+                files = [lent.enter_context((folder / stream).open("ab")).fileno() for stream in STREAMS]
+                launched = await launch(run, str(folder), files)
             try:
-                launched.ready()
-            except BaseException as error:
-                launched.__exit__(type(error), error, None)
+                await launched.ready()
+            except BaseException:
+                await launched.close()
                 raise
             return launched
 
-        def record(launched: Launched) -> None:
+        async def record(launched: Launched) -> None:
             handle = launched.identity.as_handle() | {"folder": name, "host": self._host_name}
-            context.on_dispatch(handle, self._host_name)
+            await context.on_dispatch(handle, self._host_name)
 
         try:
-            with started(launch_here, record, context) as launched:
+            async with started(launch_here, record, context) as launched:
                 pass
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
-        try:
-            return _follow(folder, launched.identity, launched.masker, context, launched.popen.poll)
-        finally:
-            # The launcher is our child while we live: it is reaped when it ends, no matter who follows it then.
-            threading.Thread(target=launched.popen.wait, daemon=True).start()
+        return await _Following(folder, launched.identity, launched.masker, context).to_the_end()
 
-    def attach(self, run: Work, handle: dict[str, Any], context: Context) -> Outcome:
+    async def attach(self, run: Work, handle: dict[str, Any], context: AsyncContext) -> Outcome:
         folder, launcher = inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle)
         if _is_unstarted(folder):
-            return self.execute(run, context)
+            return await self.execute(run, context)
         config = CommandConfig.model_validate(run.config)
-        while (patterns := _secrets_of(launcher, config, context)) is None:
+        while (patterns := await _secrets_of(launcher, config, context)) is None:
             if context.stopping:
-                _terminate(folder, launcher)
+                await _end(folder, launcher)
                 return Outcome.failed("Stopped.")
-            context.wait(SECRETS_INTERVAL)
-        return _follow(folder, launcher, partial(Masker, patterns), context)
+            await context.wait(SECRETS_INTERVAL)
+        return await _Following(folder, launcher, partial(Masker, patterns), context).to_the_end()
 
     def probe(self, handles: Sequence[dict[str, Any]]) -> list[Probe]:
         return [self._probe(handle) for handle in handles]
@@ -102,7 +105,7 @@ class DetachedAdapter(DetachedKind):
             if handle["host"] != self._host_name:
                 return Probe.UNKNOWN
             folder, launcher = inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle)
-            ended = _exit_code(folder) is not None or _is_unstarted(folder)
+            ended = _exit_code(str(folder / EXIT)) is not None or _is_unstarted(folder)
             alive = _is_running(folder, launcher)
         except (KeyError, TypeError, ValueError, OutsideRoot, OSError):
             return Probe.UNKNOWN
@@ -112,10 +115,8 @@ class DetachedAdapter(DetachedKind):
 
     def terminate(self, handle: dict[str, Any]) -> None:
         launcher = ProcessIdentity.from_handle(handle)
-        if launcher.namespace == host.namespace():
+        if _is_here_or_runs(lambda: inside(self._folder, handle["folder"]), launcher):
             host.terminate(launcher)
-        else:
-            _terminate(inside(self._folder, handle["folder"]), launcher)
 
     def kept(self) -> list[Attempt]:
         return [found for path in self._folder.glob("*/*") if (found := _attempt_of(path)) is not None]
@@ -151,10 +152,14 @@ def _is_running(folder: Path, launcher: ProcessIdentity) -> bool:
     return False
 
 
-def _terminate(folder: Path, launcher: ProcessIdentity) -> None:
-    """End an attempt. One of a PID namespace that is gone has ended with it; its lock says whether it is."""
-    if launcher.namespace == host.namespace() or _is_running(folder, launcher):
-        host.terminate(launcher)
+def _is_here_or_runs(folder: Callable[[], Path], launcher: ProcessIdentity) -> bool:
+    """Whether there is an attempt to end. One of a PID namespace that is gone has ended with it; its lock says so."""
+    return launcher.namespace == host.namespace() or _is_running(folder(), launcher)
+
+
+async def _end(folder: Path, launcher: ProcessIdentity) -> None:
+    if _is_here_or_runs(lambda: folder, launcher):
+        await end(launcher, host.TERMINATE_GRACE)
 
 
 def _attempt_of(folder: Path) -> Attempt | None:
@@ -165,120 +170,142 @@ def _attempt_of(folder: Path) -> Attempt | None:
         return None
 
 
-def _secrets_of(launcher: ProcessIdentity, config: CommandConfig, context: Context) -> frozenset[bytes] | None:
+async def _secrets_of(
+    launcher: ProcessIdentity, config: CommandConfig, context: AsyncContext
+) -> frozenset[bytes] | None:
     """What to mask of work that another worker has started; None while nobody knows, so that nothing is handed over.
 
     A value may have been changed since: what the launcher was given counts as well, for as long as it is there.
     """
-    given = host.environment(launcher)
+    if not config.secrets:
+        return frozenset()
+    given = await asyncio.to_thread(host.environment, launcher)
     if given is not None:
         context.heartbeat()
     known = {name: value for name, value in (given or {}).items() if name in config.secrets}
     try:
-        return patterns_of_all(known) | patterns_of_all(resolved_secrets(config))
+        return patterns_of_all(known) | patterns_of_all(await asyncio.to_thread(resolved_secrets, config))
     except CannotStart as problem:
         if known.keys() == config.secrets.keys():
             return patterns_of_all(known)
-        context.note(f"The output is not read on, since it could not be masked: {problem}.")
+        await context.note(f"The output is not read on, since it could not be masked: {problem}.")
         return None
 
 
-def _follow(
-    folder: Path,
-    launcher: ProcessIdentity,
-    masker: Callable[[], Masker],
-    context: Context,
-    collect: Callable[[], object] = lambda: None,
-) -> Outcome:
-    """Hand over what the files gain from the context's cursor on, until the exit is recorded, or until told to stop.
-
-    The launcher records the exit when all that descends from the command has ended, or was killed.
-    """
-    sources = _sources(context.cursor, masker)
-    while True:
-        # Look for the end before reading: what was written before it is then read too.
-        returncode = _exit_code(folder)
-        grown = _read_new(folder, sources, context)
-        if returncode is not None and not grown:
-            _flush(sources, context)
-            return Outcome.of_exit(returncode)
-        collect()
-        if _is_running(folder, launcher):
-            context.heartbeat()
-        if context.stopping:
-            _terminate(folder, launcher)
-            while _read_new(folder, sources, context):
-                pass
-            _flush(sources, context)
-            return Outcome.failed("Stopped.")
-        if not grown:
-            context.wait(LOOK_INTERVAL)
-
-
-@dataclass
 class _Source:
     """A file that is followed: what has been read of it, and what of that was handed over."""
 
-    stream: str
-    masker: Masker
-    offset: int = 0
+    def __init__(self, path: Path, masker: Masker, offset: int) -> None:
+        self.stream = path.name
+        self.masker = masker
+        self.offset = offset
+        #: As text, which the system is asked with five times a second.
+        self._path = str(path)
 
     @property
     def place(self) -> int:
         """Where to read on: after what was handed over. The next follower still has to read what is held back."""
         return self.offset - self.masker.held
 
+    def size(self) -> int:
+        return os.stat(self._path).st_size  # noqa: PTH116 - this is most of what a silent run costs
 
-def _sources(cursor: str | None, masker: Callable[[], Masker]) -> list[_Source]:
-    """Both files, from a cursor on: the places in them, in their order."""
-    places = [int(place) for place in cursor.split(":")] if cursor else [0] * len(STREAMS)
-    return [_Source(stream, masker(), place) for stream, place in zip(STREAMS, places, strict=True)]
+    def read(self) -> bytes:
+        """The next piece. No descriptor is kept: there may be as many runs as a worker may open files."""
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, READ_SIZE, self.offset)
+        finally:
+            os.close(fd)
 
 
-def _read_new(folder: Path, sources: Sequence[_Source], context: Context) -> bool:
-    """Hand over the next piece of each file, with the place after it as the cursor; whether there was any."""
-    grown = False
-    for source in sources:
-        with (folder / source.stream).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+class _Following:
+    """Hands over what the files gain from the context's cursor on, until the exit is recorded, or until told to stop.
+
+    The launcher records the exit when all that descends from the command has ended, or was killed.
+    """
+
+    def __init__(
+        self, folder: Path, launcher: ProcessIdentity, masker: Callable[[], Masker], context: AsyncContext
+    ) -> None:
+        self._folder = folder
+        self._launcher = launcher
+        self._context = context
+        cursor = context.cursor
+        places = [int(place) for place in cursor.split(":")] if cursor else [0] * len(STREAMS)
+        self._sources = [
+            _Source(folder / stream, masker(), place) for stream, place in zip(STREAMS, places, strict=True)
+        ]
+        self._exit = str(folder / EXIT)
+        self._alive_at = float("-inf")
+        self._pause = FIRST_LOOK
+
+    async def to_the_end(self) -> Outcome:
+        while True:
+            # Look for the end before reading: what was written before it is then read too.
+            returncode = _exit_code(self._exit)
+            grown = await self._read_new()
+            if returncode is not None and not grown:
+                await self._flush()
+                return Outcome.of_exit(returncode)
+            self._look_whether_it_is_alive()
+            if self._context.stopping:
+                await _end(self._folder, self._launcher)
+                while await self._read_new():
+                    pass
+                await self._flush()
+                return Outcome.failed("Stopped.")
+            # Where there is more to read, it only waits for its turn.
+            await self._context.wait(0 if grown else self._pause)
+            self._pause = min(2 * self._pause, LOOK_INTERVAL)
+
+    def _look_whether_it_is_alive(self) -> None:
+        now = time.monotonic()
+        if now >= self._alive_at + ALIVE_INTERVAL:
+            self._alive_at = now
+            if _is_running(self._folder, self._launcher):
+                self._context.heartbeat()
+
+    async def _read_new(self) -> bool:
+        """Hand over the next piece of each file, with the place after it as the cursor; whether there was any."""
+        grown = False
+        for source in self._sources:
+            size = source.size()
             if size < source.offset:
-                _tell_gap(source, size, sources, context)
-            file.seek(source.offset)
-            data = os.read(file.fileno(), READ_SIZE)
-        if data:
-            source.offset += len(data)
-            _hand_over(source, source.masker.feed(data), sources, context)
-            grown = True
-    return grown
+                await self._tell_gap(source, size)
+            if size > source.offset and (data := source.read()):
+                source.offset += len(data)
+                await self._hand_over(source, source.masker.feed(data))
+                grown = True
+        return grown
+
+    async def _tell_gap(self, source: _Source, size: int) -> None:
+        """Somebody has cut the file: say so where its readers look, and read on at its end."""
+        await self._hand_over(source, source.masker.flush())
+        sentence = (
+            f"The file of {source.stream} was cut from {source.offset} to {size} bytes; output may be missing here."
+        )
+        source.offset = size
+        await self._context.on_log(GAPS, f"{sentence}\n", self._cursor())
+        await self._context.note(sentence)
+
+    async def _flush(self) -> None:
+        """The files have ended: hand over what was held back."""
+        for source in self._sources:
+            await self._hand_over(source, source.masker.flush())
+
+    async def _hand_over(self, source: _Source, output: bytes) -> None:
+        if output:
+            await self._context.on_log(source.stream, output, self._cursor())
+
+    def _cursor(self) -> str:
+        return ":".join(str(one.place) for one in self._sources)
 
 
-def _tell_gap(source: _Source, size: int, sources: Sequence[_Source], context: Context) -> None:
-    """Somebody has cut the file: say so where its readers look, and read on at its end."""
-    _hand_over(source, source.masker.flush(), sources, context)
-    sentence = f"The file of {source.stream} was cut from {source.offset} to {size} bytes; output may be missing here."
-    source.offset = size
-    context.on_log(GAPS, f"{sentence}\n", _cursor(sources))
-    context.note(sentence)
-
-
-def _flush(sources: Sequence[_Source], context: Context) -> None:
-    """The files have ended: hand over what was held back."""
-    for source in sources:
-        _hand_over(source, source.masker.flush(), sources, context)
-
-
-def _hand_over(source: _Source, output: bytes, sources: Sequence[_Source], context: Context) -> None:
-    if output:
-        context.on_log(source.stream, output, _cursor(sources))
-
-
-def _cursor(sources: Sequence[_Source]) -> str:
-    return ":".join(str(one.place) for one in sources)
-
-
-def _exit_code(folder: Path) -> int | None:
+def _exit_code(record: str) -> int | None:
     """The recorded return code, as `subprocess` gives it; None while there is none."""
     try:
-        return int(json.loads((folder / EXIT).read_text())["returncode"])
+        with open(record, encoding="utf-8") as file:  # noqa: PTH123 - asked five times a second
+            return int(json.load(file)["returncode"])
     except FileNotFoundError:
         return None

@@ -33,6 +33,7 @@ LOOK_INTERVAL = 0.05
 SAME_START = 0.05
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_COUNTS_TICKS = Path("/proc/self/stat").exists()
 
 
 class StillAlive(Exception):
@@ -60,7 +61,7 @@ def started_at(pid: int) -> float | None:
 
 def _seconds(found: Found) -> float:
     """The kernel counts ticks since the boot; psutil adds the boot time, which moves when a clock is set."""
-    if Path("/proc/self/stat").exists():
+    if _COUNTS_TICKS:
         return round(found.started / _TICKS, 2)
     return round(found.started - psutil.boot_time(), 2)
 
@@ -126,14 +127,20 @@ def terminate(process: ProcessIdentity, grace: float | None = None) -> None:
     its command ended. Raises `StillAlive` when something survives SIGKILL (a process stuck in the kernel), and for a
     process of another boot or PID namespace, whose number means nothing here: whether that is gone, others must know.
     """
+    for seconds in terminating(process, grace):
+        time.sleep(seconds)
+
+
+def terminating(process: ProcessIdentity, grace: float | None = None) -> Iterator[float]:
+    """The steps of the same, for who must not be blocked: each acts, and says for how many seconds to wait then."""
     if process.namespace != namespace():
         raise StillAlive(f"Process {process.pid} was started in another PID namespace, which cannot be seen from here.")
     grace = TERMINATE_GRACE if grace is None else grace
     place = cgroup.find(process.marker) if process.marker else None
     find = partial(_members, process, place)
-    if not ownership.end(find, grace, KILL_GRACE, partial(_kill_cgroup, process, place)):
+    if not (yield from ownership.ending(find, grace, KILL_GRACE, partial(_kill_cgroup, process, place))):
         raise StillAlive(f"Something of the work of process {process.pid} did not end.")
-    _end_itself(process)
+    yield from _ending_itself(process)
     if place:
         _release(process, place)
         cgroup.remove(place)
@@ -191,7 +198,7 @@ def _group(process: ProcessIdentity) -> Iterator[Found]:
                     yield found
 
 
-def _end_itself(process: ProcessIdentity) -> None:
+def _ending_itself(process: ProcessIdentity) -> Iterator[float]:
     """Let the launcher end by itself, for it may still write; a launcher that does not is killed."""
     for number in (None, signal.SIGKILL):
         deadline = time.monotonic() + RECORD_GRACE
@@ -201,7 +208,7 @@ def _end_itself(process: ProcessIdentity) -> None:
         while _itself(process) is not None:
             if time.monotonic() >= deadline:
                 break
-            time.sleep(LOOK_INTERVAL)
+            yield LOOK_INTERVAL
         else:
             return
     raise StillAlive(f"Process {process.pid} did not end.")

@@ -19,7 +19,7 @@ Standard library only, and imported by the launcher when there is something to e
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ LOOK_INTERVAL = 0.02
 FREEZE_SECONDS = 0.5
 
 _PREFIX = MARKER.encode() + b"="
+_READ_SIZE = 64 * 1024
 _IS_LINUX = os.path.isdir("/proc/self/task")
 
 
@@ -84,25 +85,28 @@ def marked(marker: str) -> Iterator[Found]:
                     yield found
 
 
-def end(find: Find, grace: float, kill_grace: float, kill_at_once: Callable[[], None] = lambda: None) -> bool:
+def ending(
+    find: Find, grace: float, kill_grace: float, kill_at_once: Callable[[], None] = lambda: None
+) -> Generator[float, None, bool]:
     """Ask all of these to end; kill what is left after `grace` seconds, and what those started meanwhile.
 
-    `kill_at_once` is a way of the system's to kill them all, if there is one. False when something survives even that
-    for `kill_grace` seconds: a process that is stuck in the kernel.
+    The steps of it: each acts, and says for how many seconds nothing is to be done then. `kill_at_once` is a way of the
+    system's to kill them all, if there is one. False when something survives even that for `kill_grace` seconds: a
+    process that is stuck in the kernel.
     """
     if grace > 0:
         # Once: what they start in order to clean up is to be left at it.
         for found in list(find()):
             send(found, signal.SIGTERM)
             send(found, signal.SIGCONT)
-        if _wait_for_none(find, grace):
+        if (yield from _waiting_for_none(find, grace)):
             return True
     deadline = time.monotonic() + kill_grace
     while True:
         kill_at_once()
         for found in list(_freeze(find)):
             send(found, signal.SIGKILL)
-        if _wait_for_none(find, LOOK_INTERVAL):
+        if (yield from _waiting_for_none(find, LOOK_INTERVAL)):
             return True
         if time.monotonic() > deadline:
             return False
@@ -123,8 +127,9 @@ def _freeze(find: Find) -> Iterator[Found]:
                 yield found
 
 
-def _wait_for_none(find: Find, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
+def _waiting_for_none(find: Find, seconds: float) -> Generator[float, None, bool]:
+    first = time.monotonic()
+    deadline = first + seconds
     while True:
         began = time.monotonic()
         # Twice: what the system lists of children may be short while they come and go.
@@ -133,8 +138,9 @@ def _wait_for_none(find: Find, seconds: float) -> bool:
         looked = time.monotonic()
         if looked >= deadline:
             return False
-        # Where a look is expensive, since all processes of a large machine are looked at, it is taken less often.
-        time.sleep(max(LOOK_INTERVAL, 4 * (looked - began)))
+        # Where a look is expensive, since all processes of a large machine are looked at, it is taken less often; and
+        # so it is the longer it takes them to end: many may be waited for at once.
+        yield min(max(LOOK_INTERVAL, 4 * (looked - began), (looked - first) / 10), deadline - looked)
 
 
 def send(found: Found, number: signal.Signals) -> None:
@@ -174,10 +180,12 @@ def marker_of(pid: int) -> str | None:
     if not _IS_LINUX:
         return _marker_by_psutil(pid)
     environment = _read(f"/proc/{pid}/environ") or b""
-    for variable in environment.split(b"\0"):
-        if variable.startswith(_PREFIX):
-            return variable[len(_PREFIX) :].decode("utf-8", "replace")
-    return None
+    # Not by splitting it: that of a launcher ends with thousands of NULs.
+    place = 0 if environment.startswith(_PREFIX) else environment.find(b"\0" + _PREFIX) + 1
+    if place == 0 and not environment.startswith(_PREFIX):
+        return None
+    value, _, _ = environment[place + len(_PREFIX) :].partition(b"\0")
+    return value.decode("utf-8", "replace")
 
 
 def children_of(pid: int) -> list[int]:
@@ -219,10 +227,18 @@ def _has_threads(pid: int) -> bool:
 def _read(path: str) -> bytes | None:
     """A file of `/proc`; None where its process is gone, or does not show it."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
+    try:
+        pieces = []
+        while piece := os.read(fd, _READ_SIZE):
+            pieces.append(piece)
+        return b"".join(pieces)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    finally:
+        os.close(fd)
 
 
 def _psutil() -> Any:

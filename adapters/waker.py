@@ -1,12 +1,13 @@
 """What wakes the launcher: a child that ends, a signal, or a descriptor that can be read. Standard library only."""
 
-from __future__ import annotations
-
 import os
-import signal
+import select
 
-#: What the launcher of an `own` command gets when its worker's thread is gone.
-WORKER_IS_GONE = signal.SIGUSR1
+TYPE_CHECKING = False  # As `typing` has it.
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # The other looks each handler up among its enumerations, which costs ten times as much.
 
 
 class Waker:
@@ -15,20 +16,15 @@ class Waker:
     def __init__(self) -> None:
         self.status: int | None = None
         self.alone = False
-        self.worker_is_gone = False
         self.child = 0
         self.wakes, self._wake = os.pipe()
         for fd in (self.wakes, self._wake):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(WORKER_IS_GONE, self._note_that_the_worker_is_gone)
         # A person who ends this process means the command. It stays, to say how that ended.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._pass_on)
-
-    def _note_that_the_worker_is_gone(self, *_: object) -> None:
-        self.worker_is_gone = True
 
     def _pass_on(self, number: int, *_: object) -> None:
         if self.child and self.status is None:
@@ -36,8 +32,6 @@ class Waker:
 
     def wait(self, others: list[int], seconds: float | None = None) -> list[int]:
         """Those of these descriptors that can be read, as soon as any can, or a child has ended, or time is up."""
-        import select
-
         # Not `select`, which takes no descriptor above 1023: a worker of many runs passes higher descriptors on.
         poll = select.poll()
         for fd in (self.wakes, *others):

@@ -4,13 +4,14 @@ It needs no setting and no database. The command is started and followed as a wo
 session of its own, its output read unbuffered, ended with its group, and on Linux with this process.
 """
 
+import asyncio
 import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -65,7 +66,7 @@ def _run(work: Work, transport: HttpTransport, spool: Spool, server: str) -> int
         _tell(f"Nobody answers at {server} ({away}): is it right? The command runs, and its output waits here.")
     with _heeding_signals(context) as ended:
         reporter.start()
-        outcome = ProcessAdapter(Path(), "").execute(work, context)
+        outcome = asyncio.run(ProcessAdapter(Path(), "").execute(work, context))
         ended.set()
         if "exit_status" not in outcome.detail and outcome.error_message:
             _tell(outcome.error_message)
@@ -80,7 +81,10 @@ def _run(work: Work, transport: HttpTransport, spool: Spool, server: str) -> int
 
 
 class ReportingContext:
-    """Implements `adapters.protocol.Context`: output goes to the reporter, and on to where it would have gone."""
+    """Implements `adapters.protocol.AsyncContext`: output goes to the reporter, and on to where it would have gone.
+
+    Nothing else is followed on its loop, which it may block therefore.
+    """
 
     cursor: str | None = None
 
@@ -88,13 +92,14 @@ class ReportingContext:
         self.run_id = work.run_id
         self.attempt = work.attempt
         self.reporter: Reporter | None = None
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wake: Callable[[], object] = lambda: None
         self._process: ProcessIdentity | None = None
         # One that was closed (`>&-`) is none.
         given = {"stdout": sys.stdout, "stderr": sys.stderr}
         self._outputs = {stream: file.fileno() for stream, file in given.items() if file is not None}
 
-    def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:  # noqa: ARG002
+    async def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:  # noqa: ARG002
         data = chunk.encode() if isinstance(chunk, str) else chunk
         if self.reporter is not None:
             self.reporter.add(stream, data)
@@ -109,13 +114,13 @@ class ReportingContext:
         except OSError:
             del self._outputs[stream]
 
-    def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
+    async def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
         self._process = ProcessIdentity(pid, process_group_id, started_at, host.namespace(), marker)
 
-    def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
+    async def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
         """Nothing is dispatched here."""
 
-    def note(self, sentence: str) -> None:
+    async def note(self, sentence: str) -> None:
         _tell(sentence)
 
     def heartbeat(self) -> None:
@@ -123,14 +128,21 @@ class ReportingContext:
 
     @property
     def stopping(self) -> bool:
-        return self._stopping.is_set()
+        return self._stopping
 
-    def wait(self, seconds: float) -> bool:
-        return self._stopping.wait(seconds)
+    async def wait(self, seconds: float) -> bool:
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        self._wake = lambda: loop.call_soon_threadsafe(told.set)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if self._stopping else seconds):
+                await told.wait()
+        return self._stopping
 
     def stop(self) -> None:
         """End the command, on a thread: the reader of its output may be waiting for room in the spool."""
-        self._stopping.set()
+        self._stopping = True
+        with suppress(RuntimeError):  # The loop has ended.
+            self._wake()
         if self._process is not None:
             threading.Thread(target=host.terminate, args=(self._process,), daemon=True).start()
 

@@ -15,32 +15,21 @@ environment in the moment between the start of a process and this call. Linux; e
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from reprieve.adapters.launcher import prctl
+from reprieve.adapters.launcher import environment_area, prctl
 from reprieve.adapters.ownership import MARKER
 from reprieve.adapters.secrets import is_withheld
 
 PR_SET_DUMPABLE = 4
 #: What stays to be seen: by these, processes are known to belong to a run, or to a data folder.
 _SHOWN = (MARKER, "REPRIEVE_RUN_ID", "REPRIEVE_DATA_DIR")
-#: The area's bounds in `/proc/self/stat`, counted from the state behind the name (proc_pid_stat(5): 50, 51).
-_ENV_START, _ENV_END = 47, 48
 
 
 def conceal(*_: Any, **__: Any) -> None:
     """Keep this process's secrets from others of its user. May be repeated."""
-    with suppress(OSError, ValueError, IndexError):
-        _wipe(*_area())
+    _wipe(*environment_area())
     prctl(PR_SET_DUMPABLE, 0)
-
-
-def _area() -> tuple[int, int]:
-    """From where to where the system shows memory of this process as its environment."""
-    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
-    return int(fields[_ENV_START]), int(fields[_ENV_END])
 
 
 def _wipe(start: int, end: int) -> None:

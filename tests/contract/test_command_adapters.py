@@ -134,7 +134,7 @@ def test_a_command_gets_its_signals_as_a_shell_would_give_them(execute: Execute)
 def test_a_command_that_cannot_be_started_fails_with_the_reason(execute: Execute, command: str, reason: str) -> None:
     outcome, context = execute(work(command))
     assert outcome == Outcome.failed(f"The command could not be started: {reason}.")
-    assert is_gone(context.pid)
+    eventually(lambda: is_gone(context.pid))
 
 
 #: What stands in a file that is executable, and why it cannot be started.
@@ -181,7 +181,7 @@ def test_a_folder_to_run_in_that_is_missing_fails_with_its_name(execute: Execute
     assert outcome == Outcome.failed(
         "The command could not be started: there is no folder /no/such/folder to run it in."
     )
-    assert is_gone(context.pid)
+    eventually(lambda: is_gone(context.pid))
 
 
 @pytest.mark.parametrize("error", [Superseded("no longer ours"), RuntimeError("the database is away")])
@@ -193,7 +193,7 @@ def test_the_command_is_not_started_when_it_could_not_be_recorded(
     context.refusal = error
     with pytest.raises(type(error), match=str(error)):
         carry_out(adapter, run, context)
-    assert is_gone(context.pid)
+    eventually(lambda: is_gone(context.pid))
     assert not (tmp_path / "started").exists()
 
 
@@ -429,7 +429,7 @@ def test_the_end_of_a_command_on_a_terminal_is_the_outcome_that_it_is_without(ex
 def test_a_command_that_cannot_be_started_on_a_terminal_fails_with_the_reason(execute: Execute) -> None:
     outcome, context = execute(work("/no/such/program", pty=True))
     assert outcome.error_message == "The command could not be started: there is no program /no/such/program."
-    assert is_gone(context.pid)
+    eventually(lambda: is_gone(context.pid))
 
 
 @pytest.mark.usefixtures("impatient")

@@ -9,26 +9,26 @@ import pytest
 
 from reprieve.adapters import host
 from reprieve.adapters.detached import DetachedAdapter
-from reprieve.adapters.protocol import Context, Outcome, Probe, Work
+from reprieve.adapters.protocol import AsyncContext, Outcome, Probe, Work
 from reprieve.models.errors import Superseded
-from reprieve.testing.contexts import RecordingContext
+from reprieve.testing.contexts import AsyncRecordingContext
 from reprieve.testing.contract import AdapterContract, attempt_of
 
 LASTING = {"command": ["sh", "-c", "echo up; exec sleep 600"]}
 
 
 class StartsWhatNoRowKnows(DetachedAdapter):
-    def execute(self, run: Work, context: Context) -> Outcome:
+    async def execute(self, run: Work, context: AsyncContext) -> Outcome:
         try:
-            return super().execute(run, context)
+            return await super().execute(run, context)
         except Superseded:
             return Outcome.failed("Never mind.")
 
 
 class ReadsAllOfItAgain(DetachedAdapter):
-    def attach(self, run: Work, handle: dict[str, Any], context: Context) -> Outcome:
+    async def attach(self, run: Work, handle: dict[str, Any], context: AsyncContext) -> Outcome:
         context.cursor = None
-        return super().attach(run, handle, context)
+        return await super().attach(run, handle, context)
 
 
 class TakesAllForAlive(DetachedAdapter):
@@ -37,14 +37,14 @@ class TakesAllForAlive(DetachedAdapter):
 
 
 class EndsTheNextOneToo(DetachedAdapter):
-    def execute(self, run: Work, context: Context) -> Outcome:
-        assert isinstance(context, RecordingContext)
+    async def execute(self, run: Work, context: AsyncContext) -> Outcome:
+        assert isinstance(context, AsyncRecordingContext)
         self.contexts = [*getattr(self, "contexts", []), context]
-        return super().execute(run, context)
+        return await super().execute(run, context)
 
     def terminate(self, handle: dict[str, Any]) -> None:
         for context in self.contexts:
-            super().terminate(context.handle)
+            super().terminate(context._context.handle)
 
 
 @pytest.mark.parametrize(

@@ -525,7 +525,7 @@ from reprieve.testing.contexts import RecordingContext, carry_out, work
 run = work("sh", "-c", "touch {tmp_path}/up; exec sleep 300")
 print(run.run_id, flush=True)
 context = RecordingContext(run.run_id)
-threading.Thread(target=ProcessAdapter(Path("."), "here").execute, args=(run, context)).start()
+threading.Thread(target=carry_out, args=(ProcessAdapter(Path("."), "here"), run, context)).start()
 while not os.path.exists("{tmp_path}/up"):
     time.sleep(0.01)
 if os.fork() == 0:

@@ -1,5 +1,6 @@
 """C02: a second attempt begins only when the first is confirmed gone, and what is fenced off starts nothing."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -224,11 +225,11 @@ def test_a_child_that_was_recorded_and_reaped_before_it_began_never_begins(
 @pytest.mark.parametrize("mode", ["own", "folder"])
 def test_a_worker_killed_before_it_recorded_its_child_leaves_nothing_running(mode: str, tmp_path: Path) -> None:
     worker = f"""
-import os, signal, uuid
+import asyncio, os, signal, uuid
 from reprieve.adapters.command import launch
 from reprieve.models.work import Work
 work = Work(uuid.UUID(int=1), 1, 1, "detached", {{"command": ["touch", "trace"]}}, {{}})
-launched = launch(work, {mode if mode == "own" else str(tmp_path)!r}, 1, 2)
+launched = asyncio.run(launch(work, {mode if mode == "own" else str(tmp_path)!r}, [1, 2]))
 print(launched.identity.pid, launched.identity.started_at, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -247,8 +248,15 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_child_that_was_let_go_does_begin(tmp_path: Path) -> None:
     work = Work(UUID(int=1), 1, 1, "detached", {"command": ["touch", "trace"], "cwd": str(tmp_path)}, {})
-    with launch(work, str(tmp_path), subprocess.DEVNULL, subprocess.DEVNULL) as launched:
+
+    async def let_go() -> None:
+        with (tmp_path / "said").open("wb") as said:
+            launched = await launch(work, str(tmp_path), [said.fileno(), said.fileno()])
+        await launched.ready()
         assert not (tmp_path / "trace").exists()
-        launched.go()
-    launched.popen.wait(timeout=30)
+        await launched.go()
+        await launched.close()
+
+    asyncio.run(let_go())
+    eventually((tmp_path / "exit.json").exists)
     assert (tmp_path / "trace").exists()

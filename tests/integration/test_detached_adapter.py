@@ -23,7 +23,7 @@ from reprieve.models.errors import Released
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import Probe
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import Following, RecordingContext, carry_out, following, work
+from reprieve.testing.contexts import Following, RecordingContext, carry_out, follow_on, following, work
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -111,9 +111,9 @@ def test_what_is_written_between_two_looks_just_before_the_end_is_read(
     """The command says its only word, and ends, while the adapter looks whether it has ended."""
     look = module._exit_code
 
-    def look_when_it_has_ended(folder: Path) -> int | None:
+    def look_when_it_has_ended(record: str) -> int | None:
         (tmp_path / "go").touch()
-        return eventually(lambda: [look(folder)] if (folder / "exit.json").exists() else None)[0]
+        return eventually(lambda: [look(record)] if Path(record).exists() else None)[0]
 
     monkeypatch.setattr(module, "_exit_code", look_when_it_has_ended)
     _, context = execute(adapter, shell(f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; printf last"))
@@ -123,7 +123,7 @@ def test_what_is_written_between_two_looks_just_before_the_end_is_read(
 # -- proof of life
 
 
-def test_a_silent_command_gets_a_heartbeat_at_every_look(up: Following) -> None:
+def test_a_silent_command_gets_a_heartbeat_for_as_long_as_it_is_there(up: Following) -> None:
     seen = up.context.heartbeats
     eventually(lambda: up.context.heartbeats >= seen + 3)
 
@@ -346,7 +346,7 @@ def attach(adapter: DetachedAdapter, run: Work, handle: dict[str, Any], cursor: 
     """Follow on from a cursor, on a thread."""
     context = RecordingContext(run.run_id, run.attempt, cursor)
     pool = ThreadPoolExecutor(1)
-    result = pool.submit(adapter.attach, run, handle, context)
+    result = pool.submit(follow_on, adapter, run, handle, context)
     pool.shutdown(wait=False)
     return Following(context, result)
 

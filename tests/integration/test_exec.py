@@ -1,5 +1,6 @@
 """`reprieve exec` as it is used: a process, against a server that is away, loses replies and takes things twice."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -257,7 +258,7 @@ def test_a_signal_ends_the_command_and_that_is_reported(
 def test_standard_output_that_is_closed_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     context = ReportingContext(Work(UUID(int=1), 1, 0, "process", {}, {}))
-    context.on_log("stdout", b"a line\n")
+    asyncio.run(context.on_log("stdout", b"a line\n"))
 
 
 def test_a_second_signal_gives_up_a_report_that_nobody_takes(

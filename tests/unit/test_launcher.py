@@ -1,7 +1,9 @@
 """The launcher's copying of a terminal: what it does when the disk is full, and when there is no terminal."""
 
+import asyncio
 import errno
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from reprieve.adapters import command_files
-from reprieve.adapters.command import LAUNCHER, launch
+from reprieve.adapters.command import launch
+from reprieve.adapters.launcher import OWN, Asked
+from reprieve.adapters.launchers import FORK_SERVER
 from reprieve.models.faults import is_unfit
 from reprieve.testing.contexts import work
 
@@ -61,7 +65,7 @@ def test_a_host_without_a_terminal_left_is_unfit_and_nothing_is_started(monkeypa
 
     monkeypatch.setattr(os, "openpty", refuse)
     with pytest.raises(OSError, match=r"there is no terminal for it \(No space left on device\)") as refused:
-        launch(work("true", pty=True), "own", -1, -1)
+        asyncio.run(launch(work("true", pty=True), OWN))
     assert is_unfit(refused.value)
 
 
@@ -74,33 +78,36 @@ def refuse():
     raise OSError(errno.ENOSPC, "No space left on device")
 
 os.openpty = refuse
-sys.argv = ["launcher", "1", sys.argv[1], "terminal", "", "", "echo", "started"]
-launcher.main()
+launcher.run(int(sys.argv[1]), [1, 2], -1)
 """
 
 
 def test_where_the_launcher_finds_no_terminal_it_says_so_and_starts_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT_TERMINALS, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, timeout=60)
-    assert done.returncode == 127
-    assert done.stdout == b"e 28 there is no terminal for it (No space left on device)\n"
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.sendall(Asked(str(tmp_path), "terminal", "", b"", [b"echo", b"started"], {}).encoded())
+        with theirs:
+            command = [sys.executable, "-c", WITHOUT_TERMINALS, str(theirs.fileno())]
+            done = subprocess.run(command, capture_output=True, timeout=60, pass_fds=[theirs.fileno()])
+        said = b"".join(iter(lambda: ours.recv(4096), b""))
+    assert (done.returncode, done.stdout) == (127, b"")
+    assert said.splitlines()[1:] == [b"e 28 there is no terminal for it (No space left on device)"]
 
 
-#: A launcher that runs as a script, and what it then finds under a name that the standard library has as well.
+#: The server that forks launchers, as far as it imports what stands beside it.
 AS_A_SCRIPT = """
 import sys
 path = sys.argv[1]
 script = {"__name__": "__main__", "__file__": path}
 exec(compile(open(path).read().removesuffix("main()\\n") + "pass\\n", path, "exec"), script)
-ours = script["sibling"]("starting")
 import secrets
-print(secrets.__file__, ours.__file__)
+print(secrets.__file__, script["launcher"].starting.__file__)
 """
 
 
 def test_what_stands_beside_the_launcher_hides_no_module_of_the_standard_library() -> None:
-    command = [sys.executable, "-I", "-S", "-c", AS_A_SCRIPT, str(LAUNCHER)]
+    command = [sys.executable, "-I", "-S", "-c", AS_A_SCRIPT, str(FORK_SERVER)]
     done = subprocess.run(command, capture_output=True, timeout=60, text=True)
     standard, ours = map(Path, done.stdout.split())
-    assert (LAUNCHER.parent / "secrets.py").exists()
-    assert (standard.parent == LAUNCHER.parent, ours.parent == LAUNCHER.parent) == (False, True)
+    assert (FORK_SERVER.parent / "secrets.py").exists()
+    assert (standard.parent == FORK_SERVER.parent, ours.parent == FORK_SERVER.parent) == (False, True)
