@@ -85,7 +85,7 @@ def _follow(services: Services, work: Work, context: RunContext, follow: Follow)
     context.flush(FLUSH_TIMEOUT)
     end = given_up or End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
     if record(services, end):
-        send_close(work.run_id, work.attempt)
+        send_close(services)
         return outcome.error_code or "succeeded"
     if not context.stopping:
         note_late_result(services, end)
