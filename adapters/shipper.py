@@ -40,8 +40,13 @@ from reprieve.models.liveness import SHIP_AGAIN_AFTER, SHIP_AGAIN_DOUBLINGS
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the first bytes of a batch wait for more, where it does not fill up before.
+#: Seconds from one batch to the next, where it does not fill up before. Output that never pauses is cut into no smaller
+#: pieces than that; what is said after a pause of so long is not held back.
 BATCH_AGE = 0.2
+#: Seconds that the first chunk after such a pause waits for those that follow it: mostly, a line does not come alone.
+FIRST_AGE = 0.01
+#: Seconds from one batch to the next where somebody is in a hurry. Hundreds of runs that end in a second share batches.
+HURRY_AGE = 0.02
 #: Bytes of messages that may be on their way, unacknowledged, at once.
 WINDOW_BYTES = 32 * 1024 * 1024
 #: Seconds between two questions to the store.
@@ -85,6 +90,9 @@ class LogShipper:
         self._on_their_way: deque[Batch] = deque()
         self._bytes_on_their_way = 0
         self._unnoticed = 0
+        self._is_quiet = False
+        self._in_a_hurry = False
+        self._sent_at = 0.0
         self._ask_at = 0.0
         self._take_over_at = 0.0
         self._wake = threading.Event()
@@ -124,10 +132,16 @@ class LogShipper:
         return True
 
     def _notice(self, size: int) -> None:
-        """Only a hint, so two threads may miscount it: whatever is there is shipped when BATCH_AGE has passed."""
+        """Wake the thread where a batch is full, or is the first for a while: it would cost too much for each chunk.
+
+        Only a hint, so two threads may miscount it: whatever is there is shipped when BATCH_AGE has passed.
+        """
         self._unnoticed += size
         if self._unnoticed >= BATCH_BYTES:
             self._unnoticed = 0
+            self._wake.set()
+        elif self._is_quiet:
+            self._is_quiet = False
             self._wake.set()
 
     def _begin(self) -> Source:
@@ -143,20 +157,24 @@ class LogShipper:
                 self._own = Source(Spool.create(self._root, limit=self._limit, file_bytes=self._file_bytes))
             return self._own
 
-    def flush(self, timeout: float) -> bool:
-        """Send what was added so far, without waiting for its time; False if that took too long (seconds)."""
-        is_sent = self.hurry()
-        with self._turned:
-            return self._turned.wait_for(is_sent, timeout)
-
     def hurry(self) -> Callable[[], bool]:
-        """Send what was added so far, without waiting for its time; returns whether that is done, to be asked again."""
+        """Have what was added so far be sent soon (`HURRY_AGE`), with what others add meanwhile. Waits for nothing.
+
+        Returns whether it is sent, to be asked again.
+        """
         own = self._own
         if own is None:
             return lambda: True
         wanted = own.spool.appended
+        self._in_a_hurry = True
         self._wake.set()
         return lambda: own.sent >= wanted
+
+    def flush(self, timeout: float) -> bool:
+        """The same, and wait until it is sent; False if that took too long (seconds)."""
+        is_sent = self.hurry()
+        with self._turned:
+            return self._turned.wait_for(is_sent, timeout)
 
     def close(self, timeout: float) -> bool:
         """Ship, and end; False when the store has not got everything in time (seconds): the rest stays on disk."""
@@ -177,8 +195,7 @@ class LogShipper:
         return stored
 
     def _is_done(self) -> bool:
-        unsent = self._own is not None and self._own.sent < self._own.spool.appended
-        return not (unsent or self._on_their_way or any(not source.is_shipped for source in self._left))
+        return not (self._has_unsent or self._on_their_way or any(not source.is_shipped for source in self._left))
 
     # -- the thread
 
@@ -186,8 +203,7 @@ class LogShipper:
         behind = False
         while not self._closed.is_set():
             if not behind:
-                self._wake.wait(BATCH_AGE)
-                self._wake.clear()
+                self._wait()
             try:
                 behind = self._turn()
             except Exception as error:
@@ -200,6 +216,25 @@ class LogShipper:
                 self._closed.wait(1)
             with self._turned:
                 self._turned.notify_all()
+
+    def _wait(self) -> None:
+        """Wait until a batch is due; for BATCH_AGE at most, since there is more to do than to send."""
+        if (rest := self._sent_at + BATCH_AGE - time.monotonic()) > 0:
+            if self._wake.wait(rest) and self._in_a_hurry:
+                self._closed.wait(self._sent_at + HURRY_AGE - time.monotonic())
+        else:
+            self._is_quiet = True  # Before the look: what is added after it wakes us.
+            if self._has_unsent or self._wake.wait(BATCH_AGE):
+                self._wake.clear()
+                if not self._in_a_hurry:
+                    self._wake.wait(FIRST_AGE)
+            self._is_quiet = False
+        self._in_a_hurry = False
+        self._wake.clear()
+
+    @property
+    def _has_unsent(self) -> bool:
+        return self._own is not None and self._own.sent < self._own.spool.appended
 
     def _turn(self) -> bool:
         """Send a batch of each spool, and do what else is due; returns whether more batches are there already.
@@ -219,7 +254,10 @@ class LogShipper:
                 else:
                     self._send(batch)
                 source.sent += batch.count if batch.is_new else 0
+                self._sent_at = time.monotonic()
                 behind = behind or source.is_behind
+        if self._has_unsent:
+            self._sent_at = time.monotonic()  # No more may be on its way just now: that is looked at again in a while.
         self._report_held()
         self._ask()
         self._kept.check(lacks_room=any(source.spool.lacks_room for source in self._sources))

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import dispatch, enqueue, growth, hold, ingest, latency, live, memory, on_log, refresh, sweep
+from bench import closing, dispatch, enqueue, growth, hold, ingest, latency, live, memory, on_log, refresh, sweep
 from bench.measure import Result
 from bench.stack import stack
 
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "memory": memory,
     "sweep": sweep,
     "refresh": refresh,
+    "closing": closing,
     "growth": growth,
     "hold": hold,
     "enqueue": enqueue,

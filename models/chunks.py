@@ -235,6 +235,21 @@ def blocks_of(chunks: Iterable[Chunk]) -> list[Block]:
     return blocks
 
 
+def put_together(blocks: Sequence[Block], max_bytes: int) -> list[Block]:
+    """The chunks of these blocks, which do not overlap, in as few blocks as their numbers allow.
+
+    The blocks themselves where their chunks are more than `max_bytes`. What is returned has been unpacked again, and
+    compared. Raises `InvalidBlock`.
+    """
+    chunks = [chunk for block in blocks for chunk in block.chunks()]
+    if sum(len(chunk.data) for chunk in chunks) > max_bytes:
+        return list(blocks)
+    made = blocks_of(chunks)
+    if [chunk for block in made for chunk in block.chunks()] != sorted(chunks, key=lambda chunk: chunk.seq):
+        raise InvalidBlock("it is unpacked as something else than was packed")
+    return made
+
+
 def coming(blocks: Iterable[Block]) -> dict[LogKey, SeqRanges]:
     """The numbers that these blocks bring, by log."""
     brought = defaultdict[LogKey, list[Range]](list)

@@ -147,9 +147,10 @@ class LogRecord(Record):
     missing: list[tuple[int, int]] = Field(description="What should be there, and nobody has.")
     late: list[tuple[int, int]] = Field(description="What is known to be on its way: do not count it as lost.")
     lost: list[tuple[int, int]] = Field(description="What was stored, and cannot be read any more.")
-    added: list[tuple[int, int]] = Field(description="What came after the log was archived; it is read with the rest.")
+    added: list[tuple[int, int]] = Field(description="What came after the log was closed; it is read with the rest.")
     unlisted: int = Field(description="How many further ranges there are.")
     quarantined: list[QuarantineRecord]
+    closed: bool = Field(default=False, description="Whether it is closed. A small log is closed without an archive.")
     archive: ArchiveRecord | None
 
 

@@ -144,6 +144,22 @@ class Vouches:
         return vouched
 
 
+class Request:
+    """Something that many ask for and that is to be done once in a while for all of them, by one message."""
+
+    def __init__(self, redis: Redis, name: str, seconds: float) -> None:
+        self._redis = redis
+        self._key = f"asked:{name}"
+        self._milliseconds = int(seconds * 1000)
+
+    def is_first(self) -> bool:
+        """Whether nobody has asked within these seconds: the first sends the message. True while Redis is down."""
+        try:
+            return bool(self._redis.set(self._key, 1, nx=True, px=self._milliseconds))
+        except RedisError:
+            return True
+
+
 @dataclass(frozen=True, slots=True)
 class LiveEvent:
     """That a block was stored. `block` is None for one too large to travel here: read it from the store."""

@@ -3,7 +3,7 @@
 A new writer is given the log cut where it can go on, and the writer before it is superseded.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -12,11 +12,12 @@ from reprieve.models.chunks import Block, LogKey
 from reprieve.models.sequences import SeqRanges
 from reprieve.stores.arrays import key_arrays
 
-# open heads: a row for each of these logs that has none; in the same order.
+# open heads: a row for each of these logs that has none, with what this transaction stores of it; in the same order.
 OPEN_HEADS = text("""
-INSERT INTO attempt_logs (run_id, attempt)
-SELECT k.run_id, k.attempt FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt)
-ORDER BY k.run_id, k.attempt ON CONFLICT DO NOTHING
+INSERT INTO attempt_logs (run_id, attempt, stored)
+SELECT k.run_id, k.attempt, CAST(k.stored AS int8multirange)
+FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stored AS text[])) AS k (run_id, attempt, stored)
+ORDER BY k.run_id, k.attempt ON CONFLICT DO NOTHING RETURNING run_id, attempt
 """)
 
 # hold: these logs, each until the transaction ends; in the order of their keys, so that two messages with the same logs
@@ -63,10 +64,19 @@ WHERE run_id = :run_id AND attempt = :attempt
 SEGMENTS_PER_READ = 16
 
 
+def open_heads(connection: Connection, logs: Mapping[LogKey, SeqRanges]) -> set[LogKey]:
+    """Make the row of each of these logs that has none, with this as stored; returns those logs.
+
+    Nobody else writes them until this transaction ends. All rows are made before any is held: a holder never waits for
+    a row that another transaction has just made.
+    """
+    ordered = sorted(logs)
+    values = key_arrays(ordered) | {"stored": [logs[key].as_multirange() for key in ordered]}
+    return {(row.run_id, row.attempt) for row in connection.execute(OPEN_HEADS, values)}
+
+
 def hold(connection: Connection, keys: Collection[LogKey]) -> dict[LogKey, int]:
-    """Whose epoch may write each of these logs; nobody else does until this transaction ends."""
-    # All rows are made before any is held: a holder never waits for a row that another transaction has just made.
-    connection.execute(OPEN_HEADS, key_arrays(keys))
+    """Whose epoch may write each of these logs, which have a row; nobody else does until this transaction ends."""
     return epochs(connection.execute(HOLD, key_arrays(keys)).all())
 
 
@@ -109,6 +119,7 @@ def resume(connection: Connection, key: LogKey, epoch: int) -> tuple[int, str | 
 
     Returns that chunk's number and cursor; 0 and None where the log begins again from nothing.
     """
+    open_heads(connection, {key: SeqRanges()})
     hold(connection, {key})
     whole_to = heads(connection, {key})[key].whole_to
     after_seq, cursor = _last_cursor(connection, key, whole_to)

@@ -9,11 +9,11 @@ The same row is the acknowledgement that the shippers wait for. A closed log lie
 reader sees one log, wherever it is.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from heapq import merge
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -24,7 +24,7 @@ from reprieve.models.sequences import MAX_RANGES, MAX_SEQ, SeqRanges
 from reprieve.stores.archive import LogArchives
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
-from reprieve.stores.log_writers import epochs, heads, hold, insert_segments, ranges, resume
+from reprieve.stores.log_writers import epochs, heads, hold, insert_segments, open_heads, ranges, resume
 
 # new: of what arrives for each of these logs, what is not stored yet; and how many ranges the log would have with it.
 # PostgreSQL does the arithmetic: a log with many gaps is a large set, and would cost more to read than to add to.
@@ -154,21 +154,29 @@ class PostgresLogStore:
     def append(self, connection: Connection, blocks: Sequence[Block]) -> list[Block]:
         if not blocks:
             return []
-        brought = coming(blocks)  # Before anything is held: nearly always, no writer was superseded.
-        writing = hold(connection, {block.key for block in blocks})
-        current = [block for block in blocks if block.epoch >= writing[block.key]]
-        if len(current) < len(blocks):
-            brought = coming(current)
-        keys = sorted(brought)
-        values = key_arrays(keys) | {"coming": [brought[key].as_multirange() for key in keys]}
-        found = connection.execute(NEW, values).all()
-        if scattered := {(row.run_id, row.attempt) for row in found if row.ranges > MAX_RANGES}:
-            self._refuse_scattered(connection, [block for block in current if block.key in scattered])
-        new = parts_of(current, ranges(found, "new"))
+        # Of a log that nobody has written to, all is new. For most runs that is all that they ever print.
+        brought = coming(blocks)
+        first = {key: numbers if len(numbers) <= MAX_RANGES else SeqRanges() for key, numbers in brought.items()}
+        wanted = {key: brought[key] for key in open_heads(connection, first) if first[key]}
+        begun = frozenset(wanted)
+        current = [block for block in blocks if block.key in begun]
+        if known := [block for block in blocks if block.key not in begun]:
+            writing = hold(connection, {block.key for block in known})
+            known = [block for block in known if block.epoch >= writing[block.key]]
+            wanted |= self._new_of(connection, known)
+        new = parts_of(current + known, wanted)
         if new:
             insert_segments(connection, new)
-            connection.execute(ADVANCE, values)
+        if grown := {block.key for block in new} - begun:
+            connection.execute(ADVANCE, _coming(known, grown))
         return new
+
+    def _new_of(self, connection: Connection, blocks: Sequence[Block]) -> dict[LogKey, SeqRanges]:
+        """What of these blocks, whose logs are held, is not stored yet. Raises `TooScattered`."""
+        found = connection.execute(NEW, _coming(blocks, {block.key for block in blocks})).all()
+        if scattered := {(row.run_id, row.attempt) for row in found if row.ranges > MAX_RANGES}:
+            self._refuse_scattered(connection, [block for block in blocks if block.key in scattered])
+        return ranges(found, "new")
 
     @staticmethod
     def _refuse_scattered(connection: Connection, blocks: Sequence[Block]) -> None:
@@ -234,6 +242,12 @@ def by_writer(
             superseded = epoch < epochs[run_id, attempt]
             found[run_id, attempt, epoch] = EVERYTHING if superseded else stored[run_id, attempt]
     return found
+
+
+def _coming(blocks: Sequence[Block], logs: Collection[LogKey]) -> dict[str, Any]:
+    """What these blocks bring for these logs, as parameters of a statement."""
+    brought, ordered = coming(blocks), sorted(logs)
+    return key_arrays(ordered) | {"coming": [brought[key].as_multirange() for key in ordered]}
 
 
 def _each_once(chunks: Iterable[Chunk]) -> Iterator[Chunk]:

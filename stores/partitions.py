@@ -1,9 +1,9 @@
 """The days of the hot tier: a partition of `log_segments` for the runs of each day.
 
 A run's id begins with the time at which it was enqueued (UUID version 7), so a day is a range of ids, and what a day's
-runs have printed lies together. Closing a log deletes its segments row by row; what that leaves behind in the table is
-given back to the disk when the emptied partition of a day is dropped. Rows for which there is no partition yet are
-kept in the default one: correct, only not as cheap to remove.
+runs have printed lies together. Closing a large log, and the retention of a small one, delete segments row by row; what
+that leaves behind in the table is given back to the disk when the emptied partition of a day is dropped. Rows for which
+there is no partition yet are kept in the default one: correct, only not as cheap to remove.
 """
 
 import logging
@@ -33,8 +33,12 @@ _NAME = re.compile(r"log_segments_(\d{8})")
 
 def first_id(day: date) -> UUID:
     """The least of the ids that are made on a day or later."""
-    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    return UUID(int=int(midnight.timestamp() * 1000) << 80)
+    return least_id(datetime(day.year, day.month, day.day, tzinfo=UTC))
+
+
+def least_id(at: datetime) -> UUID:
+    """The least of the ids that are made at a time or later."""
+    return UUID(int=int(at.timestamp() * 1000) << 80)
 
 
 def keep_partitions(database: Database) -> dict[str, int]:

@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import text
 
+from reprieve.models import closing
 from reprieve.models.rows import Row
 from reprieve.stores.cache import connect
 from reprieve.stores.database import Database
@@ -146,6 +147,12 @@ def _wired(servers: Servers) -> Iterator[Services]:
     lifecycle.end()
     end_shippers()
     bootstrap.use(None)
+
+
+@pytest.fixture
+def every_log_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, every log that is closed becomes an object of the archive, as a log of megabytes does."""
+    monkeypatch.setattr(closing, "SMALL_BYTES", -1)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from reprieve.adapters.registry import Adapters
+from reprieve.models.closing import CLOSED_EVERY
 from reprieve.models.liveness import WINDOW, Timing
 from reprieve.models.nodes import Node
 from reprieve.stores.adoptions import AdoptionStore
@@ -15,7 +16,7 @@ from reprieve.stores.cache import connect
 from reprieve.stores.closings import Closings
 from reprieve.stores.database import Database
 from reprieve.stores.fleet import FleetStore
-from reprieve.stores.hints import LiveEvents, StopSignals, Vouches
+from reprieve.stores.hints import LiveEvents, Request, StopSignals, Vouches
 from reprieve.stores.leases import Leases
 from reprieve.stores.logs import PostgresLogStore
 from reprieve.stores.nodes import NodeStore
@@ -66,6 +67,7 @@ class Services:
     stops: StopSignals
     vouches: Vouches
     live: LiveEvents
+    closing: Request
     settings: Settings
     timing: Timing
     adapters: Adapters
@@ -95,6 +97,7 @@ def build(settings: Settings) -> Services:
         stops=StopSignals(redis),
         vouches=Vouches(redis, timing.tolerated_lag),
         live=LiveEvents(redis),
+        closing=Request(redis, "closing", CLOSED_EVERY),
         settings=settings,
         timing=timing,
         adapters=Adapters(settings.data_dir / "adapters", identity.name),

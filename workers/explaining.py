@@ -114,7 +114,7 @@ def explain(services: Services, run_id: UUID) -> Explanation:
 def _log_sentences(log: LogState) -> list[str]:
     """Where an attempt's log is, and everything about it that is not as it should be."""
     archive, of_attempt = log.archive, f"The log of attempt {log.attempt}"
-    where = "is open" if archive is None else "is closed"
+    where = "is closed" if archive is not None or log.log.is_closed else "is open"
     if archive is not None and archive.removed_at:
         where = f"was removed at {archive.removed_at:%Y-%m-%d %H:%M:%S} UTC (retention)"
     elif archive is not None and archive.key:
@@ -137,7 +137,7 @@ def _log_sentences(log: LogState) -> list[str]:
 
 def _refusal_sentences(logs: Sequence[LogState], refusals: Sequence[Refusal]) -> list[str]:
     """Why a log that is owed its closing is still open, as far as that is the archive's fault."""
-    owed = [str(log.attempt) for log in logs if log.ended and log.archive is None]
+    owed = [str(log.attempt) for log in logs if log.ended and log.archive is None and not log.log.is_closed]
     waiting = f"The log of attempt {' and '.join(owed)} waits for the archive."
     return [f"{waiting} {one.sentence}" for one in refusals if one.operation == "write" and owed]
 

@@ -108,12 +108,12 @@ class Recorder:
         """For each, whether it applied; None where another transaction holds the run."""
         ended, held = finish_free(self._services, ends, by_follower=True)
         applied = {Fence(one.run_id, one.epoch) for one in ended}
-        for one in ended:
-            send_close(one.run_id, one.attempt)
+        if ended:
+            send_close(self._services)
         return [None if end.fence in held else end.fence in applied for end in ends]
 
     def _end_alone(self, end: End) -> bool:
         ended = finish(self._services, [end], by_follower=True)
-        for one in ended:
-            send_close(one.run_id, one.attempt)
+        if ended:
+            send_close(self._services)
         return bool(ended)

@@ -117,7 +117,7 @@ def record_result(services: Services, run_id: UUID, token: object, outcome: obje
         if not of.number:
             return {"taken": False}
         if finish(services, [end]):
-            send_close(run_id, of.number)
+            send_close(services)
             return {"taken": True}
         # Another worker took the follower's place over, or another end came, between the reading and the writing.
 

@@ -101,11 +101,11 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def add(self, outcome: str) -> None:
+    def add(self, outcome: str, times: int = 1) -> None:
         with self._lock:
-            self._counts[outcome] += 1
+            self._counts[outcome] += times
 
     @property
     def counts(self) -> dict[str, int]:
         with self._lock:
-            return {outcome: count for outcome, count in self._counts.items() if outcome != "left"}
+            return {outcome: count for outcome, count in self._counts.items() if outcome != "left" and count}

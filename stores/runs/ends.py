@@ -33,6 +33,9 @@ WITH ends AS (
 ), closed AS (
     UPDATE run_attempts a
     SET finished_at = clock_timestamp(), outcome = e.outcome, last_seq = e.last_seq,
+        -- A log without a chunk is closed by the end itself.
+        log_closed_at = CASE WHEN e.last_seq = 0 AND NOT EXISTS (
+            SELECT FROM attempt_logs l WHERE l.run_id = a.run_id AND l.attempt = a.attempt) THEN clock_timestamp() END,
         termination = CASE WHEN NOT e.work_ended THEN 'owed' END, adoption = NULL,
         reaped_at = CASE WHEN e.kind = 'reaped' THEN clock_timestamp() END
     FROM ended d JOIN ends e ON e.run_id = d.id AND e.epoch = d.epoch

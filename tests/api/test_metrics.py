@@ -49,7 +49,7 @@ def test_what_is_told_is_what_the_rows_say(services: Services, client: TestClien
     in_process(services)
     new_run(services)
     ended = running(services)
-    finish(services, [End.by_result(ended.fence, Outcome(), 0)])
+    finish(services, [End.by_result(ended.fence, Outcome(), 1)])
     told = scraped(client)
     assert told["reprieve_runs", "detached", "queued"] == 1
     assert told["reprieve_runs", "detached", "running"] == 2

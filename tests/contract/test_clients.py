@@ -451,6 +451,7 @@ def forget_the_tail(stack: Stack, work: Work) -> None:
         connection.execute(text(moved), {"id": work.run_id})
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 @pytest.mark.parametrize(("how", "error"), [("removed", LogRemoved), ("lost", LogLost)])
 def test_a_log_of_which_nothing_is_left_is_an_error_that_says_why(
     ask: Any, stack: Stack, how: str, error: type[ReprieveError]

@@ -60,6 +60,7 @@ def printed(services: Services) -> Work:
 EXPECTED = b"".join(b"line %d\n" % number for number in range(100))
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 @pytest.mark.parametrize("closed", [False, True])
 def test_the_log_outlives_the_disk_of_the_worker_that_wrote_it(shared: Services, tmp_path: Path, closed: bool) -> None:
     work = printed(shared)
@@ -72,6 +73,7 @@ def test_the_log_outlives_the_disk_of_the_worker_that_wrote_it(shared: Services,
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, EXPECTED, b"")
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 def test_an_archive_that_is_out_of_reach_is_an_error_and_not_an_empty_log(shared: Services, tmp_path: Path) -> None:
     work = printed(shared)
     assert close_log(shared, work.run_id, 1) is Closing.DONE

@@ -215,6 +215,7 @@ def test_live_output_over_http_has_an_event_for_it_and_goes_on(services: Service
     assert '{"attempt":1,"first":2,"last":4,"why":"missing"}' in told
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 def test_a_closing_waits_for_nothing_that_is_in_quarantine_and_records_it_as_a_gap(services: Services) -> None:
     work = running(services)
     ingest(services, [chunk(work, 1)])

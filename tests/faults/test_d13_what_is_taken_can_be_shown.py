@@ -41,7 +41,7 @@ from tests.support.rows import chunk, ingest, make_due, running
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.row("D13")
+pytestmark = [pytest.mark.row("D13"), pytest.mark.usefixtures("every_log_is_large")]
 
 YEAR_292278994 = 9223372036854775807
 HOSTILE_TIMES = [YEAR_292278994, MAX_TIME + 1, -(2**63), 2**64 - 1, -62_135_596_800_001]
@@ -358,7 +358,7 @@ def test_a_process_that_ends_over_a_log_leaves_it_behind_the_others(
         deadly.setattr(turns, "take_turns", lambda *_, **__: None)
         poison(services, deadly, "write", {bad.run_id}, lambda: (_ for _ in ()).throw(KilledError()))
         with pytest.raises(KilledError):
-            closing._close_owed(services, (bad.run_id, 1))
+            closing._close_large(services, (bad.run_id, 1))
     assert [run_id for run_id, _ in services.closings.owed(10)] == [good.run_id, bad.run_id]
 
 

@@ -42,7 +42,7 @@ from tests.support.served import Served
 from tests.support.waiting import eventually
 from tests.unit.test_reaping import NOW, TIMING, suspect
 
-pytestmark = pytest.mark.row("E14")
+pytestmark = [pytest.mark.row("E14"), pytest.mark.usefixtures("every_log_is_large")]
 
 READERS = 60
 #: Seconds within which whoever gives a sign of life is answered, on a slow and busy machine.

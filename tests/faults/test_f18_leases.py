@@ -32,7 +32,7 @@ from tests.support import network
 from tests.support.rows import age, chunk, ingest, kinds, running, watch_for
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.row("F18")
+pytestmark = [pytest.mark.row("F18"), pytest.mark.usefixtures("every_log_is_large")]
 
 LENGTH = timedelta(seconds=60)
 

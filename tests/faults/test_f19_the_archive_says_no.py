@@ -35,7 +35,7 @@ from tests.support.object_store import MISSING, ObjectStore, object_store
 from tests.support.processes import run_command
 from tests.support.rows import chunk, in_process, ingest, running
 
-pytestmark = pytest.mark.row("F19")
+pytestmark = [pytest.mark.row("F19"), pytest.mark.usefixtures("every_log_is_large")]
 
 
 @pytest.fixture

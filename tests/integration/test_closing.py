@@ -160,6 +160,7 @@ def test_a_closed_log_is_one_verified_object_that_any_zstd_reads(
     assert wired.closings.owed(10) == []
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 def test_an_archive_in_a_folder_outlives_a_power_cut_before_it_is_recorded(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +182,7 @@ def test_an_archive_in_a_folder_outlives_a_power_cut_before_it_is_recorded(
     assert synced == {path.stat().st_ino: True for path in (file, file.parent, root / "runs", root)}
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 def test_a_folder_of_archives_is_for_nobody_elses_eyes(services: Services) -> None:
     work, _ = ended(services, 1)
     close_log(services, work.run_id, 1)
@@ -241,17 +243,10 @@ def test_a_follower_sees_no_gap_and_no_repeat_when_the_log_is_closed_under_it(se
     assert len(seen) == len(chunks)
 
 
-def test_a_log_without_a_chunk_is_closed_without_an_object(wired: Services) -> None:
-    work, _ = ended(wired, 0)
-    before = objects(wired)
-    assert close_log(wired, work.run_id, 1) is Closing.DONE
-    assert objects(wired) == before
-    assert wired.logs.read(work.run_id, 1) == []
-
-
 # -- what goes wrong
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 def test_an_object_that_is_not_what_was_written_is_not_recorded_and_the_log_stays(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +300,7 @@ def test_a_crash_at_any_step_leaves_a_whole_log_that_closes_later(
     assert segments(services, work.run_id) == 0
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 def test_a_chunk_that_comes_while_the_archive_is_written_is_in_the_next_archive(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,11 +357,13 @@ def test_the_end_of_a_run_has_its_log_closed_by_a_real_worker_without_waiting_fo
     ]
     for run in runs:
         eventually(lambda run=run: any(one.log_closed_at for one in services.runs.get(run.id).attempts), timeout=60)
-        archive = services.archives.find(run.id, 1)
-        assert archive is not None
-        assert not archive.gaps
         assert services.runs.get(run.id).status == "succeeded"
-        assert segments(services, run.id) == 0
+        assert not services.closings.state(run.id, 1).missing
+    archive = services.archives.find(runs[0].id, 1)
+    assert archive is not None
+    assert not archive.gaps
+    assert segments(services, runs[0].id) == 0
+    assert services.archives.find(runs[1].id, 1) is None, "a small log stays where it is"
     assert {(one.stream, one.data) for one in services.logs.read(runs[1].id, 1)} == {
         ("stdout", b"out\n"),
         ("stderr", b"err\n"),
@@ -394,6 +392,7 @@ def test_all_that_is_owed_is_closed(services: Services, owed: list[Work]) -> Non
     assert send_owed(services) == 0
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 def test_a_log_that_cannot_be_closed_stops_no_other(
     services: Services, owed: list[Work], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -443,6 +442,7 @@ def retention(services: Services, days: float) -> Services:
     return replace(services, settings=services.settings.model_copy(update={"log_retention_days": days}))
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 def test_the_logs_of_old_runs_are_removed_and_no_others(wired: Services) -> None:
     (old, _), (young, chunks) = ended(wired, 20), ended(wired, 20)
     going_on = running(wired)
@@ -473,6 +473,7 @@ def test_the_logs_of_old_runs_are_removed_and_no_others(wired: Services) -> None
     assert [len(wired.closings.state(work.run_id, 1).quarantined) for work in (old, young, going_on)] == [0, 1, 1]
 
 
+@pytest.mark.usefixtures("every_log_is_large")
 def test_retention_goes_in_bounded_steps(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EXPIRE_AT_ONCE", 2)
     for _ in range(3):

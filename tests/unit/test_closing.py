@@ -12,7 +12,7 @@ import zstandard
 from reprieve.models import archive
 from reprieve.models.archive import chunks_of, frames
 from reprieve.models.chunks import Chunk, milliseconds
-from reprieve.models.closing import KEPT_FOR, Closing, may_forget, next_step
+from reprieve.models.closing import KEPT_FOR, MANY_PIECES, SMALL_BYTES, Closing, Hot, may_forget, next_step
 from reprieve.models.extents import TAIL_WAIT, Extent
 from reprieve.models.sequences import MAX_SEQ, SeqRanges
 
@@ -29,20 +29,42 @@ AT = datetime(2026, 1, 1, 12, 0, 0, 7000, tzinfo=UTC)
         ({"ended_for": None}, Closing.WAIT),
         ({"archived": WHOLE}, Closing.DROP),
         ({"archived": WHOLE, "ended_for": None}, Closing.WAIT),
-        ({"stored": WHOLE}, Closing.ARCHIVE),
+        ({"stored": WHOLE}, Closing.STAY),
         ({"stored": WHOLE, "last_seq": None}, Closing.WAIT),
         ({"stored": WHOLE, "last_seq": 6}, Closing.WAIT),
         ({}, Closing.WAIT),
         ({"ended_for": TAIL_WAIT - A_MOMENT}, Closing.WAIT),
-        ({"ended_for": TAIL_WAIT}, Closing.ARCHIVE),
-        ({"ended_for": TAIL_WAIT, "last_seq": None}, Closing.ARCHIVE),
+        ({"ended_for": TAIL_WAIT}, Closing.STAY),
+        ({"ended_for": TAIL_WAIT, "last_seq": None}, Closing.STAY),
         ({"ended_for": TAIL_WAIT, "held": (9, 9)}, Closing.WAIT),
-        ({"stored": WHOLE, "held": (9, 9)}, Closing.ARCHIVE),
+        ({"stored": WHOLE, "held": (9, 9)}, Closing.STAY),
     ],
 )
 def test_a_log_is_closed_when_it_is_whole_or_its_tail_was_waited_for(changes: dict[str, Any], step: Closing) -> None:
     usual = {"ended_for": timedelta(0), "last_seq": 5, "stored": TORN}
-    assert next_step(Extent(**(usual | changes))) is step
+    log = Extent(**(usual | changes))
+    assert next_step(log, Hot(1, log.stored.count, 100)) is step
+    large = Closing.ARCHIVE if step is Closing.STAY else step
+    assert next_step(log, Hot(1, log.stored.count, SMALL_BYTES + 1)) is large
+
+
+@pytest.mark.parametrize(
+    ("hot", "step"),
+    [
+        (Hot(1, 5, SMALL_BYTES), Closing.STAY),
+        (Hot(1, 5, SMALL_BYTES + 1), Closing.ARCHIVE),
+        (Hot(MANY_PIECES - 1, 5, 100), Closing.STAY),
+        (Hot(MANY_PIECES, 5, 100), Closing.ARCHIVE),
+        (Hot(1, 4, 100), Closing.ARCHIVE),
+        (Hot(), Closing.ARCHIVE),
+    ],
+)
+def test_a_log_stays_in_the_database_if_it_is_small_and_all_of_it_is_there(hot: Hot, step: Closing) -> None:
+    assert next_step(Extent(timedelta(0), 5, WHOLE), hot) is step
+
+
+def test_a_log_without_a_chunk_stays_where_there_is_nothing() -> None:
+    assert next_step(Extent(timedelta(0), 0), Hot()) is Closing.STAY
 
 
 def test_what_is_awaited_or_held_is_late_and_the_rest_is_missing() -> None:

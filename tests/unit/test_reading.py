@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reprieve.models.chunks import Chunk, blocks_of
-from reprieve.models.closing import Closing, next_step
+from reprieve.models.closing import Closing, Hot, next_step
 from reprieve.models.extents import TAIL_WAIT, UNKNOWN_TAIL_WAIT, Extent, Extents
 from reprieve.models.gaps import Gap, Why
 from reprieve.models.reading import Item, Reading, Step, explained_by, seem_lost
@@ -252,12 +252,12 @@ def test_each_number_is_given_or_named_once_and_in_order(
     [
         (replace(RUNS_ON, stored=numbers((1, 3))), Closing.WAIT),
         (replace(JUST_ENDED, last_seq=3, stored=numbers((1, 2))), Closing.WAIT),
-        (replace(JUST_ENDED, last_seq=3, stored=numbers((1, 3))), Closing.ARCHIVE),
-        (replace(JUST_ENDED, last_seq=3, stored=numbers((1, 2)), aside=numbers((3, 3))), Closing.ARCHIVE),
+        (replace(JUST_ENDED, last_seq=3, stored=numbers((1, 3))), Closing.STAY),
+        (replace(JUST_ENDED, last_seq=3, stored=numbers((1, 2)), aside=numbers((3, 3))), Closing.STAY),
         (replace(JUST_ENDED, last_seq=3, stored=numbers((1, 3), (5, 5))), Closing.WAIT),
-        (replace(JUST_ENDED, last_seq=0), Closing.ARCHIVE),
+        (replace(JUST_ENDED, last_seq=0), Closing.STAY),
         (replace(JUST_ENDED, ended_for=TAIL_WAIT - MOMENT), Closing.WAIT),
-        (LONG_AGO, Closing.ARCHIVE),
+        (LONG_AGO, Closing.STAY),
         (replace(LONG_AGO, held=(1, 1)), Closing.WAIT),
         (replace(LONG_AGO, archived=numbers((1, 1))), Closing.DROP),
         (replace(LONG_AGO, archived=numbers()), Closing.DROP),
@@ -265,7 +265,7 @@ def test_each_number_is_given_or_named_once_and_in_order(
     ],
 )
 def test_the_next_step_of_a_closing(extent: Extent, step: Closing) -> None:
-    assert next_step(extent) is step
+    assert next_step(extent, Hot(1, extent.stored.count)) is step
 
 
 def test_what_a_reader_passes_over_never_goes_beyond_the_largest_number() -> None:

@@ -1,6 +1,7 @@
 """The shipper: when a batch is sent, what is sent again, and that the spool is given back only on the store's word."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -101,6 +102,11 @@ def files(tmp_path: Path) -> list[Path]:
 # -- when a batch is sent
 
 
+def _never_send_for_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST_AGE", "BATCH_AGE"):
+        monkeypatch.setattr(module, name, NEVER)
+
+
 def test_a_batch_is_sent_when_its_first_chunk_has_waited_long_enough(make: Make, store: Store, log: SpooledLog) -> None:
     say(make(), log, "a", "b")
     eventually(lambda: store.texts() == ["a", "b"])
@@ -115,10 +121,54 @@ def test_a_batch_is_sent_when_it_is_large_enough(
     eventually(lambda: len(store.texts()) > 200)
 
 
-def test_a_flush_sends_at_once_what_was_added_before_it(
+def test_what_is_said_after_a_pause_goes_at_once_and_what_follows_waits_its_time(
     make: Make, store: Store, log: SpooledLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BATCH_AGE", NEVER)
+    shipper = make()
+    shipper.start()
+    eventually(lambda: shipper._is_quiet)
+    say(shipper, log, "first")
+    eventually(lambda: store.texts() == ["first"])
+    say(shipper, log, "second")
+    say(shipper, log, *("x" * 1024 for _ in range(shipper_source.BATCH_BYTES // 1024 - 2)))
+    assert store.texts() == ["first"], "output that goes on is not cut into small pieces"
+    say(shipper, log, *("x" * 1024 for _ in range(10)))
+    eventually(lambda: store.texts()[:2] == ["first", "second"])
+
+
+def test_what_is_said_while_nothing_is_awaited_is_never_forgotten(
+    make: Make, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread falls asleep just as something is added, again and again."""
+    monkeypatch.setattr(module, "BATCH_AGE", 0.001)
+    monkeypatch.setattr(module, "FIRST_AGE", 0.0)
+    shipper, runs = make(), [UUID(int=number) for number in range(1, 501)]
+    for run in runs:
+        say(shipper, SpooledLog(run, 1, 1), "a")
+        time.sleep(0.001)
+    eventually(lambda: all(store.texts(run) == ["a"] for run in runs))
+
+
+def test_runs_that_end_one_after_the_other_share_batches(
+    make: Make, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each end is in a hurry; hundreds of them in a second must not cost a message each."""
+    _never_send_for_age(monkeypatch)
+    monkeypatch.setattr(module, "HURRY_AGE", 0.2)
+    shipper, began = make(), time.monotonic()
+    runs = [UUID(int=number) for number in range(1, 101)]
+    for run in runs:
+        say(shipper, SpooledLog(run, 1, 1), "a")
+        shipper.hurry()
+    eventually(lambda: all(store.texts(run) == ["a"] for run in runs))
+    assert len(store.batches) <= 2 + (time.monotonic() - began) / 0.2
+
+
+def test_a_flush_sends_at_once_what_was_added_before_it(
+    make: Make, store: Store, log: SpooledLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _never_send_for_age(monkeypatch)
     shipper = make()
     assert shipper.flush(0)
     say(shipper, log, "a")
@@ -136,7 +186,7 @@ def test_a_flush_does_not_wait_longer_than_it_may(make: Make, store: Store, log:
 def test_output_that_trickles_in_while_a_batch_is_sent_waits_for_the_next(
     make: Make, store: Store, log: SpooledLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH_AGE", NEVER)
+    _never_send_for_age(monkeypatch)
     shipper = make()
     store.before_each = lambda: say(shipper, log, "more")
     say(shipper, log, "first")
@@ -161,7 +211,7 @@ def test_what_an_earlier_worker_left_is_shipped_beside_output_that_never_pauses(
 
 
 def test_many_runs_travel_in_one_message(make: Make, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BATCH_AGE", NEVER)
+    _never_send_for_age(monkeypatch)
     shipper = make()
     for number in range(50):
         say(shipper, SpooledLog(UUID(int=number), 1, 1), "a", "b")
