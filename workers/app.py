@@ -11,6 +11,7 @@ from celery.loaders.app import AppLoader
 from celery.local import PromiseProxy
 from celery.signals import after_setup_logger, after_setup_task_logger, beat_init, heartbeat_sent, worker_init
 from celery.worker.request import Request
+from kombu.entity import Exchange, Queue
 
 from reprieve.beat_schedule import beat_schedule
 from reprieve.workers import broker, broker_address, current, journal, pulse
@@ -33,6 +34,7 @@ def configuration() -> dict[str, Any]:
             "reprieve.workers.sweep",
             "reprieve.workers.lifecycle",
         ),
+        "task_queues": [_queue(name) for name in QUEUES],
         "task_default_queue": "control",
         "task_routes": {
             "runs.*": {"queue": "runs"},
@@ -70,6 +72,11 @@ def configuration() -> dict[str, Any]:
         "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2},
         "timezone": "UTC",
     }
+
+
+def _queue(name: str) -> Queue:
+    """A message about a run is a hint, settled as it comes: the broker need not remember who has it."""
+    return Queue(name, Exchange(name), routing_key=name, no_ack=name == "runs")
 
 
 class DiscreetRequest(Request):  # type: ignore[misc]

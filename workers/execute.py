@@ -12,22 +12,19 @@ from uuid import UUID
 
 from reprieve.workers.app import app
 from reprieve.workers.lifecycle import crew
+from reprieve.workers.telling import teller
 
 logger = logging.getLogger(__name__)
 
 
-def heed(task: Any, _: Any, consumer: Any, **__: Any) -> Callable[..., None]:
+def heed(_: Any, __: Any, consumer: Any, **___: Any) -> Callable[..., None]:
     """How Celery's consumer handles these messages: a `Task.Strategy`, as `celery.worker.strategy.default` is one."""
-    eventer = consumer.event_dispatcher
 
-    def handle(message: Any, _: Any, ack: Callable[..., None], *__: Any, **___: Any) -> None:
-        shown = message.headers
-        if eventer and eventer.enabled:
-            eventer.send("task-received", uuid=shown["id"], name=task.name, args=shown.get("argsrepr"), kwargs="{}")
+    def handle(message: Any, *_: Any, **__: Any) -> None:
         try:
-            hint(str(shown["id"]), consumer.hostname)
+            hint(str(message.headers["id"]), consumer.hostname)
         finally:
-            ack(logger, consumer.connection_errors)
+            message.ack_log_error(logger, consumer.connection_errors)
 
     return handle
 
@@ -44,4 +41,5 @@ def hint(run_id: str, node: str | None) -> None:
     except ValueError:
         logger.warning("A message asks for %.80r, which is no run.", run_id)
         return
+    teller().received(waiting)
     crew(node).supervisor.hint(waiting)

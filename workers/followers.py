@@ -127,7 +127,8 @@ class Followers:
                 logger.info("Run %s attempt %d: followed here.", work.run_id, work.attempt)
                 came_to = await self._following.to_the_end(context, follow, name)
                 result = str(came_to.result)
-                logger.info("Run %s attempt %d: not followed here any more: %s.", work.run_id, work.attempt, result)
+                if came_to.end is None:
+                    logger.info("Run %s attempt %d: not followed here any more: %s.", work.run_id, work.attempt, result)
                 if result != "released":
                     await self._tell_end(context, came_to, time.monotonic() - shown.began)
         except BaseException:

@@ -95,6 +95,10 @@ class Teller:
         if self._thread:
             self._thread.join(timeout)
 
+    def received(self, run_id: UUID) -> None:
+        """Its message has come; it is taken as soon as there is a place for it, here or elsewhere."""
+        self._tell("task-received", run_id, name=NAME, args=f"({run_id})", kwargs="{}")
+
     def began(self, run_id: UUID) -> None:
         # With its name: who listens may have been started after the message was sent.
         self._tell("task-started", run_id, name=NAME, args=f"({run_id})", kwargs="{}")
