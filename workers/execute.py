@@ -21,10 +21,8 @@ def heed(_: Any, __: Any, consumer: Any, **___: Any) -> Callable[..., None]:
     """How Celery's consumer handles these messages: a `Task.Strategy`, as `celery.worker.strategy.default` is one."""
 
     def handle(message: Any, *_: Any, **__: Any) -> None:
-        try:
-            hint(str(message.headers["id"]), consumer.hostname)
-        finally:
-            message.ack_log_error(logger, consumer.connection_errors)
+        # Nothing is acknowledged: the broker forgets a message of this queue as it gives it away (`workers.app`).
+        hint(str(message.headers["id"]), consumer.hostname)
 
     return handle
 
@@ -35,11 +33,17 @@ def execute_task(run_id: str) -> None:
 
 
 def hint(run_id: str, node: str | None) -> None:
-    """Have a run be taken soon, if there is a place for it. A message that names no run says nothing."""
+    """Have a run be taken soon, if there is a place for it. A message that names no run says nothing.
+
+    Raises nothing, since Celery would end the worker: the row says the same.
+    """
     try:
         waiting = UUID(run_id)
     except ValueError:
         logger.warning("A message asks for %.80r, which is no run.", run_id)
         return
+    try:
+        crew(node).supervisor.hint(waiting)
+    except Exception:
+        logger.exception("Run %s waits, and is found by the next look.", waiting)
     teller().received(waiting)
-    crew(node).supervisor.hint(waiting)
