@@ -39,12 +39,17 @@ def find(marker: str) -> Path | None:
 
 
 def members(folder: Path) -> list[int]:
-    """The numbers of the processes in a cgroup and below it."""
-    found: list[int] = []
-    for path in folder.rglob("cgroup.procs"):
-        with suppress(OSError):
-            found += map(int, path.read_text().split())
-    return found
+    """The numbers of the processes in a cgroup and below it. In one that somebody has removed, there are none."""
+    while True:
+        found: list[int] = []
+        try:
+            for path in folder.rglob("cgroup.procs"):
+                with suppress(OSError):
+                    found += map(int, path.read_text().split())
+        except FileNotFoundError:  # One below it may be gone, and others there.
+            if folder.is_dir():
+                continue
+        return found
 
 
 def release(folder: Path, pids: Iterable[int]) -> None:

@@ -355,7 +355,11 @@ def run(channel: int, given: list[int], worker: int) -> None:
         asked = Asked(*marshal.loads(data))  # noqa: S302 - said by the worker
         show(asked.environment)
         prctl(PR_SET_CHILD_SUBREAPER, 1)
-        launcher = Launcher(said, asked)
+        try:
+            launcher = Launcher(said, asked)
+        except OSError as problem:  # It has no descriptor to be woken by.
+            said.tell(f"e {problem.errno} {problem.strerror}")
+            os._exit(127)
         said.tell(f"i {os.getpid()}")
         launcher.to_the_end(given)
         os._exit(0)

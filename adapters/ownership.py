@@ -13,7 +13,7 @@ The way out is theirs, too: a process that sets the marker to another value, eve
 nor is what it starts. What is not promised: a process that has emptied its environment, whose ancestors have all ended
 and whose launcher was killed, is found by its cgroup alone.
 
-Standard library only, and imported by the launcher when there is something to end.
+Standard library only: the launcher's.
 """
 
 import os
@@ -181,11 +181,8 @@ def marker_of(pid: int) -> str | None:
         return _marker_by_psutil(pid)
     environment = _read(f"/proc/{pid}/environ") or b""
     # Not by splitting it: that of a launcher ends with thousands of NULs.
-    place = 0 if environment.startswith(_PREFIX) else environment.find(b"\0" + _PREFIX) + 1
-    if place == 0 and not environment.startswith(_PREFIX):
-        return None
-    value, _, _ = environment[place + len(_PREFIX) :].partition(b"\0")
-    return value.decode("utf-8", "replace")
+    _, found, rest = (b"\0" + environment).partition(b"\0" + _PREFIX)
+    return rest.partition(b"\0")[0].decode("utf-8", "replace") if found else None
 
 
 def children_of(pid: int) -> list[int]:

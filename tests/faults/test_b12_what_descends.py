@@ -381,6 +381,25 @@ def test_a_cgroup_goes_with_a_command_that_ends_by_itself(adapter: Adapter, dele
 
 
 @pytest.mark.row("B12")
+def test_two_who_end_the_same_attempt_both_find_it_gone_whoever_has_removed_its_cgroup(
+    delegated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = cgroup.create("one")
+    assert place is not None
+    (place / "below").mkdir()
+    read = Path.read_text
+
+    def remove_it_before(self: Path) -> str:
+        if place.exists():
+            cgroup.remove(place)
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_text", remove_it_before)
+    assert cgroup.members(place) == []
+    assert cgroup.members(place) == []
+
+
+@pytest.mark.row("B12")
 def test_a_cgroup_that_was_not_handed_over_is_not_divided(delegated: Path) -> None:
     assert cgroup.create("one") == delegated / "reprieve-one"
     os.removexattr(delegated, "user.delegate")

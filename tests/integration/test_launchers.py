@@ -309,9 +309,9 @@ def test_servers_that_end_again_and_again_are_the_hosts_trouble_and_no_fault_of_
 def test_a_server_without_a_free_descriptor_is_the_hosts_trouble_until_it_has_some(
     adapter: AnyAdapter, server: psutil.Process
 ) -> None:
-    before = server.rlimit(psutil.RLIMIT_NOFILE)
-    for free in range(3):
-        server.rlimit(psutil.RLIMIT_NOFILE, (len(files_of(server.pid)) + 2 + free, before[1]))
+    before, taken = server.rlimit(psutil.RLIMIT_NOFILE), len(("stdin", "stdout", "stderr"))
+    for free in range(5):  # Of the three descriptors that come with a request, and the two that wake a launcher.
+        server.rlimit(psutil.RLIMIT_NOFILE, (taken + free, before[1]))
         with pytest.raises(OSError, match=r"open files|was ended before") as raised:
             execute(adapter, work("true"))
         assert is_unfit(raised.value)
