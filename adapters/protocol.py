@@ -93,7 +93,8 @@ class Context(Protocol):
 class AsyncContext(Protocol):
     """The same for an adapter that follows without a thread: what may wait is awaited.
 
-    All of it is called from the adapter's own event loop, and for one run one call after the other.
+    All of it is called from the adapter's own event loop, and for one run one call after the other; but a `wait` may be
+    under way beside the others, so that a follower is told at once.
     """
 
     run_id: UUID
