@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import closing, dispatch, enqueue, growth, hold, ingest, latency, live, memory, on_log, refresh, sweep
+from bench import carry, closing, dispatch, enqueue, growth, hold, ingest, latency, live, memory, on_log, refresh, sweep
 from bench.measure import Result
 from bench.stack import stack
 
@@ -31,9 +31,10 @@ BENCHMARKS: dict[str, ModuleType] = {
     "hold": hold,
     "enqueue": enqueue,
     "dispatch": dispatch,
+    "carry": carry,
 }
-#: Only by their names: one takes an hour, two need an environment of their own.
-LONG = ("hold", "enqueue", "dispatch")
+#: Only by their names: two take long, two need an environment of their own.
+LONG = ("hold", "enqueue", "dispatch", "carry")
 PACKAGES = ("celery", "redis", "sqlalchemy", "psycopg2-binary", "zstandard", "msgspec")
 
 console = Console(width=None if os.isatty(1) else 150)
