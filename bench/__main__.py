@@ -14,7 +14,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import carry, closing, dispatch, enqueue, growth, hold, ingest, latency, live, memory, on_log, refresh, sweep
+from bench import (
+    carry,
+    closing,
+    dispatch,
+    enqueue,
+    growth,
+    hold,
+    ingest,
+    latency,
+    live,
+    memory,
+    million,
+    on_log,
+    refresh,
+    short,
+    sweep,
+)
 from bench.measure import Result
 from bench.stack import stack
 
@@ -32,9 +48,11 @@ BENCHMARKS: dict[str, ModuleType] = {
     "enqueue": enqueue,
     "dispatch": dispatch,
     "carry": carry,
+    "million": million,
+    "short": short,
 }
-#: Only by their names: two take long, two need an environment of their own.
-LONG = ("hold", "enqueue", "dispatch", "carry")
+#: Only by their names: they take long, or need an environment of their own.
+LONG = ("hold", "enqueue", "dispatch", "carry", "million", "short")
 PACKAGES = ("celery", "redis", "sqlalchemy", "psycopg2-binary", "zstandard", "msgspec")
 
 console = Console(width=None if os.isatty(1) else 150)

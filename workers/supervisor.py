@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 #: Seconds between two turns of each duty; never more than a keepalive interval.
 INTERVALS = {"supervise": 1.0, "vouch": 1.0, "bury": 2.0, "adopt": ADOPT_INTERVAL, "answer": 1.0, "tidy": 20.0}
 
+#: Seconds before runs are taken again where that has failed.
+TAKE_AGAIN_AFTER = 1.0
+
 
 class Supervisor:
     """One per worker process that follows runs. A turn of a duty is a method, or an attribute, of the duty's name."""
@@ -89,8 +92,14 @@ class Supervisor:
         """Take runs as soon as there is one to take."""
         while not self._ended.is_set():
             self._taking.wait()
-            if not (self._ended.is_set() or self.is_draining):
-                self._step(self.take)
+            if self._ended.is_set() or self.is_draining:
+                continue
+            try:
+                self.take()
+            except Exception:
+                logger.exception("Runs could not be taken; it is tried again in a moment.")
+                # However many messages come meanwhile.
+                self._ended.wait(TAKE_AGAIN_AFTER)
 
     def take(self) -> None:
         """One turn over the runs that wait."""
