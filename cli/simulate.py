@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from reprieve.cli.extras import need
@@ -18,6 +19,7 @@ from reprieve.models.text import span
 from reprieve.simulation.plan import Guard, Plan
 
 if TYPE_CHECKING:  # They need numpy, which only the extra brings.
+    from reprieve.simulation.parts import SplitReport
     from reprieve.simulation.report import Report
 
 MOST_SEEDS = 100
@@ -36,7 +38,11 @@ def run_simulate(
     """Simulate so many seeds from the plan's on; returns the exit status: 0 if nothing was against the promise."""
     if not 1 <= seeds <= MOST_SEEDS:
         raise InvalidRequest(f"--seeds {seeds} cannot be simulated; use 1 to {MOST_SEEDS}.")
+    if plan.parts > 1 and (without or picture is not None):
+        raise InvalidRequest("--parts tells of each part; use --without and --picture for a fleet that is not split.")
     need("numpy", "`reprieve simulate`")
+    if plan.parts > 1:
+        return _simulate_parts(plan, seeds, as_json=as_json)
     if picture is not None:
         need("matplotlib", "--picture")
         if picture.suffix.lower() != ".png" or not picture.absolute().parent.is_dir():
@@ -52,6 +58,53 @@ def run_simulate(
     else:
         _tell(terminal(), compared)
     return 0 if all(one.base.is_good for one in compared) else 1
+
+
+def _simulate_parts(plan: Plan, seeds: int, *, as_json: bool) -> int:
+    """The same of a fleet that is split."""
+    from reprieve.simulation.parts import simulate
+
+    reports = []
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        for seed in range(plan.seed, plan.seed + seeds):
+            task = progress.add_task(f"seed {seed}, {plan.parts} parts", total=1.0)
+            reports.append(simulate(replace(plan, seed=seed), partial(_update, progress, task)))
+    good = all(report.is_good for report in reports)
+    if as_json:
+        say_json({"good": good, "seeds": [report.record() for report in reports]})
+    else:
+        _tell_parts(terminal(), reports)
+    return 0 if good else 1
+
+
+def _update(progress: Progress, task: TaskID, share: float) -> None:
+    progress.update(task, completed=share)
+
+
+def _tell_parts(console: Console, reports: "Sequence[SplitReport]") -> None:
+    for report in reports:
+        console.print(_parts_table(report))
+        for number, part in enumerate(report.parts):
+            _tell_reaps(console, part, f", part {number} of seed {report.plan.seed}")
+        console.print()
+    for sentence in _verdict([part for report in reports for part in report.parts]):
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _parts_table(report: "SplitReport") -> Table:
+    """A row for each part."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title=f"seed {report.plan.seed}", title_justify="left")
+    counts = ("PART", "STARTED", "AT ONCE", "DEAD", "FOUND", "MISSED")
+    for column in (*counts, "ALL WITHIN", "WHILE WELL", "FALSE REAPS", "NOT PROMISED"):
+        table.add_column(column, justify="right")
+    for number, part in enumerate(report.parts):
+        running, false = max(part.series.running, default=0), len(part.false_reaps)
+        dead = (part.died, len(part.found), len(part.missed))
+        within = [_span(part.quantiles(well=well), "max") for well in (False, True)]
+        table.add_row(
+            *map(str, (number, part.started, running, *dead)), *within, f"{false}", f"{len(part.live) - false}"
+        )
+    return table
 
 
 def _compare(plan: Plan, without: Sequence[Guard]) -> Compared:
@@ -81,7 +134,7 @@ def _tell(console: Console, compared: Sequence[Compared]) -> None:
     reports = [one.base for one in compared]
     console.print(_figures(reports))
     for report in reports:
-        _tell_reaps(console, report, several=len(reports) > 1)
+        _tell_reaps(console, report, f", seed {report.plan.seed}" if len(reports) > 1 else "")
     if compared[0].without:
         console.print()
         console.print(_worth(compared))
@@ -145,16 +198,15 @@ def _span(quantiles: dict[str, float], name: str) -> str:
     return span(quantiles[name]) if quantiles else "-"
 
 
-def _tell_reaps(console: Console, report: "Report", *, several: bool) -> None:
+def _tell_reaps(console: Console, report: "Report", where: str) -> None:
     """The first of each class of live runs that were reaped, in words."""
     from reprieve.simulation.report import TOLD, LiveReap
 
     for what in LiveReap:
         reaps = report.of(what)
-        of_seed = f", seed {report.plan.seed}" if several else ""
         for number, reap in enumerate(reaps[:TOLD]):
             if number == 0:
-                console.print(f"\n{what.value}{of_seed} ({len(reaps)}):", highlight=False, soft_wrap=True)
+                console.print(f"\n{what.value}{where} ({len(reaps)}):", highlight=False, soft_wrap=True)
             console.print(f"  {reap.sentence()}", highlight=False, soft_wrap=True)
     for missed in report.missed[:TOLD]:
         console.print(f"  missed: {missed}", highlight=False, soft_wrap=True)

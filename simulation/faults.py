@@ -4,6 +4,7 @@ The rates are far above those of a well-kept system: a simulated day is meant to
 are those of `docs/failures.md`. Each kind draws from a stream of its own, so that leaving one out moves no other.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -101,6 +102,11 @@ def schedule(plan: Plan, workers: int) -> list[Fault]:
         if kind in plan.faults
         for fault in _draw(kind, plan.seconds, workers, np.random.default_rng([plan.seed, 1, number]))
     ]
+    return in_order(faults)
+
+
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Faults in the order of their beginning."""
     return sorted(faults, key=lambda one: (one.start, one.kind, one.place or 0))
 
 

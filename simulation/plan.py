@@ -9,6 +9,8 @@ from reprieve.models.errors import InvalidRequest
 HOUR = 3600.0
 #: A fleet larger than this does not fit into the memory that a simulation may take.
 MOST_RUNS = 2_000_000
+#: Parts that a fleet is split into, at most.
+MOST_PARTS = 64
 #: The times of a simulation are held second by second; a week of them is enough.
 MOST_HOURS = 168.0
 
@@ -68,10 +70,16 @@ class Plan:
     seed: int = 1
     faults: frozenset[FaultKind] = ALL_FAULTS
     without: frozenset[Guard] = field(default_factory=frozenset)
+    parts: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.runs <= MOST_RUNS:
-            raise InvalidRequest(f"--runs {self.runs} cannot be simulated; use 1 to {MOST_RUNS}.")
+        if not 1 <= self.parts <= MOST_PARTS:
+            raise InvalidRequest(f"--parts {self.parts} cannot be simulated; use 1 to {MOST_PARTS}.")
+        if not self.parts <= self.runs <= MOST_RUNS * self.parts:
+            of = f" of {self.parts} parts" if self.parts > 1 else ""
+            raise InvalidRequest(
+                f"--runs {self.runs}{of} cannot be simulated; use {self.parts} to {MOST_RUNS * self.parts}."
+            )
         if not 1 / 6 <= self.hours <= MOST_HOURS:
             raise InvalidRequest(
                 f"--hours {self.hours:g} cannot be simulated; use 0.2 (a run is found dead after 6 minutes at the "

@@ -1,7 +1,7 @@
 """The simulation itself: tick by tick, what happens to the fleet, and what the reaper makes of it."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from reprieve.models.work import End
 from reprieve.simulation import proofs
 from reprieve.simulation.conditions import TICK, TICKS_PER_SWEEP, Conditions
 from reprieve.simulation.crew import Crew
-from reprieve.simulation.faults import DRAIN_LIMIT, WORKERS_PER_HOST, Fault, schedule, workers_for
+from reprieve.simulation.faults import DRAIN_LIMIT, WORKERS_PER_HOST, Fault, in_order, schedule, workers_for
 from reprieve.simulation.fleet import PROBE, PROOFS, Fleet, Kind, Truth
 from reprieve.simulation.plan import Guard, Plan
 from reprieve.simulation.proofs import Proofs
@@ -34,15 +34,25 @@ Progress = Callable[[float], Any]
 
 
 class World:
-    """One simulation under way; of other timings, or of faults that were not drawn, if they are given."""
+    """One simulation under way, of a fleet that is not split.
 
-    def __init__(self, plan: Plan, timing: Timing | None = None, faults: list[Fault] | None = None) -> None:
+    Of other timings, or of faults that were not drawn, if they are given. `besides` are faults that it shares with
+    others.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        timing: Timing | None = None,
+        faults: list[Fault] | None = None,
+        besides: Sequence[Fault] = (),
+    ) -> None:
         self.timing = timing or Timing()
         self.rng = np.random.default_rng([plan.seed, 4])
         self.fleet = Fleet(plan)
         running = float(self.fleet.duration.sum()) / plan.seconds
         workers = workers_for(running)
-        faults = schedule(plan, workers) if faults is None else faults
+        faults = in_order([*(schedule(plan, workers) if faults is None else faults), *besides])
         self.here = Conditions(plan, workers, faults)
         self.crew = Crew(self.fleet, self.here, self.timing, self.rng, adopts=Guard.ADOPT not in plan.without)
         self.reaper = Reaper(self.fleet, self.here, self.crew, self.timing, plan.without, self.rng)

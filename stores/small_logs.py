@@ -19,7 +19,7 @@ from reprieve.models.chunks import Block, LogKey, put_together
 from reprieve.models.closing import FEW_PIECES, JOINED_BYTES, MANY_PIECES, Hot
 from reprieve.models.errors import InvalidBlock
 from reprieve.stores.arrays import key_arrays
-from reprieve.stores.database import Database, clock
+from reprieve.stores.database import Database
 from reprieve.stores.log_writers import insert_segments
 from reprieve.stores.partitions import least_id
 
@@ -73,34 +73,47 @@ WHERE s.run_id = k.run_id AND s.attempt = k.attempt
   AND s.run_id BETWEEN CAST(:least AS uuid) AND CAST(:most AS uuid)
 """)
 
-# expire: small logs that were closed so long ago, of runs that ended so long ago. A run is enqueued before it ends, so
-# that only ids from before that time need be looked at. What was removed is a row in `log_archives`, as of a large log.
+# old: a page of the logs in a table that are of runs from before a time, in the order of their keys. A run is enqueued
+# before it ends, so that of what is to be removed no other need be looked at.
+OLD = """
+SELECT DISTINCT run_id, attempt FROM (
+    SELECT run_id, attempt FROM {table}
+    WHERE run_id < CAST(:before AS uuid) AND run_id >= CAST(:after AS uuid)
+      AND (run_id, attempt) > (CAST(:after AS uuid), :after_attempt)
+    ORDER BY run_id, attempt LIMIT :page) s
+ORDER BY run_id, attempt
+"""
+OLD_TABLES = [text(OLD.format(table=table)) for table in ("log_segments", "log_quarantine")]
+
+# expire: those of these logs that were closed where they are so long ago, of runs that ended so long ago. That one was
+# removed is a row in `log_archives`, as of a large log.
 EXPIRE = text("""
-WITH found AS (
-    SELECT run_id, attempt FROM log_segments WHERE run_id < CAST(:before AS uuid)
-    UNION
-    SELECT run_id, attempt FROM log_quarantine WHERE run_id < CAST(:before AS uuid)
-), old AS (
-    SELECT f.run_id, f.attempt, coalesce(l.stored, '{}') AS stored,
+WITH old AS (
+    SELECT a.run_id, a.attempt, coalesce(l.stored, '{}') AS stored,
            greatest(a.last_seq, upper(l.stored) - 1, 0) AS last_seq
-    FROM found f
-    JOIN run_attempts a ON a.run_id = f.run_id AND a.attempt = f.attempt JOIN runs r ON r.id = f.run_id
-    LEFT JOIN attempt_logs l ON l.run_id = f.run_id AND l.attempt = f.attempt
+    FROM run_attempts a
+    JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS k (run_id, attempt) USING (run_id, attempt)
+    JOIN runs r ON r.id = a.run_id
+    LEFT JOIN attempt_logs l ON l.run_id = a.run_id AND l.attempt = a.attempt
     WHERE a.log_closed_at < clock_timestamp() - :age AND r.finished_at < clock_timestamp() - :age
-      AND NOT EXISTS (SELECT FROM log_archives v WHERE v.run_id = f.run_id AND v.attempt = f.attempt)
-    LIMIT :limit
+      AND NOT EXISTS (SELECT FROM log_archives v WHERE v.run_id = a.run_id AND v.attempt = a.attempt)
+    ORDER BY a.run_id, a.attempt
 ), removed AS (
     INSERT INTO log_archives (run_id, attempt, size, frames, held, gaps, removed_at)
     SELECT run_id, attempt, 0, '[]', stored, int8multirange(int8range(1, last_seq + 1)) - stored, clock_timestamp()
     FROM old ON CONFLICT DO NOTHING RETURNING run_id, attempt
 ), dropped AS (
     DELETE FROM log_segments s USING removed m
-    WHERE s.run_id = m.run_id AND s.attempt = m.attempt AND s.run_id < CAST(:before AS uuid)
+    WHERE s.run_id = m.run_id AND s.attempt = m.attempt
+      AND s.run_id BETWEEN CAST(:least AS uuid) AND CAST(:most AS uuid)
 ), aside AS (
     DELETE FROM log_quarantine q USING removed m WHERE q.run_id = m.run_id AND q.attempt = m.attempt
 )
 SELECT count(*) FROM removed
 """)
+
+#: Segments, or blocks in quarantine, whose logs retention looks at in one statement.
+OLD_AT_ONCE = 5_000
 
 
 class SmallLogs:
@@ -130,10 +143,22 @@ class SmallLogs:
             return {(row.run_id, row.attempt) for row in connection.execute(CLOSE, key_arrays(logs))}
 
     def expire(self, age: timedelta, limit: int) -> int:
-        """Remove up to `limit` of these logs that were closed so long ago, and say so in a row; returns how many."""
-        with self._database.begin() as connection:
-            before = least_id(clock(connection) - age)
-            return int(connection.execute(EXPIRE, {"before": before, "age": age, "limit": limit}).scalar_one())
+        """Remove about `limit` of these logs that were closed so long ago, and say so in a row; returns how many.
+
+        All are looked at, page by page: what goes on, or is too young, hides none.
+        """
+        removed = 0
+        before = least_id(self._database.now() - age)
+        for old in OLD_TABLES:
+            after: LogKey = (UUID(int=0), 0)
+            while removed < limit:
+                values = {"before": before, "after": after[0], "after_attempt": after[1], "page": OLD_AT_ONCE}
+                found = [(row.run_id, row.attempt) for row in self._database.run(old, values)]
+                if not found:
+                    break
+                [(count,)] = self._database.run(EXPIRE, _bounded(found) | {"age": age})
+                removed, after = removed + int(count), found[-1]
+        return removed
 
 
 def _put_together(connection: Connection, logs: Collection[LogKey]) -> None:

@@ -52,6 +52,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same, to the letter.")] = 1,
     seeds: Annotated[int, typer.Option(help="So many seeds, from --seed on.")] = 1,
     faults: Annotated[str, typer.Option(help="all, none, or names with commas between them.")] = "all",
+    parts: Annotated[int, typer.Option(help="So many parts, each with a database and a reaper of its own.")] = 1,
     without: Annotated[
         str | None, typer.Option(help="Also without each of these: watch,listen,ask,brake,adopt, or all.")
     ] = None,
@@ -62,7 +63,7 @@ def simulate(
     from reprieve.cli.simulate import run_simulate
     from reprieve.simulation.plan import Plan, parse_faults, parse_guards
 
-    plan = Plan(runs=runs, hours=hours, seed=seed, faults=parse_faults(faults))
+    plan = Plan(runs=runs, hours=hours, seed=seed, faults=parse_faults(faults), parts=parts)
     guards = parse_guards(without) if without is not None else ()
     try:
         status = run_simulate(plan, seeds=seeds, without=guards, picture=picture, as_json=as_json)

@@ -430,7 +430,24 @@ def test_the_retention_of_small_logs_goes_in_bounded_steps(
     close_owed(services)
     _long_ago(services, 31, *works)
     monkeypatch.setattr(module, "EXPIRE_SMALL_AT_ONCE", 2)
+    monkeypatch.setattr(small_logs, "OLD_AT_ONCE", 1)
     assert [expire_logs(_retention(services, 30)) for _ in range(3)] == [2, 1, 0]
+
+
+def test_what_goes_on_or_is_too_young_hides_no_old_log_from_retention(
+    services: Services, of_last_month: Callable[[], Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = sorted((of_last_month() for _ in range(7)), key=lambda work: work.run_id)
+    for work in works:
+        ingest(services, [chunk(work, 1)])
+        ingest(services, [chunk(work, 2)])
+    for work in works[2:]:
+        end_of(services, work, 2)
+    close_owed(services)
+    _long_ago(services, 31, *works[4:])
+    monkeypatch.setattr(small_logs, "OLD_AT_ONCE", 3)
+    assert expire_logs(_retention(services, 30)) == 3
+    assert [len(read(services, work)) for work in works] == [2, 2, 2, 2, 0, 0, 0]
 
 
 def test_segments_are_never_put_together_into_what_nobody_could_unpack(services: Services) -> None:

@@ -23,6 +23,7 @@ from reprieve.models.liveness import ASK_LIMIT
 from reprieve.models.reaping import Brake, Verdict
 from reprieve.models.retrying import Attempt
 from reprieve.models.watching import Watch
+from reprieve.simulation import parts
 from reprieve.simulation.conditions import Conditions
 from reprieve.simulation.faults import CATALOGUE, Fault, schedule, workers_for
 from reprieve.simulation.fleet import SHARES, Fleet, Kind
@@ -439,6 +440,79 @@ def test_a_run_prints_in_its_bursts_and_not_in_between() -> None:
     assert [fleet.last_print(0, time) for time in (1010.0, 1200.0)] == [1010.0, 1030.0]
 
 
+# -- a fleet that is split
+
+SPLIT = Plan(runs=6_000, hours=8, parts=4)
+
+#: What happens to one part alone, and for how long (seconds).
+OF_ONE_PART = {
+    "its database is down": Fault(FaultKind.DATABASE_OUTAGE, 7200, 8400),
+    "its log pipeline lags": Fault(FaultKind.LOG_WORKERS_STUCK, 7200, 8400),
+    "its reaper is down": Fault(FaultKind.BEAT_STOPPED, 7200, 9000),
+    "its broker is down": Fault(FaultKind.BROKER_OUTAGE, 7200, 8000),
+    "clocks of its workers are wrong": Fault(FaultKind.CLOCK_SKEW, 7200, 12_000, 3, 1.0),
+}
+
+
+def test_a_fleet_of_one_part_is_the_fleet_that_is_not_split() -> None:
+    (alone,) = parts.simulate(SHORT).parts
+    assert json.dumps(alone.record()) == json.dumps(simulate(SHORT).record())
+
+
+def test_all_runs_fall_to_some_part_and_no_two_parts_are_alike() -> None:
+    plans = parts.plans(replace(SPLIT, runs=100_000, parts=16))
+    assert sum(plan.runs for plan in plans) == 100_000
+    assert all(5_500 < plan.runs < 7_000 for plan in plans)
+    seeds = [plan.seed for seed in (1, 2) for plan in parts.plans(replace(SPLIT, seed=seed, parts=16))]
+    assert len(set(seeds)) == 32
+    assert [plan.runs for plan in parts.plans(replace(SPLIT, runs=4))] == [1, 1, 1, 1]
+
+
+def test_what_happens_to_a_zone_or_a_platform_happens_to_all_parts_at_once_and_the_rest_to_each_alone() -> None:
+    report = parts.simulate(replace(SPLIT, hours=24))
+    together = [{fault for fault in part.faults if fault.kind in parts.SHARED} for part in report.parts]
+    alone = [{fault for fault in part.faults if fault.kind not in parts.SHARED} for part in report.parts]
+    assert together[0]
+    assert all(one == together[0] for one in together)
+    assert all(alone)
+    assert not set.intersection(*alone)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_part_reaps_a_live_run_against_the_promise_or_misses_a_dead_one(seed: int) -> None:
+    report = parts.simulate(replace(SPLIT, seed=seed))
+    assert report.is_good
+    assert sum(len(part.found) for part in report.parts) > 50
+    assert max(part.quantiles(well=True)["max"] for part in report.parts) <= LATEST + PUNCTUALITY
+
+
+@pytest.mark.parametrize("what", OF_ONE_PART)
+def test_what_happens_to_one_part_alone_changes_nothing_in_the_others_and_breaks_no_promise_in_it(what: str) -> None:
+    fault = OF_ONE_PART[what]
+    quiet = parts.plans(replace(SPLIT, faults=frozenset()))
+    before = [World(plan).run() for plan in quiet]
+    after = [World(plan, faults=[fault] if number == 1 else []).run() for number, plan in enumerate(quiet)]
+    assert all(report.is_good for report in after)
+    for number, (one, other) in enumerate(zip(before, after, strict=True)):
+        if number != 1:
+            assert other.record() == one.record()
+            assert other.quantiles(well=False)["max"] <= LATEST + PUNCTUALITY, (
+                "found in time, whatever the other suffers"
+            )
+
+
+def test_each_part_has_a_watch_and_a_brake_of_its_own() -> None:
+    """The reaper of one part is away, and begins anew; the others judge on."""
+    quiet = parts.plans(replace(SPLIT, faults=frozenset()))
+    reports = [
+        World(plan, faults=[OF_ONE_PART["its reaper is down"]] if number == 2 else []).run()
+        for number, plan in enumerate(quiet)
+    ]
+    warming = [report.sparings["spare_warming_up"] for report in reports]
+    assert warming[2] > 0
+    assert warming[0] == warming[1] == warming[3] == 0
+
+
 # -- the command
 
 
@@ -448,6 +522,9 @@ def test_a_run_prints_in_its_bursts_and_not_in_between() -> None:
         (["--runs", "0"], "--runs 0 cannot be simulated; use 1 to 2000000."),
         (["--hours", "0"], "--hours 0 cannot be simulated"),
         (["--seed", "-1"], "--seed -1 is negative"),
+        (["--parts", "65"], "--parts 65 cannot be simulated; use 1 to 64."),
+        (["--parts", "4", "--runs", "3"], "--runs 3 of 4 parts cannot be simulated; use 4 to 8000000."),
+        (["--parts", "4", "--without", "all"], "--parts tells of each part; use --without and --picture for a fleet"),
         (["--seeds", "0"], "--seeds 0 cannot be simulated; use 1 to 100."),
         (["--faults", "fire"], "--faults does not know 'fire'; use `all` or `none`, or some of worker-crash,"),
         (["--faults", ","], "--faults names nothing"),
@@ -523,6 +600,19 @@ def test_a_program_gets_the_records_of_all_seeds_and_variants(
     assert list(seed["guards_off"]) == ["watch", "ask"]
     assert seed["guards_off"]["ask"]["without"] == ["ask"]
     assert seed["started"] == 1500
+
+
+def test_the_command_tells_of_each_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--runs", "1500", "--hours", "3", "--parts", "3")
+    assert command(monkeypatch, *arguments) == 0
+    told = capsys.readouterr().out
+    assert "WHILE WELL" in told
+    assert "No live run was reaped against the promise." in told
+    assert command(monkeypatch, *arguments, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["good"] is True
+    (seed,) = record["seeds"]
+    assert sum(part["started"] for part in seed["parts"]) == 1500
 
 
 def test_ctrl_c_ends_it_with_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
