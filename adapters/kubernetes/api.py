@@ -1,256 +1,208 @@
-"""The few requests to the API server that the adapter makes, each with a time limit, and one error for what goes wrong.
+"""The few requests to the API server that the adapter makes, each with a time limit, on an event loop.
 
-The client is imported when it is first used: Reprieve works without it. Answers are plain JSON. The client's own
-methods are passed by where they fall short: its log has no `sinceTime`, and its retries would hold a caller up.
+What is asked and what an answer is worth is in `answers.py`; how the server is reached, in `connection.py`.
 """
 
+import asyncio
 import json
-import os
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Self
+from urllib.parse import urlencode
 
-if TYPE_CHECKING:
-    from kubernetes.client import ApiClient
+import httpx2
 
-Json = dict[str, Any]
+from reprieve.adapters.kubernetes.answers import (
+    PAGE_SIZE,
+    ApiError,
+    Json,
+    Page,
+    error_of,
+    json_of,
+    object_of,
+    page_of,
+    path_of,
+)
+from reprieve.adapters.kubernetes.connection import Connection
 
 #: Seconds that a request may take to connect, and then between two pieces of its answer.
 CONNECT_TIMEOUT = 3.05
 READ_TIMEOUT = 10.0
-#: How many objects are asked for in one answer to a list.
-PAGE_SIZE = 500
-#: How the admission plugin ResourceQuota says that there is no room now (`resourcequota/controller.go`).
-FULL_QUOTA = ("exceeded quota: ", "status unknown for quota: ")
-MISSING_CLIENT = "the Kubernetes client is not installed on this worker; install reprieve[kubernetes]"
+#: How many requests may be under way at once, streams apart: a server that is back is not overrun by a whole fleet.
+MOST_AT_ONCE = 32
+#: How many streams may be connecting at once: of thousands that shake hands together, all would be too late.
+CONNECTING_AT_ONCE = 16
 
 
-class NotConnected(Exception):
-    """Raised when there is no client, or nothing says how to reach a cluster; the text says what would work."""
-
-
-@dataclass
-class ApiError(Exception):
-    """Raised when a request was not answered as it should be: not at all, by an error, or by half an answer."""
-
-    message: str
-    status: int | None = None
-    """The HTTP status; None when there was none, or not to be relied on."""
-    reason: str | None = None
-    """The API's own word, from the body; None when what answered was not the API server."""
-    name: str | None = None
-    """The object that it is about."""
-    retry_after: float | None = None
-
-    def __str__(self) -> str:
-        said = " ".join(str(part) for part in (self.status, self.reason) if part is not None)
-        return f"{said}: {self.message}" if said else self.message
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the API server itself refuses the request, and will again.
-
-        Not so for credentials, that may be on their way, nor for a quota, that others leave room in.
-        """
-        if self.status is None or not self.reason or self.is_full_quota:
-            return False
-        return 400 <= self.status < 500 and self.status not in (401, 408, 409, 425, 429)
-
-    @property
-    def is_full_quota(self) -> bool:
-        """Whether a quota has no room for it now, or is not counted yet; the API has no word of its own for that."""
-        return self.status == 403 and any(text in self.message for text in FULL_QUOTA)
-
-    def is_absence_of(self, name: str) -> bool:
-        """Whether the API server itself said that the object is not there. A proxy's 404 says nothing."""
-        return self.status == 404 and self.reason == "NotFound" and self.name == name
-
-
-def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """From an answer that is an error."""
-    try:
-        said = json.loads(body)
-    except ValueError:
-        said = None
-    if not isinstance(said, dict) or said.get("kind") != "Status":
-        said = {"message": body[:200].decode(errors="replace").strip() or "no reason was given"}
-    details = said.get("details") or {}
-    return ApiError(
-        str(said.get("message") or "no reason was given"),
-        status,
-        said.get("reason"),
-        details.get("name"),
-        _seconds(headers.get("Retry-After")),
-    )
-
-
-def _seconds(text: str | None) -> float | None:
-    """Of `Retry-After`, in the form that API servers use; dates are not."""
-    return float(text) if text is not None and text.isdecimal() else None
-
-
-class LogStream:
-    """The log of a Pod as it comes. `shut` may be called from any thread, and ends the reading at once."""
-
-    def __init__(self, response: Any) -> None:
-        self._response = response
-
-    def pieces(self) -> Iterator[bytes]:
-        """What arrives, until the log ends. Raises `ApiError` when the stream is cut or silent for too long."""
-        import urllib3
-
-        try:
-            yield from self._response.stream(64 * 1024, decode_content=False)
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            # ValueError: closed by another thread while it was read.
-            raise ApiError(f"the log was cut ({type(error).__name__})") from None
-
-    def shut(self) -> None:
-        try:
-            self._response.shutdown()
-        except (OSError, ValueError, RuntimeError):
-            # It has ended by itself.
-            return
-
-    def close(self) -> None:
-        self._response.close()
+class Silent(ApiError):
+    """Raised when nothing came for as long as may be."""
 
 
 class Api:
-    """The API server. Thread-safe; connects when it is first asked."""
+    """The API server, for one event loop. Every call raises `ApiError` and `NotConnected`.
 
-    def __init__(self, connect_timeout: float, read_timeout: float) -> None:
-        self._timeout = (connect_timeout, read_timeout)
-        self._client: ApiClient | None = None
-        self._lock = threading.Lock()
+    A stream has a connection of its own: thousands of open ones in one pool would make each request look through them.
+    """
 
-    def connect(self) -> "ApiClient":
-        """Raises `NotConnected`."""
-        with self._lock:
-            if self._client is None:
-                self._client = _connect()
-            return self._client
+    def __init__(self, connection: Connection, connect_timeout: float, read_timeout: float) -> None:
+        self._connection = connection
+        self._timeouts = (connect_timeout, read_timeout)
+        self._connections: httpx2.AsyncHTTPTransport | None = None
+        self._connecting = asyncio.Semaphore(CONNECTING_AT_ONCE)
 
-    def get_one(self, namespace: str, kind: str, name: str) -> Json:
-        """The object. Raises `ApiError`, `NotConnected`; so do the others."""
-        found = self._json("GET", path_of(namespace, kind, name))
-        if not _is_object(found) or found["metadata"]["name"] != name:
-            raise ApiError("the answer is not the object that was asked for")
-        return found
+    async def __aenter__(self) -> Self:
+        return self
 
-    def find(self, namespace: str, kind: str, name: str) -> Json | None:
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._connections is not None:
+            await self._connections.aclose()
+
+    async def begin(self) -> None:
+        await self._connection.begin()
+
+    async def get_one(self, namespace: str, kind: str, name: str) -> Json:
+        """The object."""
+        return object_of(await self._json("GET", path_of(namespace, kind, name)), name)
+
+    async def find(self, namespace: str, kind: str, name: str) -> Json | None:
         """The same; None when the API server says that it is not there."""
         try:
-            return self.get_one(namespace, kind, name)
+            return await self.get_one(namespace, kind, name)
         except ApiError as error:
             if error.is_absence_of(name):
                 return None
             raise
 
-    def create(self, path: str, body: Json) -> Json:
+    async def create(self, path: str, body: Json) -> Json:
         """The object as it was created."""
-        created = self._json("POST", path, body=body)
-        if not _is_object(created) or created["metadata"]["name"] != body["metadata"]["name"]:
-            raise ApiError("the answer is not the object that was to be created")
-        return created
+        return object_of(await self._json("POST", path, body=body), body["metadata"]["name"])
 
-    def delete(self, path: str, uid: str) -> None:
+    async def delete(self, path: str, uid: str) -> None:
         """Delete the object, if it still is the one with this uid, and what belongs to it."""
         options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
-        self._json("DELETE", path, body={"apiVersion": "v1", "kind": "DeleteOptions"} | options)
+        await self._json("DELETE", path, body={"apiVersion": "v1", "kind": "DeleteOptions"} | options)
 
-    def list(self, path: str, query: Mapping[str, str]) -> list[Json]:
+    async def list_all(self, path: str, query: Mapping[str, str]) -> list[Json]:
         """All pages. A list that could not be read to its end is an `ApiError`: what it lacks may still be there."""
-        found: list[Json] = []
+        async with aclosing(self.pages(path, query)) as pages:
+            return [item async for page in pages for item in page.items]
+
+    async def pages(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[Page]:
+        """The same, a page at a time. None is from a cache that may be old: no `resourceVersion` is asked for."""
         token = ""
         while True:
-            page = self._json("GET", path, {**query, "limit": str(PAGE_SIZE)} | ({"continue": token} if token else {}))
-            items = page.get("items")
-            items = [] if items is None else items
-            if (
-                not str(page.get("kind")).endswith("List")
-                or not isinstance(items, list)
-                or not all(_is_object(item) for item in items)
-            ):
-                raise ApiError("the answer is not a list of objects")
-            found += items
-            token = (page.get("metadata") or {}).get("continue") or ""
+            asked = {**query, "limit": str(PAGE_SIZE)} | ({"continue": token} if token else {})
+            page = page_of(await self._json("GET", path, asked))
+            yield page
+            token = page.following
             if not token:
-                return found
+                return
 
-    def log(self, path: str, query: Mapping[str, str], read_timeout: float) -> LogStream:
-        """The caller closes it. `read_timeout`: seconds of silence after which it counts as cut."""
-        response = self._request("GET", path, query, None, (self._timeout[0], read_timeout))
-        return LogStream(response.response)
+    async def _json(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: Json | None = None
+    ) -> Json:
+        await self.begin()
+        if self._connections is None:
+            self._connections = self._connection.transport(most=MOST_AT_ONCE)
+        async with self._answer(self._connections, method, path, query or {}, self._timeouts[1], body) as response:
+            return json_of(await _whole(response))
 
-    def _json(self, method: str, path: str, query: Mapping[str, str] | None = None, body: Json | None = None) -> Json:
-        response = self._request(method, path, query, body, self._timeout)
-        import urllib3  # It comes with the client, so it is there by now.
+    @asynccontextmanager
+    async def stream(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        silence: float | None,
+        options: list[tuple[int, int, int]] | None = None,
+    ) -> AsyncIterator[httpx2.Response]:
+        """An answer that goes on, whose status says success; it is cut after so many seconds of `silence`."""
+        await self.begin()
+        turn = _Turn(self._connecting)
+        async with self._connection.transport(options=options) as own, turn:
+            async with self._answer(own, "GET", path, query, silence, extensions={"trace": turn.follow}) as response:
+                turn.give_up()
+                yield response
 
-        try:
-            answer = json.loads(response.read())
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            response.response.close()
-            raise ApiError(f"the answer was cut or is no JSON ({type(error).__name__})") from None
-        if not isinstance(answer, dict):
-            raise ApiError("the answer is not an object")
-        return answer
-
-    def _request(
-        self, method: str, path: str, query: Mapping[str, str] | None, body: Json | None, timeout: tuple[float, float]
-    ) -> Any:
+    @asynccontextmanager
+    async def _answer(
+        self,
+        connections: httpx2.AsyncHTTPTransport,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        silence: float | None,
+        body: Json | None = None,
+        extensions: Mapping[str, Any] | None = None,
+    ) -> AsyncIterator[httpx2.Response]:
         """An answer whose status says success, with its body unread."""
-        client = self.connect()
-        import urllib3
-        from kubernetes.client.exceptions import ApiException
-
-        url = path + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json, */*", "Content-Type": "application/json"}
+        headers = {"Accept": "application/json, */*"} | await self._connection.headers()
+        content = None
+        if body is not None:
+            content = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        connect = self._timeouts[0]
+        limits = {"connect": connect, "write": self._timeouts[1], "read": silence}
+        request = httpx2.Request(
+            method,
+            self._connection.url + path + (f"?{urlencode(query)}" if query else ""),
+            headers=headers,
+            content=content,
+            extensions={"timeout": limits} | self._connection.extensions | dict(extensions or {}),
+        )
         try:
-            request = client.param_serialize(
-                method, url, header_params=headers, body=body, auth_settings=["BearerToken"]
-            )
-            response: Any = client.call_api(*request, _request_timeout=timeout)
-            if 200 <= response.status <= 299:
-                return response
-            said = response.read()
-        except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
+            response = await connections.handle_async_request(request)
+        except httpx2.ReadTimeout:
+            raise Silent("no answer (ReadTimeout)") from None
+        except (httpx2.HTTPError, OSError) as error:
             raise ApiError(f"no answer ({type(error).__name__})") from None
-        raise error_of(response.status, response.response.headers, said or b"")
-
-
-def _is_object(thing: Any) -> bool:
-    """Whether it is what an API server calls so: then its name and uid are there, and say which it is."""
-    metadata = thing.get("metadata") if isinstance(thing, dict) else None
-    return isinstance(metadata, dict) and {"name", "uid"} <= metadata.keys()
-
-
-def path_of(namespace: str, kind: str, name: str | None = None, part: str = "") -> str:
-    """The path of `jobs`, `pods` or `events`, of one of them, or of a part of it such as its log."""
-    group = "/apis/batch/v1" if kind == "jobs" else "/api/v1"
-    one = f"/{quote(name, safe='')}" if name is not None else ""
-    return f"{group}/namespaces/{quote(namespace, safe='')}/{kind}{one}{part}"
-
-
-def _connect() -> "ApiClient":
-    """By the service account of the Pod that we are in; else by the kubeconfig (`KUBECONFIG`, `~/.kube/config`)."""
-    try:
-        from kubernetes import client, config
-    except ImportError:
-        raise NotConnected(MISSING_CLIENT) from None
-    configuration = client.Configuration()
-    try:
         try:
-            config.load_incluster_config(client_configuration=configuration)
-        except config.ConfigException:
-            config.load_kube_config(config_file=os.environ.get("KUBECONFIG"), client_configuration=configuration)
-    except Exception as error:
-        # Whatever is wrong with a kubeconfig, or with the program that it names for credentials.
-        raise NotConnected(
-            f"nothing says how to reach a cluster ({error}); run the worker with a service account, or set KUBECONFIG"
-        ) from None
-    # A retry here would be invisible to the waiting caller: `Retry-After` may be minutes.
-    configuration.retries = False
-    return client.ApiClient(configuration)
+            if not 200 <= response.status_code <= 299:
+                raise error_of(response.status_code, response.headers, await _whole(response))
+            yield response
+        finally:
+            await response.aclose()
+
+
+class _Turn:
+    """To connect a stream; it is over when there is a connection, for an answer may be long in coming."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns = turns
+        self._has_it = False
+
+    async def __aenter__(self) -> None:
+        await self._turns.acquire()
+        self._has_it = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self.give_up()
+
+    async def follow(self, event: str, _: object) -> None:
+        """What `httpx2` tells of a request."""
+        if event == "http11.send_request_headers.started":
+            self.give_up()
+
+    def give_up(self) -> None:
+        if self._has_it:
+            self._has_it = False
+            self._turns.release()
+
+
+async def pieces(response: httpx2.Response) -> AsyncGenerator[bytes]:
+    """What arrives, until it ends. Raises `ApiError` when it is cut, or silent for too long."""
+    try:
+        async with aclosing(response.aiter_raw()) as raw:
+            async for piece in raw:
+                yield piece
+    except httpx2.ReadTimeout:
+        raise Silent("the answer was cut, for nothing came of it any more") from None
+    except (httpx2.HTTPError, OSError) as error:
+        raise ApiError(f"the answer was cut ({type(error).__name__})") from None
+
+
+async def _whole(response: httpx2.Response) -> bytes:
+    async with aclosing(pieces(response)) as all_of_it:
+        return b"".join([piece async for piece in all_of_it])

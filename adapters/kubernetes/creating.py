@@ -6,23 +6,32 @@ the run.
 """
 
 import time
+from typing import NamedTuple
 
-from reprieve.adapters.kubernetes.api import Api, ApiError, NotConnected, path_of
+from reprieve.adapters.kubernetes.answers import ApiError, path_of
+from reprieve.adapters.kubernetes.api import Api
+from reprieve.adapters.kubernetes.connection import NotConnected
 from reprieve.adapters.kubernetes.handle import Handle
 from reprieve.adapters.kubernetes.job import Json
 from reprieve.adapters.kubernetes.timings import Backoff, Timings
-from reprieve.adapters.protocol import Context
+from reprieve.adapters.protocol import AsyncContext
 from reprieve.models.faults import is_unfit
 from reprieve.models.work import Outcome
 
-#: A created Job's handle; how the run ends that cannot have one; None when told to stop.
-Created = Handle | Outcome | None
+
+class Created(NamedTuple):
+    """A Job that is there."""
+
+    handle: Handle
+    job: Json
+    is_new: bool
+    """Whether this is the moment of its creation, and nothing has come of it yet."""
 
 
 class Creation:
     """Of one Job. `may_be_there`: an earlier request was not answered, or somebody else may have made one."""
 
-    def __init__(self, api: Api, timings: Timings, context: Context, handle: Handle, body: Json) -> None:
+    def __init__(self, api: Api, timings: Timings, context: AsyncContext, handle: Handle, body: Json) -> None:
         self._api = api
         self._timings = timings
         self._context = context
@@ -30,63 +39,67 @@ class Creation:
         self._body = body
         self._told: set[str] = set()
 
-    def until_there(self, *, may_be_there: bool) -> Created:
+    async def until_there(self, *, may_be_there: bool) -> Created | Outcome | None:
+        """The Job; how the run ends that cannot have one; None when told to stop."""
         backoff = Backoff(self._timings)
-        while self._is_wanted():
+        while await self._is_wanted():
             try:
-                return self._handle.created_as(self._api.create(path_of(self._handle.namespace, "jobs"), self._body))
+                created = await self._api.create(path_of(self._handle.namespace, "jobs"), self._body)
+                return Created(self._handle.created_as(created), created, is_new=True)
             except (ApiError, NotConnected) as error:
-                settled = self._after_failure(error, may_be_there)
+                settled = await self._after_failure(error, may_be_there)
                 if settled is not None:
                     return settled
                 may_be_there = True
-                self._wait(backoff.next(error))
+                await self._wait(backoff.next(error))
         return None
 
-    def _is_wanted(self) -> bool:
+    async def _is_wanted(self) -> bool:
         """Record that the Job is asked for, before each time: an attempt that has ended meanwhile is not begun.
 
         False when told to stop. Raises `Superseded`, `Released`.
         """
         if not self._context.stopping:
             try:
-                self._context.on_dispatch(self._handle.as_json(), None)
+                await self._context.on_dispatch(self._handle.as_json(), None)
             except Exception as error:
                 # The database is down, and the wait is over: this worker is to stop, or to leave the work.
-                if not is_unfit(error) or not self._context.wait(0):
+                if not is_unfit(error) or not await self._context.wait(0):
                     raise
         return not self._context.stopping
 
-    def _wait(self, seconds: float) -> None:
+    async def _wait(self, seconds: float) -> None:
         """The work is not there yet, and this worker will create it: that is its proof of life."""
         until = time.monotonic() + seconds
         while not self._context.stopping and (left := until - time.monotonic()) > 0:
             self._context.heartbeat()
-            self._context.wait(min(left, self._timings.look_interval))
+            await self._context.wait(min(left, self._timings.pulse))
 
-    def _after_failure(self, error: ApiError | NotConnected, may_be_there: bool) -> Handle | Outcome | None:
-        """The handle when the Job is there, in spite of what was answered; an outcome when it cannot be; or None."""
+    async def _after_failure(self, error: ApiError | NotConnected, may_be_there: bool) -> Created | Outcome | None:
+        """The Job when it is there, in spite of what was answered; an outcome when it cannot be; or None."""
         if isinstance(error, ApiError):
             if error.status == 409 and error.reason == "AlreadyExists":
-                return self._already_there(self._taken())
+                return await self._already_there(self._taken())
             refused = _refused(error) if error.is_refusal else None
             if may_be_there and (refused is not None or error.is_full_quota):
                 # What fills the quota may be our own Job.
-                return self._already_there(refused)
+                return await self._already_there(refused)
             if refused is not None:
                 return refused
-        self._note(error, f"The Job could not be created yet ({_plainly(error)}); it is tried again.")
+        await self._note(error, f"The Job could not be created yet ({_plainly(error)}); it is tried again.")
         return None
 
-    def _already_there(self, otherwise: Outcome | None) -> Handle | Outcome | None:
+    async def _already_there(self, otherwise: Outcome | None) -> Created | Outcome | None:
         """For a Job of our name with our labels: somebody was cut off after creating it."""
         try:
-            found = self._api.find(self._handle.namespace, "jobs", self._handle.name)
+            found = await self._api.find(self._handle.namespace, "jobs", self._handle.name)
         except (ApiError, NotConnected) as error:
-            self._note(error, f"Whether the Job is there could not be read ({_plainly(error)}); it is tried again.")
+            await self._note(
+                error, f"Whether the Job is there could not be read ({_plainly(error)}); it is tried again."
+            )
             return None
         if found is not None and self._handle.is_of(found):
-            return self._handle.created_as(found)
+            return Created(self._handle.created_as(found), found, is_new=False)
         return otherwise
 
     def _taken(self) -> Outcome:
@@ -96,12 +109,12 @@ class Creation:
             reason="AlreadyExists",
         )
 
-    def _note(self, error: ApiError | NotConnected, sentence: str) -> None:
+    async def _note(self, error: ApiError | NotConnected, sentence: str) -> None:
         """Once for each kind: a quota's figures, say, are others each time."""
         kind = f"{error.status} {error.reason}" if isinstance(error, ApiError) else "client"
         if kind not in self._told:
             self._told.add(kind)
-            self._context.note(sentence)
+            await self._context.note(sentence)
 
 
 def _refused(error: ApiError) -> Outcome:

@@ -6,14 +6,14 @@ then on a Job that is not there is gone, and one of that name with another uid i
 `uid` is of the release before this one, which recorded it once; its Job counts as created.
 """
 
+import asyncio
 import logging
-import threading
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from reprieve.adapters.kubernetes.job import Json, is_labelled, labels_of_name
 from reprieve.adapters.kubernetes.seen import Seen
-from reprieve.adapters.protocol import Context
+from reprieve.adapters.protocol import AsyncContext
 from reprieve.models.errors import Released, Superseded
 
 logger = logging.getLogger(__name__)
@@ -71,53 +71,38 @@ class Handle:
 class Keeper:
     """Records the handle again when more is known than it says.
 
-    On a thread, while there is something to record: a database that is down is waited for, and the work must be looked
-    at meanwhile, for what is missed then is not seen again.
+    In a task, while there is something to record: a database that is down is waited for, and the work must be looked at
+    meanwhile, for what is missed then is not seen again.
     """
 
-    def __init__(self, context: Context, recorded: Handle) -> None:
+    def __init__(self, context: AsyncContext, recorded: Handle) -> None:
         self._context = context
         self._recorded = self._wanted = recorded.as_json()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._task: asyncio.Task[None] | None = None
         self._refused = False
 
     def keep(self, handle: Handle) -> None:
         """Call it as often as you look: what could not be recorded is tried again."""
-        with self._lock:
-            self._wanted = handle.as_json()
-            if self._thread is None and not self._refused and self._wanted != self._recorded:
-                name = f"handle-{self._context.run_id}"
-                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-                self._thread.start()
+        self._wanted = handle.as_json()
+        if self._task is None and not self._refused and self._wanted != self._recorded:
+            self._task = asyncio.create_task(self._run())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Give what is being recorded a moment."""
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.join(LAST_RECORD_TIMEOUT)
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=LAST_RECORD_TIMEOUT)
 
-    def _run(self) -> None:
-        while (handle := self._next()) is not None:
-            recorded = self._record(handle)
-            with self._lock:
-                self._recorded = handle if recorded else self._recorded
-                if not recorded:
-                    self._thread = None
-                    return
+    async def _run(self) -> None:
+        while self._wanted != self._recorded:
+            handle = self._wanted
+            if not await self._record(handle):
+                break
+            self._recorded = handle
+        self._task = None
 
-    def _next(self) -> Json | None:
-        """What is to be recorded; None when nothing is, and then the thread has ended."""
-        with self._lock:
-            if self._wanted != self._recorded:
-                return self._wanted
-            self._thread = None
-            return None
-
-    def _record(self, handle: Json) -> bool:
+    async def _record(self, handle: Json) -> bool:
         try:
-            self._context.on_dispatch(handle, None)
+            await self._context.on_dispatch(handle, None)
         except (Superseded, Released):
             # The run has ended, or another worker follows it: its context tells the follower which.
             self._refused = True

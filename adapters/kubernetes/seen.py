@@ -60,6 +60,6 @@ def later(before: Seen | None, now: Seen | None) -> Seen | None:
     """What is to be kept of two states, the second of which was seen later."""
     if before is None or now is None:
         return now or before
-    if now.pod and now.pod != before.pod:
+    if now.pod and before.pod and now.pod != before.pod:
         return now
     return now if (now.weight, bool(now.pod)) >= (before.weight, bool(before.pod)) else before

@@ -3,37 +3,78 @@
 On a real one, the Jobs are run with `busybox` in the namespace `TEST_NAMESPACE` (`default` without it).
 """
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
 
 from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
-from reprieve.adapters.kubernetes.api import Api, path_of
+from reprieve.adapters.kubernetes.answers import Json, path_of
+from reprieve.adapters.kubernetes.api import Api
+from reprieve.adapters.kubernetes.connection import Connection
 from reprieve.adapters.kubernetes.job import job_name
 from reprieve.adapters.kubernetes.logs import LogTimings
 from reprieve.adapters.kubernetes.timings import Timings
 from reprieve.models.work import Work
 from reprieve.testing.contexts import RecordingContext
 from tests.support.kubernetes_api import FakeCluster
+from tests.support.waiting import eventually
+
+T = TypeVar("T")
 
 #: Against the stand-in, which answers at once.
 FAST = Timings(
     status_interval=0.05,
     look_interval=0.02,
+    pulse=0.05,
     max_backoff=0.2,
+    unwatched_interval=0.1,
+    watch_seconds=1.0,
+    watch_grace=1.0,
+    watch_settle=0.1,
+    list_interval=30.0,
+    linger=0.2,
+    events_interval=0.05,
     end_grace=1.0,
     termination_limit=5.0,
     connect_timeout=2.0,
     read_timeout=2.0,
-    log=LogTimings(silence=5.0, pause=0.02, longest_pause=0.1, end_patience=1.0),
+    log=LogTimings(silence=5.0, spacing=0.1, look_interval=0.1, pause=0.02, longest_pause=0.1, end_patience=1.0),
 )
 REAL_KUBECONFIG = os.environ.get("TEST_KUBECONFIG")
+
+
+class Asking:
+    """The requests of the adapter, for a test: each on a loop of its own."""
+
+    def __init__(self, timings: Timings) -> None:
+        self._connection = Connection()
+        self._timings = timings
+
+    def list_all(self, path: str, query: Mapping[str, str]) -> list[Json]:
+        return self._asked(lambda api: api.list_all(path, query))
+
+    def get_one(self, namespace: str, kind: str, name: str) -> Json:
+        return self._asked(lambda api: api.get_one(namespace, kind, name))
+
+    def create(self, path: str, body: Json) -> Json:
+        return self._asked(lambda api: api.create(path, body))
+
+    def delete(self, path: str, uid: str) -> None:
+        return self._asked(lambda api: api.delete(path, uid))
+
+    def _asked(self, ask: Callable[[Api], Awaitable[T]]) -> T:
+        async def asking() -> T:
+            async with Api(self._connection, self._timings.connect_timeout, self._timings.read_timeout) as api:
+                return await ask(api)
+
+        return asyncio.run(asking())
 
 
 @dataclass
@@ -41,9 +82,10 @@ class Cluster:
     """Where Jobs run, and the adapter for it."""
 
     adapter: KubernetesAdapter
-    api: Api
+    api: Asking
     namespace: str
     timings: Timings
+    others: list[KubernetesAdapter] = field(default_factory=list, kw_only=True)
 
     def work(self, script: str, *, run_id: UUID | None = None, attempt: int = 1, **config: Any) -> Work:
         """A script for `sh`."""
@@ -54,12 +96,17 @@ class Cluster:
         return {"namespace": self.namespace, "name": job_name(run.run_id, run.attempt)}
 
     def another(self, timings: Timings) -> KubernetesAdapter:
-        return KubernetesAdapter(Path(), "there", timings)
+        self.others.append(KubernetesAdapter(Path(), "there", timings))
+        return self.others[-1]
+
+    def is_idle(self) -> bool:
+        """Whether no adapter has a connection open any more."""
+        return all(adapter.is_idle for adapter in (self.adapter, *self.others))
 
     def exists(self, run: Work) -> bool:
         """Whether there is a Job, or a Pod, of this attempt."""
         query = {"labelSelector": f"reprieve/run-id={run.run_id},reprieve/attempt={run.attempt}"}
-        return any(self.api.list(path_of(self.namespace, kind), query) for kind in ("jobs", "pods"))
+        return any(self.api.list_all(path_of(self.namespace, kind), query) for kind in ("jobs", "pods"))
 
     def context(self, run: Work, cursor: str | None = None) -> RecordingContext:
         return RecordingContext(run.run_id, run.attempt, cursor)
@@ -71,16 +118,18 @@ def cluster_at(kubeconfig: str, namespace: str, timings: Timings) -> Iterator[Cl
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", kubeconfig)
         patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        api = Api(timings.connect_timeout, timings.read_timeout)
-        api.connect()
-        yield Cluster(KubernetesAdapter(Path(), "here", timings), api, namespace, timings)
+        cluster = Cluster(KubernetesAdapter(Path(), "here", timings), Asking(timings), namespace, timings)
+        yield cluster
+        eventually(cluster.is_idle)
 
 
 @contextmanager
 def any_cluster(folder: Path) -> Iterator[Cluster]:
     """A real one if there is one, else the stand-in that runs its Pods on this host."""
     if REAL_KUBECONFIG:
-        with cluster_at(REAL_KUBECONFIG, os.environ.get("TEST_NAMESPACE", "default"), Timings(1.0)) as cluster:
+        with cluster_at(
+            REAL_KUBECONFIG, os.environ.get("TEST_NAMESPACE", "default"), Timings(1.0, linger=1.0)
+        ) as cluster:
             yield cluster
         return
     with FakeCluster(runs=True) as fake:
@@ -99,4 +148,4 @@ class Scripted(Cluster):
 def scripted_cluster(folder: Path, timings: Timings = FAST, **options: Any) -> Iterator[Scripted]:
     with FakeCluster(**options) as fake:
         with cluster_at(str(fake.kubeconfig(folder)), "default", timings) as cluster:
-            yield Scripted(cluster.adapter, cluster.api, cluster.namespace, timings, fake)
+            yield Scripted(cluster.adapter, cluster.api, cluster.namespace, timings, fake, others=cluster.others)

@@ -38,9 +38,9 @@ def followed(cluster: Cluster, run: Work, cursor: str | None = None, *, attach: 
     with ThreadPoolExecutor(1) as pool:
         try:
             if attach:
-                yield Following(context, pool.submit(cluster.adapter.attach, run, cluster.handle(run), context))
+                yield Following(context, pool.submit(follow_on, cluster.adapter, run, cluster.handle(run), context))
             else:
-                yield Following(context, pool.submit(cluster.adapter.execute, run, context))
+                yield Following(context, pool.submit(carry_out, cluster.adapter, run, context))
         finally:
             context.stop()
             cluster.adapter.terminate(cluster.handle(run))
@@ -143,7 +143,7 @@ def test_who_attaches_reads_on_after_the_cursor_and_neither_loses_nor_repeats_a_
     run = cluster.work("i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.05; done")
     first = cluster.context(run)
     with ThreadPoolExecutor(1) as pool:
-        following = Following(first, pool.submit(cluster.adapter.execute, run, first))
+        following = Following(first, pool.submit(carry_out, cluster.adapter, run, first))
         eventually(lambda: first.output().count(b"\n") >= 5, timeout=90)
         first.release()
         with pytest.raises(Released):

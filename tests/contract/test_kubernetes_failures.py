@@ -1,5 +1,6 @@
 """What the `kubernetes` adapter does when the cluster, its API server or the way to it misbehaves; see the stand-in."""
 
+import asyncio
 import builtins
 import threading
 from collections.abc import Callable, Iterator
@@ -12,14 +13,16 @@ from typing import Any
 import pytest
 
 from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
-from reprieve.adapters.kubernetes.api import ApiError, NotConnected
+from reprieve.adapters.kubernetes.answers import ApiError
 from reprieve.adapters.kubernetes.config import KubernetesConfig
+from reprieve.adapters.kubernetes.connection import NotConnected
 from reprieve.adapters.kubernetes.ending import NotGone
 from reprieve.adapters.kubernetes.job import manifest
+from reprieve.adapters.loops import Loop
 from reprieve.models.errors import Released
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import Following, carry_out
+from reprieve.testing.contexts import AsyncRecordingContext, Following, carry_out, follow_on
 from tests.contract.clusters import FAST, Scripted, scripted_cluster
 from tests.support.waiting import eventually
 
@@ -37,7 +40,7 @@ def followed(cluster: Scripted, run: Work, *, adapter: KubernetesAdapter | None 
     context = cluster.context(run)
     with ThreadPoolExecutor(1) as pool:
         try:
-            yield Following(context, pool.submit((adapter or cluster.adapter).execute, run, context))
+            yield Following(context, pool.submit(carry_out, adapter or cluster.adapter, run, context))
         finally:
             cluster.fake.behave()
             cluster.fake.holds_deletions = False
@@ -49,7 +52,7 @@ def attached(cluster: Scripted, run: Work, cursor: str | None = None) -> Iterato
     context = cluster.context(run, cursor)
     with ThreadPoolExecutor(1) as pool:
         try:
-            yield Following(context, pool.submit(cluster.adapter.attach, run, cluster.handle(run), context))
+            yield Following(context, pool.submit(follow_on, cluster.adapter, run, cluster.handle(run), context))
         finally:
             cluster.fake.behave()
             context.stop()
@@ -88,7 +91,7 @@ def test_a_handle_is_recorded_before_the_job_is_created(cluster: Scripted) -> No
 
     context.on_dispatch = recording  # type: ignore[method-assign]
     with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(cluster.adapter.execute, run, context)
+        result = pool.submit(carry_out, cluster.adapter, run, context)
         eventually(lambda: cluster.fake.of_kind("jobs"))
         context.stop()
         result.result(30)
@@ -171,7 +174,7 @@ def test_without_the_client_the_run_fails_with_what_to_install(
     importing = builtins.__import__
 
     def without_client(name: str, *rest: Any) -> Any:
-        if name.partition(".")[0] in ("kubernetes", "urllib3"):
+        if name.partition(".")[0] == "kubernetes":
             raise ImportError(name)
         return importing(name, *rest)
 
@@ -218,16 +221,20 @@ def test_whatever_the_log_does_the_platforms_word_keeps_the_run_alive(cluster: S
 def test_a_full_buffer_that_holds_the_log_back_does_not_hold_the_heartbeats_back(cluster: Scripted) -> None:
     run = cluster.work("true")
     context = cluster.context(run)
-    full, hand_over, waiting = threading.Event(), context.on_log, threading.Event()
+    full, waiting = threading.Event(), threading.Event()
 
-    def blocking(stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
-        waiting.set()
-        full.wait(30)
-        hand_over(stream, chunk, cursor)
+    class Full(AsyncRecordingContext):
+        async def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
+            waiting.set()
+            await asyncio.to_thread(full.wait, 30)
+            await super().on_log(stream, chunk, cursor)
 
-    context.on_log = blocking  # type: ignore[method-assign]
+    async def execute() -> Outcome:
+        return await cluster.adapter.execute(run, Full(context))
+
     with ThreadPoolExecutor(1) as pool:
-        following = Following(context, pool.submit(cluster.adapter.execute, run, context))
+        loop = Loop("follow")
+        following = Following(context, pool.submit(lambda: loop.run(execute()).result()))
         pod = begun(cluster, following)
         cluster.fake.write(pod, b"one\n")
         eventually(waiting.is_set)
@@ -358,16 +365,17 @@ def test_a_job_that_has_vanished_gives_no_heartbeat_and_no_end_until_told_to_sto
         for thing in [*cluster.fake.of_kind("jobs"), *cluster.fake.of_kind("pods")]:
             cluster.fake.remove(thing)
         eventually(lambda: any("not there any more" in note for note in following.context.notes))
-        looks, heartbeats = following.context.looks, following.context.heartbeats
-        eventually(lambda: following.context.looks > looks + 10)
+        asked, heartbeats = len(cluster.fake.requests), following.context.heartbeats
+        eventually(lambda: len(cluster.fake.requests) > asked + 10)
         assert (following.context.heartbeats, following.result.done()) == (heartbeats, False)
         following.context.stop()
         assert following.outcome() == STOPPED
 
 
 def test_who_attaches_to_a_job_that_has_vanished_waits_to_be_told(cluster: Scripted) -> None:
-    with attached(cluster, cluster.work("true")) as following:
-        eventually(lambda: following.context.looks > 10)
+    run = cluster.work("true")
+    with attached(cluster, run) as following:
+        eventually(lambda: requests(cluster, "GET", cluster.handle(run)["name"]) > 10)
         assert (following.context.heartbeats, following.result.done()) == (0, False)
         following.context.stop()
         assert following.outcome() == STOPPED
@@ -398,15 +406,18 @@ def test_released_wherever_it_is_raised_passes_through_and_leaves_the_job_alone(
 
     setattr(context, call, released)
     with ThreadPoolExecutor(1) as pool:
-        following = Following(context, pool.submit(cluster.adapter.execute, run, context))
+        following = Following(context, pool.submit(carry_out, cluster.adapter, run, context))
         pod = begun(cluster, following)
         eventually(lambda: requests(cluster, "GET", "/log"))
         go.set()
+        if call == "wait":
+            context.release()
         cluster.fake.write(pod, b"one\n")
         with pytest.raises(Released):
             following.outcome()
     assert len(cluster.fake.of_kind("jobs")) == len(cluster.fake.of_kind("pods")) == 1
-    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == f"log-{run.run_id}"])
+    # With it ends what reads its log.
+    eventually(cluster.is_idle)
 
 
 # -- what cannot begin
@@ -559,7 +570,7 @@ def test_a_list_of_several_pages_is_read_to_its_end(tmp_path: Path) -> None:
         handles = [cluster.handle(run) for run in runs]
         assert cluster.adapter.probe(handles) == [Probe.ALIVE] * 5
         # The second page fails: of none of them may it be said that it is not there.
-        cluster.fake.misbehave("GET", "continue=2", status=410, reason="Expired")
+        cluster.fake.misbehave("GET", "%3A2", status=410, reason="Expired")
         assert cluster.adapter.probe(handles) == [Probe.UNKNOWN] * 5
 
 

@@ -12,8 +12,9 @@ import pytest
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models.status import Proof
 from reprieve.models.work import Work
-from reprieve.testing.contexts import Following, follow_on
+from reprieve.testing.contexts import Following, carry_out, follow_on
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.carrying import start
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.contract.clusters import Scripted, scripted_cluster
@@ -35,7 +36,7 @@ def followed_pod(cluster: Scripted, run: Work) -> Iterator[tuple[Following, dict
     context = cluster.context(run)
     with ThreadPoolExecutor(1) as pool:
         try:
-            following = Following(context, pool.submit(cluster.adapter.execute, run, context))
+            following = Following(context, pool.submit(carry_out, cluster.adapter, run, context))
             eventually(lambda: cluster.fake.of_kind("pods") or following.result.done())
             pod = cluster.fake.only_pod()
             cluster.fake.start(pod)
@@ -129,7 +130,7 @@ def test_a_run_whose_log_stream_is_dead_lives_on_by_the_platforms_word_alone(
     supervisor = Supervisor(services, LogShipper(services.settings.spool_dir, lambda blocks: None, lambda keys: {}))
     with supervisor.follow(claimed) as context, ThreadPoolExecutor(1) as pool:
         run = cluster.work("true", run_id=claimed.run_id)
-        result = pool.submit(cluster.adapter.execute, run, context)
+        result = pool.submit(start, cluster.adapter, run, context)
         try:
             eventually(lambda: cluster.fake.of_kind("pods") or result.done())
             cluster.fake.start(cluster.fake.only_pod())

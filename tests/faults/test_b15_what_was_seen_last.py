@@ -18,7 +18,7 @@ from reprieve.models.errors import InvalidRequest, Released
 from reprieve.models.liveness import SWEEP_INTERVAL, WINDOW
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import Outcome, Work
-from reprieve.testing.contexts import Following, RecordingContext, follow_on
+from reprieve.testing.contexts import Following, RecordingContext, carry_out, follow_on
 from tests.contract.clusters import Scripted, scripted_cluster
 from tests.support.waiting import eventually
 
@@ -42,9 +42,9 @@ def followed(
     with ThreadPoolExecutor(1) as pool:
         try:
             if attach is None:
-                yield Following(context, pool.submit(cluster.adapter.execute, run, context)), context
+                yield Following(context, pool.submit(carry_out, cluster.adapter, run, context)), context
             else:
-                yield Following(context, pool.submit(cluster.adapter.attach, run, attach, context)), context
+                yield Following(context, pool.submit(follow_on, cluster.adapter, run, attach, context)), context
         finally:
             cluster.fake.behave()
             cluster.fake.grace = 0.0
@@ -258,8 +258,11 @@ def test_a_job_that_is_gone_with_its_log_has_not_succeeded(cluster: Scripted, co
             if complete:
                 cluster.fake.end_job(pod, "Complete", "CompletionsReached")
         eventually(lambda: context.dispatched and "exit_status" in str(context.dispatched[-1][0]))
-        looks = context.looks
-        eventually(lambda: context.looks > looks + 10, what="that the Job's own state was seen too")
+        heartbeats = context.heartbeats
+        if complete:
+            eventually(lambda: any(query.get("follow") == "false" for _, _, query in cluster.fake.requests))
+        else:
+            eventually(lambda: context.heartbeats > heartbeats + 5)
         vanish(cluster)
         cluster.fake.behave()
         outcome = following.outcome()

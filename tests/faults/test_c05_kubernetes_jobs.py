@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from reprieve.adapters.kubernetes.api import Api
 from reprieve.adapters.kubernetes.config import KubernetesConfig
 from reprieve.adapters.kubernetes.job import job_name, manifest
 from reprieve.models.work import Work
@@ -94,21 +95,22 @@ def test_ending_the_first_attempt_late_and_twice_leaves_the_retrys_job(services:
     assert termination(services, first) == "done"
 
 
-def test_a_job_that_took_the_name_in_between_is_not_deleted_in_its_place(services: Services, cluster: Scripted) -> None:
+def test_a_job_that_took_the_name_in_between_is_not_deleted_in_its_place(
+    services: Services, cluster: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = claimed(services, cluster)
     job = dispatched(services, cluster, run)
     # Between the look and the deletion, the Job is replaced: what was looked at is not what would be deleted.
     key = ("jobs", "default", job["metadata"]["name"])
-    api = cluster.adapter._api
-    delete = api.delete
+    delete = Api.delete
     replaced = {**job, "metadata": {**job["metadata"], "uid": "another", "labels": {"owner": "somebody"}}}
 
-    def replacing(path: str, uid: str) -> None:
+    async def replacing(api: Api, path: str, uid: str) -> None:
         if path.endswith(job["metadata"]["name"]):
             cluster.fake.things[key] = replaced
-        delete(path, uid)
+        await delete(api, path, uid)
 
-    api.delete = replacing  # type: ignore[method-assign]
+    monkeypatch.setattr(Api, "delete", replacing)
     with pytest.raises(Exception, match="is not ours to delete"):
         cluster.adapter.terminate(services.runs.get_attempt(run.run_id, 1).work or {})
     assert cluster.fake.things[key] is replaced

@@ -5,6 +5,10 @@ lives by itself: a Pod's command is run on this host, and what it prints is its 
 fail in chosen ways, and `away` has nobody listen at all. Its clock can be put forward (`pass_time`): grace periods and
 the time that a finished Job is kept go by it.
 
+Each change of a Job or a Pod has a version of its own, as `resourceVersion`, and stays in a history, from which a
+watch is served: from any version that is still in it (`forget_history`), else it is 410. A list is of one version, that
+of its first page. As with the real one, a watch sends bookmarks, also a moment before it ends by `timeoutSeconds`.
+
 The log is kept and given as a kubelet does it: entries with a time each, parts of long lines as entries of their own,
 a time at the beginning of a line only, and `sinceTime` compared with the time of each entry.
 """
@@ -83,7 +87,8 @@ class Fault:
     """Sent in place of the API's own form."""
     how: str = "answer"
     """`answer` with the status; `hang`; `reset` before doing anything; `lose` the answer after doing it; `truncate`
-    the answer; `cut` a log after `after` bytes, with an error, or `end` it there as if it were over."""
+    the answer; `cut` a log or a watch after `after` bytes, with an error, or `end` it there as if it were over;
+    `freeze` it there: the connection stays, and nothing comes of it any more."""
     after: int = 0
 
 
@@ -113,6 +118,27 @@ class FakeCluster:
         """Requests that no client of a real API server would make."""
         self.changed = threading.Condition(threading.RLock())
         self.closing = False
+        self.token = "a-token"
+        self.version = 100
+        """Of the last change."""
+        self.bookmark_interval = 0.1
+        """Seconds; 0 for a server that sends none."""
+        self.poll_interval = 0.02
+        """Seconds between two looks of a watch whether a test has changed something by hand."""
+        self.life = 1
+        """How often it has come back."""
+        self.cuts = 0
+        """How often all watches were cut off."""
+        self.hides: set[str] = set()
+        """Events of these kinds (`DELETED`, say) are kept from every watch."""
+        self.watches: dict[str, int] = {"jobs": 0, "pods": 0}
+        """How many are open."""
+        self._history: list[tuple[int, str, str, Json, Json | None]] = []
+        #: The version before the first that the history has.
+        self._forgotten = 100
+        #: What the last version of each was, as it was told, and the lists that are being read by their version.
+        self._told: dict[tuple[str, str, str], Json] = {}
+        self.lists: dict[str, list[Json]] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._listen(0)
 
@@ -143,6 +169,7 @@ class FakeCluster:
     def go_away(self) -> None:
         """Connections are refused from now on, and those that are open are cut at the next request."""
         self.is_away = True
+        self.life += 1
         self._close()
 
     def come_back(self) -> None:
@@ -191,6 +218,100 @@ class FakeCluster:
                     return fault
         return None
 
+    # -- versions and watches
+
+    def record(self) -> None:
+        """Give what has changed since the last time a version, and tell the watches of it.
+
+        By comparison, so that a test may change a Job or a Pod as it likes.
+        """
+        with self.changed:
+            for key in {*self._told, *self.things}:
+                self._record(key)
+
+    def _record(self, key: tuple[str, str, str]) -> None:
+        thing, before = self.things.get(key), self._told.get(key)
+        if before is not None and (thing is None or thing["metadata"]["uid"] != before["metadata"]["uid"]):
+            del self._told[key]
+            self._tell(key, "DELETED", before, before)
+            before = None
+        if thing is None:
+            return
+        now_ = {name: value for name, value in thing.items() if not name.startswith("_")}
+        if before is None or _unversioned(before) != _unversioned(now_):
+            self._told[key] = self._tell(key, "ADDED" if before is None else "MODIFIED", now_, before)
+            thing["metadata"]["resourceVersion"] = self._told[key]["metadata"]["resourceVersion"]
+
+    def has_changed(self, thing: Json) -> None:
+        """At once, and not when somebody asks: what comes next is a change of its own."""
+        kind = "pods" if "ownerReferences" in thing["metadata"] else "jobs"
+        with self.changed:
+            self._record((kind, thing["metadata"]["namespace"], thing["metadata"]["name"]))
+
+    def _tell(self, key: tuple[str, str, str], event: str, thing: Json, before: Json | None) -> Json:
+        self.version += 1
+        told: Json = json.loads(json.dumps(thing))
+        told["metadata"]["resourceVersion"] = str(self.version)
+        if event not in self.hides:
+            self._history.append((self.version, f"{key[0]}/{key[1]}", event, told, before))
+        self.changed.notify_all()
+        return told
+
+    def forget_history(self) -> None:
+        """As after five minutes, or when the API server starts again: older versions are 410."""
+        with self.changed:
+            self.record()
+            self._history.clear()
+            self._forgotten = self.version
+
+    def send(self, event: str, thing: Json) -> None:
+        """An event that is told to the watches as it is, whatever has happened."""
+        with self.changed:
+            self.record()
+            where = f"{'pods' if 'ownerReferences' in thing['metadata'] else 'jobs'}/{thing['metadata']['namespace']}"
+            self._history.append((self.version, where, event, json.loads(json.dumps(thing)), None))
+            self.changed.notify_all()
+
+    def since(self, position: int, where: str, query: dict[str, str]) -> tuple[int, list[Json]]:
+        """What a watch is told of a selection, from a position of the history on; and the next position."""
+        with self.changed:
+            new = self._history[position:]
+            told = []
+            for _, place, event, thing, before in new:
+                if place != where:
+                    continue
+                is_in, was_in = _selected(thing, query), before is not None and _selected(before, query)
+                if is_in:
+                    event = "ADDED" if event == "MODIFIED" and not was_in else event
+                    told.append({"type": event, "object": thing})
+                elif was_in:
+                    told.append({"type": "DELETED", "object": thing})
+            return position + len(new), told
+
+    def position_of(self, version: str) -> int:
+        """Where a watch goes on from this version. Raises `_Problem` when that is not known any more."""
+        with self.changed:
+            if not version.isdecimal() or int(version) < self._forgotten:
+                raise _Problem(410, "Expired", f"too old resource version: {version} ({self._forgotten})")
+            if int(version) > self.version:
+                raise _Problem(504, "Timeout", f"Too large resource version: {version}, current: {self.version}")
+            return sum(1 for one in self._history if one[0] <= int(version))
+
+    def cut_watches(self) -> None:
+        """Break their connections off; they may be resumed."""
+        with self.changed:
+            self.cuts += 1
+            self.changed.notify_all()
+
+    def restart(self) -> None:
+        """Begin to count versions anew, as after a restore of etcd, and cut every connection."""
+        with self.changed:
+            self.go_away()
+            self._history.clear()
+            self.version = self._forgotten = 10
+            self._told.clear()
+            self.come_back()
+
     # -- the life of a cluster
 
     def of_kind(self, kind: str) -> list[Json]:
@@ -207,6 +328,7 @@ class FakeCluster:
             metadata |= {"namespace": namespace, "uid": str(uuid4()), "creationTimestamp": now()}
             job.setdefault("status", {})
             self.things["jobs", namespace, metadata["name"]] = job
+            self.has_changed(job)
             if self.creates_pods:
                 self.create_pod(job)
             return job
@@ -232,6 +354,7 @@ class FakeCluster:
         with self.changed:
             self.things["pods", owner["namespace"], pod["metadata"]["name"]] = pod
             self.logs[pod["metadata"]["uid"]] = Log()
+            self.has_changed(pod)
         if self.runs:
             self._run(pod)
         return pod
@@ -267,8 +390,8 @@ class FakeCluster:
         reason = reason or ("Completed" if exit_code == 0 else "Error")
         ended = {"exitCode": exit_code, "reason": reason, "finishedAt": now()}
         with self.changed:
-            self._state(pod, {"terminated": ended}, "Succeeded" if exit_code == 0 else "Failed")
             pod["status"] |= status
+            self._state(pod, {"terminated": ended}, "Succeeded" if exit_code == 0 else "Failed")
             self.logs[pod["metadata"]["uid"]].ended = True
             self.changed.notify_all()
             if exit_code == 0:
@@ -286,6 +409,7 @@ class FakeCluster:
                 job["status"].setdefault("conditions", []).append(condition)
                 if kind in ("Complete", "Failed"):
                     job["_finished_at"] = self._time()
+                self.has_changed(job)
 
     def fail_soon(self, pod: Json, reason: str = "BackoffLimitExceeded", message: str = "") -> None:
         """As the Job controller since 1.31: `Failed` comes once the Pods have ended."""
@@ -304,6 +428,7 @@ class FakeCluster:
         condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
         with self.changed:
             pod["status"].setdefault("conditions", []).append(condition | {"lastTransitionTime": now()})
+            self.has_changed(pod)
             self.delete(pod)
 
     def pass_time(self, seconds: float) -> None:
@@ -352,6 +477,7 @@ class FakeCluster:
         with self.changed:
             for key in [key for key, value in self.things.items() if value is thing]:
                 del self.things[key]
+                self._record(key)
             log = self.logs.get(thing["metadata"]["uid"])
             if log is not None:
                 log.ended = True
@@ -371,6 +497,7 @@ class FakeCluster:
             else:
                 thing["metadata"]["deletionGracePeriodSeconds"] = self.grace
                 thing["_gone_at"] = self._time() + self.grace
+                self.has_changed(thing)
                 if self.grace:
                     self.fail_soon(thing)
                 self.collect()
@@ -389,6 +516,7 @@ class FakeCluster:
     def _state(self, pod: Json, state: Json, phase: str) -> None:
         with self.changed:
             pod["status"] |= {"phase": phase, "containerStatuses": [{"name": "run", "state": state}]}
+            self.has_changed(pod)
 
     # -- a kubelet
 
@@ -469,6 +597,10 @@ class _Problem(Exception):
         self.status, self.reason, self.message, self.name = status, reason, message, name
 
 
+class _Cut(Exception):
+    """Raised to break a connection off."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
@@ -502,7 +634,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(fault)
             return
         try:
-            assert self.headers["Authorization"] == "Bearer a-token"
+            self._check_token()
             self._route(method, parts.path, query, json.loads(body) if body else {}, fault)
         except _Problem as problem:
             self._send(problem.status, _status(problem))
@@ -518,11 +650,20 @@ class _Handler(BaseHTTPRequestHandler):
         if match["log"]:
             self._log(self._find(match), query, fault)
             return
+        if query.get("watch") == "true":
+            self._watch(match, query, fault)
+            return
         with self.cluster.changed:
             self.cluster.collect()
+            self.cluster.record()
             status, answer = self._answer(method, match, query, body)
+            self.cluster.record()
             data = json.dumps(answer).encode()
         self._send_json(status, data, fault)
+
+    def _check_token(self) -> None:
+        if self.headers["Authorization"] != f"Bearer {self.cluster.token}":
+            raise _Problem(401, "Unauthorized", "Unauthorized")
 
     def _check_rights(self, method: str, match: re.Match[str]) -> None:
         """Who may see nothing of a namespace is not told whether there is one."""
@@ -569,10 +710,23 @@ class _Handler(BaseHTTPRequestHandler):
             for (kind, namespace, _), thing in self.cluster.things.items()
             if (kind, namespace) == (match["kind"], match["namespace"]) and _selected(thing, query)
         ]
-        start, size = int(query.get("continue", "0")), min(int(query.get("limit", "500")), self.cluster.max_page)
-        more = str(start + size) if start + size < len(found) else ""
+        if "resourceVersion" in query:
+            raise AssertionError("a list from a cache may be old")
+        # Of one version, that of the first page, however many there are.
+        version, _, offset = query.get("continue", "").partition(":")
+        version = version or str(self.cluster.version)
+        list_of = f"{version} {match['kind']} {match['namespace']} {query.get('labelSelector')}"
+        if offset:
+            if list_of not in self.cluster.lists:
+                raise _Problem(410, "Expired", "The provided continue parameter is too old")
+            found = self.cluster.lists[list_of]
+        start, size = int(offset or 0), min(int(query.get("limit", "500")), self.cluster.max_page)
+        more = f"{version}:{start + size}" if start + size < len(found) else ""
+        if more and not offset:
+            self.cluster.lists[list_of] = json.loads(json.dumps(found))
         kind = f"{_KINDS[match['kind']]}List"
-        return {"kind": kind, "metadata": {"continue": more}, "items": found[start : start + size]}
+        metadata = {"continue": more, "resourceVersion": version}
+        return {"kind": kind, "metadata": metadata, "items": found[start : start + size]}
 
     def _find(self, match: re.Match[str]) -> Json:
         thing = self.cluster.things.get((match["kind"], match["namespace"], match["name"]))
@@ -602,13 +756,16 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.how == "reset":
             self._reset()
         elif fault.how == "hang":
-            with self.cluster.changed:
-                self.cluster.changed.wait_for(lambda: self.cluster.closing or fault not in self.cluster.faults, 60)
+            self._wait_while(fault)
             self._reset()
         else:
             assert fault.status is not None
             problem = _Problem(fault.status, fault.reason, fault.message)
             self._send(fault.status, _status(problem) if fault.body is None else fault.body, fault.headers)
+
+    def _wait_while(self, fault: Fault) -> None:
+        with self.cluster.changed:
+            self.cluster.changed.wait_for(lambda: self.cluster.closing or fault not in self.cluster.faults, 60)
 
     def _reset(self) -> None:
         self.close_connection = True
@@ -619,14 +776,63 @@ class _Handler(BaseHTTPRequestHandler):
         assert query["container"] == "run"
         if not pod["status"].get("containerStatuses", [{"state": {"waiting": {}}}])[0]["state"].keys() - {"waiting"}:
             raise _Problem(400, "BadRequest", 'container "run" in pod is waiting to start: ContainerCreating')
+        self._stream("text/plain", self._lines(pod, query), fault)
+
+    def _watch(self, match: re.Match[str], query: dict[str, str], fault: Fault | None) -> None:
+        assert query["allowWatchBookmarks"] == "true"
+        assert int(query["timeoutSeconds"]) > 0
+        with self.cluster.changed:
+            self.cluster.record()
+            position = self.cluster.position_of(query["resourceVersion"])
+            self.cluster.watches[match["kind"]] += 1
+        try:
+            self._stream("application/json", self._events(match, query, position), fault)
+        except _Cut:
+            self._reset()
+        finally:
+            with self.cluster.changed:
+                self.cluster.watches[match["kind"]] -= 1
+                self.cluster.changed.notify_all()
+
+    def _events(self, match: re.Match[str], query: dict[str, str], position: int) -> Iterator[bytes]:
+        """Until `timeoutSeconds` are over; empty while there is nothing, so that a client that has gone is noticed."""
+        cluster, where = self.cluster, f"{match['kind']}/{match['namespace']}"
+        until = time.monotonic() + int(query["timeoutSeconds"])
+        interval = cluster.bookmark_interval
+        bookmark_at = time.monotonic() + interval if interval else float("inf")
+        cut = cluster.life, cluster.cuts
+        while time.monotonic() < until and not cluster.closing:
+            if (cluster.life, cluster.cuts) != cut:
+                raise _Cut
+            with cluster.changed:
+                cluster.collect()
+                cluster.record()
+                if position > len(cluster._history):
+                    told = [{"type": "ERROR", "object": _said(_Problem(410, "Expired", "too old resource version"))}]
+                    until = 0.0
+                else:
+                    position, told = cluster.since(position, where, query)
+                version = cluster.version
+                if not told:
+                    look_at = min(bookmark_at, until, time.monotonic() + cluster.poll_interval)
+                    cluster.changed.wait(max(0.0, look_at - time.monotonic()))
+            if not told and time.monotonic() >= min(bookmark_at, until) and interval:
+                bookmark_at = time.monotonic() + interval
+                metadata = {"resourceVersion": str(version), "creationTimestamp": None}
+                told = [{"type": "BOOKMARK", "object": {"kind": _KINDS[match["kind"]], "metadata": metadata}}]
+            yield b"".join(json.dumps(one).encode() + b"\n" for one in told)
+
+    def _stream(self, content_type: str, pieces: Iterator[bytes], fault: Fault | None) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Type", content_type)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         sent = 0
-        for data in self._lines(pod, query):
+        for data in pieces:
             if fault is not None and sent + len(data) >= fault.after:
                 self._chunk(data[: fault.after - sent])
+                if fault.how == "freeze":
+                    self._wait_while(fault)
                 if fault.how != "end":
                     self.wfile.flush()
                     self.close_connection = True
@@ -660,15 +866,24 @@ class _Handler(BaseHTTPRequestHandler):
         with self.cluster.changed:
             if follow:
                 self.cluster.changed.wait_for(
-                    lambda: self.cluster.closing or log.ended or position < len(log.entries), timeout=60
+                    lambda: self.cluster.closing or log.ended or position < len(log.entries), timeout=4 * 3600
                 )
             return log.entries[position:]
 
 
 def _status(problem: _Problem) -> bytes:
+    return json.dumps(_said(problem)).encode()
+
+
+def _said(problem: _Problem) -> Json:
     said = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": problem.message}
     details = {"name": problem.name} if problem.name else {}
-    return json.dumps(said | {"reason": problem.reason, "code": problem.status, "details": details}).encode()
+    return said | {"reason": problem.reason, "code": problem.status, "details": details}
+
+
+def _unversioned(thing: Json) -> Json:
+    metadata = {name: value for name, value in thing["metadata"].items() if name != "resourceVersion"}
+    return thing | {"metadata": metadata}
 
 
 def _selected(thing: Json, query: dict[str, str]) -> bool:
