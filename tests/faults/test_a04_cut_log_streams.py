@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reprieve.workers.carrying import start
 
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models.status import Proof
 from reprieve.models.work import Work
 from reprieve.testing.contexts import Following, carry_out, follow_on
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.carrying import start
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.contract.clusters import Scripted, scripted_cluster

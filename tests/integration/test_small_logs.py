@@ -33,7 +33,7 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log, close_owed, expire_logs, send_close
 from reprieve.workers.explaining import explain
 from reprieve.workers.finish import finish
-from tests.support.rows import chunk, ingest, running
+from tests.support.rows import chunk, claim, ingest, running
 
 #: A chunk of one byte, encoded.
 A_CHUNK = encode((0, "stdout", b"x", None))
@@ -368,7 +368,7 @@ def of_last_month(services: Services) -> Callable[[], Work]:
     def make() -> Work:
         run_id = UUID(int=least_id(begins).int | uuid4().int & (1 << 80) - 1)
         insert(services.database, [NewRun(run_id, "detached", True, {"command": ["true"]})])
-        work = services.claims.claim(run_id, "worker@nowhere")
+        work = claim(services, run_id, "worker@nowhere")
         assert work is not None
         return work
 
