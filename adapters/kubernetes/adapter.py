@@ -103,7 +103,8 @@ class KubernetesAdapter(KubernetesKind):
                 # Told to stop, it may be there all the same; its next follower ends it.
                 return await self._follow(context, view, handle, recorded=handle)
             view.sight.is_of(created.job["metadata"]["uid"])
-            view.sight.settle(JOBS, [created.job])
+            # As an event, since what has come of it already may have been told by the watch before this answer came.
+            view.sight.take(JOBS, created.job)
             if created.is_new:
                 view.sight.known.add(PODS)
             return await self._follow(context, view, created.handle, recorded=handle)

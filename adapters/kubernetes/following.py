@@ -158,8 +158,10 @@ class Following:
         if JOBS not in sight.known:
             if self._watched.is_listing_for(sight) or _now() < self._ask_at:
                 raise _InDoubt
+            changes = sight.changes
             if (found := await self._ask_for_job()) is None:
                 return None
+            self._check_unchanged(changes)
             sight.settle(JOBS, [found])
             if self._is_unwatched:
                 self._ask_at = _now() + self._timings.unwatched_interval
@@ -202,11 +204,15 @@ class Following:
                 raise _InDoubt
             changes = sight.changes
             found = await self._ask_for_pods()
-            if changes != sight.changes:
-                # What was asked for may be older than what has come meanwhile.
-                raise _InDoubt
+            self._check_unchanged(changes)
             sight.settle(PODS, found)
         return state.owned(sight.pods.values(), self.handle.uid)
+
+    def _check_unchanged(self, changes: int) -> None:
+        """What was asked for may be older than what has come meanwhile: then it is asked for again, at once."""
+        if changes != self._sight.changes:
+            self._sight.wake()
+            raise _InDoubt
 
     async def _ask_for_pods(self) -> list[Json]:
         path, labels = path_of(self.handle.namespace, "pods"), self.handle.labels

@@ -125,6 +125,8 @@ class Sight:
 
         It holds whatever its version: an API server that was restored from a backup counts from there.
         """
+        # Whoever asks about this one just now may have been answered before: that is to be asked again.
+        self.changes += 1
         ours = [thing for thing in things if self._is_ours(kind, thing)]
         if kind == JOBS:
             if not ours and not self.is_missing:
@@ -138,6 +140,12 @@ class Sight:
                 self._has_changed()
         for thing in ours:
             self._take(kind, thing, is_another)
+
+    def unsettle(self, kind: str) -> None:
+        """What has happened to it of this kind may have passed us by."""
+        self.known.discard(kind)
+        self.changes += 1
+        self.wake()
 
     def _is_ours(self, kind: str, thing: Json) -> bool:
         if kind == JOBS:

@@ -112,29 +112,35 @@ class Watch:
     # -- lists
 
     async def _list(self) -> None:
-        begun, version = _now(), ""
+        begun = _now()
         settled: dict[Sight, list[Json]] = {sight: [] for sight in self._sights.all()}
         try:
-            async with aclosing(self._api.pages(path_of(self._namespace, self._kind), OURS)) as all_of_them:
-                async for page in all_of_them:
-                    version = page.version
-                    for thing in page.items:
-                        for sight in self._sights.of(self._kind, thing):
-                            # Who came while we listed may be on a page that has passed: this is not all for it.
-                            settled.get(sight, []).append(thing)
+            version = await self._read_list(settled)
         except ApiError as error:
             if error.is_missing_right:
                 self.may_list = False
             raise
         for sight, things in settled.items():
             sight.settle(self._kind, things)
-        if not self.has_listed:
-            # Also who came while we listed has waited for it.
-            self._wake_all()
+        for sight in self._sights.all():
+            if sight not in settled:
+                # It came while we listed: it may have been on a page that has passed, and no event will tell of it.
+                sight.unsettle(self._kind)
         self.may_list = self.has_listed = True
         self._version = version
         self._list_at = _now() + self._timings.list_interval * random.uniform(0.9, 1.0)  # noqa: S311
         self._proves_itself(begun)
+
+    async def _read_list(self, found: dict[Sight, list[Json]]) -> str:
+        """Add what there is of each; the version of the list."""
+        version = ""
+        async with aclosing(self._api.pages(path_of(self._namespace, self._kind), OURS)) as all_of_them:
+            async for page in all_of_them:
+                version = page.version
+                for thing in page.items:
+                    for sight in self._sights.of(self._kind, thing):
+                        found.get(sight, []).append(thing)
+        return version
 
     # -- the watch
 
