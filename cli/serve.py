@@ -7,6 +7,7 @@ from dataclasses import replace
 import uvicorn
 from pydantic import SecretStr
 
+from reprieve.adapters.descriptors import raise_files
 from reprieve.api.app import create_app
 from reprieve.api.connections import run
 from reprieve.api.peers import is_loopback
@@ -19,7 +20,6 @@ from reprieve.models.errors import SettingsError
 from reprieve.stores.tokens import OWN_TOKEN, make_own_token, own_token
 from reprieve.workers import journal, tracing
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.files import raise_files
 from reprieve.workers.settings import host_and_port
 from reprieve.workers.waiting import until_fit
 

@@ -2,8 +2,8 @@
 
 import logging
 import resource
-from contextlib import suppress
 
+from reprieve.adapters.descriptors import finite
 from reprieve.models.capacity import Files
 
 logger = logging.getLogger(__name__)
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 def files_for(concurrency: int) -> Files:
     """What this process may open, for so many runs at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Files(_finite(soft), _finite(hard), concurrency)
+    return Files(finite(soft), finite(hard), concurrency)
 
 
 def allow_files(concurrency: int) -> None:
@@ -27,16 +27,3 @@ def allow_files(concurrency: int) -> None:
             logger.warning("The limit of open files could not be raised: %s", error)
     if files.shortage is not None:
         logger.warning("%s", files.shortage)
-
-
-def raise_files(wanted: int) -> int:
-    """How many files this process may open, after its soft limit was raised towards so many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    raised = max(_finite(soft), min(_finite(hard), wanted))
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-    return _finite(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-def _finite(limit: int) -> int:
-    return 2**31 if limit == resource.RLIM_INFINITY else limit

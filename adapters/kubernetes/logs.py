@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol, Self, TypeVar
 
+from reprieve.adapters.descriptors import raise_files
 from reprieve.adapters.kubernetes.answers import ApiError, path_of
 from reprieve.adapters.kubernetes.api import Api, pieces
 from reprieve.adapters.kubernetes.connection import NotConnected
@@ -15,6 +16,7 @@ from reprieve.adapters.kubernetes.cursors import LogCursor, Resumption
 from reprieve.adapters.kubernetes.job import CONTAINER
 from reprieve.adapters.kubernetes.state import PodLog
 from reprieve.adapters.protocol import AsyncContext
+from reprieve.models.capacity import FILES_OF_A_RUN, FILES_OF_A_WORKER
 
 #: The API merges both of the container's streams into one.
 STREAM = "stdout"
@@ -59,6 +61,10 @@ def overdue(streams: Collection[H], now: float, timings: LogTimings) -> list[H]:
     return silent[: max(1, round(timings.look_interval / timings.spacing))]
 
 
+#: Descriptors that the worker may need beside log streams, and by how many its limit is raised at once.
+FILES_BESIDE, FILES_STEP = FILES_OF_A_WORKER + FILES_OF_A_RUN * 100, 100
+
+
 class Streams:
     """All log streams of one loop: has those opened again that were silent for too long."""
 
@@ -69,6 +75,9 @@ class Streams:
 
     def add(self, reader: "PodLogReader") -> None:
         self._open.add(reader)
+        # In steps, and no higher than is needed: commands that the worker starts inherit it.
+        if len(self._open) % FILES_STEP == 0:
+            raise_files(FILES_BESIDE + len(self._open) + FILES_STEP)
         if self._timer is None:
             self._rest()
 

@@ -1,5 +1,7 @@
 """Which silent log streams are opened again, and how often: thousands of silent Jobs are no thousands of requests."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -52,3 +54,22 @@ def test_two_thousand_idle_jobs_make_less_than_sixty_requests_a_minute_in_all() 
     watches = 2 * 60 / (0.9 * timings.watch_seconds)
     lists = 2 * pages * 60 / (0.9 * timings.list_interval)
     assert opened_again(2_000, 24 * 3600.0) / (24 * 60) + watches + lists + pages < 60
+
+
+def test_a_worker_that_follows_many_jobs_may_open_as_many_files() -> None:
+    """In a process of its own, since no limit is lowered again."""
+    program = """
+import asyncio, resource
+from reprieve.adapters.kubernetes.logs import LogTimings, Streams
+resource.setrlimit(resource.RLIMIT_NOFILE, (300, 8000))
+async def main():
+    streams = Streams(LogTimings(look_interval=60))
+    for _ in range(3000):
+        streams.add(object())
+asyncio.run(main())
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    said = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True).stdout
+    soft, hard = (int(word) for word in said.split())
+    assert 3000 < soft < 5000
+    assert hard == 8000
