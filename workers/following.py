@@ -37,14 +37,13 @@ from reprieve.workers.waiting import until_fit_without_a_thread
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the end of a run waits for its output to be on its way; its last sequence number is recorded anyway.
-FLUSH_TIMEOUT = 10.0
-#: Seconds between two looks whether it is …
-FLUSH_INTERVAL = 0.01
-#: … and whether a follower that waits is told something.
-LOOK_INTERVAL = 0.2
-#: The same for a follower that leaves: what is not stored by then, the next one reads again.
+#: Seconds that a follower which leaves waits for its output to be on its way: what is not stored by then, the next one
+#: reads again …
 LEAVE_TIMEOUT = 2.0
+#: … looking so often whether it is …
+FLUSH_INTERVAL = 0.01
+#: … and, where it waits for a while, whether it is told something.
+LOOK_INTERVAL = 0.2
 #: Seconds before work is left to the next follower because of trouble here, doubled each time it comes again …
 TROUBLE_PAUSE = 1.0
 #: … up to this many. Each costs an event; the work's own silence must not last for a window meanwhile.
@@ -93,7 +92,8 @@ class Following:
             return CameTo(await self._give_up(context, last_line(unable.__cause__ or unable)))
         context.has_result()
         given_up = context.given_up
-        await _flush(context, FLUSH_TIMEOUT)
+        # Not waited for: the end says how many chunks there are, the spool keeps them, and readers wait for the last.
+        context.flush()
         end = given_up or End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
         if await self._record(end):
             return CameTo(outcome.error_code or "succeeded", end)

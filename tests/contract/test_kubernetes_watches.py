@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import yaml
@@ -206,7 +207,12 @@ def test_a_list_that_lacks_a_job_ends_nothing_and_the_job_is_asked_for_by_name(t
     with scripted_cluster(tmp_path, timings) as cluster, following(cluster) as (one, pod):
         name = pod["metadata"]["labels"]["job-name"]
         body = b'{"kind": "JobList", "metadata": {"resourceVersion": "100"}, "items": []}'
-        cluster.fake.misbehave("GET", "limit=500", times=2, status=200, body=body)
+        # Of Jobs alone: a list of Pods comes just as often.
+        path, query = next(
+            (path, query) for _, path, query in cluster.fake.requests if "limit" in query and path.endswith("/jobs")
+        )
+        listing = f"{path}?{urlencode(query)}"
+        cluster.fake.misbehave("GET", listing, times=2, status=200, body=body)
         eventually(lambda: any(path.endswith(f"/jobs/{name}") for _, path, _ in cluster.fake.requests))
         beats_on(one)
         cluster.fake.finish(pod)
