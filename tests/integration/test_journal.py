@@ -18,7 +18,7 @@ def lines_of(process: Process) -> list[dict[str, Any]]:
 def test_every_line_about_a_run_names_it_and_its_attempt(services: Services, start_worker) -> None:
     worker = start_worker("runs,logs,control,archive", extra={"REPRIEVE_LOG_FORMAT": "json"}, wait=False)
     eventually(lambda: any(line["message"].endswith("ready.") for line in lines_of(worker)), timeout=40)
-    run = str(enqueue_run("process", {"command": ["sh", "-c", "echo hello; exit 3"]}).id)
+    run = str(enqueue_run("process", {"command": ["sh", "-c", "head -c 30000 /dev/urandom; exit 3"]}).id)
 
     def about(run: str) -> dict[str, dict[str, Any]]:
         return {line["message"]: line for line in lines_of(worker) if line.get("run_id") == run}
