@@ -208,10 +208,10 @@ def test_a_list_that_lacks_a_job_ends_nothing_and_the_job_is_asked_for_by_name(t
         name = pod["metadata"]["labels"]["job-name"]
         body = b'{"kind": "JobList", "metadata": {"resourceVersion": "100"}, "items": []}'
         # Of Jobs alone: a list of Pods comes just as often.
-        path, query = next(
-            (path, query) for _, path, query in cluster.fake.requests if "limit" in query and path.endswith("/jobs")
-        )
-        listing = f"{path}?{urlencode(query)}"
+        lists = [
+            (path, query) for _, path, query in cluster.fake.requests if path.endswith("/jobs") and "limit" in query
+        ]
+        listing = f"{lists[0][0]}?{urlencode(lists[0][1])}"
         cluster.fake.misbehave("GET", listing, times=2, status=200, body=body)
         eventually(lambda: any(path.endswith(f"/jobs/{name}") for _, path, _ in cluster.fake.requests))
         beats_on(one)
