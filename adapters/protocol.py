@@ -94,7 +94,7 @@ class AsyncContext(Protocol):
     """The same for an adapter that follows without a thread: what may wait is awaited.
 
     All of it is called from the adapter's own event loop. For one run, one `on_log` is called after the other; all else
-    may be called while one waits for room, and while a `wait` is under way, which returns as soon as it is told to stop.
+    may be called while one waits for room, or while a `wait` is under way: it returns as soon as it is told to stop.
     """
 
     run_id: UUID

@@ -5,11 +5,13 @@ API and not the worker, are given by this process in its place.
 """
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import IO, Any, cast
 
 import psutil
 
@@ -48,6 +50,31 @@ def memory_kb(process: psutil.Process) -> float:
     return float(process.memory_full_info().uss) / 1024
 
 
+class Cluster:
+    """The API server of the Jobs, in a process of its own."""
+
+    def __init__(self, stack: Stack) -> None:
+        command = [sys.executable, "-m", "bench.cluster", str(stack.folder)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._asked, self._said = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
+        os.environ["KUBECONFIG"] = self._line()
+
+    def requests(self) -> int:
+        """How many it has had so far."""
+        self._asked.write("?\n")
+        self._asked.flush()
+        return int(self._line())
+
+    def _line(self) -> str:
+        return self._said.readline().strip()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._asked.close()
+        self._said.close()
+
+
 @contextmanager
 def producers(stack: Stack) -> Iterator[None]:
     """Remote work gives its signs of life while the block lasts."""
@@ -79,8 +106,10 @@ def ms_of_true(stack: Stack, times: int) -> float:
     return quantile(sorted(taken), 0.5)
 
 
-def held(stack: Stack, process: psutil.Process, seconds: float) -> Figures:
-    """Over so many seconds: the oldest proof of life, the most threads, and the share of a processor that is used."""
+def held(stack: Stack, process: psutil.Process, cluster: Cluster, seconds: float) -> Figures:
+    """Over so many seconds: the oldest proof of life, the most threads, the share of a processor that is used, and the
+    requests to the API server in a minute."""
+    asked = cluster.requests()
     oldest, threads, until = 0.0, 0, time.monotonic() + seconds
     used, began = process.cpu_times(), time.monotonic()
     while time.monotonic() < until:
@@ -88,15 +117,22 @@ def held(stack: Stack, process: psutil.Process, seconds: float) -> Figures:
         oldest = max(oldest, float(stack.services.database.run(OLDEST)[0][0]))
         threads = max(threads, process.num_threads())
     now = process.cpu_times()
-    share = (now.user + now.system - used.user - used.system) / (time.monotonic() - began)
-    return {"oldest_proof_s": oldest, "threads": threads, "processor": share}
+    passed = time.monotonic() - began
+    return {
+        "oldest_proof_s": oldest,
+        "threads": threads,
+        "processor": (now.user + now.system - used.user - used.system) / passed,
+        "requests_a_minute": (cluster.requests() - asked) / passed * 60,
+    }
 
 
 def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -> Result:  # noqa: ARG001
     result = Result("carry")
-    remote, detached, seconds = (200, 20, 20.0) if quick else (10_000, 500, 600.0)
+    remote, jobs, detached, seconds = (200, 40, 20, 20.0) if quick else (10_000, 2_000, 500, 600.0)
     os.environ["REPRIEVE_TIME_SCALE"] = "1"
     with ExitStack() as ending:
+        cluster = Cluster(stack)
+        ending.callback(cluster.close)
         for role in ("worker-logs", "worker-archive", "worker-control", "beat"):
             ending.enter_context(worker(ROLES[role], stack.folder))
         runs = ending.enter_context(worker([*ROLES["worker-runs"], "--concurrency=600"], stack.folder))
@@ -106,6 +142,7 @@ def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -
         ending.enter_context(producers(stack))
         for adapter, config, count in (
             ("remote", {"note": "silent"}, remote),
+            ("kubernetes", {"image": "busybox", "command": ["sleep", "600"]}, jobs),
             ("detached", PRINTING, detached),
         ):
             before = memory_kb(process)
@@ -113,7 +150,8 @@ def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -
             figures: Figures = {"kb_each": (memory_kb(process) - before) / count, "threads": process.num_threads()}
             say(f"  {count:,} {adapter}: {figures}")
             result.add(f"{count:,} {adapter}", figures)
-        figures = held(stack, process, seconds)
+        time.sleep(seconds / 10)  # The last streams are opened.
+        figures = held(stack, process, cluster, seconds)
         say(f"  held: {figures}")
         result.add("held", figures)
         result.add("beside them", {"true_ms": ms_of_true(stack, 30), "threads": process.num_threads()})
