@@ -20,8 +20,9 @@ from bench.measure import Figures, Result, quantile
 from bench.stack import Stack, worker
 from reprieve import RunRequest, enqueue_run, enqueue_runs
 from reprieve.cli.roles import ROLES
-from reprieve.models.status import Proof
-from reprieve.models.work import Fence
+from reprieve.models.status import Proof, Status
+from reprieve.models.work import End, Fence
+from reprieve.workers.finish import finish
 from reprieve.workers.refresh import give_proof
 
 #: A command that prints a line a second, and costs next to nothing itself.
@@ -126,6 +127,14 @@ def held(stack: Stack, process: psutil.Process, cluster: Cluster, seconds: float
     }
 
 
+def end_all(stack: Stack) -> None:
+    """End what lives, whose commands would outlive this bench."""
+    database = stack.services.database
+    live = database.run("SELECT id, epoch FROM runs WHERE status = 'running' AND adapter <> 'remote'")
+    finish(stack.services, [End.by_cancel(Fence(row.id, row.epoch), Status.RUNNING) for row in live])
+    wait_for(lambda: not database.run("SELECT FROM run_attempts WHERE termination = 'owed' LIMIT 1"))
+
+
 def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -> Result:  # noqa: ARG001
     result = Result("carry")
     remote, jobs, detached, seconds = (200, 40, 20, 20.0) if quick else (10_000, 2_000, 500, 600.0)
@@ -155,4 +164,5 @@ def run(stack: Stack, rounds: int, *, quick: bool, say: Callable[[str], None]) -
         say(f"  held: {figures}")
         result.add("held", figures)
         result.add("beside them", {"true_ms": ms_of_true(stack, 30), "threads": process.num_threads()})
+        end_all(stack)
     return result
