@@ -58,7 +58,9 @@ def test_a_handle_that_can_never_be_stored_costs_no_other_attempt_its_start(
 
     async def all_of_them() -> list[Any]:
         said = [dispatch(services, recorder, work, {"name": name}) for work, name in zip(works, names, strict=True)]
-        tasks = [asyncio.create_task(one) for one in said]
+        tasks = [asyncio.create_task(said.pop(0))]
+        await asyncio.to_thread(database.is_busy.wait, 60)
+        tasks += [asyncio.create_task(one) for one in said]
         await until_they_wait(recorder, 4)
         database.may_go_on.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -79,14 +81,17 @@ def test_an_adapter_that_does_not_wait_for_its_record_keeps_no_other_from_its_ow
             await dispatch(services, recorder, work, {"name": "late"})
 
     async def all_of_them() -> None:
-        came = await asyncio.gather(*[impatient(work) for work in works[:2]], return_exceptions=True)
-        assert [type(one) for one in came] == [TimeoutError, TimeoutError]
+        first = asyncio.create_task(dispatch(services, recorder, works[0], {"name": "first"}))
+        await asyncio.to_thread(database.is_busy.wait, 60)
+        with pytest.raises(TimeoutError):
+            await impatient(works[1])
         database.may_go_on.set()
         async with asyncio.timeout(30):
             await dispatch(services, recorder, works[2], {"name": "job"})
+            await first
 
     asyncio.run(all_of_them())
-    assert handles(services, works[1:]) == [None, {"name": "job"}]
+    assert handles(services, works) == [{"name": "first"}, None, {"name": "job"}]
 
 
 def test_what_writes_for_many_goes_on_whatever_becomes_of_a_write() -> None:

@@ -77,6 +77,6 @@ class Adopting:
         )
         try:
             self._followers.go_on(adoption)
-        except RuntimeError:  # The system gives no more threads: whoever has one may follow it.
+        except Exception:  # This worker ends, or the system gives it no more threads: whoever can may follow it.
             self._services.adoptions.hand_over([work.fence])
             raise
