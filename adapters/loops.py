@@ -4,12 +4,15 @@ Each adapter has a loop of its own, so that one that blocks its loop by mistake 
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class Loop:
@@ -21,21 +24,33 @@ class Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, follow: Coroutine[Any, Any, T]) -> Future[T]:
-        """Begin a coroutine there. Raises `RuntimeError` where the system gives no thread just now."""
-        return asyncio.run_coroutine_threadsafe(follow, self._begun(follow))
+        """Begin a coroutine there. Raises where the system gives no thread (`RuntimeError`) or descriptor just now."""
+        try:
+            loop = self._begun()
+        except BaseException:
+            follow.close()
+            raise
+        return asyncio.run_coroutine_threadsafe(follow, loop)
 
-    def _begun(self, follow: Coroutine[Any, Any, T]) -> asyncio.AbstractEventLoop:
+    def _begun(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
                 try:
-                    threading.Thread(target=loop.run_forever, name=self._name, daemon=True).start()
-                except RuntimeError:
-                    follow.close()
+                    threading.Thread(target=self._go_on, args=(loop,), name=self._name, daemon=True).start()
+                except BaseException:
                     loop.close()
                     raise
                 self._loop = loop
             return self._loop
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """For ever: a task that raises `SystemExit` ends a loop, and with it all that is followed there."""
+        while True:
+            try:
+                loop.run_forever()
+            except BaseException:
+                logger.exception("Something ended the event loop %s; it goes on.", self._name)
 
 
 class Loops:

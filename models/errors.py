@@ -101,6 +101,10 @@ class Released(ReprieveError):
     """
 
 
+class WorkerEnds(ReprieveError):
+    """Raised when a run is to be followed by a worker that was asked to stop: nothing of it has begun there."""
+
+
 class OutputNotTaken(ReprieveError, ConnectionError):
     """Raised in `on_log` when this worker cannot take over output for a reason of its own. It says nothing of the work.
 

@@ -125,6 +125,11 @@ def ends_session(error: BaseException) -> bool:
     return (sqlstate_of(error) or "").startswith(_LOST_SESSION)
 
 
+def is_database_away(error: BaseException) -> bool:
+    """Whether nothing else could be asked of the database just now, either: it was not reached, or goes away."""
+    return ends_session(error) or (sqlstate_of(error) is None and is_unfit(error))
+
+
 def ends_all_sessions(error: BaseException) -> bool:
     """Whether the other sessions with that server are to be given up as well."""
     return (sqlstate_of(error) or "").startswith(_LOST_SERVER)

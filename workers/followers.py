@@ -9,7 +9,7 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from reprieve.adapters.loops import Loops
@@ -59,12 +59,15 @@ class Followers:
         self._when_over = call
 
     def begin(self, work: Work) -> None:
-        """Start a claimed run, and follow it. Raises `RuntimeError` where the system gives no thread just now."""
+        """Start a claimed run, and follow it.
+
+        Raises `WorkerEnds`, and where the system gives no thread or no descriptor just now: nothing has begun then.
+        """
         context = self._followed.begin(work)
 
         async def start(adapter: AnyAdapter, work: Work) -> Outcome:
             if follows_without_a_thread(adapter):
-                return await adapter.execute(work, AsyncRunContext(context, self._recorder))
+                return await _in_a_task(adapter.execute(work, AsyncRunContext(context, self._recorder)))
             return await self._blocking(cast(Adapter, adapter).execute, work, context)
 
         self._begin(context, start, "attempt")
@@ -79,7 +82,7 @@ class Followers:
                 raise UnknownAdapter(f"The adapter {work.adapter!r} cannot follow what another worker has started.")
             if follows_without_a_thread(adapter):
                 own = AsyncRunContext(context, self._recorder)
-                return await cast(AsyncAttaching, adapter).attach(work, adoption.handle, own)
+                return await _in_a_task(cast(AsyncAttaching, adapter).attach(work, adoption.handle, own))
             return await self._blocking(adapter.attach, work, adoption.handle, context)
 
         self._begin(context, attach, "adoption")
@@ -98,10 +101,7 @@ class Followers:
             loop.call_soon_threadsafe(done.set_result, came_to)
 
         threading.Thread(target=acted, name="follow", daemon=True).start()
-        outcome, error = await done
-        if error is not None:
-            raise error
-        return cast(Outcome, outcome)
+        return _outcome(*await done)
 
     @property
     def has_thread(self) -> bool:
@@ -115,7 +115,7 @@ class Followers:
         try:
             self._loops.of(BLOCKING if needs_thread(adapter) else adapter).run(self._to_the_end(context, follow, name))
         except BaseException:
-            self._over(context)
+            self._followed.end(context, has_begun=False)
             raise
 
     async def _to_the_end(self, context: RunContext, follow: Follow, name: str) -> None:
@@ -161,3 +161,23 @@ class Followers:
     def _over(self, context: RunContext) -> None:
         self._followed.end(context)
         self._when_over()
+
+
+async def _in_a_task(follow: Awaitable[Outcome]) -> Outcome:
+    """In a task of its own: an adapter that cancels its task, or has it cancelled later, does not cancel ours."""
+    done: asyncio.Future[tuple[Any, BaseException | None]] = asyncio.get_running_loop().create_future()
+
+    async def acted() -> None:
+        try:
+            done.set_result((await follow, None))
+        except BaseException as error:  # `SystemExit` would end the loop.
+            done.set_result((None, error))
+
+    await asyncio.wait([asyncio.create_task(acted())])
+    return _outcome(*done.result())
+
+
+def _outcome(outcome: Any, error: BaseException | None) -> Outcome:
+    if error is not None:
+        raise error
+    return cast(Outcome, outcome)

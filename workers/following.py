@@ -23,7 +23,7 @@ from reprieve.adapters.protocol import AnyAdapter
 from reprieve.adapters.registry import can_attach
 from reprieve.models.draining import end_of_given_up
 from reprieve.models.errors import Released, UnknownAdapter
-from reprieve.models.faults import Fault, ends_session, fault_of, is_unfit
+from reprieve.models.faults import Fault, fault_of, is_unfit
 from reprieve.models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
 from reprieve.models.results import last_line, raised, understood
 from reprieve.models.work import End, Fence, Outcome, Work, storable
@@ -132,19 +132,10 @@ class Following:
     async def _persist(self, end: End, otherwise: str, again: Callable[[BaseException], bool]) -> bool:
         """Write what must not be lost, retrying until it succeeds; raises what no retry would change."""
 
-        async def write() -> bool:
-            try:
-                return await self._recorder.end(end)
-            except Exception as error:
-                if ends_session(error):
-                    raise
-            # Perhaps one of the others was at fault.
-            return await self._recorder.end_alone(end)
-
         def say(_: int, why: str) -> None:
             logger.error("%s: %s", otherwise, why)
 
-        return await until_fit_without_a_thread(write, say, longest=15, again=again)
+        return await until_fit_without_a_thread(lambda: self._recorder.end(end), say, longest=15, again=again)
 
     # -- no end
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from reprieve.models.faults import is_database_away
 from reprieve.models.work import End, Fence
 from reprieve.stores.runs.attempts import Start
 from reprieve.workers.bootstrap import Services
@@ -59,14 +60,21 @@ class Together(Generic[I, R]):
                 while not self._waiting:
                     self._changed.wait()
                 taken, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-            try:
-                results = self._write([item for item, _ in taken])
-            except BaseException as error:
-                for _, future in taken:
-                    future.set_exception(error)
-            else:
-                for (_, future), result in zip(taken, results, strict=True):
-                    future.set_result(result)
+            # Whoever waits may give that up, until here: a future that was cancelled takes no result.
+            wanted = [(item, future) for item, future in taken if future.set_running_or_notify_cancel()]
+            if wanted:
+                self._write_all([item for item, _ in wanted], [future for _, future in wanted])
+
+    def _write_all(self, items: Sequence[I], futures: Sequence[Future[R]]) -> None:
+        """Raises nothing, or nobody would write what comes after it."""
+        try:
+            results = list(zip(futures, self._write(items), strict=True))
+        except BaseException as error:
+            for future in futures:
+                future.set_exception(error)
+        else:
+            for future, result in results:
+                future.set_result(result)
 
 
 class Recorder:
@@ -80,17 +88,23 @@ class Recorder:
 
     async def start(self, start: Start) -> None:
         """Record what an attempt has started; raises `Superseded` when the attempt is not running."""
-        if not await asyncio.wrap_future(self._starts.write(start)):
+        if not await self._together(self._starts, start):
             await self.alone(lambda: self._services.attempts.persist(start))
 
     async def end(self, end: End) -> bool:
         """Record how an attempt has ended, and have its log closed; False if the run had already ended."""
-        applied = await asyncio.wrap_future(self._ends.write(end))
+        applied = await self._together(self._ends, end)
         return applied if applied is not None else await self.alone(lambda: self._end_alone(end))
 
-    async def end_alone(self, end: End) -> bool:
-        """The same, whatever is the matter with the others."""
-        return await self.alone(lambda: self._end_alone(end))
+    @staticmethod
+    async def _together(writing: Together[I, R], item: I) -> R | None:
+        """The result for this item; None where it is to be written alone, since one of the others may be at fault."""
+        try:
+            return await asyncio.wrap_future(writing.write(item))
+        except Exception as error:
+            if is_database_away(error):
+                raise
+            return None
 
     async def alone(self, act: Callable[[], T]) -> T:
         """Do what may wait, for the database or anything else, on a thread."""

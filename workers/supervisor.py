@@ -7,6 +7,7 @@ A failure in any is logged and tried again at the next turn: no follower dies of
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from uuid import uuid4
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two turns of each duty; never more than a keepalive interval.
 INTERVALS = {"supervise": 1.0, "vouch": 1.0, "bury": 2.0, "adopt": ADOPT_INTERVAL, "answer": 1.0, "tidy": 20.0}
+#: Seconds that all of them together may take to end.
+CLOSE_TIMEOUT = 20.0
 
 #: Seconds before runs are taken again where that has failed.
 TAKE_AGAIN_AFTER = 1.0
@@ -77,8 +80,9 @@ class Supervisor:
     def close(self) -> None:
         self._ended.set()
         self._taking.wake()
+        until = time.monotonic() + CLOSE_TIMEOUT
         for thread in self._threads:
-            thread.join(timeout=20)
+            thread.join(max(0.0, until - time.monotonic()))
         self._followers.close()
 
     def _repeat(self, duty: str, turn: Callable[[], object], interval: float) -> None:

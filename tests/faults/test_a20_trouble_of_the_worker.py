@@ -357,20 +357,27 @@ def test_a_child_is_vouched_for_without_a_descriptor_for_as_long_as_it_lives(
     assert context.proof() is None
 
 
-def test_work_for_which_there_is_no_thread_is_left_to_whoever_has_one(
-    services: Services, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("threading.Thread.start", RuntimeError("can't start new thread")),
+        ("asyncio.new_event_loop", OSError(errno.EMFILE, "Too many open files")),
+    ],
+)
+def test_work_for_which_there_is_no_thread_or_descriptor_is_left_to_whoever_has_one(
+    services: Services, monkeypatch: pytest.MonkeyPatch, what: str, error: Exception
 ) -> None:
     work = running(services)
     services.attempts.persist_run_handle(work.fence, None, {})
     services.adoptions.hand_over([work.fence])
     supervisor = Supervisor(services, direct_shipper(services))
 
-    def none(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+    def none(*_: object) -> None:
+        raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", none)
-        with pytest.raises(RuntimeError):
+        patch.setattr(what, none)
+        with pytest.raises(type(error)):
             supervisor.adopt()
     assert services.adoptions.to_adopt(a_node("any"), ["detached"], 10) == [(work.run_id, 1, work.epoch + 1)]
 

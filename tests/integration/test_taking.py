@@ -1,12 +1,16 @@
 """Taking runs from their rows: in their order, as many as there are places for, by whoever has one."""
 
+import errno
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from redis import Redis
+from sqlalchemy.exc import OperationalError
 
 from reprieve import enqueue_run
 from reprieve.models.places import Room
@@ -144,6 +148,107 @@ def test_a_run_that_the_system_gives_no_thread_for_goes_back_to_the_queue(
     (run,) = queued(services)
     take.turn()
     assert (status_of(services, run), services.runs.get(run).attempt) == ("queued", 0)
+
+
+def test_a_run_that_could_not_be_begun_keeps_none_that_was_claimed_with_it_from_its_beginning(
+    services: Services, begun: Begun, take: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, trouble = begun.begin, iter([OSError(errno.EMFILE, "Too many open files")])
+
+    def begin_the_second(work: Work) -> None:
+        for error in trouble:
+            raise error
+        begin(work)
+
+    def away(*_: Any) -> None:
+        raise OperationalError("", None, Exception())
+
+    monkeypatch.setattr(begun, "begin", begin_the_second)
+    monkeypatch.setattr(services.claims, "take_back", away)
+    runs = queued(services, count=2)
+    take.turn()
+    assert [work.run_id for work in begun.works] == runs[1:]
+
+
+def test_what_is_claimed_while_the_worker_is_asked_to_stop_goes_back_to_the_queue(
+    services: Services, begun: Begun, take: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = services.claims.claim
+
+    def claim_slowly(*arguments: Any) -> list[Work]:
+        works = claim(*arguments)
+        begun.followed.close()
+        return works
+
+    monkeypatch.setattr(services.claims, "claim", claim_slowly)
+    runs = queued(services, count=2)
+    take.turn()
+    assert begun.followed.contexts() == {}
+    assert [(status_of(services, run), services.runs.get(run).attempt) for run in runs] == [("queued", 0)] * 2
+
+
+def during_the_claim(services: Services, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Have this happen once, when the rows were read and what they say is not known here yet."""
+    claim, acts = services.claims.claim, iter([act])
+
+    def claim_slowly(*arguments: Any) -> list[Work]:
+        works = claim(*arguments)
+        for one in acts:
+            one()
+        return works
+
+    monkeypatch.setattr(services.claims, "claim", claim_slowly)
+
+
+def test_a_message_that_comes_while_the_worker_looks_is_not_taken_for_one_that_it_has_looked_for(
+    services: Services, begun: Begun, take: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_for_one() -> None:
+        take.hint(queued(services)[0])
+
+    during_the_claim(services, monkeypatch, ask_for_one)
+    for _ in range(2):
+        take.wait()
+        take.turn()
+    assert len(begun.works) == 1
+
+
+def test_a_place_that_becomes_free_while_the_worker_looks_is_filled_at_once(
+    services: Services, begun: Begun, take: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take.turn()
+    queued(services, count=3)
+    take.hint(queued(services)[0])
+    take.hint(uuid4())
+    take._here = 1
+
+    def end_it_at_once(work: Work) -> None:
+        begun.works.append(work)
+        begun.followed.end(begun.followed.begin(work))
+        take.freed()
+
+    monkeypatch.setattr(begun, "begin", end_it_at_once)
+    began = time.monotonic()
+    for number in range(1, 5):
+        take.wait()
+        take.turn()
+        assert len(begun.works) == number
+    assert time.monotonic() < began + taking.LOOK_INTERVAL
+
+
+def test_many_runs_that_take_no_place_are_taken_at_once_where_all_places_are_taken(
+    services: Services, begun: Begun, take: Taking
+) -> None:
+    queued(services, count=4)
+    take.turn()
+    queued(services, "remote", 2 * taking.CLAIM_AT_ONCE + 1)
+    take._look_at = 0.0
+    began = time.monotonic()
+    for _ in range(3):
+        take.wait()
+        take.turn()
+    assert len(begun.works) == 3 + 2 * taking.CLAIM_AT_ONCE + 1
+    assert time.monotonic() < began + taking.LOOK_INTERVAL
 
 
 # -- workers

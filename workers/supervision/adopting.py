@@ -8,7 +8,7 @@ from uuid import UUID
 
 from cachetools import LRUCache
 
-from reprieve.models.faults import ends_session
+from reprieve.models.faults import is_database_away
 from reprieve.models.liveness import ADOPT_AT_ONCE
 from reprieve.models.owed import Duty
 from reprieve.stores.adoptions import Adoption
@@ -50,7 +50,7 @@ class Adopting:
         try:
             adoption = self._services.adoptions.adopt(run_id, attempt, epoch, self._name, self._worker_id)
         except Exception as error:
-            if ends_session(error):  # The database is down: nothing else could be adopted, either.
+            if is_database_away(error):  # Nothing else could be adopted, either.
                 raise
             set_back(self._services.setbacks, Duty.ADOPTION, (run_id, attempt), error)
             return
@@ -77,6 +77,6 @@ class Adopting:
         )
         try:
             self._followers.go_on(adoption)
-        except RuntimeError:  # The system gives no more threads: whoever has one may follow it.
+        except Exception:  # This worker ends, or the system gives it no more threads: whoever can may follow it.
             self._services.adoptions.hand_over([work.fence])
             raise

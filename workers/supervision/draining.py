@@ -4,14 +4,12 @@ import logging
 import threading
 import time
 
-from sqlalchemy.exc import DBAPIError
-
 from reprieve.adapters.registry import can_attach
 from reprieve.models.draining import end_of_drained
+from reprieve.models.work import End, Fence
 from reprieve.stores.runs.attempts import Standing
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.context import RunContext
-from reprieve.workers.finish import finish
+from reprieve.workers.finish import finish_free
 from reprieve.workers.identity import ends_container
 from reprieve.workers.supervision.followed import Contexts, Followed, goes_on_without_us
 
@@ -45,10 +43,10 @@ class Draining:
         followed here any more.
         """
         self._begun.set()
+        self._followed.close()
         limit = self._services.settings.drain_seconds
         self._wait_for_followers(limit)
-        for context in self._followed.contexts().values():
-            self._give_up(context, limit)
+        self._give_up(self._followed.contexts(), limit)
         self._wait_for_followers(LEAVE_TIMEOUT)
 
     def _wait_for_followers(self, seconds: float) -> None:
@@ -66,20 +64,25 @@ class Draining:
         """Leave this work to others; not what has ended meanwhile, whose last words nobody else would read."""
         try:
             self._followed.heed(contexts, {Standing.ADOPTED, Standing.CURRENT})
-        except DBAPIError:  # Nobody can say what has ended; whoever attaches will know.
+        except Exception:  # Nobody can say what has ended; whoever attaches will know.
             for context in contexts.values():
                 context.release()
 
-    def _give_up(self, context: RunContext, waited: float) -> None:
+    def _give_up(self, contexts: Contexts, waited: float) -> None:
         """Work that lives elsewhere goes on without us; work of ours is ended, and its run tried again elsewhere."""
-        if goes_on_without_us(context.work):
-            context.release()
-            return
+        ends: dict[Fence, End] = {}
+        for fence, context in contexts.items():
+            if goes_on_without_us(context.work):
+                context.release()
+            else:
+                ends[fence] = end_of_drained(context.work, waited, self._services.timing)
         try:
-            finish(self._services, [end_of_drained(context.work, waited, self._services.timing)])
-        except DBAPIError as error:
-            logger.error("Run %s is ended; a sweep will find it (%s).", context.run_id, type(error.orig).__name__)
-        context.stop()
+            # One statement for all: a database that hangs holds up the end of this worker once, and not for each run.
+            finish_free(self._services, list(ends.values()))
+        except Exception as error:
+            logger.error("The ends of %d runs are not recorded yet (%s).", len(ends), type(error).__name__)
+        for fence, end in ends.items():
+            contexts[fence].give_up(end)
 
 
 def takes_detached_with(services: Services) -> bool:

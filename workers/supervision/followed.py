@@ -9,7 +9,7 @@ from cachetools import LRUCache
 
 from reprieve.adapters.registry import find_adapter
 from reprieve.adapters.shipper import LogShipper
-from reprieve.models.errors import UnknownAdapter
+from reprieve.models.errors import UnknownAdapter, WorkerEnds
 from reprieve.models.work import Fence, Work
 from reprieve.stores.logs import Resumed
 from reprieve.stores.runs.attempts import Standing
@@ -31,22 +31,31 @@ class Followed:
         self._contexts: dict[Fence, RunContext] = {}
         self._counts: Counter[str] = Counter()
         self._lately: LRUCache[Fence, bool] = LRUCache(FOLLOWED_LATELY)
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def begin(self, work: Work, resumed: Resumed | None = None) -> RunContext:
-        """The context of an attempt, which is followed from now on, until `end`."""
+        """The context of an attempt, which is followed from now on, until `end`. Raises `WorkerEnds`."""
         context = RunContext(self._services, self._shipper, work, resumed)
         with self._lock:
+            if self._is_closed:
+                raise WorkerEnds("its worker was asked to stop")
             self._contexts[work.fence] = context
             self._counts[work.adapter] += 1
-            self._lately[work.fence] = True
         return context
 
-    def end(self, context: RunContext) -> None:
-        """It is not followed any more."""
+    def end(self, context: RunContext, *, has_begun: bool = True) -> None:
+        """It is not followed any more, or never was: nobody `has_begun` to."""
         with self._lock:
             del self._contexts[context.fence]
             self._counts[context.work.adapter] -= 1
+            if has_begun:
+                self._lately[context.fence] = True
+
+    def close(self) -> None:
+        """Begin nothing from now on, whoever has claimed or adopted it just now."""
+        with self._lock:
+            self._is_closed = True
 
     @contextmanager
     def follow(self, work: Work, resumed: Resumed | None = None) -> Iterator[RunContext]:

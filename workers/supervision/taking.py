@@ -14,6 +14,7 @@ from uuid import UUID
 from cachetools import LRUCache
 
 from reprieve.models.places import Places, Room
+from reprieve.models.results import last_line
 from reprieve.models.work import Work
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.followers import Followers
@@ -77,19 +78,20 @@ class Taking:
         if is_due:
             self._look_at = time.monotonic() + LOOK_INTERVAL
         with self._lock:
-            hinted = len(self._hinted)
+            hinted = list(self._hinted)
         # As many as messages came for, so that the workers that wait share what comes: all that is there only where
         # more was there than could be taken, and now and then, since messages may be lost.
-        limit = CLAIM_AT_ONCE if is_due or self._may_be_more else min(hinted, CLAIM_AT_ONCE)
+        limit = CLAIM_AT_ONCE if is_due or self._may_be_more else min(len(hinted), CLAIM_AT_ONCE)
         if limit:
             self._take(adapters, limit)
         if is_due:
-            self._say_what_is_lacking(adapters)
+            self._say_what_is_lacking(hinted, adapters)
 
     def _take(self, adapters: list[str], limit: int) -> None:
-        rooms = [Room(room.adapters, min(room.runs, limit)) for room in self._rooms(adapters) if room.runs > 0]
-        works = self._services.claims.claim(rooms, self._name, self._worker_id) if rooms else []
-        self._claim_at = time.monotonic() + CLAIM_INTERVAL
+        # From before the look at what room there is: a place that becomes free after it is looked at again.
+        self._may_be_more = True
+        rooms = [room for room in self._rooms(adapters) if room.runs > 0]
+        works = self._claim([Room(room.adapters, min(room.runs, limit)) for room in rooms])
         with self._lock:
             for work in works:
                 self._hinted.pop(work.run_id, None)
@@ -97,11 +99,21 @@ class Taking:
         for work in works:
             self._begin(work)
         taken = Counter(work.adapter for work in works)
-        got_all = any(sum(taken[name] for name in room.adapters) >= room.runs for room in rooms)
-        is_full = any(room.runs <= 0 for room in self._rooms(adapters))
-        self._may_be_more = is_full or (got_all and limit == CLAIM_AT_ONCE)
-        if got_all and not is_full and self._may_be_more:
+        left = {room.adapters: room.runs for room in self._rooms(adapters)}
+        filled = [
+            room.adapters
+            for room in rooms
+            if sum(taken[name] for name in room.adapters) >= min(room.runs, CLAIM_AT_ONCE)
+        ]
+        self._may_be_more = bool(filled) or any(runs <= 0 for runs in left.values())
+        if any(left[group] > 0 for group in filled):
             self._wake.set()
+
+    def _claim(self, rooms: list[Room]) -> list[Work]:
+        try:
+            return self._services.claims.claim(rooms, self._name, self._worker_id) if rooms else []
+        finally:
+            self._claim_at = time.monotonic() + CLAIM_INTERVAL
 
     def _rooms(self, adapters: list[str]) -> list[Room]:
         own = {name: limit for name in adapters if (limit := self._services.adapters.own_limit(name)) is not None}
@@ -111,13 +123,19 @@ class Taking:
         with about(work.run_id, work.attempt):
             try:
                 self._followers.begin(work)
-            except RuntimeError as error:  # The system gives no more threads.
-                take_back(self._services, work.fence, f"{self._services.host} could not begin it ({error})")
+            except Exception as error:  # The system gives no more threads, or this worker was asked to stop.
+                self._take_back(work, last_line(error))
 
-    def _say_what_is_lacking(self, adapters: list[str]) -> None:
+    def _take_back(self, work: Work, why: str) -> None:
+        try:
+            take_back(self._services, work.fence, f"{self._services.host} could not begin it ({why})")
+        except Exception:  # The others that were claimed with it are still to be begun.
+            logger.exception("Run %s is not back in the queue yet; that is tried again in a while.", work.run_id)
+
+    def _say_what_is_lacking(self, hinted: list[UUID], adapters: list[str]) -> None:
+        """Of those that messages came for before this turn, and that were not taken in it."""
         with self._lock:
-            hinted = list(self._hinted)
-            self._hinted.clear()
-        if hinted:
-            for run_id, adapter in self._services.claims.lack(hinted, self._name, adapters).items():
+            left = [run_id for run_id in hinted if self._hinted.pop(run_id, None)]
+        if left:
+            for run_id, adapter in self._services.claims.lack(left, self._name, adapters).items():
                 logger.info("Run %s stays in the queue: there is no adapter %r here.", run_id, adapter)
