@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reprieve.workers.carrying import start
 
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models.status import Proof
@@ -18,6 +17,7 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.contract.clusters import Scripted, scripted_cluster
+from tests.support.following import start
 from tests.support.rows import age, running, status_of, watch_for
 from tests.support.waiting import eventually
 
@@ -130,7 +130,7 @@ def test_a_run_whose_log_stream_is_dead_lives_on_by_the_platforms_word_alone(
     supervisor = Supervisor(services, LogShipper(services.settings.spool_dir, lambda blocks: None, lambda keys: {}))
     with supervisor.follow(claimed) as context, ThreadPoolExecutor(1) as pool:
         run = cluster.work("true", run_id=claimed.run_id)
-        result = pool.submit(start, cluster.adapter, run, context)
+        result = pool.submit(start, services, cluster.adapter, run, context)
         try:
             eventually(lambda: cluster.fake.of_kind("pods") or result.done())
             cluster.fake.start(cluster.fake.only_pod())

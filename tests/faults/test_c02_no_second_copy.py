@@ -182,16 +182,16 @@ def _prepare(services: Services, adapter_type: str, folder: Path) -> tuple[Work,
 
 def _before_recording(happens: Callable[[], object], context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this happen when the launcher waits and its process is not recorded yet."""
-    for name in ("on_spawn", "on_dispatch"):
-        record = getattr(context, name)
-        monkeypatch.setattr(context, name, lambda *args, record=record: (happens(), record(*args)))
+    for name in ("spawning", "dispatching"):
+        told = getattr(context, name)
+        monkeypatch.setattr(context, name, lambda *args, told=told: (happens(), told(*args))[1])
 
 
 def _after_recording(happens: Callable[[], object], context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this happen when the launcher's process is recorded and its command not begun yet."""
-    for name in ("on_spawn", "on_dispatch"):
-        record = getattr(context, name)
-        monkeypatch.setattr(context, name, lambda *args, record=record: (record(*args), happens()))
+    for name in ("has_spawned", "has_dispatched"):
+        told = getattr(context, name)
+        monkeypatch.setattr(context, name, lambda *args, told=told: (told(*args), happens()))
 
 
 @pytest.mark.parametrize("adapter_type", ["process", "detached"])
