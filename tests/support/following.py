@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+from reprieve.adapters.loops import Loops
 from reprieve.adapters.protocol import Adapter, AnyAdapter, AsyncAttaching, Attaching, follows_without_a_thread
 from reprieve.models.work import Outcome, Work
 from reprieve.workers.async_context import AsyncRunContext
@@ -11,6 +12,9 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
 from reprieve.workers.following import Following
 from reprieve.workers.recorder import Recorder
+
+#: As a worker has them: what an adapter keeps there outlives one run.
+_loops = Loops()
 
 
 def follow_to_the_end(services: Services, context: RunContext, act: Callable[[AnyAdapter, Work], Any]) -> str:
@@ -42,5 +46,5 @@ def go_on(services: Services, adapter: AnyAdapter, work: Work, handle: dict[str,
         return await cast(AsyncAttaching, adapter).attach(work, handle, own)
 
     if follows_without_a_thread(adapter):
-        return asyncio.run(attach())
+        return _loops.of(adapter.type).run(attach()).result()
     return cast(Attaching, adapter).attach(work, handle, context)
