@@ -33,9 +33,9 @@ def start(services: Services, adapter: AnyAdapter, work: Work, context: RunConte
     async def execute() -> Outcome:
         return await adapter.execute(work, AsyncRunContext(context, Recorder(services)))  # type: ignore[misc,arg-type]
 
-    return (
-        asyncio.run(execute()) if follows_without_a_thread(adapter) else cast(Adapter, adapter).execute(work, context)
-    )
+    if follows_without_a_thread(adapter):
+        return _loops.of(adapter.type).run(execute()).result()
+    return cast(Adapter, adapter).execute(work, context)
 
 
 def go_on(services: Services, adapter: AnyAdapter, work: Work, handle: dict[str, Any], context: RunContext) -> Outcome:
