@@ -1,7 +1,9 @@
 """The start and the end of a worker process, and what it has beside its tasks."""
 
 import logging
+import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,8 @@ CLOSE_TIMEOUT = 10.0
 PLACES = 100
 #: Seconds in which a worker that ends tells Flower the last of its runs.
 TELL_TIMEOUT = 5.0
+#: Seconds in which a worker that has nothing more to do is gone.
+EXIT_TIMEOUT = 10.0
 #: The exit status of a worker that could not get a name (EX_CONFIG).
 NO_IDENTITY = 78
 
@@ -86,15 +90,31 @@ def begin(sender: Any, **_: Any) -> None:
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
-def drain(**_: Any) -> None:
-    """The worker was asked to stop: hand over what others can follow. `end` waits for the rest."""
+def drain(how: str = "Warm", exitcode: int = 0, **_: Any) -> None:
+    """The worker was asked to stop: hand over what others can follow. `end` waits for the rest, unless it is `Cold`."""
+    if how == "Cold":
+        _be_gone_soon(exitcode)
     if _crew is not None:
         threading.Thread(target=_crew.supervisor.drain, name="drain", daemon=True).start()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
-def end(**_: Any) -> None:
+def end(sender: Any = None, **_: Any) -> None:
     """Wait until nothing is followed here any more; then send the last output, and end the crew."""
+    _end_crew()
+    if sender is not None:
+        _be_gone_soon(sender.exitcode or 0)
+
+
+def _be_gone_soon(exitcode: int) -> None:
+    """End this process in a while: Python would wait for ever for a thread that an adapter never gives back."""
+    timer = threading.Timer(EXIT_TIMEOUT, os._exit, (exitcode,))
+    timer.daemon = True
+    with suppress(RuntimeError):  # The system gives no more threads.
+        timer.start()
+
+
+def _end_crew() -> None:
     global _crew
     if _crew is None:
         telling.teller().close(TELL_TIMEOUT)

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from reprieve import enqueue_run
 from reprieve.workers.bootstrap import Services
 from tests.faults.helpers_abf import database_time_after
 from tests.support.processes import Process, processes_of
-from tests.support.rows import kinds, status_of
+from tests.support.rows import kinds, new_run, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("A16")
@@ -40,3 +41,16 @@ def test_a_silent_child_outlives_a_drain_that_is_longer_than_the_window(
     assert status_of(services, run.id) == "succeeded"
     assert "reaped" not in kinds(services, run.id)
     assert processes_of(run.id) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_worker_whose_adapter_never_gives_its_thread_back_ends_all_the_same(
+    services: Services, start_worker: StartWorker, how: signal.Signals
+) -> None:
+    extra = {"ODD_WORKER": "1", "REPRIEVE_DRAIN_SECONDS": "1"}
+    worker = start_worker("runs", application="tests.support.odd_worker", extra=extra)
+    odd: dict[str, Any] = {"adapter": "odd-loop", "out_of_process_liveness": False, "config": {"what": "lingers"}}
+    run = new_run(services, **odd).id
+    eventually(lambda: status_of(services, run) == "running")
+    worker.send(how)
+    assert worker.popen.wait(timeout=60) == (0 if how is signal.SIGTERM else 1)

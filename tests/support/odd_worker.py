@@ -1,5 +1,6 @@
 """A worker that has adapters which do what no adapter should, beside the real ones: a run's config says which."""
 
+import asyncio
 import errno
 import os
 import threading
@@ -153,12 +154,14 @@ class OddOutside(OddInside):
 
 
 class OddLoop(OddInside):
-    """Is followed without a thread. One that `blocks` never gives its event loop back."""
+    """Is followed without a thread. One that `blocks` never gives its event loop back, one that `lingers` no thread."""
 
     type = "odd-loop"
     own_limit = None
 
     async def execute(self, run: Work, context: Any) -> Any:
+        if run.config["what"] == "lingers":
+            await asyncio.to_thread(threading.Event().wait)
         if run.config["what"] == "blocks":
             threading.Event().wait()
         return self._act(run, context)
