@@ -34,9 +34,10 @@ class _Task:
 
 
 class LiveRun:
-    """A run that is followed here, in the place of a request that Celery's pool works on (`celery.worker.request`)."""
+    """A run that is followed here, in the place of a request that Celery's pool works on (`celery.worker.request`).
 
-    __slots__ = ("__weakref__", "began", "hostname", "id", "since")
+    Celery sets what it likes on it, as `eventer` when its connection to the broker was made anew.
+    """
 
     name = NAME
     task = _Task

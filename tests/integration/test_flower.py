@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
+import psutil
 import pytest
+from redis import Redis
 
+from reprieve import enqueue_run
 from reprieve.workers.app import app
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.cancel import cancel_run
@@ -134,3 +137,23 @@ def test_what_others_have_ended_is_told_as_well(
             what=lambda: f"{status_of(services, lost)} {flower.task(lost)} {control.output[-3000:]}",
         )
         assert "process_lost" in flower.task(lost)["exception"]
+
+
+@pytest.mark.row("F13")
+def test_a_worker_whose_connection_to_the_broker_is_lost_goes_on_with_its_runs_and_still_lists_them(
+    services: Services, start_worker: StartWorker, redis: Redis, tmp_path: Path
+) -> None:
+    worker = start_worker("runs,logs", name="runs")
+    command = ["sh", "-c", f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"]
+    runs = [enqueue_run("process", {"command": command}).id, enqueue_run("remote", {}).id]
+    eventually(lambda: {status_of(services, run) for run in runs} == {"running"})
+    for lost in range(2):
+        for connection in psutil.Process(worker.popen.pid).net_connections():
+            redis.client_kill_filter(addr=f"{connection.laddr.ip}:{connection.laddr.port}")
+        eventually(lambda lost=lost: worker.output.count("Connection to broker lost") > lost)
+        eventually(lambda: sorted(active("runs@test")) == sorted(map(str, runs)), timeout=60)
+    later = enqueue_run("process", {"command": ["true"]}).id
+    eventually(lambda: status_of(services, later) == "succeeded")
+    (tmp_path / "go").touch()
+    eventually(lambda: status_of(services, runs[0]) == "succeeded")
+    assert worker.popen.poll() is None
