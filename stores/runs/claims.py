@@ -15,15 +15,16 @@ from reprieve.stores.database import Database
 from reprieve.stores.runs.conditions import CLAIMABLE
 
 # waiting: the queued runs that were asked for first, as many of each group of adapters as there is room for. What
-# another worker is claiming just now is passed over.
+# another worker is claiming just now is passed over. With an equality, PostgreSQL would take the order for that of the
+# ids alone, and read all runs of all adapters in it; so it reads `runs_waiting`.
 WAITING = f"""
 SELECT w.id FROM jsonb_to_recordset(CAST(:rooms AS jsonb)) AS g (adapters text[], runs int)
 CROSS JOIN LATERAL (
     SELECT q.id FROM unnest(g.adapters) AS n (adapter)
     CROSS JOIN LATERAL (
         SELECT r.id FROM runs r
-        WHERE r.adapter = n.adapter AND {CLAIMABLE} AND r.attempt < r.max_attempts
-        ORDER BY r.id LIMIT g.runs FOR NO KEY UPDATE SKIP LOCKED) q
+        WHERE r.adapter BETWEEN n.adapter AND n.adapter AND {CLAIMABLE} AND r.attempt < r.max_attempts
+        ORDER BY r.adapter, r.id LIMIT g.runs FOR NO KEY UPDATE SKIP LOCKED) q
     ORDER BY q.id LIMIT g.runs) w
 """  # noqa: S608 - our own text
 
@@ -33,7 +34,8 @@ WITH chosen AS MATERIALIZED ({chosen}), claimed AS (
     UPDATE runs r
     SET status = 'running', attempt = r.attempt + 1, epoch = r.epoch + 1,
         started_at = clock_timestamp(), updated_at = clock_timestamp(), last_proof = 'claim'
-    FROM chosen c WHERE r.id = c.id
+    -- As an array, which is taken for a short one. Of a subquery it is not known that it is: all runs would be read.
+    WHERE r.id = ANY (ARRAY(SELECT id FROM chosen))
     RETURNING r.id, r.attempt, r.max_attempts, r.epoch, r.adapter, r.max_runtime
 ), opened AS (
     INSERT INTO run_attempts (run_id, attempt, epoch, worker_node, worker_id)

@@ -1,20 +1,24 @@
 """Taking runs from their rows: in their order, as many as there are places for, by whoever has one."""
 
 import errno
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from redis import Redis
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from reprieve import enqueue_run
 from reprieve.models.places import Room
 from reprieve.models.work import Work
+from reprieve.stores.runs.claims import CLAIM_WAITING
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.supervision import taking
 from reprieve.workers.supervision.followed import Followed
@@ -88,6 +92,30 @@ def test_a_run_that_may_not_be_claimed_yet_is_passed_over(services: Services) ->
     assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w")] == [free]
     age(services, waits, 1, "not_before")
     assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w")] == [waits]
+
+
+MANY = """
+INSERT INTO runs
+SELECT (jsonb_populate_record(r, jsonb_build_object('id', lpad(to_hex(i), 32, '0'), 'adapter', 'nobodys'))).*
+FROM runs r CROSS JOIN generate_series(1, 20000) i
+"""
+SPECS = "INSERT INTO run_specs (run_id, config, labels) SELECT id, '{}', '{}' FROM runs ON CONFLICT DO NOTHING"
+
+
+def test_a_claim_reads_no_run_of_other_adapters_and_none_that_has_ended_however_many_there_are(
+    services: Services,
+) -> None:
+    queued(services, "process")
+    with services.database.begin() as connection:
+        for statement in (MANY, SPECS, "ANALYZE runs", "ANALYZE run_specs"):
+            connection.execute(text(statement))
+    queued(services, "process", 30)
+    rooms = json.dumps([asdict(Room(("detached", "process"), 20)), asdict(Room(("remote",), 20))])
+    values = {"rooms": rooms, "worker_node": "w", "worker_id": None}
+    plan = "\n".join(row[0] for row in services.database.run(text(f"EXPLAIN ANALYZE {CLAIM_WAITING}"), values))
+    assert "Index Scan using runs_waiting on runs" in plan
+    assert "Seq Scan" not in plan, plan
+    assert "Rows Removed by Filter" not in plan, plan
 
 
 # -- turns
