@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ PLACES = 100
 TELL_TIMEOUT = 5.0
 #: Seconds in which a worker that has nothing more to do is gone.
 EXIT_TIMEOUT = 10.0
+#: Seconds after which a thread of a worker of runs lets another go on that waits.
+SWITCH_INTERVAL = 0.0005
 #: The exit status of a worker that could not get a name (EX_CONFIG).
 NO_IDENTITY = 78
 
@@ -79,6 +82,9 @@ def begin(sender: Any, **_: Any) -> None:
     if "runs" in queues:
         places = sender.controller.concurrency
         allow_files(places)
+        # Its threads wait for the database, for Redis and for descriptors, a moment each time, and then for the
+        # interpreter's lock: up to 5 ms by default, each time, where another thread is busy.
+        sys.setswitchinterval(SWITCH_INTERVAL)
         crew(sender.hostname, places)
     telling.begin(sender.app, sender.hostname)
     metrics.serve(services())

@@ -324,3 +324,28 @@ def test_adapters_that_block_fill_their_own_places_and_take_no_others_turn(
     eventually(lambda: status_of(services, command) == "succeeded")
     assert [chunk.data for chunk in services.logs.read(command, 1)] == [b"begun\n", b"over\n"]
     eventually(lambda: [status_of(services, run) for run in blocking].count("running") == 3)
+
+
+def test_a_place_that_becomes_free_while_others_are_looked_for_is_filled_at_once(
+    services: Services, begun: Begun, take: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = queued(services, count=6)
+    take.turn()
+    claim = services.claims.claim
+
+    def claim_while_they_end(*arguments: Any) -> list[Work]:
+        for context in begun.followed.contexts().values():
+            begun.followed.end(context)
+            take.freed()
+        return claim(*arguments)
+
+    monkeypatch.setattr(services.claims, "claim", claim_while_they_end)
+    take.wake()
+    take.wait()
+    take.turn()  # All places were taken when it looked what room there is.
+    monkeypatch.setattr(services.claims, "claim", claim)
+    began = time.monotonic()
+    take.wait()
+    take.turn()
+    assert [work.run_id for work in begun.works] == runs
+    assert time.monotonic() - began < taking.LOOK_INTERVAL

@@ -90,7 +90,8 @@ class Taking:
     def _take(self, adapters: list[str], limit: int) -> None:
         # From before the look at what room there is: a place that becomes free after it is looked at again.
         self._may_be_more = True
-        rooms = [room for room in self._rooms(adapters) if room.runs > 0]
+        all_rooms = self._rooms(adapters)
+        rooms = [room for room in all_rooms if room.runs > 0]
         works = self._claim([Room(room.adapters, min(room.runs, limit)) for room in rooms])
         with self._lock:
             for work in works:
@@ -100,9 +101,10 @@ class Taking:
             self._begin(work)
         taken = Counter(work.adapter for work in works)
         left = {room.adapters: room.runs for room in self._rooms(adapters)}
+        # Those that were full are among them: what waits for them was not looked for.
         filled = [
             room.adapters
-            for room in rooms
+            for room in all_rooms
             if sum(taken[name] for name in room.adapters) >= min(room.runs, CLAIM_AT_ONCE)
         ]
         self._may_be_more = bool(filled) or any(runs <= 0 for runs in left.values())
