@@ -22,7 +22,7 @@ def heed(_: Any, __: Any, consumer: Any, **___: Any) -> Callable[..., None]:
 
     def handle(message: Any, *_: Any, **__: Any) -> None:
         # Nothing is acknowledged: the broker forgets a message of this queue as it gives it away (`workers.app`).
-        hint(str(message.headers["id"]), consumer.hostname)
+        hint(str(message.headers.get("id")), consumer.hostname)
 
     return handle
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,6 +80,12 @@ def test_a_message_with_a_forged_id_starts_nothing(
     executing.execute_task(forged)
     assert f"A message asks for {forged!r}, which is no run." in caplog.text
     assert lifecycle._crew is None
+
+
+def test_a_message_that_names_no_run_at_all_ends_no_worker(caplog: pytest.LogCaptureFixture) -> None:
+    handle = executing.heed(None, None, SimpleNamespace(hostname="runs@here"))
+    handle(SimpleNamespace(headers={"task": "runs.execute"}))
+    assert "which is no run" in caplog.text
 
 
 @pytest.mark.parametrize("forged", ["../../adapters", "/etc", "process/..", ""])
