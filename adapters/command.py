@@ -259,12 +259,16 @@ async def _introduced(channel: Channel, asked: Asked, server: Server, marker: st
     stuck = asyncio.get_running_loop().call_later(ANSWER_SECONDS, server.kill)
     try:
         await channel.say(asked.encoded())
-        said, _, rest = (await channel.line()).partition(" ")
+        while line := await channel.line():
+            said, _, rest = line.partition(" ")
+            if said == "e":
+                raise _problem(rest)
+            if (identity := host.identify(int(rest), marker)) is not None:
+                return identity
+            # It has ended since, without its command: its next line may say why.
     finally:
         stuck.cancel()
-    if said == "e":
-        raise _problem(rest)
-    return host.identify(int(rest), marker) if said else None
+    return None
 
 
 async def _server_asked(files: Sequence[int], room: int) -> Server:

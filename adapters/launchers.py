@@ -121,7 +121,10 @@ class Launchers:
                 else:
                     return server
             self._server = server = Server(max(room, server.room if server else 0), inherited)
-            server.ask(files)
+            try:
+                server.ask(files)
+            except (BrokenPipeError, ConnectionResetError):  # It has ended at once, and forks none.
+                self._leave(server)
             return server
 
     def _leave(self, server: Server) -> None:

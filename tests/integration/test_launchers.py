@@ -301,7 +301,7 @@ def test_servers_that_end_again_and_again_are_the_hosts_trouble_and_no_fault_of_
     adapter: AnyAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reprieve.adapters.launchers.FORK_SERVER", Path(os.devnull))
-    with pytest.raises(OSError, match=r"was ended before|Broken pipe") as raised:
+    with pytest.raises(OSError, match="was ended before") as raised:
         execute(adapter, work("true"))
     assert is_unfit(raised.value)
 
