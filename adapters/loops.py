@@ -60,4 +60,4 @@ class Loops:
         self._loops: dict[str, Loop] = {}
 
     def of(self, adapter: str) -> Loop:
-        return self._loops.setdefault(adapter, Loop(f"follow-{adapter}"))
+        return self._loops.get(adapter) or self._loops.setdefault(adapter, Loop(f"follow-{adapter}"))

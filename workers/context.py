@@ -97,16 +97,16 @@ class RunContext:
 
     def on_spawn(self, pid: int, process_group_id: int, started_at: float, marker: str = "") -> None:
         process = ProcessIdentity(pid, process_group_id, started_at, namespace(), marker)
-        start = self.spawning(process)
-        with self.awaiting_record():
-            until_fit(lambda: self._services.attempts.persist(start), self.say_it_waits, stop=lambda _: self.is_told)
+        self._record(self.spawning(process))
         self.has_spawned(process)
 
     def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None:
-        start = self.dispatching(handle, host)
+        self._record(self.dispatching(handle, host))
+        self.has_dispatched()
+
+    def _record(self, start: Start) -> None:
         with self.awaiting_record():
             until_fit(lambda: self._services.attempts.persist(start), self.say_it_waits, stop=lambda _: self.is_told)
-        self.has_dispatched()
 
     # -- what must be recorded before the work may begin, and is tried again while the database is down: until the run
     # has ended or is not ours any more, which the supervisor learns once the database is back

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
+from functools import cache
 from math import inf
 from typing import Protocol, Self, TypeVar
 
@@ -16,7 +17,6 @@ from reprieve.adapters.kubernetes.cursors import LogCursor, Resumption
 from reprieve.adapters.kubernetes.job import CONTAINER
 from reprieve.adapters.kubernetes.state import PodLog
 from reprieve.adapters.protocol import AsyncContext
-from reprieve.models.capacity import FILES_OF_A_RUN, FILES_OF_A_WORKER
 
 #: The API merges both of the container's streams into one.
 STREAM = "stdout"
@@ -61,8 +61,14 @@ def overdue(streams: Collection[H], now: float, timings: LogTimings) -> list[H]:
     return silent[: max(1, round(timings.look_interval / timings.spacing))]
 
 
-#: Descriptors that the worker may need beside log streams, and by how many its limit is raised at once.
-FILES_BESIDE, FILES_STEP = FILES_OF_A_WORKER + FILES_OF_A_RUN * 100, 100
+#: By how many descriptors the worker's limit is raised at once.
+FILES_STEP = 100
+
+
+@cache
+def _files_beside() -> int:
+    """What this process could open before it had many streams: as many files as all its places need."""
+    return raise_files(0)
 
 
 class Streams:
@@ -77,7 +83,7 @@ class Streams:
         self._open.add(reader)
         # In steps, and no higher than is needed: commands that the worker starts inherit it.
         if len(self._open) % FILES_STEP == 0:
-            raise_files(FILES_BESIDE + len(self._open) + FILES_STEP)
+            raise_files(_files_beside() + len(self._open) + FILES_STEP)
         if self._timer is None:
             self._rest()
 

@@ -319,14 +319,21 @@ def test_work_that_is_not_owed_its_end_goes_on(services: Services, supervisor: S
     assert termination(services, work) is None
 
 
-def test_a_run_that_waited_for_its_old_work_to_end_waits_for_its_pause_too(
-    services: Services, supervisor: Supervisor, spawn: Spawn, redis: Redis
-) -> None:
-    identity, work = spawn(), in_process(services, max_attempts=2)
+def reaped_beside(services: Services, identity: ProcessIdentity) -> Work:
+    """A run that was reaped for silence and is to be retried, whose child is still there."""
+    work = in_process(services, max_attempts=2)
     services.attempts.persist_run_process_metadata(work.fence, "test-host", identity)
     watch_for(services, 3600)
     age(services, work.run_id, 301)
     sweep(services, by_hand=True)
+    return work
+
+
+def test_a_run_that_waited_for_its_old_work_to_end_waits_for_its_pause_too(
+    services: Services, supervisor: Supervisor, spawn: Spawn, redis: Redis
+) -> None:
+    identity = spawn()
+    work = reaped_beside(services, identity)
     assert (status_of(services, work.run_id), redis.llen("runs")) == ("queued", 0)
     supervisor.bury()
     assert not host.is_alive(identity)
@@ -337,11 +344,7 @@ def test_a_run_that_waited_for_its_old_work_to_end_waits_for_its_pause_too(
 def test_a_run_that_may_be_claimed_at_once_when_its_old_work_has_ended_is_sent(
     services: Services, supervisor: Supervisor, spawn: Spawn, redis: Redis
 ) -> None:
-    identity, work = spawn(), in_process(services, max_attempts=2)
-    services.attempts.persist_run_process_metadata(work.fence, "test-host", identity)
-    watch_for(services, 3600)
-    age(services, work.run_id, 301)
-    sweep(services, by_hand=True)
+    work = reaped_beside(services, spawn())
     age(services, work.run_id, 1, "not_before")
     supervisor.bury()
     assert redis.llen("runs") == 1
