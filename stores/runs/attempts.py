@@ -101,18 +101,6 @@ class AttemptStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def persist_run_process_metadata(
-        self, fence: Fence, host: str, process: ProcessIdentity, slot: str | None = None
-    ) -> None:
-        """Record the child that an attempt has spawned; raises `Superseded` when the attempt is not running."""
-        self.persist(Start.of_process(fence, host, process, slot))
-
-    def persist_run_handle(
-        self, fence: Fence, host: str | None, handle: dict[str, Any], slot: str | None = None
-    ) -> None:
-        """Record the handle of work that is dispatched elsewhere, or what more is known of it; raises as above."""
-        self.persist(Start.of_handle(fence, host, handle, slot))
-
     def persist(self, start: Start) -> None:
         """Record what an attempt has started; raises `Superseded` when the attempt is not running."""
         if not self._persist(PERSIST_WAITING, [start]):

@@ -15,7 +15,7 @@ from reprieve.testing.contexts import Following, carry_out
 from reprieve.workers.bootstrap import Services
 from tests.contract.clusters import Scripted, scripted_cluster
 from tests.faults.helpers_cdeg import judge_silent
-from tests.support.rows import running, status_of
+from tests.support.rows import record_handle, running, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("A05")
@@ -115,7 +115,7 @@ def silent(services: Services, cluster: Scripted) -> Work:
     """A claimed run whose handle is recorded, and which nobody follows."""
     claimed = running(services, adapter="kubernetes", config=cluster.work("true").config)
     handle = {"namespace": "default", "name": job_name(claimed.run_id, claimed.attempt)}
-    services.attempts.persist_run_handle(claimed.fence, None, handle)
+    record_handle(services, claimed.fence, None, handle)
     return claimed
 
 

@@ -25,7 +25,7 @@ from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import reap_event, supervised
 from tests.support.fleet import Fleet
 from tests.support.processes import processes_of
-from tests.support.rows import age, kinds, running, status_of, watch_for
+from tests.support.rows import age, kinds, record_handle, running, status_of, watch_for
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("A18")
@@ -46,7 +46,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Says:
 
 def silent_for(services: Services, seconds: float) -> Work:
     work = running(services)
-    services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
+    record_handle(services, work.fence, None, {"name": "job"})
     age(services, work.run_id, seconds)
     watch_for(services, 2 * DAY)
     return work
@@ -157,7 +157,7 @@ def test_work_of_a_host_without_workers_is_doubted_for_as_long_as_doubt_may_last
     """B01 stays closed: the host is not waited for, and its silence is counted from the first sweep that asked."""
     work = running(services)
     handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
-    services.attempts.persist_run_handle(work.fence, "gone", handle)
+    record_handle(services, work.fence, "gone", handle)
     age(services, work.run_id, DAY)
     watch_for(services, 2 * DAY)
     assert judged(services) == {"spare_unknown": 1}

@@ -19,7 +19,7 @@ from reprieve.workers.sweep import sweep
 from tests.faults.helpers_abf import BROKEN_WORKER, CHATTY, WITHOUT_ADAPTER, enqueueing, lengthen_watch, swept_again
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of
-from tests.support.rows import age, kinds, running, status_of, watch_for
+from tests.support.rows import age, kinds, record_handle, running, status_of, watch_for
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -31,7 +31,7 @@ StartWorker = Callable[..., Process]
 def dispatched(services: Services, adapter: str = "of-tomorrow", **changes: Any) -> Fence:
     """Work of an adapter that this process does not know, followed by a worker that is gone."""
     work, worker_id = running(services, adapter=adapter, **changes), uuid4()
-    services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
+    record_handle(services, work.fence, None, {"name": "job"})
     services.workers.seen(worker_id, "runs@gone", a_node("gone"))
     services.workers.leave(worker_id)
     with services.database.begin() as connection:
@@ -58,7 +58,7 @@ def test_so_is_silent_work_that_its_platform_sees(
     services: Services, monkeypatch: pytest.MonkeyPatch, answer: Probe
 ) -> None:
     work = running(services, adapter="of-tomorrow")
-    services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
+    record_handle(services, work.fence, None, {"name": "job"})
     age(services, work.run_id, 301)
     watch_for(services, 3600)
     monkeypatch.setattr(sweeping, "ask", lambda services, fences: {fence.run_id: answer for fence in fences})

@@ -31,7 +31,19 @@ from tests.support.following import follow_to_the_end
 from tests.support.nodes import a_node
 from tests.support.odd_worker import TROUBLES
 from tests.support.processes import READY, celery, sleeping_process, spawn
-from tests.support.rows import chunk, claim, in_process, ingest, kinds, new_run, pass_the_wait, running, status_of
+from tests.support.rows import (
+    chunk,
+    claim,
+    in_process,
+    ingest,
+    kinds,
+    new_run,
+    pass_the_wait,
+    record_handle,
+    record_process,
+    running,
+    status_of,
+)
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -250,14 +262,14 @@ def take_back(services: Services, work: Work) -> float | None:
 
 
 def recorded_process(services: Services, work: Work) -> None:
-    services.attempts.persist_run_process_metadata(work.fence, "host", ProcessIdentity(1, 1, 1.0, "ns"))
+    record_process(services, work.fence, "host", ProcessIdentity(1, 1, 1.0, "ns"))
 
 
 @pytest.mark.parametrize(
     "begin",
     [
         recorded_process,
-        lambda services, work: services.attempts.persist_run_handle(work.fence, None, {}),
+        lambda services, work: record_handle(services, work.fence, None, {}),
         lambda services, work: ingest(services, [chunk(work, 1)]),
         lambda *_: None,
     ],
@@ -368,7 +380,7 @@ def test_work_for_which_there_is_no_thread_or_descriptor_is_left_to_whoever_has_
     services: Services, monkeypatch: pytest.MonkeyPatch, what: str, error: Exception
 ) -> None:
     work = running(services)
-    services.attempts.persist_run_handle(work.fence, None, {})
+    record_handle(services, work.fence, None, {})
     services.adoptions.hand_over([work.fence])
     supervisor = Supervisor(services, direct_shipper(services))
 

@@ -27,7 +27,18 @@ from tests.faults.helpers_cdeg import bury, on_another_host, reap
 from tests.support.containers import Containers, containers, needs_namespaces
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of, sleeping_process
-from tests.support.rows import age, claim, in_process, kinds, pass_the_wait, running, status_of, watch_for
+from tests.support.rows import (
+    age,
+    claim,
+    in_process,
+    kinds,
+    pass_the_wait,
+    record_handle,
+    record_process,
+    running,
+    status_of,
+    watch_for,
+)
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -128,7 +139,7 @@ def lost(services: Services, node: str = "gone", slot: str | None = "slot-of-gon
     """An in-process run of a host that is not there, reaped so many seconds ago, which waits to be tried again."""
     work = in_process(services, max_attempts=2)
     with sleeping_process() as process:
-        services.attempts.persist_run_process_metadata(work.fence, node, process, slot)
+        record_process(services, work.fence, node, process, slot)
     assert reap(services, work.run_id)["reaped"] == 1
     pass_the_wait(services, work.run_id)
     _since(
@@ -214,7 +225,7 @@ def test_of_rows_before_there_were_slots_whoever_can_see_the_process_must_be_gon
 def test_a_host_that_returns_after_the_bound_still_ends_what_is_left_of_its_work(services: Services) -> None:
     with on_another_host(services, "away") as away, sleeping_process() as process:
         work = in_process(services, max_attempts=2)
-        services.attempts.persist_run_process_metadata(work.fence, "away", process, away.node.slot)
+        record_process(services, work.fence, "away", process, away.node.slot)
         assert reap(services, work.run_id)["reaped"] == 1
         _since(
             services,
@@ -243,7 +254,7 @@ def test_a_detached_run_of_a_lost_host_is_judged_and_waits_for_nothing(services:
     """Its adoption is owed to a host that is not there: it stays silent, and doubt ends."""
     work = running(services, adapter="detached")
     handle = {"host": "gone", "folder": f"{work.run_id}/1"}
-    services.attempts.persist_run_handle(work.fence, "gone", handle, "slot-of-gone")
+    record_handle(services, work.fence, "gone", handle, "slot-of-gone")
     services.adoptions.hand_over([work.fence])
     assert services.adoptions.to_adopt(services.node, ["detached"], 10) == []
     limit = services.timing.doubt_limit.total_seconds()

@@ -35,7 +35,16 @@ from tests.faults.helpers_cdeg import bury, reap
 from tests.support.containers import Containers, containers, needs_namespaces
 from tests.support.nodes import a_node
 from tests.support.processes import processes_of, sleeping_process
-from tests.support.rows import claim, in_process, kinds, pass_the_wait, running, status_of
+from tests.support.rows import (
+    claim,
+    in_process,
+    kinds,
+    pass_the_wait,
+    record_handle,
+    record_process,
+    running,
+    status_of,
+)
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -141,7 +150,7 @@ def test_a_holder_of_the_same_name_ends_adopts_and_answers_for_nothing_of_anothe
     with on_another_folder(services, tmp_path, services.host) as twin, sleeping_process() as process:
         assert twin.host == services.host
         work = in_process(services, max_attempts=2)
-        services.attempts.persist_run_process_metadata(work.fence, services.host, process, services.node.slot)
+        record_process(services, work.fence, services.host, process, services.node.slot)
         assert reap(services, work.run_id)["reaped"] == 1
         bury(twin)
         assert host.is_alive(process)
@@ -174,7 +183,7 @@ def _detached(services: Services, node: Node) -> Work:
     work = running(services, adapter="detached")
     gone = {"pid": 2**22 + 1, "process_group_id": 2**22 + 1, "started_at": 1.0, "namespace": node.namespace}
     handle = gone | {"host": node.name, "folder": f"{work.run_id}/1"}
-    services.attempts.persist_run_handle(work.fence, node.name, handle, node.slot)
+    record_handle(services, work.fence, node.name, handle, node.slot)
     return work
 
 

@@ -22,7 +22,7 @@ from tests.faults.helpers_abf import enqueueing
 from tests.faults.helpers_cdeg import judge_silent
 from tests.support.kubernetes_api import FakeCluster
 from tests.support.processes import Process
-from tests.support.rows import kinds, running, since_started, status_of
+from tests.support.rows import kinds, record_handle, running, since_started, status_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("A23")
@@ -295,12 +295,12 @@ def test_a_job_that_is_being_created_while_its_attempt_ends_is_ended(cluster: Sc
 
 def test_a_handle_that_is_recorded_again_is_one_dispatch_and_holds_for_its_epoch_only(services: Services) -> None:
     work = running(services, adapter="kubernetes")
-    services.attempts.persist_run_handle(work.fence, None, {"uid": None})
-    services.attempts.persist_run_handle(work.fence, None, {"uid": "a"})
+    record_handle(services, work.fence, None, {"uid": None})
+    record_handle(services, work.fence, None, {"uid": "a"})
     assert services.runs.get_attempt(work.run_id, 1).handle == {"uid": "a"}
     assert kinds(services, work.run_id).count("dispatched") == 1
     with pytest.raises(Superseded):
-        services.attempts.persist_run_handle(work.fence._replace(epoch=work.epoch + 1), None, {"uid": "b"})
+        record_handle(services, work.fence._replace(epoch=work.epoch + 1), None, {"uid": "b"})
     assert services.runs.get_attempt(work.run_id, 1).handle == {"uid": "a"}
 
 
@@ -310,7 +310,7 @@ def test_a_silent_run_whose_creation_is_not_recorded_is_not_reaped_and_one_whose
     waits, gone = (running(services, adapter="kubernetes", config=cluster.work("true").config) for _ in range(2))
     for work, uid in ((waits, None), (gone, "was-there")):
         handle = {"namespace": "default", "name": job_name(work.run_id, work.attempt), "uid": uid}
-        services.attempts.persist_run_handle(work.fence, None, handle)
+        record_handle(services, work.fence, None, handle)
     assert judge_silent(services, waits.run_id)["reaped"] == 0
     assert judge_silent(services, gone.run_id)["reaped"] == 1
     assert (status_of(services, waits.run_id), status_of(services, gone.run_id)) == ("running", "failed")

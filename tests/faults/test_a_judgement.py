@@ -30,7 +30,18 @@ from tests.faults.helpers_abf import (
     sweep_in_another_process,
 )
 from tests.support.processes import sleeping_process
-from tests.support.rows import age, chunk, claim, in_process, ingest, new_run, running, status_of, watch_for
+from tests.support.rows import (
+    age,
+    chunk,
+    claim,
+    in_process,
+    ingest,
+    new_run,
+    record_process,
+    running,
+    status_of,
+    watch_for,
+)
 from tests.support.waiting import eventually
 
 MINUTE = timedelta(seconds=60)
@@ -169,7 +180,7 @@ def test_a_refresh_that_is_under_way_while_the_reap_wants_the_row_decides_by_how
 
 def recorded(services: Services, work: Work, process: ProcessIdentity) -> Work:
     """The run, with this process on its row as its child."""
-    services.attempts.persist_run_process_metadata(work.fence, services.host, process)
+    record_process(services, work.fence, services.host, process)
     return work
 
 

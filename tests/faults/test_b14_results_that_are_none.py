@@ -15,7 +15,7 @@ from reprieve.workers.hints import send_execute
 from tests.conftest import StartWorker
 from tests.support.following import follow_to_the_end
 from tests.support.odd_worker import KINDS
-from tests.support.rows import kinds, new_run, running, status_of
+from tests.support.rows import kinds, new_run, record_handle, running, status_of
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -68,7 +68,7 @@ def test_so_it_does_where_a_worker_follows_on(services: Services, start_worker: 
         work = running(
             services, adapter="odd-outside", out_of_process_liveness=True, config={"what": what}, max_attempts=3
         )
-        services.attempts.persist_run_handle(work.fence, None, {})
+        record_handle(services, work.fence, None, {})
         assert services.adoptions.hand_over([work.fence])
         ended[work.run_id] = what
     assert_ended_once(services, ended, worker.output)

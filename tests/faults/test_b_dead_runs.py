@@ -27,7 +27,19 @@ from tests.faults.helpers_abf import (
     swept_again,
 )
 from tests.support.processes import processes_of
-from tests.support.rows import age, chunk, claim, ingest, kinds, new_run, running, status_of, updated_at, watch_for
+from tests.support.rows import (
+    age,
+    chunk,
+    claim,
+    ingest,
+    kinds,
+    new_run,
+    record_handle,
+    running,
+    status_of,
+    updated_at,
+    watch_for,
+)
 from tests.support.waiting import eventually
 
 # -- B03
@@ -180,7 +192,7 @@ def test_a_sparing_that_cannot_be_written_costs_no_other_verdict(services: Servi
     in_doubt = [running(services) for _ in range(3)]
     handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
     for work in in_doubt:
-        services.attempts.persist_run_handle(work.fence, "gone", handle)
+        record_handle(services, work.fence, "gone", handle)
     dead = running(services)
     for work in (*in_doubt, dead):
         age(services, work.run_id, 600)

@@ -15,7 +15,7 @@ from tests.faults.helpers_abf import supervised
 from tests.faults.helpers_cdeg import bury, forget_watch
 from tests.support.nodes import a_node
 from tests.support.processes import sleeping_process
-from tests.support.rows import age, in_process, running, status_of, updated_at, watch_for
+from tests.support.rows import age, in_process, record_handle, running, status_of, updated_at, watch_for
 
 
 def sweep_after(services: Services, work: Work, silent: float) -> str:
@@ -50,7 +50,7 @@ def test_doubt_about_work_of_a_host_that_is_gone_ends_thirty_minutes_after_the_f
 ) -> None:
     work = running(services)
     handle = {"pid": 1, "process_group_id": 1, "started_at": 1.0, "namespace": "n", "folder": "f", "host": "gone"}
-    services.attempts.persist_run_handle(work.fence, "gone", handle)
+    record_handle(services, work.fence, "gone", handle)
     assert sweep_after(services, work, 301) == "running"
     with services.database.begin() as connection:
         moved = "UPDATE sparings SET first_at = clock_timestamp() - make_interval(secs => %s)"
@@ -65,7 +65,7 @@ def detached(services: Services, process: ProcessIdentity, **changes: object) ->
     name = f"{work.run_id}/1"
     (services.settings.data_dir / "adapters" / "detached" / name).mkdir(parents=True)
     handle = process.as_handle() | {"folder": name, "host": services.host}
-    services.attempts.persist_run_handle(work.fence, services.host, handle)
+    record_handle(services, work.fence, services.host, handle)
     return work
 
 

@@ -24,7 +24,7 @@ from reprieve.workers.context import RunContext
 from tests.faults.helpers_cdeg import all_at_once, bury, no_process_left, on_another_host, reap
 from tests.support.following import start
 from tests.support.processes import processes_of, sleeping_process
-from tests.support.rows import age, claim, in_process, kinds, pass_the_wait, running, status_of
+from tests.support.rows import age, claim, in_process, kinds, pass_the_wait, record_process, running, status_of
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -61,7 +61,7 @@ def _said(folder: Path) -> list[str]:
 def _lost(services: Services, process: ProcessIdentity, host_name: str) -> Work:
     """An in-process run whose worker is gone, reaped for it, with its second attempt still to come."""
     work = in_process(services, max_attempts=2)
-    services.attempts.persist_run_process_metadata(work.fence, host_name, process)
+    record_process(services, work.fence, host_name, process)
     assert reap(services, work.run_id)["reaped"] == 1
     assert status_of(services, work.run_id) == "queued"
     pass_the_wait(services, work.run_id)

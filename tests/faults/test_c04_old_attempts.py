@@ -13,7 +13,7 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.refresh import give_proof
 from tests.faults.helpers_cdeg import image, reap, run_image
-from tests.support.rows import age, chunk, claim, ingest, running, status_of, updated_at
+from tests.support.rows import age, chunk, claim, ingest, record_handle, record_process, running, status_of, updated_at
 
 pytestmark = pytest.mark.row("C04")
 
@@ -110,10 +110,10 @@ def test_an_old_attempt_cannot_record_what_it_starts(services: Services) -> None
     first, second = _old_and_new(services)
     before = image(services, first, second)
     with pytest.raises(Superseded):
-        services.attempts.persist_run_process_metadata(first.fence, "host", ProcessIdentity(1, 1, 1.0, "here"))
+        record_process(services, first.fence, "host", ProcessIdentity(1, 1, 1.0, "here"))
     with pytest.raises(Superseded):
-        services.attempts.persist_run_handle(first.fence, "host", {"name": "job"})
+        record_handle(services, first.fence, "host", {"name": "job"})
     assert image(services, first, second) == before
-    services.attempts.persist_run_handle(second.fence, "host", {"name": "job"})
+    record_handle(services, second.fence, "host", {"name": "job"})
     assert services.runs.get_attempt(first.run_id, 2).handle == {"name": "job"}
     assert status_of(services, first.run_id) == "running"

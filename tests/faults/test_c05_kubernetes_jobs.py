@@ -14,7 +14,7 @@ from reprieve.models.work import Work
 from reprieve.workers.bootstrap import Services
 from tests.contract.clusters import Scripted, scripted_cluster
 from tests.faults.helpers_cdeg import bury, judge_silent
-from tests.support.rows import kinds, running, status_of
+from tests.support.rows import kinds, record_handle, running, status_of
 
 pytestmark = pytest.mark.row("C05")
 
@@ -28,7 +28,7 @@ def cluster(tmp_path: Path) -> Iterator[Scripted]:
 def dispatched(services: Services, cluster: Scripted, work: Work) -> dict[str, Any]:
     """The attempt's Job, there and recorded."""
     handle = {"namespace": "default", "name": job_name(work.run_id, work.attempt)}
-    services.attempts.persist_run_handle(work.fence, None, handle)
+    record_handle(services, work.fence, None, handle)
     return cluster.fake.create_job("default", manifest(work, KubernetesConfig.model_validate(work.config)))
 
 

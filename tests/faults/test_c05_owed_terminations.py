@@ -12,7 +12,18 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import bury, forget_watch, image, nobody_to_ask, on_another_host, reap
 from tests.support.processes import sleeping_process
-from tests.support.rows import age, claim, in_process, kinds, pass_the_wait, running, status_of, watch_for
+from tests.support.rows import (
+    age,
+    claim,
+    in_process,
+    kinds,
+    pass_the_wait,
+    record_handle,
+    record_process,
+    running,
+    status_of,
+    watch_for,
+)
 
 pytestmark = pytest.mark.row("C05")
 
@@ -23,13 +34,13 @@ def _detached_handle(services: Services, process: ProcessIdentity) -> dict:
 
 def _detached(services: Services, process: ProcessIdentity) -> Work:
     work = running(services)
-    services.attempts.persist_run_handle(work.fence, services.host, _detached_handle(services, process))
+    record_handle(services, work.fence, services.host, _detached_handle(services, process))
     return work
 
 
 def _child(services: Services, process: ProcessIdentity, **changes: int) -> Work:
     work = in_process(services, **changes)
-    services.attempts.persist_run_process_metadata(work.fence, services.host, process)
+    record_process(services, work.fence, services.host, process)
     return work
 
 
@@ -74,7 +85,7 @@ def test_an_owed_end_of_the_first_attempt_leaves_the_second_attempts_work_alone(
         pass_the_wait(services, first.run_id)
         second = claim(services, first.run_id, "worker@test")
         assert second is not None
-        services.attempts.persist_run_process_metadata(second.fence, services.host, new)
+        record_process(services, second.fence, services.host, new)
         before = image(services, second)
         attempt = services.runs.get_attempt(first.run_id, 1)
         services.adapters.get("process").terminate(attempt.work)
@@ -116,7 +127,7 @@ def test_a_child_of_another_boot_or_pid_namespace_is_gone_only_if_it_was_of_our_
     with sleeping_process() as process:
         work = in_process(services)
         elsewhere = replace(process, namespace=namespace.format(boot=node.boot))
-        services.attempts.persist_run_process_metadata(work.fence, node.name, elsewhere, slot)
+        record_process(services, work.fence, node.name, elsewhere, slot)
         reap(services, work.run_id)
         bury(services)
         assert host.is_alive(process)
@@ -137,7 +148,7 @@ def test_ending_work_that_is_gone_already_is_no_error(services: Services) -> Non
 def test_an_end_that_is_owed_to_one_host_is_found_by_that_host_alone(services: Services) -> None:
     with sleeping_process() as process:
         work = running(services)
-        services.attempts.persist_run_handle(work.fence, "other-host", _detached_handle(services, process))
+        record_handle(services, work.fence, "other-host", _detached_handle(services, process))
         reap(services, work.run_id)
         bury(services)
         assert host.is_alive(process)

@@ -17,7 +17,7 @@ from reprieve.stores.sweeps import SUSPECT_IDS, SUSPECTS
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import forget_watch
-from tests.support.rows import age, in_process, running, watch_for
+from tests.support.rows import age, in_process, record_handle, record_process, running, watch_for
 
 pytestmark = pytest.mark.row("E03")
 
@@ -63,8 +63,8 @@ def _suspects_of_every_kind(services: Services) -> None:
         running(services, config=wide, max_runtime=timedelta(hours=1)),
         running(services, config=wide),
     )
-    services.attempts.persist_run_handle(silent.fence, "host", {"pad": "x" * 100_000})
-    services.attempts.persist_run_process_metadata(child.fence, "host", ProcessIdentity(1, 1, 1.0, "here"))
+    record_handle(services, silent.fence, "host", {"pad": "x" * 100_000})
+    record_process(services, child.fence, "host", ProcessIdentity(1, 1, 1.0, "here"))
     age(services, silent.run_id, 400)
     age(services, child.run_id, 400)
     age(services, overdue.run_id, 3700, "started_at")

@@ -24,7 +24,19 @@ from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import all_at_once
 from tests.support.nodes import a_node
 from tests.support.processes import Process, processes_of
-from tests.support.rows import age, chunk, in_process, ingest, kinds, new_run, running, status_of, updated_at, watch_for
+from tests.support.rows import (
+    age,
+    chunk,
+    in_process,
+    ingest,
+    kinds,
+    new_run,
+    record_handle,
+    running,
+    status_of,
+    updated_at,
+    watch_for,
+)
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -70,7 +82,7 @@ def is_whole(printed: str) -> bool:
 
 def dispatched(services: Services, *, worker_id: UUID | None = None, host: str | None = None) -> Work:
     work = running(services)
-    services.attempts.persist_run_handle(work.fence, host, {"name": "job"})
+    record_handle(services, work.fence, host, {"name": "job"})
     if worker_id is not None:
         with services.database.begin() as connection:
             values = {"worker": worker_id, "id": work.run_id}
@@ -117,7 +129,7 @@ def test_work_of_a_worker_that_was_killed_before_its_first_turn_is_orphaned(
         monkeypatch.setattr(supervisor._followers, "begin", works.append)
         supervisor.take()
         (work,) = works
-        services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
+        record_handle(services, work.fence, None, {"name": "job"})
     else:
         work = dispatched(services)
         services.adoptions.hand_over([work.fence])

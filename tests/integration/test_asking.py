@@ -20,7 +20,7 @@ from reprieve.workers.asking import answer_questions, ask
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.identity import Identity
 from tests.support.nodes import a_node
-from tests.support.rows import running
+from tests.support.rows import record_handle, running
 from tests.support.waiting import eventually
 
 Say = Callable[[Sequence[dict[str, Any]]], list[Probe]]
@@ -65,7 +65,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
 
 def dispatched(services: Services, adapter: str, host: str | None = None, **handle: Any) -> Fence:
     work = running(services, adapter=adapter)
-    services.attempts.persist_run_handle(work.fence, host, handle)
+    record_handle(services, work.fence, host, handle)
     return work.fence
 
 

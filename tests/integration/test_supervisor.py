@@ -27,7 +27,19 @@ from reprieve.workers.finish import finish
 from reprieve.workers.supervision import burying
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
-from tests.support.rows import age, claim, in_process, kinds, running, settle, status_of, updated_at, watch_for
+from tests.support.rows import (
+    age,
+    claim,
+    in_process,
+    kinds,
+    record_handle,
+    record_process,
+    running,
+    settle,
+    status_of,
+    updated_at,
+    watch_for,
+)
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -265,7 +277,7 @@ def owed(services: Services, handle: dict[str, Any] | None, named: str | None = 
     """A run that was cancelled while its work, if it has any, may still be running."""
     work = running(services, **changes)
     if handle is not None:
-        services.attempts.persist_run_handle(work.fence, named, handle)
+        record_handle(services, work.fence, named, handle)
     cancel_run(work.run_id)
     return work
 
@@ -298,7 +310,7 @@ def test_the_child_of_a_worker_that_is_gone_is_ended_by_its_process_metadata(
     services: Services, supervisor: Supervisor, spawn: Spawn
 ) -> None:
     identity, work = spawn(), in_process(services)
-    services.attempts.persist_run_process_metadata(work.fence, "test-host", identity)
+    record_process(services, work.fence, "test-host", identity)
     cancel_run(work.run_id)
     supervisor.bury()
     assert not host.is_alive(identity)
@@ -313,7 +325,7 @@ def test_an_attempt_that_started_nothing_is_settled(services: Services, supervis
 
 def test_work_that_is_not_owed_its_end_goes_on(services: Services, supervisor: Supervisor, spawn: Spawn) -> None:
     identity, work = spawn(), running(services)
-    services.attempts.persist_run_handle(work.fence, "test-host", identity.as_handle())
+    record_handle(services, work.fence, "test-host", identity.as_handle())
     supervisor.bury()
     assert host.is_alive(identity)
     assert termination(services, work) is None
@@ -322,7 +334,7 @@ def test_work_that_is_not_owed_its_end_goes_on(services: Services, supervisor: S
 def reaped_beside(services: Services, identity: ProcessIdentity) -> Work:
     """A run that was reaped for silence and is to be retried, whose child is still there."""
     work = in_process(services, max_attempts=2)
-    services.attempts.persist_run_process_metadata(work.fence, "test-host", identity)
+    record_process(services, work.fence, "test-host", identity)
     watch_for(services, 3600)
     age(services, work.run_id, 301)
     sweep(services, by_hand=True)

@@ -34,6 +34,7 @@ from tests.support.rows import (
     kinds,
     make_due,
     new_run,
+    record_handle,
     running,
     status_of,
     watch_for,
@@ -53,7 +54,7 @@ def held(services: Services, table: str, run_id: UUID) -> Iterator[None]:
 def dispatched(services: Services) -> list[Work]:
     works = [running(services) for _ in range(3)]
     for work in works:
-        services.attempts.persist_run_handle(work.fence, None, {"name": "job"})
+        record_handle(services, work.fence, None, {"name": "job"})
         ingest(services, [chunk(work, 1)])
     return works
 

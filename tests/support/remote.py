@@ -5,13 +5,13 @@ from typing import Any
 
 from reprieve.models.work import Work
 from reprieve.workers.bootstrap import Services
-from tests.support.rows import new_run, running
+from tests.support.rows import new_run, record_handle, running
 
 
 def remote(services: Services, **changes: Any) -> Work:
     """A remote run that a worker, which does not exist, holds the place of."""
     work = running(services, adapter="remote", config={}, **changes)
-    services.attempts.persist_run_handle(work.fence, None, {})
+    record_handle(services, work.fence, None, {})
     return work
 
 

@@ -10,10 +10,12 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from reprieve.models.chunks import Chunk, blocks_of
+from reprieve.models.process import ProcessIdentity
 from reprieve.models.records import Run
 from reprieve.models.requests import NewRun
 from reprieve.models.status import EventKind
 from reprieve.models.work import Fence, Work
+from reprieve.stores.runs.attempts import Start
 from reprieve.stores.runs.claims import CLAIM, work_of
 from reprieve.stores.runs.conditions import CLAIMABLE
 from reprieve.stores.runs.insertion import insert
@@ -59,6 +61,20 @@ def running(services: Services, **changes: Any) -> Work:
     work = claim(services, new_run(services, **changes).id, "worker@nowhere")
     assert work is not None
     return work
+
+
+def record_process(
+    services: Services, fence: Fence, host: str, process: ProcessIdentity, slot: str | None = None
+) -> None:
+    """Record a child that an attempt has spawned; raises `Superseded` when the attempt is not running."""
+    services.attempts.persist(Start.of_process(fence, host, process, slot))
+
+
+def record_handle(
+    services: Services, fence: Fence, host: str | None, handle: dict[str, Any], slot: str | None = None
+) -> None:
+    """The same of work that is dispatched elsewhere."""
+    services.attempts.persist(Start.of_handle(fence, host, handle, slot))
 
 
 def in_process(services: Services, **changes: Any) -> Work:
