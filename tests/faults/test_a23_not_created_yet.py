@@ -22,7 +22,7 @@ from tests.faults.helpers_abf import enqueueing
 from tests.faults.helpers_cdeg import judge_silent
 from tests.support.kubernetes_api import FakeCluster
 from tests.support.processes import Process
-from tests.support.rows import kinds, record_handle, running, since_started, status_of
+from tests.support.rows import kinds, record_handle, running, since_started, status_of, whole_log
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("A23")
@@ -354,7 +354,7 @@ def test_a_run_whose_platform_was_away_when_it_was_to_be_created_starts_and_succ
         fake.come_back()
         eventually(lambda: status_of(services, run_id) != "running", timeout=120)
     assert status_of(services, run_id) == "succeeded"
-    assert b"".join(chunk.data for chunk in services.logs.read(run_id, 1)) == b"at last\n"
+    assert whole_log(services, run_id) == b"at last\n"
     assert len(fake.of_kind("jobs")) == 1
 
 
@@ -375,5 +375,5 @@ def test_a_run_whose_worker_was_killed_while_it_waited_is_created_by_the_next(
         fake.come_back()
         eventually(lambda: status_of(services, run_id) != "running", timeout=120)
     assert status_of(services, run_id) == "succeeded"
-    assert b"".join(chunk.data for chunk in services.logs.read(run_id, 1)) == b"at last\n"
+    assert whole_log(services, run_id) == b"at last\n"
     assert len(fake.of_kind("jobs")) == 1

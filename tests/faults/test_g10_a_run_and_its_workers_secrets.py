@@ -14,6 +14,7 @@ from reprieve.models.status import Status
 from reprieve.workers.bootstrap import Services
 from tests.conftest import StartWorker
 from tests.support.processes import Process, beat, spawn
+from tests.support.rows import whole_log
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.row("G10")
@@ -44,11 +45,6 @@ def _words(services: Services) -> list[str]:
     return [url.split("://")[1].split("@")[0].split(":")[1] for url in urls] + list(SECRETS.values())
 
 
-def _log(services: Services, run: object) -> str:
-    chunks = services.logs.read(run.id, 1, limit=100_000)  # type: ignore[attr-defined]
-    return b"".join(chunk.data for chunk in chunks).decode(errors="replace")
-
-
 @pytest.mark.parametrize("adapter", ["process", "detached"])
 def test_a_run_finds_no_secret_in_any_environment_or_command_line(
     services: Services,
@@ -63,7 +59,7 @@ def test_a_run_finds_no_secret_in_any_environment_or_command_line(
         one.wait_for("beat: Starting")
         run = enqueue_run(adapter, {"command": ["sh", "-c", LOOK]})
         eventually(lambda: Status(services.runs.get(run.id).status).is_final, timeout=60)
-        said = eventually(lambda: _log(services, run) if services.closings.state(run.id, 1) else "")
+        said = whole_log(services, run.id).decode(errors="replace")
     finally:
         one.stop()
     ours = {f"/proc/{os.getpid()}"}  # The test has its servers' addresses for its own.

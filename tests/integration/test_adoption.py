@@ -36,6 +36,7 @@ from tests.support.rows import (
     status_of,
     updated_at,
     watch_for,
+    whole_log,
 )
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
@@ -61,13 +62,6 @@ def output(services: Services, run_id: UUID, attempt: int = 1) -> str:
     chunks = services.logs.read(run_id, attempt, limit=100_000)
     assert [one.seq for one in chunks] == list(range(1, len(chunks) + 1))
     return b"".join(one.data for one in chunks).decode()
-
-
-def all_output(services: Services, run_id: UUID) -> str:
-    """The output of a run that has ended, when all that its end names is stored."""
-    named = services.runs.get_attempt(run_id, 1).last_seq
-    eventually(lambda: services.logs.last_seq(run_id, 1) == named)
-    return output(services, run_id)
 
 
 def is_whole(printed: str) -> bool:
@@ -315,7 +309,7 @@ def test_work_goes_on_under_another_worker_with_its_log_whole(
     eventually(prints(services, run.id, printed + 10), timeout=60)
     (tmp_path / "stop").touch()
     eventually(lambda: status_of(services, run.id) == "succeeded")
-    assert is_whole(all_output(services, run.id))
+    assert is_whole(whole_log(services, run.id).decode())
     assert kinds(services, run.id).count("attached") == 1
     assert services.runs.get(run.id).attempt == 1
 
@@ -332,7 +326,7 @@ def test_a_result_that_came_while_no_worker_was_there_is_read_by_the_next(
     eventually(lambda: not processes_of(run.id))
     start_worker("runs", name="second")
     eventually(lambda: status_of(services, run.id) == "succeeded", timeout=60)
-    assert is_whole(all_output(services, run.id))
+    assert is_whole(whole_log(services, run.id).decode())
 
 
 @pytest.mark.usefixtures("system")
@@ -350,7 +344,7 @@ def test_a_worker_that_is_stopped_and_comes_back_leaves_its_work_to_whoever_has_
     assert processes_of(run.id)
     (tmp_path / "stop").touch()
     eventually(lambda: status_of(services, run.id) == "succeeded")
-    assert is_whole(all_output(services, run.id))
+    assert is_whole(whole_log(services, run.id).decode())
 
 
 @pytest.mark.usefixtures("system")

@@ -25,7 +25,7 @@ from tests.support.forking import REPRIEVE
 from tests.support.processes import Child, Process, processes_of
 from tests.support.remote import remote_with_token, waiting_with_token
 from tests.support.report_server import ReportServer, report_server
-from tests.support.rows import claim, kinds, status_of
+from tests.support.rows import claim, kinds, status_of, whole_log
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -190,7 +190,7 @@ def test_a_real_worker_holds_the_place_of_a_run_until_its_result_comes(
     (running.folder / "go").touch()
     assert running.wait() == 0, running.stderr
     assert kinds(services, run.id) == ["enqueued", "claimed", "dispatched", "succeeded"]
-    assert b"".join(chunk.data for chunk in services.logs.read(run.id, 1)) == b"begun\nover\n"
+    assert whole_log(services, run.id) == b"begun\nover\n"
 
 
 def test_a_client_that_is_started_again_goes_on_after_what_is_stored(services: Services, start: Start) -> None:

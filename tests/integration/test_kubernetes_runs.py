@@ -12,7 +12,7 @@ from reprieve import cancel_run, enqueue_run
 from reprieve.workers.bootstrap import Services
 from tests.support.kubernetes_api import FakeCluster
 from tests.support.processes import Process
-from tests.support.rows import kinds, status_of
+from tests.support.rows import kinds, status_of, whole_log
 from tests.support.waiting import eventually
 
 
@@ -46,7 +46,7 @@ def test_a_job_runs_to_its_end_and_its_log_and_result_are_kept(
     well, badly = enqueue("echo hello"), enqueue("echo oops; exit 7")
     eventually(lambda: status_of(services, well) == "succeeded")
     eventually(lambda: status_of(services, badly) == "failed")
-    assert (output(services, well), output(services, badly)) == (b"hello\n", b"oops\n")
+    assert (whole_log(services, well), whole_log(services, badly)) == (b"hello\n", b"oops\n")
     assert services.runs.get(badly).error_message == "The command ended with exit status 7."
 
 
@@ -75,5 +75,5 @@ def test_a_job_whose_worker_was_killed_is_followed_to_its_end_by_another(
     eventually(lambda: "attached" in kinds(services, run_id))
     go.touch()
     eventually(lambda: status_of(services, run_id) == "succeeded")
-    assert output(services, run_id) == b"one\ntwo\n"
+    assert whole_log(services, run_id) == b"one\ntwo\n"
     assert len(fake.of_kind("jobs")) == 1

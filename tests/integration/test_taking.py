@@ -25,7 +25,7 @@ from reprieve.workers.supervision.followed import Followed
 from reprieve.workers.supervision.taking import Taking
 from tests.conftest import StartWorker
 from tests.support.processes import processes_of
-from tests.support.rows import age, kinds, new_run, status_of
+from tests.support.rows import age, kinds, new_run, status_of, whole_log
 from tests.support.shipping import direct_shipper
 from tests.support.waiting import eventually
 
@@ -322,7 +322,7 @@ def test_adapters_that_block_fill_their_own_places_and_take_no_others_turn(
     eventually(lambda: {status_of(services, run) for run in remote} == {"running"})
     (tmp_path / "go").touch()
     eventually(lambda: status_of(services, command) == "succeeded")
-    assert [chunk.data for chunk in services.logs.read(command, 1)] == [b"begun\n", b"over\n"]
+    assert whole_log(services, command) == b"begun\nover\n"
     eventually(lambda: [status_of(services, run) for run in blocking].count("running") == 3)
 
 

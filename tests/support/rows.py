@@ -20,6 +20,7 @@ from reprieve.stores.runs.claims import CLAIM, work_of
 from reprieve.stores.runs.conditions import CLAIMABLE
 from reprieve.stores.runs.insertion import insert
 from reprieve.stores.throttle import proof_key
+from reprieve.testing.waiting import eventually
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 
@@ -75,6 +76,12 @@ def record_handle(
 ) -> None:
     """The same of work that is dispatched elsewhere."""
     services.attempts.persist(Start.of_handle(fence, host, handle, slot))
+
+
+def whole_log(services: Services, run_id: uuid.UUID, attempt: int = 1) -> bytes:
+    """What an attempt has printed, once all that its end names is stored: an end overtakes the last output."""
+    eventually(lambda: services.closings.find(run_id, attempt).is_whole, what=f"the whole log of {run_id}")
+    return b"".join(chunk.data for chunk in services.logs.read(run_id, attempt, limit=100_000))
 
 
 def in_process(services: Services, **changes: Any) -> Work:
