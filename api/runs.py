@@ -5,12 +5,13 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from reprieve.api.access import MayRead, MayRun, Wired
 from reprieve.api.problems import answers
 from reprieve.client.enqueue import enqueue_each
 from reprieve.models.errors import InvalidRequest
+from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.records import EnqueuedRun, EnqueuedRuns, EventRecord, ExplanationRecord, Run, RunPage
 from reprieve.models.requests import MOST_AT_ONCE, RunRequest
 from reprieve.models.status import Status
@@ -49,11 +50,25 @@ class WantedRun(BaseModel):
     max_attempts: int = Field(default=1, description="How often it may be started if its worker is lost.")
     idempotency_key: str | None = Field(default=None, description="As the header, and for text that no header holds.")
 
+    lane: str = Field(default=DEFAULT_LANE, description="The lane that it waits in; see `/v1/lanes`.")
+    priority: int = Field(default=0, description="From -100 to 100: within its lane, the higher is started first.")
+    start_at: AwareDatetime | None = Field(default=None, description="It is not started before this moment.")
+    start_within_seconds: float | None = Field(
+        default=None,
+        description="It fails as `not_started` if it has not begun so long after start_at, or after it was asked for.",
+    )
+    retry_on: dict[str, list[int | str]] | None = Field(
+        default=None, description="Ends that another attempt follows, by their exit_status, error_code or reason."
+    )
+    retry_delay_seconds: float | None = Field(default=None, description="How long such an attempt waits.")
+    notify: list[str] | None = Field(default=None, description="Addresses that are sent a notice of its end.")
+    quiet_after_seconds: float | None = Field(default=None, description="Silence after which it is called quiet.")
+    max_silence_seconds: float | None = Field(default=None, description="Silence that ends it as `stalled`.")
+
     @property
     def asked(self) -> RunRequest:
-        return RunRequest(
-            self.adapter, self.config, self.labels, self.max_runtime_seconds, self.max_attempts, self.idempotency_key
-        )
+        given = {name.removesuffix("_seconds"): getattr(self, name) for name in type(self).model_fields}
+        return RunRequest(**given)
 
 
 class WantedRuns(BaseModel):

@@ -5,8 +5,7 @@ message, is healed by the sweep, which sends again what stays queued.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from uuid_utils.compat import uuid7
 
@@ -14,7 +13,7 @@ from reprieve.adapters.kinds import find_kind, validate_config
 from reprieve.client.link import link
 from reprieve.models.errors import InvalidRequest, ReprieveError
 from reprieve.models.records import Run
-from reprieve.models.requests import NewRun, RunRequest, asked_for
+from reprieve.models.requests import NewRun, RunOptions, RunRequest, asked_for
 from reprieve.stores.runs.insertion import insert
 from reprieve.stores.statements import Executor
 from reprieve.workers import tracing
@@ -30,16 +29,14 @@ def enqueue_run(
     adapter: str,
     config: Mapping[str, Any],
     *,
-    labels: Mapping[str, str] | None = None,
-    max_runtime: float | timedelta | None = None,
-    max_attempts: int = 1,
-    idempotency_key: str | None = None,
     within: object = None,
+    **options: Unpack[RunOptions],
 ) -> Run:
     """Ask for a run. Returns it: queued or, for a known idempotency key, whatever it is by now.
 
-    `max_runtime` limits one attempt, in seconds. `max_attempts` limits how often the work may be started when the
-    worker that owned it is lost; work that ends by itself is never started again. Raises `UnknownAdapter` and
+    `options` are those of `RunOptions`, which says what each means, and in which unit: `labels`, `max_runtime`,
+    `max_attempts`, `idempotency_key`, `lane`, `priority`, `start_at`, `start_within`, `retry_on`, `retry_delay`,
+    `notify`, `quiet_after`, `max_silence`. Raises `UnknownAdapter` and
     `InvalidRequest` at once, naming the argument and what would work, `IdempotencyConflict`, and `Unavailable` while
     the database cannot be reached: it is then not known whether there is a run, and a second try with the same
     idempotency key gives one. A broker that is away changes nothing but how soon the run begins.
@@ -48,8 +45,7 @@ def enqueue_run(
     connection of Django): there is a run if that commits, and none if it is rolled back. The errors of its driver are
     raised as they are.
     """
-    request = RunRequest(adapter, config, labels, max_runtime, max_attempts, idempotency_key)
-    ((run, _),) = _enqueue([request], within)
+    ((run, _),) = _enqueue([RunRequest.of({"adapter": adapter, "config": config, **options})], within)
     return run
 
 

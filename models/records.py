@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.status import ErrorCode, EventKind, Proof, Status
 
 if TYPE_CHECKING:
@@ -69,6 +70,18 @@ class Run(RowRecord):
     updated_at: datetime = Field(description="Its last proof of life while it is running.")
     finished_at: datetime | None
     attempts: list[AttemptRecord]
+    lane: str = Field(default=DEFAULT_LANE, description="The lane that it waits in.")
+    priority: int = Field(default=0, description="Within its lane, the higher is started first.")
+    not_before: datetime | None = Field(default=None, description="It is not started before; for a retry, too.")
+    start_by: datetime | None = Field(default=None, description="It fails if it has not begun by then.")
+    retry_on: dict[str, list[int | str]] | None = Field(default=None, description="Ends that another attempt follows.")
+    retry_delay_seconds: float | None = Field(default=None, description="How long such an attempt waits.")
+    quiet_after_seconds: float | None = Field(default=None, description="Silence after which it is called quiet.")
+    max_silence_seconds: float | None = Field(default=None, description="Silence that ends it as stalled.")
+    output_at: datetime | None = Field(default=None, description="Its last output, to a minute.")
+    quiet_at: datetime | None = Field(default=None, description="Since when it is called quiet.")
+    snoozed_until: datetime | None = Field(default=None, description="Until when nobody is told that it is quiet.")
+    again_of: UUID | None = Field(default=None, description="The run that it does again.")
 
     @property
     def came_late(self) -> bool:

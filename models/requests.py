@@ -1,14 +1,18 @@
 """What a run is asked for with, and what is refused of it before anything is written."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 from uuid import UUID
 
+from pydantic import HttpUrl, TypeAdapter, ValidationError
+
 from reprieve.models.errors import InvalidRequest
+from reprieve.models.lanes import DEFAULT_LANE, checked_lane
+from reprieve.models.status import ErrorCode
 from reprieve.models.text import is_plain_text, shown
 
 #: Labels are for filters and for people: so many, each side so long.
@@ -21,6 +25,47 @@ MOST_AT_ONCE = 10_000
 LONGEST_SHOWN = 2 * MAX_KEY_LENGTH
 #: A longer limit is none.
 MAX_RUNTIME = timedelta(days=3650)
+#: Priorities, from the least urgent to the most.
+PRIORITIES = range(-100, 101)
+#: Addresses that one run tells of its end.
+MAX_NOTIFIED = 8
+MAX_URL_LENGTH = 2_000
+#: What may be said of each cause of a retry.
+MAX_CAUSES = 32
+
+
+class RunOptions(TypedDict, total=False):
+    """What a run may be asked for with, beside its adapter and its config: one list for every way of asking.
+
+    Times are seconds, or a `timedelta`.
+    """
+
+    labels: Mapping[str, str] | None
+    """For filters and for people."""
+    max_runtime: float | timedelta | None
+    """Limits one attempt."""
+    max_attempts: int
+    """How often the work may be started; again only if its worker was lost with it, or as `retry_on` says."""
+    idempotency_key: str | None
+    """The same key gives the same run."""
+    lane: str
+    """The lane that it waits in; how many of its runs may be running at once is the lane's rule."""
+    priority: int
+    """From -100 to 100: within its lane, a run of a higher priority is started before older ones."""
+    start_at: datetime | None
+    """The moment before which it is not started; it has a time zone."""
+    start_within: float | timedelta | None
+    """It fails as `not_started` if it has not begun so long after it was asked for, or after `start_at`."""
+    retry_on: Mapping[str, Sequence[int | str]] | None
+    """Ends that are followed by another attempt, by their `exit_status`, `error_code` or `reason`."""
+    retry_delay: float | timedelta | None
+    """How long such an attempt waits."""
+    notify: Sequence[str] | None
+    """Addresses that are sent a notice when it ends."""
+    quiet_after: float | timedelta | None
+    """After so long without output it is called quiet; nothing is done to it."""
+    max_silence: float | timedelta | None
+    """After so long without output an attempt is ended as `stalled`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +78,15 @@ class RunRequest:
     max_runtime: float | timedelta | None = None
     max_attempts: int = 1
     idempotency_key: str | None = None
+    lane: str = DEFAULT_LANE
+    priority: int = 0
+    start_at: datetime | None = None
+    start_within: float | timedelta | None = None
+    retry_on: Mapping[str, Sequence[int | str]] | None = None
+    retry_delay: float | timedelta | None = None
+    notify: Sequence[str] | None = None
+    quiet_after: float | timedelta | None = None
+    max_silence: float | timedelta | None = None
 
     @classmethod
     def of(cls, given: "RunRequest | Mapping[str, Any]") -> Self:
@@ -56,10 +110,25 @@ class RunRequest:
         There, a name that is a number is text, and two names are one.
         """
         _check_names(self.config)
-        _checked_labels(self.labels or {})
-        _checked_attempts(self.max_attempts)
-        _checked_runtime(self.max_runtime)
-        _checked_key(self.idempotency_key)
+        self.terms()
+
+    def terms(self) -> dict[str, Any]:
+        """All but the adapter and its config, as a `NewRun` has it. Raises `InvalidRequest`, naming the argument."""
+        return {
+            "labels": _checked_labels(self.labels or {}),
+            "max_attempts": _checked_attempts(self.max_attempts),
+            "max_runtime": _checked_span("max_runtime", self.max_runtime),
+            "idempotency_key": _checked_key(self.idempotency_key),
+            "lane": checked_lane(self.lane),
+            "priority": _checked_priority(self.priority),
+            "start_at": _checked_start(self.start_at),
+            "start_within": _checked_span("start_within", self.start_within),
+            "retry_on": _checked_causes(self.retry_on),
+            "retry_delay": _checked_span("retry_delay", self.retry_delay),
+            "notify": _checked_addresses(self.notify),
+            "quiet_after": _checked_span("quiet_after", self.quiet_after),
+            "max_silence": _checked_span("max_silence", self.max_silence),
+        }
 
     @property
     def name(self) -> str:
@@ -93,6 +162,16 @@ class NewRun:
     max_runtime: timedelta | None = None
     idempotency_key: str | None = None
     trace_parent: str | None = None
+    lane: str = DEFAULT_LANE
+    priority: int = 0
+    start_at: datetime | None = None
+    start_within: timedelta | None = None
+    retry_on: dict[str, list[int | str]] | None = None
+    retry_delay: timedelta | None = None
+    notify: list[str] | None = None
+    quiet_after: timedelta | None = None
+    max_silence: timedelta | None = None
+    again_of: UUID | None = None
 
     @classmethod
     def of(
@@ -106,11 +185,8 @@ class NewRun:
             adapter=request.adapter,
             out_of_process_liveness=outlives,
             config=_checked_config(config),
-            labels=_checked_labels(request.labels or {}),
-            max_attempts=_checked_attempts(request.max_attempts),
-            max_runtime=_checked_runtime(request.max_runtime),
-            idempotency_key=_checked_key(request.idempotency_key),
             trace_parent=trace_parent,
+            **request.terms(),
         )
 
     def is_as(self, adapter: str, config: dict[str, Any]) -> bool:
@@ -191,19 +267,77 @@ def _checked_attempts(max_attempts: int) -> int:
     return max_attempts
 
 
-def _checked_runtime(max_runtime: float | timedelta | None) -> timedelta | None:
-    if max_runtime is None:
+def _checked_span(name: str, given: float | timedelta | None) -> timedelta | None:
+    if given is None:
         return None
     try:
-        limit = max_runtime if isinstance(max_runtime, timedelta) else timedelta(seconds=max_runtime)
+        limit = given if isinstance(given, timedelta) else timedelta(seconds=given)
     except (TypeError, ValueError, OverflowError):
         limit = timedelta(0)
     if not timedelta(0) < limit <= MAX_RUNTIME:
         raise InvalidRequest(
-            f"max_runtime is {_brief(max_runtime)}; give seconds above 0 and up to {MAX_RUNTIME.days} days, "
-            "or None for no limit."
+            f"{name} is {_brief(given)}; give seconds above 0 and up to {MAX_RUNTIME.days} days, or None for no limit."
         )
     return limit
+
+
+def _checked_priority(priority: int) -> int:
+    if not isinstance(priority, int) or isinstance(priority, bool) or priority not in PRIORITIES:
+        least, most = PRIORITIES[0], PRIORITIES[-1]
+        raise InvalidRequest(f"priority is {_brief(priority)}; give a whole number from {least} to {most}.")
+    return priority
+
+
+def _checked_start(moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise InvalidRequest(f"start_at is {_brief(moment)}; give a datetime with a time zone.")
+    return moment
+
+
+def _checked_causes(causes: Mapping[str, Sequence[int | str]] | None) -> dict[str, list[int | str]] | None:
+    """The ends that are followed by another attempt, by what an outcome says of them."""
+    if causes is None:
+        return None
+    if not isinstance(causes, Mapping):
+        raise InvalidRequest(f"retry_on is of type {type(causes).__name__}; give a mapping of causes to lists.")
+    return {name: _checked_cause(name, values) for name, values in causes.items()}
+
+
+def _checked_cause(name: str, values: Sequence[int | str]) -> list[int | str]:
+    known: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "exit_status": ("whole numbers from 1 to 255", lambda one: type(one) is int and 1 <= one <= 255),
+        "error_code": (f"any of {', '.join(ErrorCode)}", lambda one: one in list(ErrorCode)),
+        "reason": ("texts", lambda one: is_plain_text(one) and 0 < len(one) <= MAX_LABEL_LENGTH),
+    }
+    if name not in known:
+        raise InvalidRequest(f"retry_on: {shown(_brief(name))[:100]} is no cause; known are {', '.join(known)}.")
+    what, fits = known[name]
+    if isinstance(values, str) or not isinstance(values, Sequence) or not 0 < len(values) <= MAX_CAUSES:
+        raise InvalidRequest(f"retry_on: {name} must be a list of 1 to {MAX_CAUSES} {what}.")
+    for value in values:
+        if not fits(value):
+            raise InvalidRequest(f"retry_on: {name} holds {shown(_brief(value))[:100]}; give {what}.")
+    return list(values)
+
+
+def _checked_addresses(urls: Sequence[str] | None) -> list[str] | None:
+    if urls is None:
+        return None
+    if isinstance(urls, str) or not isinstance(urls, Sequence) or len(urls) > MAX_NOTIFIED:
+        raise InvalidRequest(f"notify must be a list of at most {MAX_NOTIFIED} addresses.")
+    for url in urls:
+        try:
+            _ADDRESS.validate_python(url, strict=False)
+        except ValidationError:
+            raise InvalidRequest(f"notify: {shown(_brief(url))[:100]} is no address; give http(s)://HOST/…") from None
+        if not is_plain_text(url) or len(url) > MAX_URL_LENGTH:
+            raise InvalidRequest(f"notify: an address has at most {MAX_URL_LENGTH} characters.")
+    return list(urls)
+
+
+_ADDRESS = TypeAdapter(HttpUrl)
 
 
 def _checked_key(key: str | None) -> str | None:

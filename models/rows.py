@@ -16,11 +16,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import DDL, BigInteger, CheckConstraint, ForeignKey, Index, Text, event, text
-from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, INT8MULTIRANGE, INTERVAL, JSONB, TIMESTAMP
+from sqlalchemy import DDL, BigInteger, CheckConstraint, ForeignKey, Index, SmallInteger, Text, event, text
+from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, INT8MULTIRANGE, INTERVAL, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from reprieve.models.access import Scope
+from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.owed import Duty
 from reprieve.models.process import ProcessIdentity, process_of, work_of
 from reprieve.models.status import ErrorCode, EventKind, Proof, Status
@@ -28,6 +29,10 @@ from reprieve.models.status import ErrorCode, EventKind, Proof, Status
 
 def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+
+
+def _seconds(length: timedelta | None) -> float | None:
+    return length.total_seconds() if length else None
 
 
 class Row(DeclarativeBase):
@@ -43,7 +48,9 @@ class Row(DeclarativeBase):
 class RunRow(Row):
     """One piece of work for an adapter.
 
-    `started_at` is the start of the current attempt, `not_before` the time before which a retry may not be claimed.
+    `started_at` is the start of the current attempt, `not_before` the time before which it may not be claimed, and
+    `start_by` the time by which it must have begun. Of the current attempt, `output_at` is the last output that a
+    refresh has seen, and `longest_silence` the longest time between two proofs of life. It is quiet since `quiet_at`.
     `updated_at` is the last proof of life while the run is running, and the time at which its message was last sent
     while it is queued.
     """
@@ -81,6 +88,15 @@ class RunRow(Row):
     updated_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     last_proof: Mapped[str | None]
     finished_at: Mapped[datetime | None]
+    lane: Mapped[str] = mapped_column(server_default=DEFAULT_LANE)
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    start_by: Mapped[datetime | None]
+    quiet_after: Mapped[timedelta | None]
+    max_silence: Mapped[timedelta | None]
+    output_at: Mapped[datetime | None]
+    quiet_at: Mapped[datetime | None]
+    snoozed_until: Mapped[datetime | None]
+    longest_silence: Mapped[timedelta | None]
 
     spec: Mapped["RunSpec"] = relationship(lazy="raise", uselist=False)
     attempts: Mapped[list["RunAttempt"]] = relationship(lazy="raise", order_by="RunAttempt.attempt")
@@ -91,7 +107,27 @@ class RunRow(Row):
 
     @property
     def max_runtime_seconds(self) -> float | None:
-        return self.max_runtime.total_seconds() if self.max_runtime else None
+        return _seconds(self.max_runtime)
+
+    @property
+    def quiet_after_seconds(self) -> float | None:
+        return _seconds(self.quiet_after)
+
+    @property
+    def max_silence_seconds(self) -> float | None:
+        return _seconds(self.max_silence)
+
+    @property
+    def retry_on(self) -> dict[str, Any] | None:
+        return self.spec.retry_on
+
+    @property
+    def retry_delay_seconds(self) -> float | None:
+        return _seconds(self.spec.retry_delay)
+
+    @property
+    def again_of(self) -> uuid.UUID | None:
+        return self.spec.again_of
 
 
 class RunSpec(Row):
@@ -107,6 +143,10 @@ class RunSpec(Row):
     labels: Mapped[dict[str, str]]
     idempotency_key: Mapped[str | None] = mapped_column(unique=True)
     trace_parent: Mapped[str | None]
+    retry_on: Mapped[dict[str, Any] | None]
+    retry_delay: Mapped[timedelta | None]
+    notify: Mapped[list[str] | None] = mapped_column(JSONB)
+    again_of: Mapped[uuid.UUID | None]
 
 
 class RunAttempt(Row):
@@ -164,6 +204,8 @@ class RunAttempt(Row):
     reaped_at: Mapped[datetime | None]
     late_output_at: Mapped[datetime | None]
     late_result_at: Mapped[datetime | None]
+    output_at: Mapped[datetime | None]
+    longest_silence: Mapped[timedelta | None]
 
     @property
     def process(self) -> ProcessIdentity | None:
@@ -345,7 +387,8 @@ class Lease(Row):
 class Worker(Row):
     """A process that follows runs, and its last heartbeat. A hint: it never decides whether a run is alive.
 
-    `slot` and `namespace` tell holders of one name apart; NULL of a release that had none.
+    `slot` and `namespace` tell holders of one name apart; NULL of a release that had none. It serves the `lanes` that
+    fit one of these patterns, all where that is NULL.
     """
 
     __tablename__ = "workers"
@@ -357,6 +400,7 @@ class Worker(Row):
     namespace: Mapped[str | None]
     started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    lanes: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
 
 
 class SeenNode(Row):

@@ -25,7 +25,7 @@ class Status(StrEnum):
 
 #: From each status, the statuses that may follow. `running → queued` is a retry. The first final state wins.
 TRANSITIONS: dict[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
+    Status.QUEUED: frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED}),
     Status.RUNNING: frozenset({Status.QUEUED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED}),
     Status.SUCCEEDED: frozenset(),
     Status.FAILED: frozenset(),
@@ -46,6 +46,12 @@ class ErrorCode(StrEnum):
     """The work ended by itself, with a status other than 0 or by a signal."""
     TIMED_OUT = "timed_out"
     """The run was running for longer than its `max_runtime`."""
+    NOT_STARTED = "not_started"
+    """The run had not begun within its `start_within`."""
+    STALLED = "stalled"
+    """An attempt gave no output for longer than the run's `max_silence`, however alive."""
+    OOM_KILLED = "oom_killed"
+    """The work was ended because it used more memory than it may."""
     UNKNOWN_ADAPTER = "unknown_adapter"
     """The worker that took the run had no adapter of its type. No longer written: such runs stay queued."""
 
@@ -55,6 +61,8 @@ class EventKind(StrEnum):
 
     ENQUEUED = "enqueued"
     """It was requested."""
+    AGAIN = "again"
+    """A new run was asked for that does the same again."""
     RESENT = "resent"
     """No worker had claimed it: its message was sent again."""
     CLAIMED = "claimed"
@@ -75,6 +83,10 @@ class EventKind(StrEnum):
     """The worker that owned the work gave the attempt up; the run waits for the next."""
     ATTACHED = "attached"
     """Another worker follows the work."""
+    QUIET = "quiet"
+    """It gave no output for longer than its `quiet_after`."""
+    SNOOZED = "snoozed"
+    """Somebody said for how long nobody is to be told that it is quiet."""
     NOTED = "noted"
     """Something to know about the attempt: why its work cannot begin, for example, or that its host is lost."""
     LATE_OUTPUT = "late_output"

@@ -1,6 +1,7 @@
 """Commands about runs: start, list, read, end, explain."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from reprieve.cli.commands import AsJson, RunId
 from reprieve.cli.sentences import say, say_json
 from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.errors import InvalidRequest
+from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.status import Status
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ Secrets = Annotated[
         help="NAME=env:VARIABLE or NAME=file:/PATH, which the worker has; masked in the output; may be repeated."
     ),
 ]
+AT = "The moment before which it is not started, for example 2026-12-01T06:00+01:00."
+ON = "An end that another attempt follows: exit_status=75, error_code=…, reason=…; may be repeated."
 Pty = Annotated[bool, typer.Option("--pty", help="Give it a terminal: many programs then print each line at once.")]
 
 
@@ -45,6 +49,15 @@ def run(
     max_runtime: Annotated[float | None, typer.Option(help="Seconds after which it is ended.")] = None,
     max_attempts: Annotated[int, typer.Option(help="How often it may be started if its worker is lost.")] = 1,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run.")] = None,
+    lane: Annotated[str, typer.Option(help="The lane that it waits in.")] = DEFAULT_LANE,
+    priority: Annotated[int, typer.Option(help="From -100 to 100: within its lane, the higher goes first.")] = 0,
+    start_at: Annotated[str | None, typer.Option(metavar="TIME", help=AT)] = None,
+    start_within: Annotated[float | None, typer.Option(help="Seconds after which it fails if not begun.")] = None,
+    retry_on: Annotated[list[str] | None, typer.Option(metavar="CAUSE=VALUE", help=ON)] = None,
+    retry_delay: Annotated[float | None, typer.Option(help="Seconds that such an attempt waits.")] = None,
+    notify: Annotated[list[str] | None, typer.Option(help="Address that is told of its end; may be repeated.")] = None,
+    quiet_after: Annotated[float | None, typer.Option(help="Seconds without output; it is then called quiet.")] = None,
+    max_silence: Annotated[float | None, typer.Option(help="Seconds without output; it is then ended.")] = None,
 ) -> None:
     """Start a run."""
     from reprieve.client.enqueue import enqueue_run
@@ -56,6 +69,15 @@ def run(
         max_runtime=max_runtime,
         max_attempts=max_attempts,
         idempotency_key=idempotency_key,
+        lane=lane,
+        priority=priority,
+        start_at=_moment("--start-at", start_at),
+        start_within=start_within,
+        retry_on=_causes(retry_on),
+        retry_delay=retry_delay,
+        notify=notify,
+        quiet_after=quiet_after,
+        max_silence=max_silence,
     )
     if not follow:
         say(started.id)
@@ -115,6 +137,25 @@ def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> d
             raise InvalidRequest(f"{option} {value!r} is not of the form {form}.")
         pairs[name] = rest
     return pairs
+
+
+def _moment(option: str, given: str | None) -> datetime | None:
+    """A moment as ISO 8601 writes it; of this machine's time zone, where it names none."""
+    try:
+        return None if given is None else datetime.fromisoformat(given).astimezone()
+    except ValueError:
+        raise InvalidRequest(f"{option} {given!r} is no moment; give one like 2026-12-01T06:00+01:00.") from None
+
+
+def _causes(values: list[str] | None) -> dict[str, list[int | str]] | None:
+    """The ends that are followed by another attempt."""
+    causes: dict[str, list[int | str]] = {}
+    for value in values or []:
+        name, equals, cause = value.partition("=")
+        if not equals:
+            raise InvalidRequest(f"--retry-on {value!r} is not of the form CAUSE=VALUE, for example exit_status=75.")
+        causes.setdefault(name, []).append(int(cause) if name == "exit_status" and cause.isdecimal() else cause)
+    return causes or None
 
 
 def _follow_to_the_end(wired: "Services", started: "Run") -> int:

@@ -6,8 +6,7 @@ An answer of thousands of runs is read on the loop's own thread, where it takes 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing, closing
-from datetime import timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import anyio
 import httpx2
@@ -21,7 +20,7 @@ from reprieve.client.http.address import Address, Body, answer_of, why
 from reprieve.client.http.steps import Answer, Give, Lost, Open, Pause, Plan, Receive, Send, Step, advance
 from reprieve.models.output import LogItem
 from reprieve.models.records import Run
-from reprieve.models.requests import RunRequest, asked_for
+from reprieve.models.requests import RunOptions, RunRequest, asked_for
 from reprieve.models.status import Status
 
 T = TypeVar("T")
@@ -64,14 +63,10 @@ class AsyncClient:
         self,
         adapter: str,
         config: Mapping[str, Any],
-        *,
-        labels: Mapping[str, str] | None = None,
-        max_runtime: float | timedelta | None = None,
-        max_attempts: int = 1,
-        idempotency_key: str | None = None,
+        **options: Unpack[RunOptions],
     ) -> Run:
         """Ask for a run, which is queued (or, for a known idempotency key, whatever it is by now)."""
-        wanted = RunRequest(adapter, config, labels, max_runtime, max_attempts, idempotency_key)
+        wanted = RunRequest.of({"adapter": adapter, "config": config, **options})
         return await self._first(plans.run(calls.enqueue_run(wanted), self._backoff))
 
     async def enqueue_runs(self, requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[Run]:

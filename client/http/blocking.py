@@ -5,8 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from datetime import timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 import httpx2
@@ -18,7 +17,7 @@ from reprieve.client.http.address import Address, Body, answer_of, why
 from reprieve.client.http.steps import Answer, Give, Lost, Open, Pause, Plan, Receive, Send, Step, advance
 from reprieve.models.output import LogItem
 from reprieve.models.records import Run
-from reprieve.models.requests import RunRequest, asked_for
+from reprieve.models.requests import RunOptions, RunRequest, asked_for
 from reprieve.models.status import Status
 
 T = TypeVar("T")
@@ -60,14 +59,10 @@ class Client:
         self,
         adapter: str,
         config: Mapping[str, Any],
-        *,
-        labels: Mapping[str, str] | None = None,
-        max_runtime: float | timedelta | None = None,
-        max_attempts: int = 1,
-        idempotency_key: str | None = None,
+        **options: Unpack[RunOptions],
     ) -> Run:
         """Ask for a run, which is queued (or, for a known idempotency key, whatever it is by now)."""
-        wanted = RunRequest(adapter, config, labels, max_runtime, max_attempts, idempotency_key)
+        wanted = RunRequest.of({"adapter": adapter, "config": config, **options})
         return self._first(plans.run(calls.enqueue_run(wanted), self._backoff))
 
     def enqueue_runs(self, requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[Run]:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from dataclasses import fields
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -85,15 +86,13 @@ def _post(path: str, content: bytes) -> Request:
 
 def _content(wanted: RunRequest) -> bytes:
     """A run that is asked for, as JSON. It gets a key if it has none: asking again does not start a second one."""
-    limit = wanted.max_runtime
-    body = {
-        "adapter": wanted.adapter,
-        "config": wanted.config,
-        "labels": wanted.labels or {},
-        "max_runtime_seconds": limit.total_seconds() if isinstance(limit, timedelta) else limit,
-        "max_attempts": wanted.max_attempts,
-        "idempotency_key": f"client-{uuid4()}" if wanted.idempotency_key is None else wanted.idempotency_key,
+    given = {
+        _IN_SECONDS.get(one.name, one.name): getattr(wanted, one.name)
+        for one in fields(RunRequest)
+        # What was not asked for is not said: a server of before need not know it.
+        if getattr(wanted, one.name) != one.default
     }
+    body = {"idempotency_key": f"client-{uuid4()}"} | given
     try:
         wanted.check()
         return json.dumps(body, allow_nan=False, default=_as_json).encode()
@@ -101,7 +100,17 @@ def _content(wanted: RunRequest) -> bytes:
         raise InvalidRequest(f"It cannot be sent as JSON ({error}): give text, numbers, lists, mappings.") from None
 
 
+#: What it is called there, where times are plain numbers.
+_IN_SECONDS = {
+    name: f"{name}_seconds" for name in ("max_runtime", "start_within", "retry_delay", "quiet_after", "max_silence")
+}
+
+
 def _as_json(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, datetime):
+        return value.isoformat()
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no form there")

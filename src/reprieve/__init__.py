@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from reprieve.models.gaps import Gap
     from reprieve.models.output import Output
     from reprieve.models.records import Run
-    from reprieve.models.requests import RunRequest
+    from reprieve.models.requests import RunOptions, RunRequest
     from reprieve.models.status import Status
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "ReprieveError",
     "Run",
     "RunNotFound",
+    "RunOptions",
     "RunRequest",
     "SettingsError",
     "Status",
@@ -69,6 +70,7 @@ _MODULES = {
     "Gap": "reprieve.models.gaps",
     "Output": "reprieve.models.output",
     "Run": "reprieve.models.records",
+    "RunOptions": "reprieve.models.requests",
     "RunRequest": "reprieve.models.requests",
     "Status": "reprieve.models.status",
     "cancel_run": "reprieve.client.runs",

@@ -18,12 +18,11 @@ import contextvars
 import os
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from itertools import islice
 from types import ModuleType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, Unpack
 from uuid import UUID
 
 from reprieve.client import enqueue, runs
@@ -34,7 +33,7 @@ from reprieve.client.within import runner_of
 from reprieve.models.errors import LogUnavailable, Unavailable
 from reprieve.models.output import LogItem
 from reprieve.models.records import Run
-from reprieve.models.requests import RunRequest
+from reprieve.models.requests import RunOptions, RunRequest
 from reprieve.models.status import Status
 from reprieve.stores.location import our_location
 
@@ -55,21 +54,15 @@ async def enqueue_run(
     adapter: str,
     config: Mapping[str, Any],
     *,
-    labels: Mapping[str, str] | None = None,
-    max_runtime: float | timedelta | None = None,
-    max_attempts: int = 1,
-    idempotency_key: str | None = None,
     within: object = None,
+    **options: Unpack[RunOptions],
 ) -> Run:
     """As `reprieve.enqueue_run`; `within` is an `AsyncSession` or an `AsyncConnection` of SQLAlchemy."""
     call = partial(
         enqueue.enqueue_run,
         adapter,
         config,
-        labels=labels,
-        max_runtime=max_runtime,
-        max_attempts=max_attempts,
-        idempotency_key=idempotency_key,
+        **options,
     )
     return await _enqueue(call, within)
 

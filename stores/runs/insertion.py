@@ -36,20 +36,28 @@ def _insert(schema: str | None) -> str:
 WITH asked AS (
     SELECT * FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS a(
         id uuid, adapter text, outlives boolean, max_attempts integer, max_runtime text,
-        config jsonb, labels jsonb, idempotency_key text, trace_parent text)
+        config jsonb, labels jsonb, idempotency_key text, trace_parent text, lane text, priority smallint,
+        start_at timestamptz, start_within text, retry_on jsonb, retry_delay text, notify jsonb, quiet_after text,
+        max_silence text, again_of uuid)
 ), specified AS (
-    INSERT INTO {specs} (run_id, config, labels, idempotency_key, trace_parent)
-    SELECT id, config, labels, idempotency_key, trace_parent FROM asked ORDER BY idempotency_key, id
+    INSERT INTO {specs} (run_id, config, labels, idempotency_key, trace_parent,
+                         retry_on, retry_delay, notify, again_of)
+    SELECT id, config, labels, idempotency_key, trace_parent,
+           nullif(retry_on, 'null'), CAST(retry_delay AS interval), nullif(notify, 'null'), again_of
+    FROM asked ORDER BY idempotency_key, id
     ON CONFLICT DO NOTHING RETURNING run_id
 ), added AS (
-    INSERT INTO {runs} (id, adapter, out_of_process_liveness, max_attempts, max_runtime)
-    SELECT a.id, a.adapter, a.outlives, a.max_attempts, CAST(a.max_runtime AS interval)
+    INSERT INTO {runs} (id, adapter, out_of_process_liveness, max_attempts, max_runtime, lane, priority,
+                        not_before, start_by, quiet_after, max_silence)
+    SELECT a.id, a.adapter, a.outlives, a.max_attempts, CAST(a.max_runtime AS interval), a.lane, a.priority,
+           a.start_at, greatest(a.start_at, clock_timestamp()) + CAST(a.start_within AS interval),
+           CAST(a.quiet_after AS interval), CAST(a.max_silence AS interval)
     FROM asked a JOIN specified s ON s.run_id = a.id
-    RETURNING id, created_at, updated_at
+    RETURNING id, created_at, updated_at, start_by
 ), told AS (
     INSERT INTO {events} (run_id, attempt, kind, detail) SELECT id, 0, 'enqueued', '{{}}' FROM added
 )
-SELECT id, created_at, updated_at FROM added
+SELECT id, created_at, updated_at, start_by FROM added
 """  # noqa: S608 - our own text, and a quoted name
 
 
@@ -105,16 +113,28 @@ def _asked(one: NewRun) -> dict[str, Any]:
         "adapter": one.adapter,
         "outlives": one.out_of_process_liveness,
         "max_attempts": one.max_attempts,
-        "max_runtime": None if one.max_runtime is None else _interval(one.max_runtime),
+        "max_runtime": _interval(one.max_runtime),
         "config": one.config,
         "labels": one.labels,
         "idempotency_key": one.idempotency_key,
         "trace_parent": one.trace_parent,
+        "lane": one.lane,
+        "priority": one.priority,
+        "start_at": None if one.start_at is None else one.start_at.isoformat(),
+        "start_within": _interval(one.start_within),
+        "retry_on": one.retry_on,
+        "retry_delay": _interval(one.retry_delay),
+        "notify": one.notify,
+        "quiet_after": _interval(one.quiet_after),
+        "max_silence": _interval(one.max_silence),
+        "again_of": None if one.again_of is None else str(one.again_of),
     }
 
 
-def _interval(length: timedelta) -> str:
+def _interval(length: timedelta | None) -> str | None:
     """As PostgreSQL reads it: what is too long for so many seconds is not for so many days."""
+    if length is None:
+        return None
     return f"{length.days} days {length.seconds}.{length.microseconds:06} seconds"
 
 
@@ -128,7 +148,7 @@ def _record(one: NewRun, row: Any) -> Run:
         attempt=0,
         epoch=0,
         max_attempts=one.max_attempts,
-        max_runtime_seconds=None if one.max_runtime is None else one.max_runtime.total_seconds(),
+        max_runtime_seconds=_seconds(one.max_runtime),
         labels=one.labels,
         error_code=None,
         error_message=None,
@@ -138,7 +158,20 @@ def _record(one: NewRun, row: Any) -> Run:
         updated_at=row.updated_at,
         finished_at=None,
         attempts=[],
+        lane=one.lane,
+        priority=one.priority,
+        not_before=one.start_at,
+        start_by=row.start_by,
+        retry_on=one.retry_on,
+        retry_delay_seconds=_seconds(one.retry_delay),
+        quiet_after_seconds=_seconds(one.quiet_after),
+        max_silence_seconds=_seconds(one.max_silence),
+        again_of=one.again_of,
     )
+
+
+def _seconds(length: timedelta | None) -> float | None:
+    return None if length is None else length.total_seconds()
 
 
 def _as_before(executor: Executor, new: Sequence[NewRun]) -> dict[UUID, tuple[Run, bool]]:

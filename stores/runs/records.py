@@ -16,7 +16,12 @@ from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 _COLUMNS = """
 r.id, r.adapter, r.out_of_process_liveness, r.status, r.attempt, r.epoch, r.max_attempts,
 CAST(extract(epoch FROM r.max_runtime) AS double precision) AS max_runtime_seconds, s.labels, r.error_code,
-r.error_message, r.last_proof, r.created_at, r.started_at, r.updated_at, r.finished_at
+r.error_message, r.last_proof, r.created_at, r.started_at, r.updated_at, r.finished_at, r.lane, r.priority,
+r.not_before, r.start_by, s.retry_on,
+CAST(extract(epoch FROM s.retry_delay) AS double precision) AS retry_delay_seconds,
+CAST(extract(epoch FROM r.quiet_after) AS double precision) AS quiet_after_seconds,
+CAST(extract(epoch FROM r.max_silence) AS double precision) AS max_silence_seconds,
+r.output_at, r.quiet_at, r.snoozed_until, s.again_of
 """
 
 
@@ -107,4 +112,4 @@ def _record(row: Any) -> Run:
     columns = dict(row._asdict())
     attempts = columns["attempts"] or []
     columns["attempts"] = [attempt | {"work": work_of(attempt)} for attempt in json_of(attempts)]
-    return Run.model_validate(columns | {"labels": json_of(columns["labels"])})
+    return Run.model_validate(columns | {name: json_of(columns[name]) for name in ("labels", "retry_on")})

@@ -24,8 +24,8 @@ def test_an_active_status_is_not_final_and_can_be_cancelled(status: Status) -> N
     assert Status.CANCELLED in TRANSITIONS[status]
 
 
-def test_a_queued_run_can_only_start_or_be_cancelled() -> None:
-    assert TRANSITIONS[Status.QUEUED] == {Status.RUNNING, Status.CANCELLED}
+def test_a_queued_run_can_only_start_fail_for_not_having_started_or_be_cancelled() -> None:
+    assert TRANSITIONS[Status.QUEUED] == {Status.RUNNING, Status.FAILED, Status.CANCELLED}
 
 
 def test_a_running_run_can_end_in_every_way_or_wait_for_a_retry() -> None:
