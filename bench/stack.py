@@ -69,7 +69,7 @@ class Stack:
     def runs(self, count: int) -> list[Work]:
         """So many running out-of-process runs, followed by nobody."""
         insert(self.services.database, [NewRun(uuid7(), "detached", True, {"command": ["true"]}) for _ in range(count)])
-        return self.services.claims.claim([Room(("detached",), count)], "bench")
+        return self.services.claims.claim([Room(("detached",), count)], "bench").works
 
     @contextmanager
     def log_workers(self, count: int) -> Iterator[list["subprocess.Popen[bytes]"]]:

@@ -68,7 +68,13 @@ class RunRow(Row):
         CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="runs_running_has_started_at"),
         CheckConstraint("attempt BETWEEN 0 AND max_attempts AND max_attempts >= 1", name="runs_attempts_capped"),
         Index("runs_running", "id", postgresql_where=text("status = 'running'")),
-        Index("runs_waiting", "adapter", "id", postgresql_where=text("status = 'queued'")),
+        Index(
+            "runs_queue",
+            *("not_before", "lane", "adapter", text("priority DESC"), "id"),
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index("runs_in_lane", "lane", postgresql_where=text("status = 'running'")),
+        Index("runs_start_by", "start_by", postgresql_where=text("status = 'queued' AND start_by IS NOT NULL")),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -128,6 +134,20 @@ class RunRow(Row):
     @property
     def again_of(self) -> uuid.UUID | None:
         return self.spec.again_of
+
+
+class Lane(Row):
+    """The rule of the lanes that fit `pattern`: a name, or the beginning of names and an asterisk.
+
+    At most `at_once` runs of each may be running, any number where that is NULL; none begins while it is paused.
+    """
+
+    __tablename__ = "lanes"
+    __table_args__ = (CheckConstraint("at_once > 0", name="lanes_at_once_positive"),)
+
+    pattern: Mapped[str] = mapped_column(primary_key=True)
+    at_once: Mapped[int | None]
+    paused_at: Mapped[datetime | None]
 
 
 class RunSpec(Row):

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.status import ErrorCode, EventKind, Status
 
 #: Error messages are cut to this many characters: they are on the row, in events, and on a terminal.
@@ -35,6 +36,7 @@ class Work:
     max_attempts: int = 1
     trace_parent: str | None = None
     """Its place in a trace, as a W3C `traceparent`."""
+    lane: str = DEFAULT_LANE
 
     @property
     def fence(self) -> Fence:

@@ -75,7 +75,8 @@ ADOPT = text("""
 WITH adopted AS (
     UPDATE runs SET epoch = epoch + 1
     WHERE id = :run_id AND epoch = :epoch AND attempt = :attempt AND status = 'running'
-    RETURNING id, attempt, max_attempts, epoch, adapter, started_at + max_runtime - clock_timestamp() AS runtime_left
+    RETURNING id, attempt, max_attempts, epoch, adapter, lane,
+              started_at + max_runtime - clock_timestamp() AS runtime_left
 ), followed AS (
     UPDATE run_attempts a SET epoch = d.epoch, adoption = NULL, adoption_owed_at = NULL,
                               worker_node = :worker_node, worker_id = :worker_id

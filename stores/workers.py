@@ -1,5 +1,6 @@
 """Workers and their heartbeats (`workers.seen_at`)."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -14,7 +15,8 @@ WITH node AS (
     INSERT INTO nodes (slot, name, namespace) VALUES (:slot, :host, :namespace)
     ON CONFLICT (slot) DO UPDATE SET name = :host, namespace = :namespace, seen_at = clock_timestamp()
 )
-INSERT INTO workers (id, node, host, slot, namespace) VALUES (:id, :node, :host, :slot, :namespace)
+INSERT INTO workers (id, node, host, slot, namespace, lanes)
+VALUES (:id, :node, :host, :slot, :namespace, CAST(:lanes AS text[]))
 ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()
 """)
 
@@ -30,9 +32,12 @@ class WorkerStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def seen(self, worker_id: UUID, worker_node: str, node: Node) -> None:
-        """Renew this worker's heartbeat, and its node's; `worker_node` is what Celery calls it."""
-        values = {"id": worker_id, "node": worker_node, "host": node.name}
+    def seen(self, worker_id: UUID, worker_node: str, node: Node, lanes: Sequence[str] | None = None) -> None:
+        """Renew this worker's heartbeat, and its node's.
+
+        `worker_node` is what Celery calls it, and `lanes` what it serves, all where that is None.
+        """
+        values = {"id": worker_id, "node": worker_node, "host": node.name, "lanes": lanes}
         self._database.run(SEEN, values | {"slot": node.slot, "namespace": node.namespace})
 
     def leave(self, worker_id: UUID) -> None:

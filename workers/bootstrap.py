@@ -25,6 +25,7 @@ from reprieve.stores.questions import QuestionStore
 from reprieve.stores.reading import LogReader
 from reprieve.stores.runs.attempts import AttemptStore
 from reprieve.stores.runs.claims import ClaimStore
+from reprieve.stores.runs.lanes import LaneStore
 from reprieve.stores.runs.records import RunRecords
 from reprieve.stores.runs.resends import ResendStore
 from reprieve.stores.runs.store import RunStore
@@ -48,6 +49,7 @@ class Services:
     runs: RunStore
     records: RunRecords
     claims: ClaimStore
+    lanes: LaneStore
     attempts: AttemptStore
     resends: ResendStore
     terminations: TerminationStore
@@ -119,6 +121,7 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "runs": RunStore(database),
         "records": RunRecords(database),
         "claims": ClaimStore(database),
+        "lanes": LaneStore(database),
         "attempts": AttemptStore(database),
         "resends": ResendStore(database),
         "terminations": TerminationStore(database),

@@ -17,7 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from reprieve.models.access import Scope
 from reprieve.models.capacity import SPOOL_BYTES
-from reprieve.models.errors import SettingsError, TimingRefused
+from reprieve.models.errors import InvalidRequest, SettingsError, TimingRefused
+from reprieve.models.lanes import served
 from reprieve.models.liveness import Timing
 from reprieve.models.nodes import LONGEST_NAME, as_name, is_name
 from reprieve.stores import postgres_address, redis_address
@@ -115,6 +116,11 @@ class Settings(BaseSettings):
         default=None,
         description="Whether the end of a worker of runs ends detached work with it, as that of a container's main "
         "process does; found out by default.",
+    )
+    lanes: Annotated[list[str] | None, NoDecode] = Field(
+        default=None,
+        description="The lanes whose runs this worker takes, with commas between them, for example gpu,tenant:*; all "
+        "by default.",
     )
     time_scale: int = Field(default=1, description="Divides all timings: 1 in production; up to 30 to try things.")
     api_address: str = Field(
@@ -244,6 +250,14 @@ class Settings(BaseSettings):
                     f"{LEAST_TOKEN_LENGTH} characters or more"
                 )
         return tuple((Scope(scope), SecretStr(token)) for scope, _, token in pairs)
+
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _are_lanes(cls, value: object) -> object:
+        try:
+            return served(value) if isinstance(value, str) else value
+        except InvalidRequest as refused:
+            raise ValueError(str(refused)) from None
 
     @field_validator("time_scale")
     @classmethod

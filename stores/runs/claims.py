@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -12,31 +12,17 @@ from sqlalchemy import text
 from reprieve.models.places import Room
 from reprieve.models.work import Fence, Work
 from reprieve.stores.database import Database
-from reprieve.stores.runs.conditions import CLAIMABLE
-
-# waiting: the queued runs that were asked for first, as many of each group of adapters as there is room for. What
-# another worker is claiming just now is passed over. With an equality, PostgreSQL would take the order for that of the
-# ids alone, and read all runs of all adapters in it; so it reads `runs_waiting`.
-WAITING = f"""
-SELECT w.id FROM jsonb_to_recordset(CAST(:rooms AS jsonb)) AS g (adapters text[], runs int)
-CROSS JOIN LATERAL (
-    SELECT q.id FROM unnest(g.adapters) AS n (adapter)
-    CROSS JOIN LATERAL (
-        SELECT r.id FROM runs r
-        WHERE r.adapter BETWEEN n.adapter AND n.adapter AND {CLAIMABLE} AND r.attempt < r.max_attempts
-        ORDER BY r.adapter, r.id LIMIT g.runs FOR NO KEY UPDATE SKIP LOCKED) q
-    ORDER BY q.id LIMIT g.runs) w
-"""  # noqa: S608 - our own text
+from reprieve.stores.runs.queue import CHOSEN, LOCK
 
 # claim: start the next attempts of the runs that a statement has chosen, and locked.
 CLAIM = """
-WITH chosen AS MATERIALIZED ({chosen}), claimed AS (
+WITH RECURSIVE {chosen}, claimed AS (
     UPDATE runs r
     SET status = 'running', attempt = r.attempt + 1, epoch = r.epoch + 1,
         started_at = clock_timestamp(), updated_at = clock_timestamp(), last_proof = 'claim'
     -- As an array, which is taken for a short one. Of a subquery it is not known that it is: all runs would be read.
     WHERE r.id = ANY (ARRAY(SELECT id FROM chosen))
-    RETURNING r.id, r.attempt, r.max_attempts, r.epoch, r.adapter, r.max_runtime
+    RETURNING r.id, r.attempt, r.max_attempts, r.epoch, r.adapter, r.max_runtime, r.lane
 ), opened AS (
     INSERT INTO run_attempts (run_id, attempt, epoch, worker_node, worker_id)
     SELECT id, attempt, epoch, :worker_node, :worker_id FROM claimed
@@ -44,9 +30,24 @@ WITH chosen AS MATERIALIZED ({chosen}), claimed AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
     SELECT id, attempt, 'claimed', jsonb_build_object('worker_node', CAST(:worker_node AS text)) FROM claimed
 )
-SELECT c.*, s.config, s.labels, s.trace_parent FROM claimed c JOIN run_specs s ON s.run_id = c.id ORDER BY c.id
+SELECT c.*, s.config, s.labels, s.trace_parent{more}
 """
-CLAIM_WAITING = text(CLAIM.format(chosen=WAITING))
+OF_CLAIMED = " FROM claimed c JOIN run_specs s ON s.run_id = c.id ORDER BY c.id"
+# And what waits in lanes with a limit: a row without a run says so where none was claimed.
+AND_WHAT_WAITS = """, w.* FROM (
+    SELECT EXISTS (SELECT FROM counted WHERE at_once IS NOT NULL) AS limited,
+           EXISTS (SELECT FROM open WHERE room IS NOT NULL AND lane <> ALL(CAST(:held AS text[]))) AS passed_over) w
+LEFT JOIN (claimed c JOIN run_specs s ON s.run_id = c.id) ON true ORDER BY c.id"""
+LOCK_LANES = text(LOCK)
+CLAIM_WAITING = text(CLAIM.format(chosen=CHOSEN, more=AND_WHAT_WAITS))
+
+# due: what may be claimed from now on goes into the queue, where it is found.
+DUE = text("""
+UPDATE runs SET not_before = NULL WHERE id = ANY (ARRAY(
+    SELECT id FROM runs WHERE status = 'queued' AND not_before <= clock_timestamp()
+    ORDER BY not_before LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED))
+RETURNING id
+""")
 
 # lacks: which of these queued runs wait for an adapter that this worker lacks. An event says so, once for each attempt.
 LACKS = text("""
@@ -108,17 +109,51 @@ SELECT w.seconds FROM waits w JOIN taken_back t ON t.id = w.run_id
 """)
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The works that were claimed.
+
+    `limited`: runs wait in lanes that have a limit. `passed_over`: some of these lanes have room, and were left out,
+    as was asked for or because another worker is claiming from them.
+    """
+
+    works: list[Work]
+    limited: bool = False
+    passed_over: bool = False
+
+
 class ClaimStore:
     """Claims in PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, rooms: Sequence[Room], worker_node: str, worker_id: UUID | None = None) -> list[Work]:
-        """Start the next attempts of queued runs that there is room for, those first that were asked for first."""
+    def claim(
+        self,
+        rooms: Sequence[Room],
+        worker_node: str,
+        worker_id: UUID | None = None,
+        *,
+        lanes: Sequence[str] | None = None,
+        limited: bool = True,
+    ) -> Claimed:
+        """Start the next attempts of queued runs that there is room for, of the lanes that fit one of these patterns.
+
+        Without `limited`, none of the lanes that have a limit.
+        """
         ours = json.dumps([asdict(room) for room in rooms])
-        values = {"worker_node": worker_node, "worker_id": worker_id, "rooms": ours}
-        return [work_of(row, row.max_runtime) for row in self._database.run(CLAIM_WAITING, values)]
+        served = None if lanes is None else list(lanes)
+        values = {"worker_node": worker_node, "worker_id": worker_id, "rooms": ours, "lanes": served, "held": []}
+        if not limited:
+            with self._database.at_once() as connection:
+                return _claimed(connection.execute(CLAIM_WAITING, values).all())
+        with self._database.begin() as connection:
+            held = connection.execute(LOCK_LANES, {"lanes": served}).scalars().all()
+            return _claimed(connection.execute(CLAIM_WAITING, values | {"held": held}).all())
+
+    def let_in(self, limit: int) -> int:
+        """Put so many of the runs whose time has come into the queue; returns how many these are."""
+        return len(self._database.run(DUE, {"limit": limit}))
 
     def lack(self, run_ids: Iterable[UUID], worker_node: str, adapters: Sequence[str]) -> dict[UUID, str]:
         """Those of these queued runs that wait for an adapter that is not among these; an event says so once."""
@@ -139,6 +174,11 @@ class ClaimStore:
         return next((row.seconds for row in self._database.run(TAKE_BACK, values)), None)
 
 
+def _claimed(rows: Sequence[Any]) -> Claimed:
+    works = [work_of(row, row.max_runtime) for row in rows if row.id is not None]
+    return Claimed(works, rows[0].limited, rows[0].passed_over)
+
+
 def work_of(row: Any, runtime_left: timedelta | None) -> Work:
     """What an adapter gets of a row that a claim or an adoption returned."""
     return Work(
@@ -151,4 +191,5 @@ def work_of(row: Any, runtime_left: timedelta | None) -> Work:
         max_runtime_seconds=runtime_left.total_seconds() if runtime_left is not None else None,
         max_attempts=row.max_attempts,
         trace_parent=row.trace_parent,
+        lane=row.lane,
     )

@@ -85,7 +85,7 @@ def test_an_adapter_that_is_broken_here_counts_as_not_had(services: Services, st
 @pytest.mark.parametrize(("adapters", "claimed"), [(["odd-inside"], True), (["process"], False)])
 def test_the_claim_itself_asks_for_the_adapter(services: Services, adapters: list[str], claimed: bool) -> None:
     run_id = odd(services)
-    works = services.claims.claim([Room(tuple(adapters), 5)], "w")
+    works = services.claims.claim([Room(tuple(adapters), 5)], "w").works
     assert [work.run_id for work in works] == ([run_id] if claimed else [])
 
 

@@ -69,12 +69,12 @@ def test_runs_are_claimed_in_the_order_in_which_they_were_asked_for_and_no_more_
         queued(services, "remote", 3),
     )
     rooms = [Room(("detached", "process"), 4), Room(("remote",), 1), Room(("kubernetes",), 9)]
-    first = services.claims.claim(rooms, "runs@here")
+    first = services.claims.claim(rooms, "runs@here").works
     assert [work.run_id for work in first] == [*process, detached[0], remote[0]]
     assert [work.attempt for work in first] == [1] * 5
-    second = services.claims.claim(rooms, "runs@here")
+    second = services.claims.claim(rooms, "runs@here").works
     assert [work.run_id for work in second] == [*detached[1:], remote[1]]
-    assert services.claims.claim([], "runs@here") == []
+    assert services.claims.claim([], "runs@here").works == []
     assert kinds(services, process[0]) == ["enqueued", "claimed"]
 
 
@@ -82,16 +82,16 @@ def test_what_another_transaction_holds_is_passed_over_and_keeps_back_nobody(ser
     held, free = queued(services, count=2)
     with services.database.begin() as other:
         other.exec_driver_sql("SELECT FROM runs WHERE id = %(id)s FOR UPDATE", {"id": held})
-        assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w")] == [free]
-    assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w")] == [held]
+        assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w").works] == [free]
+    assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w").works] == [held]
 
 
 def test_a_run_that_may_not_be_claimed_yet_is_passed_over(services: Services) -> None:
     waits, free = queued(services, count=2)
     age(services, waits, -60, "not_before")
-    assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w")] == [free]
+    assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w").works] == [free]
     age(services, waits, 1, "not_before")
-    assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w")] == [waits]
+    assert [work.run_id for work in services.claims.claim([Room(("process",), 5)], "w").works] == [waits]
 
 
 MANY = """
@@ -113,7 +113,7 @@ def test_a_claim_reads_no_run_of_other_adapters_and_none_that_has_ended_however_
     rooms = json.dumps([asdict(Room(("detached", "process"), 20)), asdict(Room(("remote",), 20))])
     values = {"rooms": rooms, "worker_node": "w", "worker_id": None}
     plan = "\n".join(row[0] for row in services.database.run(text(f"EXPLAIN ANALYZE {CLAIM_WAITING}"), values))
-    assert "Index Scan using runs_waiting on runs" in plan
+    assert "Index Scan using runs_queue on runs" in plan
     assert "Seq Scan" not in plan, plan
     assert "Rows Removed by Filter" not in plan, plan
 

@@ -16,7 +16,7 @@ from reprieve.models.requests import NewRun
 from reprieve.models.status import EventKind
 from reprieve.models.work import Fence, Work
 from reprieve.stores.runs.attempts import Start
-from reprieve.stores.runs.claims import CLAIM, work_of
+from reprieve.stores.runs.claims import CLAIM, OF_CLAIMED, work_of
 from reprieve.stores.runs.conditions import CLAIMABLE
 from reprieve.stores.runs.insertion import insert
 from reprieve.stores.throttle import proof_key
@@ -38,8 +38,10 @@ def new_run(services: Services, **changes: Any) -> Run:
 
 CLAIM_ONE = text(
     CLAIM.format(
-        chosen=f"SELECT r.id FROM runs r WHERE r.id = :run_id AND {CLAIMABLE} AND r.attempt < r.max_attempts "
-        "AND (CAST(:adapters AS text[]) IS NULL OR r.adapter = ANY(CAST(:adapters AS text[]))) FOR NO KEY UPDATE"
+        more=OF_CLAIMED,
+        chosen="chosen AS MATERIALIZED (SELECT r.id FROM runs r "
+        f"WHERE r.id = :run_id AND {CLAIMABLE} AND r.attempt < r.max_attempts "
+        "AND (CAST(:adapters AS text[]) IS NULL OR r.adapter = ANY(CAST(:adapters AS text[]))) FOR NO KEY UPDATE)",
     )
 )
 

@@ -16,6 +16,7 @@ from cachetools import LRUCache
 from reprieve.models.places import Places, Room
 from reprieve.models.results import last_line
 from reprieve.models.work import Work
+from reprieve.stores.runs.claims import Claimed
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.followers import Followers
 from reprieve.workers.following import take_back
@@ -28,14 +29,21 @@ logger = logging.getLogger(__name__)
 CLAIM_AT_ONCE = 50
 #: Seconds between two claims, so that those which follow each other closely share a statement.
 CLAIM_INTERVAL = 0.02
+#: Seconds until lanes are asked for again that another worker was claiming from.
+PASSED_OVER_INTERVAL = 0.1
 #: Seconds between two looks for runs of which no message has come.
 LOOK_INTERVAL = 2.0
+#: Runs that one look puts into the queue when their time has come.
+LET_IN_AT_ONCE = 1000
 #: Messages that are remembered until the next turn.
 HINTS_KEPT = 1000
 
 
 class Taking:
-    """Takes runs for the worker that Celery calls `name`; `places` is how many may use its host."""
+    """Takes runs for the worker that Celery calls `name`; `places` is how many may use its host.
+
+    It serves the lanes that its settings name.
+    """
 
     def __init__(
         self, services: Services, followed: Followed, followers: Followers, places: int, worker_id: UUID, name: str
@@ -48,6 +56,8 @@ class Taking:
         self._look_at = self._claim_at = 0.0
         #: Whether more runs may wait than messages say.
         self._may_be_more = False
+        #: Whether runs wait in lanes that have a limit.
+        self._limited = False
 
     def hint(self, run_id: UUID) -> None:
         """A message has come for this run."""
@@ -57,7 +67,7 @@ class Taking:
 
     def freed(self) -> None:
         """There is a place again."""
-        if self._may_be_more:
+        if self._may_be_more or self._limited:
             self._wake.set()
 
     def wake(self) -> None:
@@ -77,11 +87,13 @@ class Taking:
         is_due = time.monotonic() >= self._look_at
         if is_due:
             self._look_at = time.monotonic() + LOOK_INTERVAL
+            self._let_in()
         with self._lock:
             hinted = list(self._hinted)
         # As many as messages came for, so that the workers that wait share what comes: all that is there only where
         # more was there than could be taken, and now and then, since messages may be lost.
-        limit = CLAIM_AT_ONCE if is_due or self._may_be_more else min(len(hinted), CLAIM_AT_ONCE)
+        everything = is_due or self._may_be_more or self._limited
+        limit = CLAIM_AT_ONCE if everything else min(len(hinted), CLAIM_AT_ONCE)
         if limit:
             self._take(adapters, limit)
         if is_due:
@@ -92,7 +104,7 @@ class Taking:
         self._may_be_more = True
         all_rooms = self._rooms(adapters)
         rooms = [room for room in all_rooms if room.runs > 0]
-        works = self._claim([Room(room.adapters, min(room.runs, limit)) for room in rooms])
+        works = self._claim([Room(room.adapters, min(room.runs, limit)) for room in rooms]).works
         with self._lock:
             for work in works:
                 self._hinted.pop(work.run_id, None)
@@ -111,11 +123,24 @@ class Taking:
         if any(left[group] > 0 for group in filled):
             self._wake.set()
 
-    def _claim(self, rooms: list[Room]) -> list[Work]:
+    def _claim(self, rooms: list[Room]) -> Claimed:
+        if not rooms:
+            return Claimed([])
+        lanes, limited, pause = self._services.settings.lanes, self._limited, CLAIM_INTERVAL
         try:
-            return self._services.claims.claim(rooms, self._name, self._worker_id) if rooms else []
+            claimed = self._services.claims.claim(rooms, self._name, self._worker_id, lanes=lanes, limited=limited)
+            self._limited = claimed.limited
+            if claimed.passed_over:
+                self._wake.set()
+                pause = PASSED_OVER_INTERVAL if limited else CLAIM_INTERVAL
+            return claimed
         finally:
-            self._claim_at = time.monotonic() + CLAIM_INTERVAL
+            self._claim_at = time.monotonic() + pause
+
+    def _let_in(self) -> None:
+        """The runs whose time has come; what is left of them by the next turn."""
+        if self._services.claims.let_in(LET_IN_AT_ONCE) == LET_IN_AT_ONCE:
+            self._look_at = 0.0
 
     def _rooms(self, adapters: list[str]) -> list[Room]:
         own = {name: limit for name in adapters if (limit := self._services.adapters.own_limit(name)) is not None}

@@ -50,7 +50,7 @@ class Vouching:
         """Renew this worker's heartbeat, so that no other worker adopts its runs."""
         if self._heartbeat.is_due:
             began = _clock()
-            self._services.workers.seen(self._worker_id, self._name, self._services.node)
+            self._services.workers.seen(self._worker_id, self._name, self._services.node, self._services.settings.lanes)
             # Not later than others have seen it: this worker may have stood still before it got the answer.
             self._heartbeat.made(began)
             self._warn_of_twins()
