@@ -47,8 +47,8 @@ def checked_limit(limit: object) -> int | None:
         return None
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MOST_AT_ONCE:
         raise InvalidRequest(
-            f"limit is {shown(repr(limit))[:100]}; give a whole number from 1 to {MOST_AT_ONCE:,}, or none for no limit."
-            " To have none of its runs begin, pause the lane."
+            f"limit is {shown(repr(limit))[:100]}; give a whole number from 1 to {MOST_AT_ONCE:,}, or none for no "
+            "limit. To have none of its runs begin, pause the lane."
         )
     return limit
 

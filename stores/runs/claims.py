@@ -12,7 +12,7 @@ from sqlalchemy import text
 from reprieve.models.places import Room
 from reprieve.models.work import Fence, Work
 from reprieve.stores.database import Database
-from reprieve.stores.runs.queue import CHOSEN, LOCK
+from reprieve.stores.runs.queue import LOCK, TO_THE_LIMIT, WITHOUT_LIMIT
 
 # claim: start the next attempts of the runs that a statement has chosen, and locked.
 CLAIM = """
@@ -34,12 +34,24 @@ SELECT c.*, s.config, s.labels, s.trace_parent{more}
 """
 OF_CLAIMED = " FROM claimed c JOIN run_specs s ON s.run_id = c.id ORDER BY c.id"
 # And what waits in lanes with a limit: a row without a run says so where none was claimed.
-AND_WHAT_WAITS = """, w.* FROM (
-    SELECT EXISTS (SELECT FROM counted WHERE at_once IS NOT NULL) AS limited,
-           EXISTS (SELECT FROM open WHERE room IS NOT NULL AND lane <> ALL(CAST(:held AS text[]))) AS passed_over) w
+AND_WHAT_WAITS = """, w.* FROM (SELECT EXISTS (SELECT FROM served WHERE at_once IS NOT NULL) AS limited,
+                  EXISTS ({passed_over}) AS passed_over) w
 LEFT JOIN (claimed c JOIN run_specs s ON s.run_id = c.id) ON true ORDER BY c.id"""
+CLAIM_WITHOUT_LIMIT = text(
+    CLAIM.format(
+        chosen=WITHOUT_LIMIT,
+        more=AND_WHAT_WAITS.format(passed_over="SELECT FROM served WHERE at_once IS NOT NULL"),
+    )
+)
 LOCK_LANES = text(LOCK)
-CLAIM_WAITING = text(CLAIM.format(chosen=CHOSEN, more=AND_WHAT_WAITS))
+CLAIM_TO_THE_LIMIT = text(
+    CLAIM.format(
+        chosen=TO_THE_LIMIT,
+        more=AND_WHAT_WAITS.format(
+            passed_over="SELECT FROM open WHERE room IS NOT NULL AND lane <> ALL(CAST(:held AS text[]))"
+        ),
+    )
+)
 
 # due: what may be claimed from now on goes into the queue, where it is found.
 DUE = text("""
@@ -139,17 +151,17 @@ class ClaimStore:
     ) -> Claimed:
         """Start the next attempts of queued runs that there is room for, of the lanes that fit one of these patterns.
 
-        Without `limited`, none of the lanes that have a limit.
+        Without `limited`, which costs less, none of the lanes that have a limit.
         """
         ours = json.dumps([asdict(room) for room in rooms])
         served = None if lanes is None else list(lanes)
-        values = {"worker_node": worker_node, "worker_id": worker_id, "rooms": ours, "lanes": served, "held": []}
+        values = {"worker_node": worker_node, "worker_id": worker_id, "rooms": ours, "lanes": served}
         if not limited:
             with self._database.at_once() as connection:
-                return _claimed(connection.execute(CLAIM_WAITING, values).all())
+                return _claimed(connection.execute(CLAIM_WITHOUT_LIMIT, values).all())
         with self._database.begin() as connection:
-            held = connection.execute(LOCK_LANES, {"lanes": served}).scalars().all()
-            return _claimed(connection.execute(CLAIM_WAITING, values | {"held": held}).all())
+            held = connection.execute(LOCK_LANES, {"lanes": served, "rooms": "[]"}).scalars().all()
+            return _claimed(connection.execute(CLAIM_TO_THE_LIMIT, values | {"held": held}).all())
 
     def let_in(self, limit: int) -> int:
         """Put so many of the runs whose time has come into the queue; returns how many these are."""

@@ -1,8 +1,8 @@
 """Lanes: how many runs of a name may be running at once; and a queue that is read lane by lane, the most urgent first."""
 
-import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import postgresql
+
+from reprieve.stores.migrations.online import create_index_online, drop_index_online
 
 revision = "0019"
 down_revision = "0018"
@@ -10,19 +10,20 @@ branch_labels = None
 depends_on = None
 
 
+LANES = """
+CREATE TABLE IF NOT EXISTS lanes (
+    pattern TEXT NOT NULL PRIMARY KEY,
+    at_once INTEGER,
+    paused_at TIMESTAMP WITH TIME ZONE,
+    CONSTRAINT lanes_at_once_positive CHECK (at_once > 0)
+)
+"""
+
+
 def upgrade() -> None:
-    op.create_table(
-        "lanes",
-        sa.Column("pattern", sa.Text(), nullable=False),
-        sa.Column("at_once", sa.Integer(), nullable=True),
-        sa.Column("paused_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
-        sa.CheckConstraint("at_once > 0", name="lanes_at_once_positive"),
-        sa.PrimaryKeyConstraint("pattern"),
-    )
-    queue = ["not_before", "lane", "adapter", sa.text("priority DESC"), "id"]
-    op.create_index("runs_queue", "runs", queue, postgresql_where=sa.text("status = 'queued'"))
-    op.create_index("runs_in_lane", "runs", ["lane"], postgresql_where=sa.text("status = 'running'"))
-    op.create_index(
-        "runs_start_by", "runs", ["start_by"], postgresql_where=sa.text("status = 'queued' AND start_by IS NOT NULL")
-    )
-    op.drop_index("runs_waiting", "runs")
+    op.execute(LANES)
+    queue = ["not_before", "lane", "adapter", "priority DESC", "id"]
+    create_index_online("runs_queue", "runs", queue, where="status = 'queued'")
+    create_index_online("runs_in_lane", "runs", ["lane"], where="status = 'running'")
+    create_index_online("runs_start_by", "runs", ["start_by"], where="status = 'queued' AND start_by IS NOT NULL")
+    drop_index_online("runs_waiting")
