@@ -1,0 +1,346 @@
+"""Lanes: never more of their runs at once than the rule says, whoever claims, ends or loses them, and in what order."""
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import UUID
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from reprieve import enqueue_run
+from reprieve.models.places import Room
+from reprieve.models.status import ErrorCode, EventKind, Status
+from reprieve.models.work import End, Outcome, Work
+from reprieve.workers.bootstrap import Services
+from reprieve.workers.finish import finish
+from tests.conftest import StartWorker
+from tests.support.rows import new_run, status_of
+from tests.support.waiting import eventually
+
+ROOM = [Room(("detached", "process"), 50)]
+
+
+def queued(services: Services, lane: str = "default", count: int = 1, **changes: object) -> list[UUID]:
+    return [new_run(services, adapter="process", lane=lane, **changes).id for _ in range(count)]
+
+
+def claimed(services: Services, room: int = 50, lanes: Sequence[str] | None = None) -> list[UUID]:
+    return [work.run_id for work in works(services, room, lanes)]
+
+
+def works(services: Services, room: int = 50, lanes: Sequence[str] | None = None) -> list[Work]:
+    """What a worker with so many places takes; in the order in which it was asked for."""
+    return services.claims.claim([Room(("detached", "process"), room)], "runs@here", lanes=lanes).works
+
+
+def end(services: Services, *ended: Work) -> None:
+    finish(services, [End.by_result(work.fence, Outcome(), 0) for work in ended])
+
+
+def lose(services: Services, work: Work) -> None:
+    """As a reap does: it has failed, and its work is still to be confirmed gone."""
+    finish(
+        services,
+        [
+            End(
+                fence=work.fence,
+                status=Status.FAILED,
+                kind=EventKind.REAPED,
+                error_code=ErrorCode.PROCESS_LOST,
+                error_message="Lost.",
+            )
+        ],
+    )
+
+
+def confirm(services: Services, work: Work) -> None:
+    services.terminations.settle(work.run_id, work.attempt)
+
+
+# -- order
+
+
+def test_within_a_lane_the_urgent_goes_first_and_then_what_was_asked_for_first(services: Services) -> None:
+    low, first, second, high = (queued(services, priority=priority)[0] for priority in (-1, 0, 0, 7))
+    assert [claimed(services, 1)[0] for _ in range(4)] == [high, first, second, low]
+
+
+def test_priorities_order_a_lane_with_a_limit_as_well(services: Services) -> None:
+    services.lanes.limit("claude", 1)
+    low, first, high = (queued(services, "claude", priority=priority)[0] for priority in (-5, 0, 5))
+    taken = []
+    for _ in range(3):
+        (work,) = works(services)
+        taken.append(work.run_id)
+        end(services, work)
+    assert taken == [high, first, low]
+
+
+def test_the_lanes_of_one_pattern_take_turns_and_others_wait_no_longer_for_it(services: Services) -> None:
+    services.lanes.limit("tenant:*", 10)
+    many = queued(services, "tenant:many", 6)
+    few = queued(services, "tenant:few", 2)
+    other = queued(services)[0]
+    # One at a time: whoever has fewest under way; the pattern's turn beside other lanes comes by the age of its runs.
+    assert [claimed(services, 1)[0] for _ in range(9)] == [
+        many[0], few[0], many[1], few[1], *many[2:], other
+    ]  # fmt: skip
+
+
+def test_a_claim_of_many_takes_turns_as_well(services: Services) -> None:
+    services.lanes.limit("tenant:*", 10)
+    many, few = queued(services, "tenant:many", 6), queued(services, "tenant:few", 2)
+    assert set(claimed(services, 4)) == {*many[:2], *few}
+
+
+# -- limits
+
+
+def test_no_more_runs_of_a_lane_begin_than_its_limit_and_the_next_when_one_has_ended(services: Services) -> None:
+    services.lanes.limit("claude", 3)
+    runs, free = queued(services, "claude", 5), queued(services, count=2)
+    first = works(services)
+    assert {work.run_id for work in first} == {*runs[:3], *free}
+    assert claimed(services) == []
+    end(services, first[0])
+    assert claimed(services) == [runs[3]]
+
+
+def test_each_name_under_a_pattern_has_the_limit_for_itself(services: Services) -> None:
+    services.lanes.limit("tenant:*", 2)
+    for tenant in ("a", "b"):
+        queued(services, f"tenant:{tenant}", 3)
+    taken = Counter(work.lane for work in works(services))
+    assert taken == {"tenant:a": 2, "tenant:b": 2}
+
+
+def test_a_lane_has_the_rule_of_its_own_name_and_else_of_the_longest_pattern(services: Services) -> None:
+    for pattern, limit in {"*": 9, "tenant:*": 2, "tenant:acme*": 3, "tenant:acme": 1}.items():
+        services.lanes.limit(pattern, limit)
+    for lane in ("tenant:acme", "tenant:acme2", "tenant:b", "other"):
+        queued(services, lane, 12)
+    taken = Counter(work.lane for work in works(services))
+    assert taken == {"tenant:acme": 1, "tenant:acme2": 3, "tenant:b": 2, "other": 9}
+
+
+def test_the_default_lane_has_no_limit_unless_it_is_given_one(services: Services) -> None:
+    queued(services, count=5)
+    assert len(claimed(services, 3)) == 3
+    services.lanes.limit("default", 4)
+    assert len(claimed(services)) == 1
+
+
+def test_two_groups_of_adapters_share_the_places_of_a_lane(services: Services) -> None:
+    services.lanes.limit("claude", 3)
+    queued(services, "claude", 3)
+    for _ in range(3):
+        new_run(services, adapter="remote", lane="claude")
+    rooms = [Room(("process",), 9), Room(("remote",), 9)]
+    assert len(services.claims.claim(rooms, "w").works) == 3
+
+
+def test_work_that_may_still_be_running_holds_its_place_until_it_is_confirmed_gone(services: Services) -> None:
+    services.lanes.limit("claude", 1)
+    _, second = queued(services, "claude", 2)
+    (work,) = works(services)
+    lose(services, work)
+    assert claimed(services) == []
+    confirm(services, work)
+    assert claimed(services) == [second]
+
+
+def test_a_run_that_is_taken_back_holds_no_place(services: Services) -> None:
+    services.lanes.limit("claude", 1)
+    first, second = queued(services, "claude", 2)
+    (work,) = works(services)
+    assert services.claims.take_back(work.fence, "could not begin", 3600.0, 0) is not None
+    assert claimed(services) == [second]
+    assert status_of(services, first) == "queued"
+
+
+def test_a_lower_limit_ends_nothing_and_lets_none_begin_until_there_is_room(services: Services) -> None:
+    services.lanes.limit("claude", 3)
+    queued(services, "claude", 5)
+    running = works(services)
+    services.lanes.limit("claude", 1)
+    end(services, running[0])
+    assert claimed(services) == []
+    end(services, *running[1:])
+    assert len(claimed(services)) == 1
+
+
+def test_a_paused_lane_begins_nothing_and_goes_on_when_it_is_resumed(services: Services) -> None:
+    services.lanes.pause("claude")
+    (waits,), (free,) = queued(services, "claude"), queued(services)
+    assert claimed(services) == [free]
+    services.lanes.resume("claude")
+    assert claimed(services) == [waits]
+
+
+def test_a_worker_takes_runs_of_the_lanes_that_it_serves_and_of_no_other(services: Services) -> None:
+    services.lanes.limit("tenant:*", 5)
+    gpu, tenant, other = (queued(services, lane)[0] for lane in ("gpu", "tenant:a", "default"))
+    assert claimed(services, lanes=["gpu", "tenant:*"]) == [gpu, tenant]
+    assert claimed(services, lanes=["gpu"]) == []
+    assert claimed(services, lanes=["default"]) == [other]
+
+
+def test_without_the_look_at_limits_nothing_of_a_lane_with_one_is_taken_and_it_is_said_that_something_waits(
+    services: Services,
+) -> None:
+    services.lanes.limit("claude", 1)
+    (free,), _ = queued(services), queued(services, "claude")
+    without = services.claims.claim(ROOM, "w", limited=False)
+    assert ([work.run_id for work in without.works], without.limited, without.passed_over) == ([free], True, True)
+    whole = services.claims.claim(ROOM, "w")
+    assert (len(whole.works), whole.passed_over) == (1, False)
+
+
+# -- two of everything
+
+
+def test_workers_that_claim_in_the_same_moment_never_exceed_a_limit_together(services: Services) -> None:
+    services.lanes.limit("claude", 3)
+    queued(services, "claude", 60)
+    gate = threading.Barrier(6)
+    most: list[int] = []
+
+    def claim_again_and_again(_: int) -> list[Work]:
+        taken = []
+        for _ in range(12):
+            gate.wait(60)
+            mine = works(services, 2)
+            most.append(_under_way(services)["claude"])
+            end(services, *mine)
+            taken += mine
+        return taken
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = [work.run_id for works in pool.map(claim_again_and_again, range(6)) for work in works]
+    assert len(set(taken)) == len(taken) >= 12
+    assert max(most) <= 3
+
+
+def test_a_lane_that_another_is_claiming_from_is_passed_over_and_keeps_back_no_other(services: Services) -> None:
+    services.lanes.limit("claude", 3)
+    services.lanes.limit("codex", 3)
+    queued(services, "claude"), queued(services)
+    with services.database.begin() as other:
+        from reprieve.stores.runs.claims import LOCK_LANES
+
+        assert other.execute(LOCK_LANES, {"lanes": ["claude"], "rooms": "[]"}).scalars().all() == ["claude"]
+        found = services.claims.claim(ROOM, "w")
+        assert ([work.lane for work in found.works], found.passed_over) == (["default"], True)
+        queued(services, "codex")
+        assert [work.lane for work in services.claims.claim(ROOM, "w").works] == ["codex"]
+    assert [work.lane for work in services.claims.claim(ROOM, "w").works] == ["claude"]
+
+
+STEP = st.sampled_from(["enqueue", "claim", "end", "lose", "confirm", "retry", "take back", "cancel", "raise"])
+
+
+class Life:
+    """Three lanes, and all that may happen to their runs."""
+
+    def __init__(self, services: Services) -> None:
+        with services.database.begin() as connection:
+            connection.execute(text("TRUNCATE runs, lanes CASCADE"))
+        self.services, self.limits = services, Counter({"t:0": 1, "t:1": 2, "t:2": 3})
+        self.running: list[Work] = []
+        self.lost: list[Work] = []
+        for lane, limit in self.limits.items():
+            services.lanes.limit(lane, limit)
+
+    def step(self, step: str, number: int) -> None:
+        lane = f"t:{number % 3}"
+        match step:
+            case "enqueue":
+                queued(self.services, lane, 1 + number % 3, max_attempts=3, priority=number)
+            case "claim":
+                self.running += works(self.services, 1 + number)
+            case "raise":
+                self.limits[lane] += 1
+                self.services.lanes.limit(lane, self.limits[lane])
+            case "confirm" if self.lost:
+                confirm(self.services, self.lost.pop(number % len(self.lost)))
+            case _ if self.running:
+                self.lost += _leave(self.services, step, self.running.pop(number % len(self.running)))
+
+    def to_the_end(self) -> None:
+        """No place is lost, either: all that waits is taken in the end."""
+        for work in self.lost:
+            confirm(self.services, work)
+        while self.services.database.run("SELECT FROM runs WHERE status = 'queued' LIMIT 1"):
+            self.services.claims.let_in(100)
+            end(self.services, *self.running)
+            self.running = works(self.services)
+            assert self.running
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(STEP, st.integers(0, 5)), min_size=20, max_size=60))
+def test_whatever_happens_in_whatever_order_no_lane_exceeds_its_limit(
+    services: Services, steps: list[tuple[str, int]]
+) -> None:
+    life = Life(services)
+    for step, number in steps:
+        life.step(step, number)
+        assert _under_way(services) <= life.limits
+    life.to_the_end()
+
+
+def _leave(services: Services, step: str, work: Work) -> list[Work]:
+    """One way for a run not to be running any more; gives it back where its work is not confirmed gone."""
+    match step:
+        case "end":
+            end(services, work)
+        case "take back":
+            services.claims.take_back(work.fence, "could not begin", 0.0, 0)
+        case "cancel":
+            finish(services, [End.by_cancel(work.fence, Status.RUNNING)])
+            return [work]
+        case "retry" if work.attempt < work.max_attempts:
+            finish(services, [End(work.fence, Status.QUEUED, EventKind.RETRIED)])
+            return [work]
+        case _:
+            lose(services, work)
+            return [work]
+    return []
+
+
+def _under_way(services: Services) -> Counter[str]:
+    rows = services.database.run(
+        "SELECT lane, count(*) AS n FROM runs r WHERE status = 'running' OR EXISTS "
+        "(SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.termination = 'owed') GROUP BY lane"
+    )
+    return Counter({row.lane: row.n for row in rows})
+
+
+# -- workers
+
+HOLD = """
+n=$(ls {places} | wc -l)
+mkdir {places}/$REPRIEVE_RUN_ID
+ls {places} | wc -l >> {folder}/seen
+sleep 0.1
+rmdir {places}/$REPRIEVE_RUN_ID
+"""
+
+
+def test_two_workers_keep_a_limit_and_leave_no_place_of_a_lane_empty(
+    services: Services, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    services.lanes.limit("claude", 2)
+    places = tmp_path / "places"
+    places.mkdir()
+    script = HOLD.format(places=places, folder=tmp_path)
+    for name in ("one", "two"):
+        start_worker("runs,logs", name=name, concurrency=4)
+    runs = [enqueue_run("process", {"command": ["sh", "-c", script]}, lane="claude").id for _ in range(20)]
+    eventually(lambda: {status_of(services, run) for run in runs} == {"succeeded"}, timeout=120)
+    seen = [int(line) for line in (tmp_path / "seen").read_text().split()]
+    assert (len(seen), max(seen)) == (20, 2)
