@@ -5,6 +5,7 @@ its own metrics; their absence is the alarm.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
 
@@ -40,7 +41,8 @@ class Facts(Collector):
         self._services = services
 
     def collect(self) -> Iterator[Metric]:
-        for source in (self._runs, self._ages, self._owed, self._archive, self._hosts, self._reaper, self._queues):
+        fleet = (self._runs, self._lanes, self._ages, self._owed)
+        for source in (*fleet, self._archive, self._hosts, self._reaper, self._queues):
             try:
                 yield from list(source())
             except Exception as error:
@@ -52,6 +54,32 @@ class Facts(Collector):
         for one in self._services.fleet.active():
             runs.add_metric([one.status, one.adapter], one.runs)
         yield runs
+
+    def _lanes(self) -> Iterator[Metric]:
+        """By the rules' patterns, of which there are few; of lanes there may be one for each tenant."""
+        runs = GaugeMetricFamily(
+            "reprieve_lane_runs",
+            "Runs of the lanes that fit a rule: running, ending (ended, and not confirmed gone), waiting, later.",
+            labels=["pattern", "state"],
+        )
+        oldest = GaugeMetricFamily(
+            "reprieve_lane_oldest_waiting_seconds", "Age of their oldest run that waits.", labels=["pattern"]
+        )
+        counts: Counter[tuple[str, str]] = Counter()
+        ages: dict[str, float] = {}
+        gone_after = self._services.timing.worker_gone_after
+        for lane in self._services.lanes.states(gone_after):
+            pattern = lane.rule.pattern if lane.rule else ""
+            for state in ("running", "ending", "waiting", "later"):
+                counts[pattern, state] += getattr(lane, state)
+            ages[pattern] = max(ages.get(pattern, 0.0), lane.oldest.total_seconds() if lane.oldest else 0.0)
+        for (pattern, state), count in counts.items():
+            runs.add_metric([pattern, state], count)
+        for pattern, age in ages.items():
+            oldest.add_metric([pattern], age)
+        yield from (runs, oldest)
+        unserved = len(self._services.lanes.unserved(gone_after))
+        yield GaugeMetricFamily("reprieve_lanes_unserved", "Lanes in which runs wait that no worker takes.", unserved)
 
     def _ages(self) -> Iterator[Metric]:
         ages = GaugeHistogramMetricFamily(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reprieve.cli.commands import checks, runs, servers, tokens
+from reprieve.cli.commands import checks, lanes, runs, servers, tokens
 from reprieve.cli.sentences import say
 from reprieve.cli.troubles import give_up_output, sentence_of
 from reprieve.workers.secrecy import conceal
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
     "exec": runs.exec_reported,
     "cancel": runs.cancel,
     "explain": runs.explain,
+    "lanes": lanes.lanes,
     "sweep": checks.sweep,
     "health": checks.health,
     "doctor": checks.doctor,
@@ -33,6 +34,12 @@ COMMANDS: dict[str, Command] = {
     "flower": servers.flower,
     "demo": servers.demo,
     "simulate": checks.simulate,
+}
+LANE_COMMANDS: dict[str, Command] = {
+    "set": lanes.lane_set,
+    "pause": lanes.lane_pause,
+    "resume": lanes.lane_resume,
+    "remove": lanes.lane_remove,
 }
 TOKEN_COMMANDS: dict[str, Command] = {
     "run": tokens.token_for_run,
@@ -59,6 +66,7 @@ app = _group(
     "Supervises fleets of long jobs: no live run is reaped, no dead run lingers, no line of log is lost.",
     with_options_of_others=("run", "start", "exec"),
 )
+app.add_typer(_group(LANE_COMMANDS, "Lanes: how many of their runs may be running at once."), name="lane")
 app.add_typer(_group(TOKEN_COMMANDS, "Tokens: of the HTTP API, and of remote runs."), name="token")
 
 

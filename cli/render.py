@@ -8,6 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from reprieve.models.lanes import LaneState, Rule
 from reprieve.models.records import Run
 from reprieve.models.status import Status
 from reprieve.models.text import shown, span
@@ -58,6 +59,42 @@ def runs_table(runs: Sequence[Run], now: datetime, width: int) -> list[Text]:
         line.truncate(width, overflow="ellipsis")
         lines.append(line)
     return lines
+
+
+def lanes_table(states: Sequence[LaneState], rules: Sequence[Rule]) -> list[Text]:
+    """A head, and a line for each lane; below them the rules that lanes of many names have."""
+    head = ["LANE", "RUNNING", "LIMIT", "WAITING", "OLDEST", "LATER", ""]
+    cells = [head, *(_lane_cells(one) for one in states)]
+    cells += [_lane_cells(_without_runs(rule)) for rule in rules if rule.pattern.endswith("*")]
+    widths = [max(cell_len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    lines = []
+    for line in cells:
+        text = Text(style="bold" if line is head else "")
+        for cell, width in zip(line, widths, strict=True):
+            text.append_text(_fitted(cell, width)).append(GAP)
+        text.rstrip()
+        lines.append(text)
+    return lines
+
+
+def _without_runs(rule: Rule) -> LaneState:
+    return LaneState(rule.pattern, rule, 0, 0, 0, 0, None, is_served=True)
+
+
+def _lane_cells(lane: LaneState) -> list[str]:
+    notes = ["paused"] if lane.paused_at else []
+    notes += [] if lane.is_served or not lane.waiting else ["no living worker serves it"]
+    notes += [f"{lane.ending} not confirmed gone yet"] if lane.ending else []
+    each = " each" if lane.lane.endswith("*") else ""
+    return [
+        shown(lane.lane),
+        str(lane.under_way),
+        "-" if lane.limit is None else f"{lane.limit}{each}",
+        str(lane.waiting),
+        span(lane.oldest) if lane.oldest else "-",
+        str(lane.later),
+        ", ".join(notes),
+    ]
 
 
 def _cells(run: Run, now: datetime) -> list[str]:

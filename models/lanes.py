@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.text import is_plain_text, shown, span
+from reprieve.models.text import is_plain_text, shown
 
 #: The lane of a run that names none.
 DEFAULT_LANE = "default"
 MAX_LANE_LENGTH = 128
 #: The highest limit; a rule without one has none.
 MOST_AT_ONCE = 1_000_000
+#: Runs that are counted before one that waits.
+MOST_COUNTED = 10_000
 #: Lanes that one worker names.
 MAX_SERVED = 100
 
@@ -127,10 +129,17 @@ class LaneState:
             return f"No living worker serves lane {name}."
         return None
 
-    @property
-    def complaint(self) -> str | None:
-        """What somebody is to be told of: runs wait, and nobody ever takes them."""
-        if self.is_served or not self.waiting:
-            return None
-        waits = f", for {span(self.oldest)} now" if self.oldest else ""
-        return f"No living worker serves lane {shown(self.lane)}, and {self.waiting} of its runs wait{waits}."
+    def why_this_waits(self, ahead: int) -> str:
+        """The same of one waiting run, before which so many others go."""
+        why = self.why_waiting
+        where = "it is next" if ahead == 0 else f"it is number {ahead + 1}"
+        if ahead >= MOST_COUNTED:
+            where = f"more than {MOST_COUNTED:,} runs go before it"
+        return (
+            f"It waits in lane {shown(self.lane)}: {where}." if why is None else f"It waits: {why[:-1]}; {where} there."
+        )
+
+
+def unserved(lane: str) -> str:
+    """What is said of a lane in which runs wait that nobody takes."""
+    return f"No living worker serves lane {shown(lane)}, in which runs wait."

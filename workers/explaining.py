@@ -1,13 +1,14 @@
 """Why a run is in its state: everything known about it, in sentences for the person who was woken up."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from reprieve.models.health import Refusal
 from reprieve.models.judging import Judgement
+from reprieve.models.lanes import MOST_COUNTED, LaneState
 from reprieve.models.liveness import HOST_LOST_AFTER
 from reprieve.models.nodes import in_words
 from reprieve.models.owed import Failing
@@ -61,6 +62,9 @@ class Explanation:
     refusals: Sequence[Refusal]
     failing: Sequence[Failing]
     now: datetime
+    lane: LaneState | None = None
+    """That of a run which waits; before it, `ahead` others go."""
+    ahead: int = 0
 
     @property
     def sentences(self) -> list[str]:
@@ -76,6 +80,7 @@ class Explanation:
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
         lines += _owed_sentences(run)
         lines += _waiting_sentences(run, self.events)
+        lines += _queue_sentences(run, self.lane, self.ahead, self.now)
         lines += _adoption_sentences(run, self.now)
         lines += [sentence for log in self.logs for sentence in _log_sentences(log)]
         lines += [failing.sentence(self.now) for failing in self.failing]
@@ -108,7 +113,11 @@ def explain(services: Services, run_id: UUID) -> Explanation:
     events, sparings = services.runs.events(run_id), services.sweeps.sparings(run_id)
     logs = [services.closings.state(run_id, number) for number in range(1, run.attempt + 1)]
     refusals, failing = services.archives.refusals(), services.setbacks.of_run(run_id)
-    return Explanation(run, events, sparings, logs, refusals, failing, services.database.now())
+    told = Explanation(run, events, sparings, logs, refusals, failing, services.database.now())
+    if run.status != Status.QUEUED:
+        return told
+    (lane,) = services.lanes.states(services.timing.worker_gone_after, run.lane)
+    return replace(told, lane=lane, ahead=services.lanes.ahead(run_id, MOST_COUNTED))
 
 
 def _log_sentences(log: LogState) -> list[str]:
@@ -240,6 +249,23 @@ def _waiting_sentences(run: RunRow, events: Sequence[RunEvent]) -> list[str]:
     noted = [one for one in events if one.kind == EventKind.NOTED and one.detail.keys() & {"lacking", "taken_back"}]
     newest = {next(iter(one.detail.keys() & {"lacking", "taken_back"})): one for one in noted}
     return [f"At {one.at:%H:%M:%S} UTC: {one.detail['note']}" for one in newest.values()]
+
+
+def _queue_sentences(run: RunRow, lane: LaneState | None, ahead: int, now: datetime) -> list[str]:
+    """Where it stands in the queue, and by when it must have begun."""
+    sentences = []
+    if lane is not None:
+        later = run.not_before is not None and run.not_before > now
+        owed = any(attempt.termination == "owed" for attempt in run.attempts)
+        if later:
+            sentences.append(
+                f"It may begin at {run.not_before:%Y-%m-%d %H:%M:%S} UTC, in {span(run.not_before - now)}."
+            )
+        elif not owed:
+            sentences.append(lane.why_this_waits(ahead))
+    if run.start_by is not None and not Status(run.status).is_final:
+        sentences.append(f"It fails as not_started if it has not begun by {run.start_by:%Y-%m-%d %H:%M:%S} UTC.")
+    return sentences
 
 
 def _adoption_sentences(run: RunRow, now: datetime) -> list[str]:

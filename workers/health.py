@@ -1,6 +1,7 @@
 """What is wrong with the fleet, as `reprieve health`, the page and `/health/ready` say it, a sentence each."""
 
 from reprieve.models.health import Pulse, ailments, refused
+from reprieve.models.lanes import unserved
 from reprieve.workers.bootstrap import Services
 
 
@@ -11,4 +12,5 @@ def complaints(services: Services, pulse: Pulse | None) -> list[str]:
 
 def setbacks(services: Services) -> list[str]:
     """What fails and does not keep the fleet from its work: it stays owed until it is done."""
-    return refused(services.archives.refusals()) + services.setbacks.complaints()
+    idle = [unserved(lane) for lane in services.lanes.unserved(services.timing.worker_gone_after)]
+    return refused(services.archives.refusals()) + services.setbacks.complaints() + idle

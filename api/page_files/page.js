@@ -190,8 +190,15 @@ function showFleet() {
     at("history").setAttribute("aria-label", told);
     at("history-words").textContent = told;
   }, EVERY_HISTORY);
+  const stopCounting = repeat(async () => {
+    const { lanes, rules } = await ask("/v1/lanes");
+    // A fleet without lanes has all its runs in one, which says nothing.
+    at("lanes-section").hidden = !rules.length && lanes.every((lane) => lane.lane === "default");
+    at("lanes").replaceChildren(...lanes.map(laneRow));
+  }, EVERY_HISTORY);
   return () => {
     stopLooking();
+    stopCounting();
     stopPlotting();
   };
 }
@@ -203,6 +210,16 @@ function counts(active) {
   const shown = [...sums].map(([status, runs]) => made("li", { className: status }, made("strong", { textContent: runs }), status));
   shown.push(made("li", {}, made("strong", { textContent: span(quietest) }), `since the oldest sign of life (window ${span(windowSeconds)})`));
   return shown;
+}
+
+function laneRow(lane) {
+  return made("tr", {},
+    made("td", { textContent: lane.lane }),
+    made("td", { textContent: lane.running + lane.ending }),
+    made("td", { textContent: lane.limit ?? "–" }),
+    made("td", { textContent: lane.waiting + lane.later }),
+    made("td", { textContent: lane.oldest_waiting_seconds === null ? "–" : span(lane.oldest_waiting_seconds) }),
+    made("td", { textContent: (lane.waiting && lane.why_waiting) || "" }));
 }
 
 function runRow(run) {

@@ -2,6 +2,7 @@
 
 from reprieve.cli.checks import Found
 from reprieve.models.health import ailments, refused
+from reprieve.models.lanes import unserved
 from reprieve.stores.objects import folder_of
 from reprieve.workers.bootstrap import Services
 
@@ -16,6 +17,12 @@ def hosts(wired: Services) -> Found:
     return (
         (False, " ".join(reasons)) if reasons else (True, "Each name has one holder, and each host that owes is seen.")
     )
+
+
+def lanes(wired: Services) -> Found:
+    """Whether somebody takes what waits."""
+    reasons = [unserved(lane) for lane in wired.lanes.unserved(wired.timing.worker_gone_after)]
+    return (False, " ".join(reasons)) if reasons else (True, "Each lane in which runs wait is served by a worker.")
 
 
 def archive(wired: Services) -> Found:

@@ -9,6 +9,7 @@ from reprieve.cli.extras import need
 from reprieve.cli.roles import ROLES, start
 from reprieve.cli.sentences import say
 from reprieve.models.errors import InvalidRequest, SettingsError
+from reprieve.models.lanes import served
 
 
 def up() -> None:
@@ -23,11 +24,17 @@ def start_role(
     more: Annotated[
         list[str] | None, typer.Argument(metavar="ARGUMENTS…", help="For it, for example --concurrency=200.")
     ] = None,
+    lanes: Annotated[
+        str | None, typer.Option(help="Of worker-runs: the lanes whose runs it takes, 'gpu,tenant:*'; all by default.")
+    ] = None,
 ) -> None:
     """Start one process of a deployment, as a container or a systemd unit does. `reprieve up` starts all of them."""
     if role not in ROLES:
         raise InvalidRequest(f"There is no role {role!r}; there are {', '.join(ROLES)}.")
     need("prometheus_client", "`reprieve start`")
+    if lanes is not None:
+        served(lanes)
+        os.environ["REPRIEVE_LANES"] = lanes
     from reprieve.workers.current import resolve_settings
 
     # Here, where what is wrong with a setting is a sentence; of Celery, it would be a traceback.

@@ -10,11 +10,18 @@ from sqlalchemy import text
 from reprieve.models.lanes import LaneState, Rule
 from reprieve.stores.database import Database
 from reprieve.stores.runs.conditions import CLAIMABLE
-from reprieve.stores.runs.queue import fits, rule_of
+from reprieve.stores.runs.queue import WAITING, fits, rule_of
 
 SET = text("""
 INSERT INTO lanes (pattern, at_once) VALUES (:pattern, :limit)
 ON CONFLICT (pattern) DO UPDATE SET at_once = :limit RETURNING pattern, at_once AS "limit", paused_at
+""")
+PUT = text("""
+INSERT INTO lanes AS l (pattern, at_once, paused_at)
+VALUES (:pattern, :limit, CASE WHEN :paused THEN clock_timestamp() END)
+ON CONFLICT (pattern) DO UPDATE
+SET at_once = :limit, paused_at = CASE WHEN :paused THEN coalesce(l.paused_at, clock_timestamp()) END
+RETURNING pattern, at_once AS "limit", paused_at
 """)
 PAUSE = text("""
 INSERT INTO lanes AS l (pattern, paused_at) VALUES (:pattern, clock_timestamp())
@@ -26,6 +33,14 @@ UPDATE lanes SET paused_at = NULL WHERE pattern = :pattern RETURNING pattern, at
 """)
 REMOVE = text("DELETE FROM lanes WHERE pattern = :pattern RETURNING pattern")
 RULES = text('SELECT pattern, at_once AS "limit", paused_at FROM lanes ORDER BY pattern')
+
+
+def _served(lane: str) -> str:
+    """The condition that a living worker takes the runs of a lane."""
+    takes_it = f"k.lanes IS NULL OR EXISTS (SELECT FROM unnest(k.lanes) AS s (pattern) WHERE {fits('s.pattern', lane)})"
+    lives = "k.seen_at > clock_timestamp() - CAST(:gone_after AS interval)"
+    return f"EXISTS (SELECT FROM workers k WHERE {lives} AND ({takes_it}))"
+
 
 # states: of all lanes that have a run under way or in the queue, and of those that have a rule by their own name; or of
 # one. A lane is served where a worker was seen of late that serves it.
@@ -49,14 +64,18 @@ WITH running AS (
 )
 SELECT d.lane, l.pattern, l.at_once, l.paused_at, coalesce(r.n, 0) AS running, coalesce(e.n, 0) AS ending,
        coalesce(w.n, 0) AS waiting, coalesce(w.later, 0) AS later, w.oldest,
-       EXISTS (SELECT FROM workers k WHERE k.seen_at > clock_timestamp() - CAST(:gone_after AS interval)
-               AND (k.lanes IS NULL
-                    OR EXISTS (SELECT FROM unnest(k.lanes) AS s (pattern) WHERE {fits("s.pattern", "d.lane")}))
-              ) AS is_served
+       {_served("d.lane")} AS is_served
 FROM named d
 LEFT JOIN LATERAL ({rule_of("d.lane")}) l ON true
 LEFT JOIN running r ON r.lane = d.lane LEFT JOIN ending e ON e.lane = d.lane LEFT JOIN waiting w ON w.lane = d.lane
 ORDER BY d.lane
+""")  # noqa: S608 - our own text
+
+# unserved: lanes in which runs wait, and that no living worker serves; where no worker lives at all, none.
+UNSERVED = text(f"""
+WITH RECURSIVE {WAITING}
+SELECT w.lane FROM waiting w WHERE w.lane IS NOT NULL AND NOT {_served("w.lane")}
+  AND EXISTS (SELECT FROM workers WHERE seen_at > clock_timestamp() - CAST(:gone_after AS interval))
 """)  # noqa: S608 - our own text
 
 # ahead: how many waiting runs of its lane go before this one. Counted up to a number that nobody counts beyond.
@@ -81,6 +100,10 @@ class LaneStore:
         """How many runs of each lane that fits may be running at once; what is running goes on."""
         return self._write(SET, pattern, limit=limit)
 
+    def put(self, pattern: str, limit: int | None, *, paused: bool) -> Rule:
+        """Both at once."""
+        return self._write(PUT, pattern, limit=limit, paused=paused)
+
     def pause(self, pattern: str) -> Rule:
         """Have no run of these lanes begin; what is running goes on."""
         return self._write(PAUSE, pattern)
@@ -96,6 +119,10 @@ class LaneStore:
     def states(self, gone_after: timedelta, lane: str | None = None) -> list[LaneState]:
         """The lanes, or this one. A worker counts as living whose heartbeat is no older than `gone_after`."""
         return [_state(row) for row in self._database.run(STATES, {"gone_after": gone_after, "lane": lane})]
+
+    def unserved(self, gone_after: timedelta) -> list[str]:
+        """The lanes in which runs wait that no living worker takes."""
+        return [row.lane for row in self._database.run(UNSERVED, {"gone_after": gone_after})]
 
     def ahead(self, run_id: UUID, limit: int) -> int:
         """How many waiting runs of its lane go before a waiting run, up to `limit`."""

@@ -13,7 +13,7 @@ from reprieve.stores.runs.conditions import CLAIMABLE
 LOOKED_AT = 2
 
 # The lanes in which runs wait, a step in the index for each; the last of these rows is NULL.
-_WAITING = """
+WAITING = """
 waiting (lane) AS (
     (SELECT r.lane FROM runs r WHERE r.status = 'queued' AND r.not_before IS NULL
      ORDER BY r.not_before, r.lane LIMIT 1)
@@ -42,7 +42,7 @@ rooms AS MATERIALIZED (
     SELECT number, adapters, runs FROM ROWS FROM (
         jsonb_to_recordset(CAST(:rooms AS jsonb)) AS (adapters text[], runs int)) WITH ORDINALITY
         AS g (adapters, runs, number)
-), {_WAITING}, served AS MATERIALIZED (
+), {WAITING}, served AS MATERIALIZED (
     SELECT w.lane, l.pattern, l.at_once FROM waiting w LEFT JOIN LATERAL ({rule_of("w.lane")}) l ON true
     WHERE w.lane IS NOT NULL AND l.paused_at IS NULL
       AND (CAST(:lanes AS text[]) IS NULL
