@@ -255,12 +255,10 @@ def _queue_sentences(run: RunRow, lane: LaneState | None, ahead: int, now: datet
     """Where it stands in the queue, and by when it must have begun."""
     sentences = []
     if lane is not None:
-        later = run.not_before is not None and run.not_before > now
+        later = run.not_before
         owed = any(attempt.termination == "owed" for attempt in run.attempts)
-        if later:
-            sentences.append(
-                f"It may begin at {run.not_before:%Y-%m-%d %H:%M:%S} UTC, in {span(run.not_before - now)}."
-            )
+        if later is not None and later > now:
+            sentences.append(f"It may begin at {later:%Y-%m-%d %H:%M:%S} UTC, in {span(later - now)}.")
         elif not owed:
             sentences.append(lane.why_this_waits(ahead))
     if run.start_by is not None and not Status(run.status).is_final:
