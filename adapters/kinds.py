@@ -63,6 +63,7 @@ class RemoteKind:
     """Runs whose work is started elsewhere, and reports by itself."""
 
     type: ClassVar[str] = "remote"
+    starts_work: ClassVar[bool] = False
     has_out_of_process_liveness: ClassVar[bool] = True
     config_model: ClassVar[ConfigModel] = RemoteConfig
 
@@ -109,6 +110,11 @@ def _loaded(entry_point: EntryPoint) -> type[Kind]:
             f"{type(error).__name__}: {shown(error)}."
         ) from error
     return found
+
+
+def starts_work(kind: type[Kind]) -> bool:
+    """Whether an attempt starts the work, so that another one could start it again; `remote` work starts elsewhere."""
+    return getattr(kind, "starts_work", True)
 
 
 def validate_config(kind: type[Kind], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from uuid_utils.compat import uuid7
 
-from reprieve.adapters.kinds import find_kind, validate_config
+from reprieve.adapters.kinds import find_kind, starts_work, validate_config
 from reprieve.client.link import link
 from reprieve.models.errors import InvalidRequest, ReprieveError
 from reprieve.models.records import Run
@@ -113,6 +113,8 @@ def checked(requests: Sequence[RunRequest], trace_parent: str | None) -> list[Ne
 
 def _checked(request: RunRequest, trace_parent: str | None) -> NewRun:
     kind = find_kind(request.adapter)
+    if request.retry_on and not starts_work(kind):
+        raise InvalidRequest(f"retry_on: nobody but its caller starts the work of the adapter {kind.type!r}.")
     return NewRun.of(
         request,
         uuid7(),

@@ -23,9 +23,9 @@ from enum import StrEnum
 from uuid import UUID
 
 from reprieve.models.liveness import Timing
-from reprieve.models.status import ErrorCode, Probe
+from reprieve.models.status import ErrorCode, Probe, Proof
 from reprieve.models.watching import Watch, hears_reports
-from reprieve.models.work import Fence
+from reprieve.models.work import NO_RETRIES, Fence, Retries
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ class Suspect:
     answered_at: datetime | None = None
     vouched_at: datetime | None = None
     reports: bool = False
+    start_by: datetime | None = None
+    retries: Retries = NO_RETRIES
 
     @property
     def fence(self) -> Fence:
@@ -65,6 +67,10 @@ class Suspect:
 
     def is_silent(self, now: datetime, timing: Timing) -> bool:
         return self.silence(now) > timing.window
+
+    def is_late_to_start(self, now: datetime) -> bool:
+        """Whether its work, which is to begin elsewhere, was to have reported by now for the first time."""
+        return self.reports and self.last_proof == Proof.CLAIM and self.start_by is not None and now > self.start_by
 
     def is_overdue(self, now: datetime) -> bool:
         return self.max_runtime is not None and now - self.started_at > self.max_runtime
@@ -90,6 +96,8 @@ class Judgement(StrEnum):
     """Silent, and the platform has not said anything for as long as doubt is allowed to last."""
     REAP_PROCESS_LOST = "reap_process_lost"
     """Work inside a worker that has not vouched for it for longer than the window."""
+    REAP_NOT_STARTED = "reap_not_started"
+    """It was to begin elsewhere, and has not reported by the time by which it was to have begun."""
     REAP_TIMED_OUT = "reap_timed_out"
     """Running for longer than its `max_runtime`, however alive."""
     SPARE_PROVEN = "spare_proven"
@@ -131,6 +139,7 @@ _CODES = {
     Judgement.REAP_GONE: ErrorCode.ADAPTER_LIVENESS_LOST,
     Judgement.REAP_UNANSWERED: ErrorCode.ADAPTER_LIVENESS_LOST,
     Judgement.REAP_PROCESS_LOST: ErrorCode.PROCESS_LOST,
+    Judgement.REAP_NOT_STARTED: ErrorCode.NOT_STARTED,
     Judgement.REAP_TIMED_OUT: ErrorCode.TIMED_OUT,
 }
 
@@ -148,7 +157,7 @@ def judge(suspect: Suspect, watch: Watch, answer: Probe | None, now: datetime, t
     silent = suspect.is_silent(now, timing)
     if suspect.is_overdue(now) and not (silent and answer is Probe.ENDED):
         return Judgement.REAP_TIMED_OUT
-    if not silent:
+    if not silent and not suspect.is_late_to_start(now):
         return Judgement.SPARE_PROVEN
     return _believe(suspect, watch, answer, now, timing) or _judge_silence(suspect, watch, answer, now, timing)
 
@@ -178,6 +187,8 @@ def _judge_silence(suspect: Suspect, watch: Watch, answer: Probe | None, now: da
         return Judgement.SPARE_LAGGING
     if suspect.reports and not hears_reports(watch, now, timing):
         return Judgement.SPARE_DEAF
+    if suspect.is_late_to_start(now):
+        return Judgement.REAP_NOT_STARTED
     return Judgement.REAP_SILENT if answer is None else Judgement.REAP_UNANSWERED
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from reprieve.models.judging import Judgement, Suspect, judge
 from reprieve.models.liveness import Timing
 from reprieve.models.retrying import end_of_lost
-from reprieve.models.status import EventKind, Probe, Status
+from reprieve.models.status import ErrorCode, EventKind, Probe, Status
 from reprieve.models.watching import Watch, listen
 from reprieve.models.work import End, Fence
 
@@ -116,8 +116,13 @@ class Ruling:
             end,
             kind=EventKind.REAPED,
             detail=self.dossier(verdict) | {"error_code": code.value, "retry": end.status is Status.QUEUED},
-            silent_before=self.now - self.timing.window if verdict.for_silence else None,
+            silent_before=self._silent_before(verdict),
         )
+
+    def _silent_before(self, verdict: Verdict) -> datetime | None:
+        if verdict.judgement is Judgement.REAP_NOT_STARTED:
+            return verdict.suspect.start_by
+        return self.now - self.timing.window if verdict.for_silence else None
 
     def dossier(self, verdict: Verdict) -> dict[str, Any]:
         """The evidence of a verdict, stored with it. None stands where there is no evidence, as where nobody was asked.
@@ -153,6 +158,8 @@ class Ruling:
         if verdict.judgement is Judgement.REAP_TIMED_OUT:
             limit = suspect.max_runtime.total_seconds() if suspect.max_runtime else 0
             return f"Ran for longer than its max_runtime of {limit:g} s."
+        if verdict.judgement is Judgement.REAP_NOT_STARTED:
+            return _not_started(suspect.start_by, "Nothing was reported of it")
         platform = {
             Judgement.REAP_GONE: " Its platform says that it is gone.",
             Judgement.REAP_UNANSWERED: self._in_vain(suspect),
@@ -167,6 +174,25 @@ class Ruling:
         asked_at = suspect.doubted_since(self.watch) or self.now
         asked = f"It was asked about since {asked_at:%Y-%m-%d %H:%M:%S} UTC"
         return f" {asked}, and for {(self.now - asked_at).total_seconds():.0f} s nobody could say whether it lives."
+
+
+def end_of_late_to_start(fence: Fence, start_by: datetime) -> End:
+    """The end of a run that waits still, and was to have begun by a time that has passed."""
+    sentence = _not_started(start_by, "No worker had begun it")
+    code = ErrorCode.NOT_STARTED
+    return End(
+        fence=fence,
+        status=Status.FAILED,
+        kind=EventKind.FAILED,
+        error_code=code,
+        error_message=sentence,
+        detail={"error_code": code.value, "error_message": sentence},
+        from_status=Status.QUEUED,
+    )
+
+
+def _not_started(start_by: datetime | None, what: str) -> str:
+    return f"{what} by {start_by:%Y-%m-%d %H:%M:%S} UTC, the time by which it was to have begun."
 
 
 def decide(watch: Watch, found: Findings, now: datetime, timing: Timing) -> Ruling:

@@ -123,7 +123,7 @@ class RunRequest:
             "priority": _checked_priority(self.priority),
             "start_at": _checked_start(self.start_at),
             "start_within": _checked_span("start_within", self.start_within),
-            "retry_on": _checked_causes(self.retry_on),
+            "retry_on": _checked_causes(self.retry_on, self.max_attempts),
             "retry_delay": _checked_span("retry_delay", self.retry_delay),
             "notify": _checked_addresses(self.notify),
             "quiet_after": _checked_span("quiet_after", self.quiet_after),
@@ -296,19 +296,27 @@ def _checked_start(moment: datetime | None) -> datetime | None:
     return moment
 
 
-def _checked_causes(causes: Mapping[str, Sequence[int | str]] | None) -> dict[str, list[int | str]] | None:
+def _checked_causes(
+    causes: Mapping[str, Sequence[int | str]] | None, max_attempts: int
+) -> dict[str, list[int | str]] | None:
     """The ends that are followed by another attempt, by what an outcome says of them."""
     if causes is None:
         return None
+    if max_attempts == 1:
+        raise InvalidRequest("retry_on is given, and max_attempts is 1: give how often it may be started, 2 or more.")
     if not isinstance(causes, Mapping):
         raise InvalidRequest(f"retry_on is of type {type(causes).__name__}; give a mapping of causes to lists.")
     return {name: _checked_cause(name, values) for name, values in causes.items()}
 
 
+#: Ends of an attempt: a run that has not started has none.
+_CAUSES = [code.value for code in ErrorCode if code not in (ErrorCode.NOT_STARTED, ErrorCode.UNKNOWN_ADAPTER)]
+
+
 def _checked_cause(name: str, values: Sequence[int | str]) -> list[int | str]:
     known: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "exit_status": ("whole numbers from 1 to 255", lambda one: type(one) is int and 1 <= one <= 255),
-        "error_code": (f"any of {', '.join(ErrorCode)}", lambda one: one in list(ErrorCode)),
+        "error_code": (f"any of {', '.join(_CAUSES)}", lambda one: one in _CAUSES),
         "reason": ("texts", lambda one: is_plain_text(one) and 0 < len(one) <= MAX_LABEL_LENGTH),
     }
     if name not in known:

@@ -13,6 +13,8 @@ from reprieve.models.work import Outcome, storable
 
 #: Bytes of an outcome's detail, as JSON: it is on the attempt's row and in an event, and each listing of runs reads it.
 MAX_DETAIL = 1024 * 1024
+#: Seconds that an adapter can have a retry wait at the most.
+LONGEST_RETRY_AFTER = 30 * 86_400.0
 #: Characters that are shown of what an adapter returned.
 SHOWN = 200
 
@@ -55,7 +57,14 @@ def _checked(adapter: str, answer: object) -> Outcome:
         return _refused(adapter, f"a detail that cannot become JSON ({last_line(error)[:SHOWN]})")
     if size > MAX_DETAIL:
         return _refused(adapter, f"a detail of {size:,} bytes, of which {MAX_DETAIL:,} are kept at the most")
-    return Outcome(code, message, kept)
+    return Outcome(code, message, kept, retry_after=_seconds(answer.retry_after))
+
+
+def _seconds(given: object) -> float:
+    """How long an adapter has a retry wait; what is no such time is none, and costs nobody a result."""
+    if not isinstance(given, int | float) or not 0 <= given <= LONGEST_RETRY_AFTER:
+        return 0.0 if not isinstance(given, int | float) or not given > 0 else LONGEST_RETRY_AFTER
+    return float(given)
 
 
 def _refused(adapter: str, what: str) -> Outcome:

@@ -2,6 +2,7 @@
 
 import math
 import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -22,6 +23,27 @@ class Fence(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Retries:
+    """Which ends of an attempt another one follows, by what an outcome says of them, and how long that one waits."""
+
+    on: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
+    delay: timedelta | None = None
+
+    def ask_for(self, outcome: Mapping[str, Any]) -> bool:
+        """Whether the run asked for another attempt after this outcome."""
+        return any(outcome.get(name) in causes for name, causes in self.on.items())
+
+
+def retries_of(on: Mapping[str, Sequence[int | str]] | None, delay: timedelta | None) -> Retries:
+    """As a run's row has them."""
+    return Retries(on or {}, delay)
+
+
+#: Those of a run that asked for none.
+NO_RETRIES = Retries()
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """A claimed run, as an adapter gets it."""
 
@@ -37,6 +59,7 @@ class Work:
     trace_parent: str | None = None
     """Its place in a trace, as a W3C `traceparent`."""
     lane: str = DEFAULT_LANE
+    retries: Retries = NO_RETRIES
 
     @property
     def fence(self) -> Fence:
@@ -58,6 +81,8 @@ class Outcome:
     detail: dict[str, Any] = field(default_factory=dict)
     work_ended: bool = True
     """False when something of the work is still there that could not be ended: it is owed its termination."""
+    retry_after: float = 0.0
+    """Seconds before which another attempt would do no better, as with a provider's quota: a retry waits that long."""
 
     @classmethod
     def failed(cls, message: str, code: ErrorCode = ErrorCode.ADAPTER_ERROR, **detail: Any) -> "Outcome":
@@ -151,6 +176,7 @@ class End:
             detail=detail,
             last_seq=last_seq,
             work_ended=work_ended,
+            retry_after=timedelta(seconds=outcome.retry_after),
         )
 
     def bare(self) -> "End":

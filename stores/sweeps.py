@@ -16,15 +16,16 @@ from reprieve.models.judging import Judgement, Suspect
 from reprieve.models.paging import pages
 from reprieve.models.rows import Sparing
 from reprieve.models.watching import Watch
+from reprieve.models.work import retries_of
 from reprieve.stores.database import Database
 from reprieve.stores.leases import Lease, Leases
-from reprieve.stores.runs.conditions import OVERDUE
+from reprieve.stores.runs.conditions import REPORTS, SUSPICIOUS
 
 # suspect ids: running runs that are silent or overdue. One pass over the running runs in whatever order is cheapest:
 # in the order of an index, a million rows would be fetched one by one.
 SUSPECT_IDS = text(f"""
 SELECT r.id FROM runs r
-WHERE r.status = 'running' AND (r.updated_at < :cutoff OR {OVERDUE})
+WHERE r.status = 'running' AND {SUSPICIOUS}
 """)  # noqa: S608 - our own text
 
 # suspects: a page of them, as they are by now. Narrow on purpose: no config, handle or outcome. What earlier sweeps
@@ -34,8 +35,8 @@ SUSPECTS = text(f"""
 SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.out_of_process_liveness,
        r.started_at, r.max_runtime, r.updated_at, r.last_proof, coalesce(upper(l.stored) - 1, 0) AS last_chunk,
        a.worker_node, s.unknown_at, s.answered_at, s.vouched_at,
-       EXISTS (SELECT FROM run_tokens t WHERE t.run_id = r.id) AS reports
-FROM runs r
+       {REPORTS} AS reports, r.start_by, sp.retry_on, sp.retry_delay
+FROM runs r JOIN run_specs sp ON sp.run_id = r.id
 LEFT JOIN LATERAL (
     SELECT max(first_at) FILTER (WHERE judgement = 'spare_unknown') AS unknown_at,
            max(last_at) FILTER (WHERE judgement = ANY(:ends_doubt)) AS answered_at,
@@ -44,8 +45,7 @@ LEFT JOIN LATERAL (
 ) s ON true
 LEFT JOIN run_attempts a ON a.run_id = r.id AND a.attempt = r.attempt
 LEFT JOIN attempt_logs l ON l.run_id = r.id AND l.attempt = r.attempt
-WHERE r.id = ANY(CAST(:ids AS uuid[])) AND r.status = 'running'
-  AND (r.updated_at < :cutoff OR {OVERDUE})
+WHERE r.id = ANY(CAST(:ids AS uuid[])) AND r.status = 'running' AND {SUSPICIOUS}
 ORDER BY r.id
 """)  # noqa: S608 - our own text
 
@@ -123,6 +123,12 @@ class Account:
     adapter: str
     reaped: int
     suspected_false: int
+
+
+def _suspect(row: Any) -> Suspect:
+    columns = dict(row._mapping)
+    retries = retries_of(columns.pop("retry_on"), columns.pop("retry_delay"))
+    return Suspect(retries=retries, **columns)
 
 
 class SweepStore:
@@ -221,5 +227,5 @@ class SweepStore:
         for page in pages(ids, page_size):
             wanted = moment | {"ids": [str(run_id) for run_id in page], "ends_doubt": ends_doubt}
             with self._database.begin() as connection:
-                suspects = [Suspect(**row._mapping) for row in connection.execute(SUSPECTS, wanted)]
+                suspects = [_suspect(row) for row in connection.execute(SUSPECTS, wanted)]
             yield suspects

@@ -25,6 +25,7 @@ from reprieve.stores.questions import QuestionStore
 from reprieve.stores.reading import LogReader
 from reprieve.stores.runs.attempts import AttemptStore
 from reprieve.stores.runs.claims import ClaimStore
+from reprieve.stores.runs.deadlines import DeadlineStore
 from reprieve.stores.runs.lanes import LaneStore
 from reprieve.stores.runs.records import RunRecords
 from reprieve.stores.runs.resends import ResendStore
@@ -50,6 +51,7 @@ class Services:
     records: RunRecords
     claims: ClaimStore
     lanes: LaneStore
+    deadlines: DeadlineStore
     attempts: AttemptStore
     resends: ResendStore
     terminations: TerminationStore
@@ -122,6 +124,7 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "records": RunRecords(database),
         "claims": ClaimStore(database),
         "lanes": LaneStore(database),
+        "deadlines": DeadlineStore(database),
         "attempts": AttemptStore(database),
         "resends": ResendStore(database),
         "terminations": TerminationStore(database),

@@ -26,6 +26,7 @@ from reprieve.models.errors import Released, UnknownAdapter
 from reprieve.models.faults import Fault, fault_of, is_unfit
 from reprieve.models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
 from reprieve.models.results import last_line, raised, understood
+from reprieve.models.retrying import with_retry
 from reprieve.models.work import End, Fence, Outcome, Work, storable
 from reprieve.stores.runs import late
 from reprieve.workers import metrics, tracing
@@ -94,7 +95,8 @@ class Following:
         given_up = context.given_up
         # Not waited for: the end says how many chunks there are, the spool keeps them, and readers wait for the last.
         context.flush()
-        end = given_up or End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
+        came_to = End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
+        end = given_up or with_retry(came_to, work, self._services.timing)
         if await self._record(end):
             return CameTo(outcome.error_code or "succeeded", end)
         if not context.stopping:

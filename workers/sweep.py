@@ -28,8 +28,8 @@ from reprieve.models.judging import Judgement, should_ask
 from reprieve.models.liveness import NODE_FORGOTTEN_AFTER, RESEND_DOUBLINGS
 from reprieve.models.nodes import in_words, may_waive
 from reprieve.models.paging import pages
-from reprieve.models.reaping import Findings, Ruling, Verdict, decide
-from reprieve.models.status import Proof
+from reprieve.models.reaping import Findings, Ruling, Verdict, decide, end_of_late_to_start
+from reprieve.models.status import ErrorCode, Proof, Status
 from reprieve.models.watching import Watch, is_due, may_orphan, next_watch
 from reprieve.models.work import Fence
 from reprieve.stores.leases import Lease
@@ -88,6 +88,7 @@ def _sweep(services: Services, lease: Lease, watch: Watch, now: datetime) -> dic
     steps: list[tuple[str, bool, Callable[[Services], int]]] = [
         ("orphaned", may_orphan(watch, now, services.timing), _orphan),
         ("waived", may_waive(watch, now, services.timing), _waive),
+        ("not_started", True, _end_not_started),
         ("resent", True, _resend),
         ("closing", True, send_owed),
     ]
@@ -216,6 +217,20 @@ def _waive(services: Services) -> int:
     if waived:
         logger.error("%d terminations are waited for no longer: their hosts are lost.", waived)
     return waived
+
+
+def _end_not_started(services: Services) -> int:
+    """End the runs that wait still, and were to have begun by now."""
+    ended = 0
+    while late := services.deadlines.late_to_start(PAGE_SIZE):
+        ends = {one.fence.run_id: end_of_late_to_start(one.fence, one.start_by) for one in late}
+        done = _in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
+        for run_id in done:
+            teller().ended(run_id, Status.FAILED, str(ErrorCode.NOT_STARTED))
+        ended += len(done)
+        if not done:  # Others hold them, or a worker has just taken them.
+            break
+    return ended
 
 
 def _resend(services: Services) -> int:

@@ -253,7 +253,7 @@ def _by_container(pod: Json) -> Outcome | None:
     if reason == "OOMKilled":
         limit = _memory_limit(pod)
         told = f"The container used more memory than it may{f' ({limit})' if limit else ''} and was killed (OOMKilled)."
-        return Outcome(ErrorCode.EXIT_STATUS, told, {"reason": reason, "exit_status": code} | at)
+        return Outcome(ErrorCode.OOM_KILLED, told, {"reason": reason, "exit_status": code} | at)
     if reason in ("StartError", "ContainerCannotRun"):
         return _failed(reason, f"The container could not be started{_quoted(ended)}.", ended)
     if reason == "ContainerStatusUnknown":

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from reprieve.models.places import Room
-from reprieve.models.work import Fence, Work
+from reprieve.models.work import Fence, Work, retries_of
 from reprieve.stores.database import Database
 from reprieve.stores.runs.queue import LOCK, TO_THE_LIMIT, WITHOUT_LIMIT
 
@@ -30,7 +30,7 @@ WITH RECURSIVE {chosen}, claimed AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
     SELECT id, attempt, 'claimed', jsonb_build_object('worker_node', CAST(:worker_node AS text)) FROM claimed
 )
-SELECT c.*, s.config, s.labels, s.trace_parent{more}
+SELECT c.*, s.config, s.labels, s.trace_parent, s.retry_on, s.retry_delay{more}
 """
 OF_CLAIMED = " FROM claimed c JOIN run_specs s ON s.run_id = c.id ORDER BY c.id"
 # And what waits in lanes with a limit: a row without a run says so where none was claimed.
@@ -204,4 +204,5 @@ def work_of(row: Any, runtime_left: timedelta | None) -> Work:
         max_attempts=row.max_attempts,
         trace_parent=row.trace_parent,
         lane=row.lane,
+        retries=retries_of(row.retry_on, row.retry_delay),
     )

@@ -188,7 +188,7 @@ def disrupted(reason: str, message: str) -> dict[str, Any]:
             {"exit_status": 255, "reason": "Error"}, id="a status that is no signal",
         ),
         pytest.param(
-            job(), pod(ended(137, "OOMKilled")), ErrorCode.EXIT_STATUS,
+            job(), pod(ended(137, "OOMKilled")), ErrorCode.OOM_KILLED,
             "The container used more memory than it may (64Mi) and was killed (OOMKilled).",
             {"exit_status": 137, "reason": "OOMKilled"}, id="memory",
         ),

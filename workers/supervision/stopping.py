@@ -9,6 +9,8 @@ from uuid import UUID
 from celery.worker import state as worker_state
 
 from reprieve.models.errors import RunNotFound
+from reprieve.models.liveness import Timing
+from reprieve.models.retrying import with_retry
 from reprieve.models.status import ErrorCode, Probe
 from reprieve.models.work import End, Fence, Outcome
 from reprieve.workers.asking import ask_here
@@ -56,7 +58,7 @@ class Stopping:
 
     def _end_one_overdue(self, context: RunContext) -> None:
         try:
-            finish(self._services, [_timed_out(context)])
+            finish(self._services, [_timed_out(context, self._services.timing)])
         except Exception:
             logger.exception("Run %s is overdue, and could not be ended; it is tried again.", context.run_id)
             return
@@ -69,6 +71,6 @@ class Stopping:
         return {run_id for run_id, answer in said.items() if answer is Probe.ENDED}
 
 
-def _timed_out(context: RunContext) -> End:
+def _timed_out(context: RunContext, timing: Timing) -> End:
     outcome = Outcome.failed("Ran for longer than its max_runtime.", ErrorCode.TIMED_OUT)
-    return End.by_result(context.fence, outcome, context.last_seq, work_ended=False)
+    return with_retry(End.by_result(context.fence, outcome, context.last_seq, work_ended=False), context.work, timing)
