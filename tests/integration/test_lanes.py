@@ -1,27 +1,45 @@
 """Lanes: never more of their runs at once than the rule says, whoever claims, ends or loses them, and in what order."""
 
+import json
+import re
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import pytest
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from typer.testing import CliRunner
 
 from reprieve import enqueue_run
+from reprieve.cli.checks.fleet import lanes as lanes_check
+from reprieve.cli.main import app
+from reprieve.models.errors import InvalidRequest
 from reprieve.models.places import Room
 from reprieve.models.status import ErrorCode, EventKind, Status
 from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.runs.claims import LOCK_LANES
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
+from reprieve.workers.health import complaints
 from tests.conftest import StartWorker
+from tests.support.http import calling
 from tests.support.rows import new_run, status_of
 from tests.support.waiting import eventually
 
 ROOM = [Room(("detached", "process"), 50)]
+
+
+@pytest.fixture
+def client(services: Services) -> Iterator[TestClient]:
+    with calling(services, raising=False) as made:
+        yield made
 
 
 def queued(services: Services, lane: str = "default", count: int = 1, **changes: object) -> list[UUID]:
@@ -230,8 +248,6 @@ def test_a_lane_that_another_is_claiming_from_is_passed_over_and_keeps_back_no_o
     services.lanes.limit("codex", 3)
     queued(services, "claude"), queued(services)
     with services.database.begin() as other:
-        from reprieve.stores.runs.claims import LOCK_LANES
-
         assert other.execute(LOCK_LANES, {"lanes": ["claude"], "rooms": "[]"}).scalars().all() == ["claude"]
         found = services.claims.claim(ROOM, "w")
         assert ([work.lane for work in found.works], found.passed_over) == (["default"], True)
@@ -318,6 +334,112 @@ def _under_way(services: Services) -> Counter[str]:
         "(SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.termination = 'owed') GROUP BY lane"
     )
     return Counter({row.lane: row.n for row in rows})
+
+
+# -- what is said of them
+
+
+def told(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(one) for one in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_waiting_run_is_told_what_its_lane_waits_for_and_its_place_there(services: Services) -> None:
+    services.lanes.limit("claude", 1)
+    _, second, third = queued(services, "claude", 3)
+    works(services)
+    assert "It waits: 1 of 1 runs of lane claude are running; it is next there." in told("explain", second)
+    assert "it is number 2 there." in told("explain", third)
+    services.lanes.pause("claude")
+    assert "It waits: Lane claude is paused since " in told("explain", third)
+    (free,) = queued(services)
+    assert "It waits: No living worker serves lane default; it is next there." in told("explain", free)
+    services.workers.seen(uuid4(), "runs@here", services.node)
+    assert "It waits in lane default: it is next." in told("explain", free)
+
+
+def test_a_lane_that_no_living_worker_serves_is_named_by_explain_health_doctor_and_metrics(
+    services: Services, client: TestClient
+) -> None:
+    services.workers.seen(uuid4(), "runs@here", services.node, ["default"])
+    (run,) = queued(services, "gpu")
+    assert "It waits: No living worker serves lane gpu; it is next there." in told("explain", run)
+    sentence = "No living worker serves lane gpu, in which runs wait."
+    assert sentence in complaints(services, services.sweeps.pulse())
+    assert lanes_check(services) == (False, sentence)
+    assert "reprieve_lanes_unserved 1.0" in client.get("/metrics").text
+    services.workers.seen(uuid4(), "runs@there", services.node, ["gp*"])
+    assert lanes_check(services)[0]
+    assert "reprieve_lanes_unserved 0.0" in client.get("/metrics").text
+
+
+def test_where_no_worker_lives_at_all_that_is_not_said_of_each_lane(services: Services) -> None:
+    queued(services, "gpu")
+    assert services.lanes.unserved(timedelta(minutes=1)) == []
+
+
+def test_lanes_are_listed_with_what_runs_waits_and_is_to_be_confirmed_gone(
+    services: Services, client: TestClient
+) -> None:
+    told("lane", "set", "claude", "--limit", 3)
+    told("lane", "set", "tenant:*", "--limit", 2)
+    queued(services, "claude", 4)
+    new_run(services, adapter="process", lane="claude", start_at=services.database.now() + timedelta(hours=1))
+    first, *_ = works(services)
+    lose(services, first)
+    (lane,) = client.get("/v1/lanes").json()["lanes"]
+    assert {name: lane[name] for name in ("lane", "limit", "running", "ending", "waiting", "later", "pattern")} == {
+        "lane": "claude",
+        "limit": 3,
+        "running": 2,
+        "ending": 1,
+        "waiting": 1,
+        "later": 1,
+        "pattern": "claude",
+    }
+    assert lane["why_waiting"].startswith("3 of 3 runs of lane claude are running (1 of which have ended")
+    assert [rule["pattern"] for rule in client.get("/v1/lanes").json()["rules"]] == ["claude", "tenant:*"]
+    listed = told("lanes")
+    assert re.search(r"claude +3 +3 +1 +\d.* 1 +no living worker serves it, 1 not confirmed gone yet", listed)
+    assert re.search(r"tenant:\* +0 +2 each", listed)
+    assert json.loads(told("lanes", "--json")) == client.get("/v1/lanes").json()
+
+
+def test_a_rule_is_set_paused_resumed_and_forgotten_by_command_and_over_http(
+    services: Services, client: TestClient
+) -> None:
+    assert told("lane", "set", "claude", "--limit", 3) == "claude: limit 3\n"
+    assert told("lane", "pause", "claude") == "claude: limit 3, paused\n"
+    assert told("lane", "set", "claude", "--no-limit") == "claude: no limit, paused\n"
+    assert told("lane", "resume", "claude") == "claude: no limit\n"
+    assert told("lane", "remove", "claude") == "claude: no rule\n"
+    assert client.put("/v1/lanes/tenant:*", json={"limit": 4, "paused": True}).json()["limit"] == 4
+    (rule,) = services.lanes.rules()
+    assert (rule.pattern, rule.limit, rule.paused_at is None) == ("tenant:*", 4, False)
+    assert client.put("/v1/lanes/tenant:*", json={"limit": None}).json() == {
+        "pattern": "tenant:*",
+        "limit": None,
+        "paused_at": None,
+    }
+    assert client.delete("/v1/lanes/tenant:*").status_code == 204
+    assert services.lanes.rules() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("set", "claude"), "Give either --limit NUMBER or --no-limit."),
+        (("set", "claude", "--limit", "0"), "limit is 0; give a whole number from 1 to 1,000,000"),
+        (("set", "a*b", "--limit", "1"), "is no lane: give its name, or the beginning of names and one asterisk"),
+        (("resume", "nobody"), "There is no rule for nobody; `reprieve lanes` lists them."),
+        (("remove", "nobody"), "There is no rule for nobody"),
+    ],
+)
+def test_a_wrong_argument_gets_a_sentence(services: Services, arguments: tuple[str, ...], problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(problem).replace("\\*", r"\*")):
+        CliRunner().invoke(app, ["lane", *arguments], catch_exceptions=False)
+    assert services.lanes.rules() == []
 
 
 # -- workers
