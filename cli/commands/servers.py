@@ -33,6 +33,8 @@ def start_role(
         raise InvalidRequest(f"There is no role {role!r}; there are {', '.join(ROLES)}.")
     need("prometheus_client", "`reprieve start`")
     if lanes is not None:
+        if role != "worker-runs":
+            raise InvalidRequest(f"--lanes is for worker-runs; {role} takes no runs.")
         served(lanes)
         os.environ["REPRIEVE_LANES"] = lanes
     from reprieve.workers.current import resolve_settings
