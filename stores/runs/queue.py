@@ -8,9 +8,9 @@ the lane over.
 
 from reprieve.stores.runs.conditions import CLAIMABLE
 
-#: Of the lanes without a limit, so many times as many runs are looked at as there is room for: other workers may be
-#: claiming the first of them just now.
-LOOKED_AT = 2
+#: Runs of the lanes without a limit that are looked at for the places `g.runs`: other workers may be claiming the first
+#: of them just now, dozens of them where many runs were asked for at once.
+LOOKED_AT = "greatest(2 * g.runs, 32)"
 
 # The lanes in which runs wait, a step in the index for each; the last of these rows is NULL.
 WAITING = """
@@ -65,8 +65,8 @@ WITHOUT_LIMIT = f"""
     SELECT c.id FROM rooms g CROSS JOIN LATERAL (
         SELECT r.id FROM (
             SELECT q.* FROM served s CROSS JOIN unnest(g.adapters) AS n (adapter)
-            CROSS JOIN LATERAL ({_next("s.lane", f"{LOOKED_AT} * g.runs")}) q
-            WHERE s.at_once IS NULL ORDER BY q.priority DESC, q.id LIMIT {LOOKED_AT} * g.runs) f
+            CROSS JOIN LATERAL ({_next("s.lane", LOOKED_AT)}) q
+            WHERE s.at_once IS NULL ORDER BY q.priority DESC, q.id LIMIT {LOOKED_AT}) f
         JOIN runs r ON r.id = f.id
         WHERE r.status = 'queued' ORDER BY f.priority DESC, f.id LIMIT g.runs FOR NO KEY UPDATE OF r SKIP LOCKED) c
 )"""  # noqa: S608 - our own text
@@ -102,7 +102,7 @@ TO_THE_LIMIT = f"""
     SELECT g.number, q.id, CASE WHEN o.pattern LIKE '%*' THEN o.pattern ELSE o.lane END AS family, o.room, o.under_way,
            row_number() OVER (PARTITION BY o.lane ORDER BY q.priority DESC, q.id) AS place
     FROM rooms g CROSS JOIN open o CROSS JOIN unnest(g.adapters) AS n (adapter)
-    CROSS JOIN LATERAL ({_next("o.lane", f"least(o.room, {LOOKED_AT} * g.runs)")}) q
+    CROSS JOIN LATERAL ({_next("o.lane", f"least(o.room, {LOOKED_AT})")}) q
     WHERE o.room IS NULL OR o.lane = ANY(CAST(:held AS text[]))
 ), families AS MATERIALIZED (
     SELECT number, array_agg(id ORDER BY under_way + place, id) AS by_turn, array_agg(id ORDER BY id) AS by_age
