@@ -29,6 +29,7 @@ class ActiveRuns(BaseModel):
     status: str
     adapter: str
     runs: int
+    quiet: int = Field(description="Of running runs, those without output for longer than their `quiet_after`.")
     longest_silence_seconds: float = Field(description="Of running runs, the age of the oldest last proof of life.")
 
 
@@ -82,6 +83,7 @@ def fleet(wired: Wired) -> Fleet:
                 status=one.status,
                 adapter=one.adapter,
                 runs=one.runs,
+                quiet=one.quiet,
                 longest_silence_seconds=one.longest_silence.total_seconds(),
             )
             for one in wired.fleet.active()

@@ -19,6 +19,7 @@ from reprieve.api.problems import answers
 from reprieve.models.faults import is_unfit
 from reprieve.models.health import ailments
 from reprieve.models.owed import Duty
+from reprieve.models.status import Status
 from reprieve.stores.refusals import REMOVE, WRITE
 from reprieve.workers.app import QUEUES
 from reprieve.workers.app import app as celery
@@ -49,9 +50,14 @@ class Facts(Collector):
 
     def _runs(self) -> Iterator[Metric]:
         runs = GaugeMetricFamily("reprieve_runs", "Runs that are queued or running.", labels=["status", "adapter"])
+        message = "Running runs without output for longer than their quiet_after."
+        quiet = GaugeMetricFamily("reprieve_quiet_runs", message, labels=["adapter"])
         for one in self._services.fleet.active():
             runs.add_metric([one.status, one.adapter], one.runs)
+            if one.status == Status.RUNNING:
+                quiet.add_metric([one.adapter], one.quiet)
         yield runs
+        yield quiet
 
     def _ages(self) -> Iterator[Metric]:
         ages = GaugeHistogramMetricFamily(

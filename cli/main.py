@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "api": servers.api,
     "exec": runs.exec_reported,
     "cancel": runs.cancel,
+    "snooze": runs.snooze,
     "explain": runs.explain,
     "sweep": checks.sweep,
     "health": checks.health,

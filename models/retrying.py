@@ -5,14 +5,23 @@ through `end_of_lost`.
 """
 
 from datetime import timedelta
+from typing import Protocol
 
-from reprieve.models.judging import Suspect
 from reprieve.models.liveness import Timing
 from reprieve.models.status import ErrorCode, EventKind, Status
-from reprieve.models.work import End, Work
+from reprieve.models.work import End, Fence
 
-#: The attempt that was lost, as the reaper knows it or as its worker does.
-Attempt = Suspect | Work
+
+class Attempt(Protocol):
+    """The attempt that was lost, as the reaper knows it or as its worker does."""
+
+    @property
+    def fence(self) -> Fence: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def max_attempts(self) -> int: ...
+
 
 #: From this attempt on, the wait before the next one grows no further.
 LAST_GROWTH = 5

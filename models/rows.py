@@ -208,6 +208,10 @@ class RunAttempt(Row):
     longest_silence: Mapped[timedelta | None]
 
     @property
+    def longest_silence_seconds(self) -> float | None:
+        return _seconds(self.longest_silence)
+
+    @property
     def process(self) -> ProcessIdentity | None:
         """The child that the worker owned, if the adapter spawned one."""
         return process_of(vars(self))

@@ -71,6 +71,7 @@ class Explanation:
             lines.append(run.error_message)
         if run.labels:
             lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
+        lines += _quiet_sentences(run, self.now)
         lines += [_sparing_sentence(sparing) for sparing in self.sparings]
         lines += [sentence for event in self.events if (sentence := _dossier_sentence(event))]
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
@@ -154,6 +155,24 @@ def _status_sentence(run: RunRow, now: datetime) -> str:
     ended = f"{span(now - run.finished_at)} ago" if run.finished_at else ""
     code = f" ({run.error_code})" if run.error_code else ""
     return f"{status.value}{code} {ended}, {attempt}."
+
+
+def _quiet_sentences(run: RunRow, now: datetime) -> list[str]:
+    """When it last gave output, where that matters, and until when nobody is told."""
+    lines = []
+    if run.status == Status.RUNNING and (run.quiet_after or run.max_silence):
+        since = run.output_at or run.started_at or now
+        last = f"its last output was at {_moment(since)}" if run.output_at else "it has given no output yet"
+        limits = [f"it is called quiet after {span(run.quiet_after)}"] if run.quiet_after else []
+        limits += [f"it ends as stalled after {span(run.max_silence)}"] if run.max_silence else []
+        quiet = "Quiet" if run.quiet_at else "Without output"
+        lines.append(f"{quiet} for {span(now - since)}: {last}; {', '.join(limits)}.")
+    if not Status(run.status).is_final and run.snoozed_until and run.snoozed_until > now:
+        lines.append(
+            f"Snoozed until {_moment(run.snoozed_until)}: before that nobody is told that it is quiet, and it does not "
+            "end as stalled."
+        )
+    return lines
 
 
 def _dossier_sentence(event: RunEvent) -> str | None:
@@ -259,6 +278,10 @@ def _event_line(event: RunEvent) -> str:
     }
     detail = " ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
     return f"  {event.at:%H:%M:%S}  attempt {event.attempt}  {event.kind:<12} {detail}".rstrip()
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _clock(moment: str) -> str:

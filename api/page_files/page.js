@@ -120,6 +120,11 @@ function life(run) {
   return made("span", { className: `life${age > windowSeconds * 0.8 ? " old" : ""}` }, bar, made("span", { textContent: words }));
 }
 
+/** Marked where a run that lives gives no output. */
+function quiet(run) {
+  return run.status === "running" && run.quiet_at ? `, quiet ${span(ago(run.output_at ?? run.started_at))}` : "";
+}
+
 async function showHealth() {
   const fleet = await ask("/v1/fleet");
   clock = Date.parse(fleet.now) - Date.now();
@@ -211,7 +216,7 @@ function runRow(run) {
   return made("tr", {},
     made("td", {}, made("a", { href: `#/runs/${run.id}`, textContent: short(run.id), title: run.id })),
     made("td", { textContent: run.adapter }),
-    made("td", { className: run.status, textContent: run.status + (run.error_code ? `: ${run.error_code}${late}` : "") }),
+    made("td", { className: run.status, textContent: run.status + (run.error_code ? `: ${run.error_code}${late}` : quiet(run)) }),
     made("td", { textContent: `${run.attempt}/${run.max_attempts}` }),
     made("td", {}, life(run)),
     made("td", { textContent: labels }),
@@ -231,11 +236,12 @@ function showRun(id) {
     await showHealth();
     const run = await ask(`/v1/runs/${id}`);
     at("run-state").className = run.status;
-    at("run-state").textContent = [run.adapter, run.status, run.error_code, run.error_message].filter(Boolean).join(" · ");
+    at("run-state").textContent = [run.adapter, run.status + quiet(run), run.error_code, run.error_message].filter(Boolean).join(" · ");
     at("run-life").replaceChildren(run.status === "running" ? life(run) : "");
+    at("snooze").hidden = !quiet(run);
     at("cancel").hidden = !["queued", "running"].includes(run.status);
     at("downloads").replaceChildren(...downloads(run));
-    const state = `${run.status} ${run.epoch} ${run.updated_at}`;
+    const state = `${run.status} ${run.epoch} ${run.updated_at} ${run.quiet_at} ${run.snoozed_until}`;
     if (state !== explained) {
       const why = await ask(`/v1/runs/${id}/explain`);
       explained = state;
@@ -244,6 +250,10 @@ function showRun(id) {
     }
   });
 
+  at("snooze").addEventListener("click", async () => {
+    await ask(`/v1/runs/${id}/snooze`, { method: "POST", body: JSON.stringify({ seconds: 3600 }) }).catch(told);
+    at("snooze").hidden = true;
+  });
   at("cancel").addEventListener("click", () => at("sure").showModal());
   at("sure").addEventListener("close", async () => {
     if (at("sure").returnValue === "yes") await ask(`/v1/runs/${id}/cancel`, { method: "POST" }).catch(told);

@@ -33,7 +33,8 @@ CLAIM = """
 WITH chosen AS MATERIALIZED ({chosen}), claimed AS (
     UPDATE runs r
     SET status = 'running', attempt = r.attempt + 1, epoch = r.epoch + 1,
-        started_at = clock_timestamp(), updated_at = clock_timestamp(), last_proof = 'claim'
+        started_at = clock_timestamp(), updated_at = clock_timestamp(), last_proof = 'claim',
+        output_at = NULL, quiet_at = NULL, longest_silence = NULL
     -- As an array, which is taken for a short one. Of a subquery it is not known that it is: all runs would be read.
     WHERE r.id = ANY (ARRAY(SELECT id FROM chosen))
     RETURNING r.id, r.attempt, r.max_attempts, r.epoch, r.adapter, r.max_runtime

@@ -70,7 +70,8 @@ class RunRecords:
         runs, specs, attempts = (self._table(name) for name in ("runs", "run_specs", "run_attempts"))
         statement = f"""
 SELECT {_COLUMNS}, (
-    SELECT jsonb_agg(to_jsonb(a) ORDER BY a.attempt) FROM {attempts} a WHERE a.run_id = r.id) AS attempts
+    SELECT jsonb_agg(to_jsonb(a) || jsonb_build_object('longest_silence_seconds', extract(epoch FROM a.longest_silence))
+                     ORDER BY a.attempt) FROM {attempts} a WHERE a.run_id = r.id) AS attempts
 FROM {runs} r JOIN {specs} s ON s.run_id = r.id
 {"WHERE " + " AND ".join(conditions) if conditions else ""} {order}
 """  # noqa: S608 - our own text, and quoted names

@@ -67,9 +67,12 @@ class Vouching:
             return
         began = _clock()
         proofs = {fence: context.proof() for fence, context in contexts.items()}
+        output = {fence: at for fence, context in contexts.items() if (at := context.new_output()) is not None}
+        ages = {fence: time.monotonic() - at for fence, at in output.items()}
         for proof in (Proof.KEEPALIVE, Proof.HEARTBEAT):
             proven = [fence for fence, given in proofs.items() if given is proof]
-            give_proof(self._services, proven, proof)
+            for fence in give_proof(self._services, proven, proof, ages) & output.keys():
+                contexts[fence].output_told(output[fence])
             for fence in proven:
                 contexts[fence].proof_given()
         self._followed.heed(contexts, {Standing.ADOPTED})
