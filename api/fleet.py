@@ -15,6 +15,7 @@ from reprieve.api.problems import answers
 from reprieve.models.faults import NOT_CURRENT
 from reprieve.models.health import ailments
 from reprieve.models.records import HealthRecord
+from reprieve.models.workers import DrainRecord, WorkerRecord
 from reprieve.stores.migrate import is_current
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.health import complaints, setbacks
@@ -65,6 +66,13 @@ class AdapterList(BaseModel):
     adapters: list[AdapterRecord]
 
 
+class WorkerList(BaseModel):
+    """The workers of runs, and what is to take nothing new, whether it is there or not."""
+
+    workers: list[WorkerRecord]
+    drains: list[DrainRecord]
+
+
 class Ready(BaseModel):
     ready: bool
     reasons: list[str] = Field(
@@ -105,6 +113,12 @@ def history(wired: Wired) -> History:
         ended=[one.ended for one in steps],
         reaped=[one.reaped for one in steps],
     )
+
+
+@router.get("/v1/workers", dependencies=[MayRead], responses=answers(401, 403, 503))
+def workers(wired: Wired) -> WorkerList:
+    """The workers of runs: where each is, what it takes, how much it has."""
+    return WorkerList(workers=wired.workers.all(wired.timing.worker_gone_after), drains=wired.workers.drains())
 
 
 @router.get("/v1/adapters", dependencies=[MayRead], responses=answers(401, 403))

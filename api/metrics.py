@@ -41,7 +41,8 @@ class Facts(Collector):
         self._services = services
 
     def collect(self) -> Iterator[Metric]:
-        for source in (self._runs, self._ages, self._owed, self._archive, self._hosts, self._reaper, self._queues):
+        hosts = (self._hosts, self._workers)
+        for source in (self._runs, self._ages, self._owed, self._archive, *hosts, self._reaper, self._queues):
             try:
                 yield from list(source())
             except Exception as error:
@@ -103,6 +104,15 @@ class Facts(Collector):
         yield GaugeMetricFamily("reprieve_terminations_of_unseen_hosts", message, value=unseen)
         twice = len(nodes.held_twice(timing.worker_gone_after))
         yield GaugeMetricFamily("reprieve_names_held_twice", "Names that two live hosts have.", value=twice)
+
+    def _workers(self) -> Iterator[Metric]:
+        message = "Workers of runs that are there: taking runs, or draining."
+        workers = GaugeMetricFamily("reprieve_workers", message, labels=["state"])
+        there = [one for one in self._services.workers.all(self._services.timing.worker_gone_after) if not one.is_gone]
+        draining = sum(one.draining for one in there)
+        workers.add_metric(["taking"], len(there) - draining)
+        workers.add_metric(["draining"], draining)
+        yield workers
 
     def _reaper(self) -> Iterator[Metric]:
         pulse = self._services.sweeps.pulse()

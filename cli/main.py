@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reprieve.cli.commands import checks, runs, servers, tokens
+from reprieve.cli.commands import checks, runs, servers, tokens, workers
 from reprieve.cli.sentences import say
 from reprieve.cli.troubles import give_up_output, sentence_of
 from reprieve.workers.secrecy import conceal
@@ -27,6 +27,9 @@ COMMANDS: dict[str, Command] = {
     "cancel": runs.cancel,
     "snooze": runs.snooze,
     "explain": runs.explain,
+    "workers": workers.workers,
+    "drain": workers.drain,
+    "undrain": workers.undrain,
     "sweep": checks.sweep,
     "health": checks.health,
     "doctor": checks.doctor,

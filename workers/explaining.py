@@ -61,6 +61,8 @@ class Explanation:
     refusals: Sequence[Refusal]
     failing: Sequence[Failing]
     now: datetime
+    idle: Sequence[str] = ()
+    """The workers that are there, where all of them take nothing new."""
 
     @property
     def sentences(self) -> list[str]:
@@ -77,6 +79,8 @@ class Explanation:
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
         lines += _owed_sentences(run)
         lines += _waiting_sentences(run, self.events)
+        if run.status == Status.QUEUED and self.idle:
+            lines.append(f"No worker takes runs: drained, or asked to stop, are all, {', '.join(self.idle)}.")
         lines += _adoption_sentences(run, self.now)
         lines += [sentence for log in self.logs for sentence in _log_sentences(log)]
         lines += [failing.sentence(self.now) for failing in self.failing]
@@ -109,7 +113,8 @@ def explain(services: Services, run_id: UUID) -> Explanation:
     events, sparings = services.runs.events(run_id), services.sweeps.sparings(run_id)
     logs = [services.closings.state(run_id, number) for number in range(1, run.attempt + 1)]
     refusals, failing = services.archives.refusals(), services.setbacks.of_run(run_id)
-    return Explanation(run, events, sparings, logs, refusals, failing, services.database.now())
+    idle = services.workers.idle(services.timing.worker_gone_after) if run.status == Status.QUEUED else ()
+    return Explanation(run, events, sparings, logs, refusals, failing, services.database.now(), idle)
 
 
 def _log_sentences(log: LogState) -> list[str]:

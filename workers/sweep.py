@@ -198,6 +198,7 @@ def _waive(services: Services) -> int:
     )
     waived = services.nodes.waive(lost_after, right)
     services.nodes.forget(NODE_FORGOTTEN_AFTER)
+    services.workers.forget_drains(NODE_FORGOTTEN_AFTER)
     if waived:
         logger.error("%d terminations are waited for no longer: their hosts are lost.", waived)
     return waived

@@ -223,6 +223,30 @@ function runRow(run) {
     made("td", { textContent: run.started_at ? `${span(ago(run.started_at))} ago` : "–" }));
 }
 
+// -- the workers
+
+function showWorkers() {
+  const at = view("workers-view");
+  return repeat(async () => {
+    await showHealth();
+    const { workers, drains } = await ask("/v1/workers");
+    at("workers").replaceChildren(...workers.map(workerRow));
+    at("no-workers").hidden = workers.length > 0;
+    const since = (one) => `${one.name} is drained since ${new Date(one.since).toLocaleString()}`;
+    at("drains").replaceChildren(...drains.map((one) => made("li", { textContent: since(one) })));
+  });
+}
+
+function workerRow(one) {
+  const state = one.is_gone ? "gone" : one.draining ? "draining" : "taking";
+  const cells = [
+    one.name, one.host, one.version ?? "–", one.roles?.join(", ") ?? "–", one.lanes?.join(", ") ?? "all",
+    `${span(ago(one.since))} ago`, `${span(ago(one.last_seen))} ago`, one.runs ?? "–", one.places ?? "–",
+    one.spool_bytes === null ? "–" : `${Math.round(one.spool_bytes / 2 ** 20)} MiB`, state,
+  ];
+  return made("tr", {}, ...cells.map((textContent) => made("td", { textContent })));
+}
+
 // -- a run
 
 function showRun(id) {
@@ -350,8 +374,9 @@ function show() {
   leaveView();
   ask("/session").then(({ kept }) => { document.getElementById("leave").hidden = !kept; }).catch(() => {});
   const run = /^#\/runs\/([0-9a-f-]{36})$/.exec(location.hash);
-  leaveView = run ? showRun(run[1]) : showFleet();
-  document.title = run ? `Run ${short(run[1])} – Reprieve` : "Reprieve";
+  const workers = location.hash === "#/workers";
+  leaveView = run ? showRun(run[1]) : workers ? showWorkers() : showFleet();
+  document.title = run ? `Run ${short(run[1])} – Reprieve` : workers ? "Workers – Reprieve" : "Reprieve";
 }
 
 document.getElementById("leave").addEventListener("click", async () => {

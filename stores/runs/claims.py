@@ -12,11 +12,11 @@ from sqlalchemy import text
 from reprieve.models.places import Room
 from reprieve.models.work import Fence, Work
 from reprieve.stores.database import Database
-from reprieve.stores.runs.conditions import CLAIMABLE
+from reprieve.stores.runs.conditions import CLAIMABLE, DRAINED
 
 # waiting: the queued runs that were asked for first, as many of each group of adapters as there is room for. What
-# another worker is claiming just now is passed over. With an equality, PostgreSQL would take the order for that of the
-# ids alone, and read all runs of all adapters in it; so it reads `runs_waiting`.
+# another worker is claiming just now is passed over. A worker that is drained gets none. With an equality, PostgreSQL
+# would take the order for that of the ids alone, and read all runs of all adapters in it; so it reads `runs_waiting`.
 WAITING = f"""
 SELECT w.id FROM jsonb_to_recordset(CAST(:rooms AS jsonb)) AS g (adapters text[], runs int)
 CROSS JOIN LATERAL (
@@ -26,6 +26,7 @@ CROSS JOIN LATERAL (
         WHERE r.adapter BETWEEN n.adapter AND n.adapter AND {CLAIMABLE} AND r.attempt < r.max_attempts
         ORDER BY r.adapter, r.id LIMIT g.runs FOR NO KEY UPDATE SKIP LOCKED) q
     ORDER BY q.id LIMIT g.runs) w
+WHERE NOT EXISTS (SELECT FROM workers w WHERE w.id = :worker_id AND {DRAINED})
 """  # noqa: S608 - our own text
 
 # claim: start the next attempts of the runs that a statement has chosen, and locked.

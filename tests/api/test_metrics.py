@@ -54,6 +54,7 @@ def test_what_is_told_is_what_the_rows_say(services: Services, client: TestClien
     assert told["reprieve_runs", "detached", "queued"] == 1
     assert told["reprieve_runs", "detached", "running"] == 2
     assert told["reprieve_runs", "process", "running"] == 1
+    assert (told["reprieve_workers", "taking"], told["reprieve_workers", "draining"]) == (0, 0)
     assert (told["reprieve_quiet_runs", "process"], told["reprieve_quiet_runs", "detached"]) == (1, 0)
     ages = {name[2]: value for name, value in told.items() if name[:2] == (f"{AGES}_bucket", "detached")}
     assert (ages["15"], ages["30"], ages["300"], ages["360"], ages["+Inf"]) == (0, 1, 1, 2, 2)
