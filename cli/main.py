@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "undrain": workers.undrain,
     "sweep": checks.sweep,
     "health": checks.health,
+    "whatif": checks.whatif,
     "doctor": checks.doctor,
     "migrate": servers.migrate,
     "flower": servers.flower,
