@@ -5,8 +5,8 @@ The window knows nothing of this: silence there is that of every proof of life, 
 counts only where the run asked for it (`quiet_after`, `max_silence`). What our own lag may hide is no silence. A run is
 known to have given no output only up to its last refresh, which carries what its follower saw, and up to the newest
 canary that came back, before which all output is stored. While we do not look or hear for a whole window, or the
-spool of a living worker holds output of the attempt, nothing is said. So an end comes up to two sweeps late, and never
-early.
+spool of a living worker holds output of the attempt, or nobody follows it, nothing is said; whoever attaches begins to
+count anew. So an end comes up to two sweeps late, and never early.
 
 What is not known: output that the adapter cannot read (a platform that gives its heartbeat, and not its log), and what
 the work itself holds back in its buffers.
@@ -50,8 +50,9 @@ class Listened:
     """A running run whose row knows of no recent output: what the sweep reads of it.
 
     `output_at` is the last output of which its row knows, `stored_at` when the store took the last chunk of the
-    attempt. `is_on_its_way`: the spool of a living worker holds output of it. `reports`: its work reports over the HTTP
-    API.
+    attempt, `attached_at` when another worker last began to follow it. `is_on_its_way`: output of it may be there that
+    nobody has stored, since the spool of a living worker holds some, or since nobody follows it just now. `reports`:
+    its work reports over the HTTP API.
     """
 
     run_id: UUID
@@ -66,6 +67,7 @@ class Listened:
     quiet_at: datetime | None
     quiet_after: timedelta | None
     max_silence: timedelta | None
+    attached_at: datetime | None = None
     is_on_its_way: bool = False
     reports: bool = False
 
@@ -80,7 +82,13 @@ class Listened:
 
     @property
     def quiet_since(self) -> datetime:
-        return self.last_output or self.started_at
+        """Its last output; or its start, where an older release left there what the attempt before had given."""
+        return max(self.last_output or self.started_at, self.started_at)
+
+    @property
+    def listened_since(self) -> datetime:
+        """From when on its silence counts: who attaches has still to read what came while nobody followed it."""
+        return max(self.quiet_since, self.attached_at or self.quiet_since)
 
 
 def listen_to(one: Listened, watch: Watch, now: datetime, timing: Timing) -> Hush:
@@ -99,7 +107,7 @@ def _silence(one: Listened, watch: Watch, now: datetime, timing: Timing) -> time
         return None
     if one.is_on_its_way or (one.reports and not hears_reports(watch, now, timing)):
         return None
-    return min(one.updated_at, watch.heard_at) - one.quiet_since
+    return min(one.updated_at, watch.heard_at) - one.listened_since
 
 
 def brake_stalled(stalled: Iterable[Listened], fleet: int) -> list[Listened]:

@@ -95,7 +95,7 @@ class Run(RowRecord):
     @property
     def quiet_since(self) -> datetime | None:
         """Its last output, or its start while it has given none."""
-        return self.output_at or self.started_at
+        return max(filter(None, (self.output_at, self.started_at)), default=None)
 
     @property
     def came_late(self) -> bool:

@@ -14,9 +14,9 @@ from reprieve.models.paging import pages
 from reprieve.models.quiet import Listened, dossier
 from reprieve.stores.database import Database
 
-#: It asks to be listened to, nobody has snoozed it, and its row knows of no output for so long. `least` skips NULL.
+#: It asks to be listened to, nobody has snoozed it, and its row knows of no output for so long. NULL is passed over.
 MAY_BE_QUIET = """
-    r.status = 'running' AND coalesce(r.output_at, r.started_at) < :now - least(r.quiet_after, r.max_silence)
+    r.status = 'running' AND greatest(r.output_at, r.started_at) < :now - least(r.quiet_after, r.max_silence)
     AND (r.snoozed_until > :now) IS NOT TRUE"""
 
 # may be quiet: a pass over the running runs, as that for suspects; what each says is read for these alone.
@@ -28,8 +28,11 @@ SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.started_
        r.quiet_at, r.quiet_after, r.max_silence,
        (SELECT g.stored_at FROM log_segments g WHERE g.run_id = r.id AND g.attempt = r.attempt
         ORDER BY g.first_seq DESC LIMIT 1) AS stored_at,
+       (SELECT max(e.at) FROM run_events e WHERE e.run_id = r.id AND e.kind = 'attached') AS attached_at,
        EXISTS (SELECT FROM spooled s WHERE s.run_id = r.id AND s.attempt = r.attempt
-               AND s.seen_at > clock_timestamp() - :believed_for) AS is_on_its_way,
+               AND s.seen_at > clock_timestamp() - :believed_for)
+           OR EXISTS (SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.attempt = r.attempt
+                      AND a.adoption IS NOT NULL) AS is_on_its_way,
        EXISTS (SELECT FROM run_tokens t WHERE t.run_id = r.id) AS reports
 FROM runs r WHERE r.id = ANY(CAST(:ids AS uuid[])) AND {MAY_BE_QUIET} ORDER BY r.id
 """)  # noqa: S608 - our own text

@@ -61,6 +61,7 @@ class RunContext:
 
     def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
         if chunks := self.encoded(stream, chunk, cursor):
+            self._output_at = time.monotonic()
             try:
                 self._shipper.add(self._log, chunks)
             except Exception as error:
@@ -84,7 +85,6 @@ class RunContext:
             check_stream(stream)
             self._streams.add(stream)
         check_cursor(cursor)
-        self._output_at = time.monotonic()
         at = time.time_ns() // 1_000_000
         if type(chunk) is bytes and 0 < len(chunk) <= MAX_CHUNK_BYTES:
             # The usual case, at no more than it must cost: this is called for each line that a run prints.

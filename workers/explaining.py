@@ -166,7 +166,7 @@ def _quiet_sentences(run: RunRow, now: datetime) -> list[str]:
     """When it last gave output, where that matters, and until when nobody is told."""
     lines = []
     if run.status == Status.RUNNING and (run.quiet_after or run.max_silence):
-        since = run.output_at or run.started_at or now
+        since = max(filter(None, (run.output_at, run.started_at)), default=now)
         last = f"its last output was at {_moment(since)}" if run.output_at else "it has given no output yet"
         limits = [f"it is called quiet after {span(run.quiet_after)}"] if run.quiet_after else []
         limits += [f"it ends as stalled after {span(run.max_silence)}"] if run.max_silence else []

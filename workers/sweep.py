@@ -84,8 +84,6 @@ def _sweep(services: Services, lease: Lease, watch: Watch, now: datetime) -> dic
     services.sweeps.note_watch(lease, watch)
     send_hint("logs.echo", [now.isoformat()], otherwise="the log pipeline counts as lagging until one comes through")
     report = _judge_all(services, lease, watch, now)
-    lease.renew()
-    report |= find_quiet(services, lease, watch, now)
     steps: list[tuple[str, bool, Callable[[Services], int]]] = [
         ("orphaned", may_orphan(watch, now, services.timing), _orphan),
         ("waived", may_waive(watch, now, services.timing), _waive),
@@ -95,6 +93,8 @@ def _sweep(services: Services, lease: Lease, watch: Watch, now: datetime) -> dic
     for name, may, step in steps:
         lease.renew()
         report[name] = step(services) if may else 0
+    lease.renew()
+    report |= find_quiet(services, lease, watch, now)
     services.sweeps.complete(lease, json.dumps(report))
     return report
 

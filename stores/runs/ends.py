@@ -32,7 +32,7 @@ WITH ends AS (
     FROM ends e
     WHERE r.id = e.run_id AND r.epoch = e.epoch AND r.status = e.from_status
       AND (e.silent_before IS NULL OR r.updated_at < e.silent_before)
-      AND (e.quiet_before IS NULL OR coalesce(r.output_at, r.started_at) < e.quiet_before
+      AND (e.quiet_before IS NULL OR greatest(r.output_at, r.started_at) < e.quiet_before
            AND (r.snoozed_until > clock_timestamp()) IS NOT TRUE)
     RETURNING r.id, r.attempt, r.epoch, r.status, r.output_at, r.longest_silence
 ), closed AS (

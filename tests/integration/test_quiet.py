@@ -29,6 +29,7 @@ from tests.support.rows import (
     in_process,
     ingest,
     kinds,
+    record_handle,
     running,
     settle,
     status_of,
@@ -216,6 +217,19 @@ def test_a_lagging_pipeline_or_output_in_a_spool_stalls_nobody(services: Service
     services.spooled.hold(holder, {})
     assert kinds(services, work.run_id).count("quiet") == 0
     assert sweep_now(services)["stalled"] == 1
+
+
+def test_what_nobody_follows_stalls_not_and_not_at_once_when_somebody_does(services: Services) -> None:
+    """A platform that sees work alive has its row refreshed, while nobody reads what it prints."""
+    work = running(services, max_silence=HOUR)
+    record_handle(services, work.fence, None, {})
+    started_ago(services, work, 7200)
+    assert services.adoptions.hand_over([work.fence])
+    assert sweep_now(services)["stalled"] == 0
+    adoption = services.adoptions.adopt(work.run_id, work.attempt, work.epoch, "worker@elsewhere", UUID(int=1))
+    assert adoption is not None
+    assert sweep_now(services)["stalled"] == 0
+    assert status_of(services, work.run_id) == "running"
 
 
 def test_a_row_that_another_transaction_holds_is_told_of_by_the_next_sweep(services: Services) -> None:

@@ -95,6 +95,18 @@ def test_our_own_lag_stalls_nobody_and_makes_nobody_quiet(hearing: Any) -> None:
     assert listen_to(one, watch(age=TIMING.window, heard_for=TIMING.window), NOW, TIMING) is Hush.STALLED
 
 
+def test_whoever_attaches_begins_to_count_anew() -> None:
+    one = listened(max_silence=HOUR, attached_at=NOW - HOUR)
+    assert listen_to(one, CLEAR, NOW, TIMING) is Hush.NOTHING
+    assert listen_to(replace(one, attached_at=NOW - HOUR - A_MOMENT), CLEAR, NOW, TIMING) is Hush.STALLED
+
+
+def test_what_an_earlier_attempt_gave_does_not_make_this_one_quiet() -> None:
+    one = listened(started_at=NOW - HOUR, output_at=NOW - 3 * HOUR, max_silence=HOUR)
+    assert listen_to(one, CLEAR, NOW, TIMING) is Hush.NOTHING
+    assert listen_to(replace(one, started_at=NOW - HOUR - A_MOMENT), CLEAR, NOW, TIMING) is Hush.STALLED
+
+
 def test_output_in_the_spool_of_a_living_worker_is_on_its_way() -> None:
     assert listen_to(listened(max_silence=HOUR, is_on_its_way=True), CLEAR, NOW, TIMING) is Hush.NOTHING
 
