@@ -68,17 +68,11 @@ def _cells(run: Run, now: datetime) -> list[str]:
     return [
         short_id(run),
         adapter.plain,
-        _status(run, now),
+        f"{Status(run.status).value}{', quiet' if run.is_quiet else ''}",
         f"{run.attempt}/{run.max_attempts}",
         f"{span(now - run.started_at)} ago" if run.started_at else "-",
         f"{span(now - run.updated_at)} ago" if run.status == Status.RUNNING else "-",
     ]
-
-
-def _status(run: Run, now: datetime) -> str:
-    """Marked where a run that lives gives no output."""
-    quiet = f", quiet {span(now - run.quiet_since)}" if run.is_quiet and run.quiet_since else ""
-    return f"{Status(run.status).value}{quiet}"
 
 
 def _labels(run: Run) -> str:

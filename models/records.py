@@ -93,11 +93,6 @@ class Run(RowRecord):
         return self.status is Status.RUNNING and self.quiet_at is not None
 
     @property
-    def quiet_since(self) -> datetime | None:
-        """Its last output, or its start while it has given none."""
-        return max(filter(None, (self.output_at, self.started_at)), default=None)
-
-    @property
     def came_late(self) -> bool:
         """Whether something came of an attempt after it was reaped: perhaps it was alive."""
         return any(attempt.late_output_at or attempt.late_result_at for attempt in self.attempts)
