@@ -24,7 +24,7 @@ from typing import IO, Self
 from uuid import UUID, uuid4
 from zlib import crc32
 
-from reprieve.adapters.metrics import counter, gauge
+from reprieve.adapters.metrics import REGISTRY, counter, gauge
 from reprieve.adapters.spool_records import FRAMING, LARGEST, encode_record, pack_key
 from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.faults import is_unfit
@@ -38,6 +38,11 @@ DISK_INTERVAL = 1.0
 
 FULL = counter("reprieve_spool_full", "Times that output had to wait because the spool was full.")
 BYTES = gauge("reprieve_spool_bytes", "Bytes of the files that the spools of this process occupy.")
+
+
+def occupied() -> int:
+    """Bytes of the files that the spools of this process occupy."""
+    return int(REGISTRY.get_sample_value("reprieve_spool_bytes") or 0)
 
 
 class SpooledLog:

@@ -15,6 +15,7 @@ from reprieve.api.problems import answers
 from reprieve.models.faults import NOT_CURRENT
 from reprieve.models.health import ailments
 from reprieve.models.records import HealthRecord
+from reprieve.models.workers import DrainRecord, WorkerRecord
 from reprieve.stores.migrate import is_current
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.health import complaints, setbacks
@@ -29,6 +30,7 @@ class ActiveRuns(BaseModel):
     status: str
     adapter: str
     runs: int
+    quiet: int = Field(description="Of running runs, those without output for longer than their `quiet_after`.")
     longest_silence_seconds: float = Field(description="Of running runs, the age of the oldest last proof of life.")
 
 
@@ -64,6 +66,13 @@ class AdapterList(BaseModel):
     adapters: list[AdapterRecord]
 
 
+class WorkerList(BaseModel):
+    """The workers of runs, and what is to take nothing new, whether it is there or not."""
+
+    workers: list[WorkerRecord]
+    drains: list[DrainRecord]
+
+
 class Ready(BaseModel):
     ready: bool
     reasons: list[str] = Field(
@@ -82,6 +91,7 @@ def fleet(wired: Wired) -> Fleet:
                 status=one.status,
                 adapter=one.adapter,
                 runs=one.runs,
+                quiet=one.quiet,
                 longest_silence_seconds=one.longest_silence.total_seconds(),
             )
             for one in wired.fleet.active()
@@ -103,6 +113,12 @@ def history(wired: Wired) -> History:
         ended=[one.ended for one in steps],
         reaped=[one.reaped for one in steps],
     )
+
+
+@router.get("/v1/workers", dependencies=[MayRead], responses=answers(401, 403, 503))
+def workers(wired: Wired) -> WorkerList:
+    """The workers of runs: where each is, what it takes, how much it has."""
+    return WorkerList(workers=wired.workers.all(wired.timing.worker_gone_after), drains=wired.workers.drains())
 
 
 @router.get("/v1/adapters", dependencies=[MayRead], responses=answers(401, 403))

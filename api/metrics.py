@@ -20,6 +20,7 @@ from reprieve.api.problems import answers
 from reprieve.models.faults import is_unfit
 from reprieve.models.health import ailments
 from reprieve.models.owed import Duty
+from reprieve.models.status import Status
 from reprieve.stores.refusals import REMOVE, WRITE
 from reprieve.workers.app import QUEUES
 from reprieve.workers.app import app as celery
@@ -42,7 +43,7 @@ class Facts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         fleet = (self._runs, self._lanes, self._ages, self._owed)
-        for source in (*fleet, self._archive, self._hosts, self._reaper, self._queues):
+        for source in (*fleet, self._archive, self._hosts, self._workers, self._reaper, self._queues):
             try:
                 yield from list(source())
             except Exception as error:
@@ -51,9 +52,14 @@ class Facts(Collector):
 
     def _runs(self) -> Iterator[Metric]:
         runs = GaugeMetricFamily("reprieve_runs", "Runs that are queued or running.", labels=["status", "adapter"])
+        message = "Running runs without output for longer than their quiet_after."
+        quiet = GaugeMetricFamily("reprieve_quiet_runs", message, labels=["adapter"])
         for one in self._services.fleet.active():
             runs.add_metric([one.status, one.adapter], one.runs)
+            if one.status == Status.RUNNING:
+                quiet.add_metric([one.adapter], one.quiet)
         yield runs
+        yield quiet
 
     def _lanes(self) -> Iterator[Metric]:
         """By the rules' patterns, of which there are few; of lanes there may be one for each tenant."""
@@ -125,6 +131,15 @@ class Facts(Collector):
         yield GaugeMetricFamily("reprieve_terminations_of_unseen_hosts", message, value=unseen)
         twice = len(nodes.held_twice(timing.worker_gone_after))
         yield GaugeMetricFamily("reprieve_names_held_twice", "Names that two live hosts have.", value=twice)
+
+    def _workers(self) -> Iterator[Metric]:
+        message = "Workers of runs that are there: taking runs, or draining."
+        workers = GaugeMetricFamily("reprieve_workers", message, labels=["state"])
+        there = [one for one in self._services.workers.all(self._services.timing.worker_gone_after) if not one.is_gone]
+        draining = sum(one.draining for one in there)
+        workers.add_metric(["taking"], len(there) - draining)
+        workers.add_metric(["draining"], draining)
+        yield workers
 
     def _reaper(self) -> Iterator[Metric]:
         pulse = self._services.sweeps.pulse()

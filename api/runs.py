@@ -18,6 +18,7 @@ from reprieve.models.status import Status
 from reprieve.workers import tracing
 from reprieve.workers.cancel import cancel_run
 from reprieve.workers.explaining import explain
+from reprieve.workers.quiet import snooze_run
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
@@ -77,6 +78,14 @@ class WantedRuns(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     runs: list[WantedRun] = Field(max_length=MOST_AT_ONCE)
+
+
+class Snooze(BaseModel):
+    """For how long."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seconds: float = Field(description="From now on; 0 ends a snooze.", examples=[3600])
 
 
 class Events(BaseModel):
@@ -170,6 +179,12 @@ def get(run_id: RunId, wired: Wired) -> Run:
 def cancel(run_id: RunId) -> Run:
     """End a run and its work. One that has already ended stays as it is."""
     return cancel_run(run_id)
+
+
+@router.post("/{run_id}/snooze", dependencies=[MayRun], responses=answers(401, 403, 404, 422, 503))
+def snooze(run_id: RunId, wanted: Snooze, wired: Wired) -> Run:
+    """Tell nobody that a run is quiet, and do not end it as stalled, for a while. One that has ended stays as it is."""
+    return snooze_run(wired, run_id, wanted.seconds)
 
 
 @router.get("/{run_id}/events", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))

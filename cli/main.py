@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reprieve.cli.commands import checks, lanes, runs, servers, tokens
+from reprieve.cli.commands import checks, lanes, runs, servers, tokens, workers
 from reprieve.cli.sentences import say
 from reprieve.cli.troubles import give_up_output, sentence_of
 from reprieve.workers.secrecy import conceal
@@ -25,10 +25,15 @@ COMMANDS: dict[str, Command] = {
     "api": servers.api,
     "exec": runs.exec_reported,
     "cancel": runs.cancel,
+    "snooze": runs.snooze,
     "explain": runs.explain,
     "lanes": lanes.lanes,
+    "workers": workers.workers,
+    "drain": workers.drain,
+    "undrain": workers.undrain,
     "sweep": checks.sweep,
     "health": checks.health,
+    "whatif": checks.whatif,
     "doctor": checks.doctor,
     "migrate": servers.migrate,
     "flower": servers.flower,

@@ -12,6 +12,7 @@ from reprieve.models.lanes import LaneState, Rule
 from reprieve.models.records import Run
 from reprieve.models.status import Status
 from reprieve.models.text import shown, span
+from reprieve.models.workers import WorkerRecord
 
 COLOURS = {
     Status.QUEUED: "yellow",
@@ -104,7 +105,7 @@ def _cells(run: Run, now: datetime) -> list[str]:
     return [
         short_id(run),
         adapter.plain,
-        Status(run.status).value,
+        f"{Status(run.status).value}{', quiet' if run.is_quiet else ''}",
         f"{run.attempt}/{run.max_attempts}",
         f"{span(now - run.started_at)} ago" if run.started_at else "-",
         f"{span(now - run.updated_at)} ago" if run.status == Status.RUNNING else "-",
@@ -124,3 +125,35 @@ def _fitted(cell: str, width: int, style: str = "") -> Text:
     fitted = Text(cell, style)
     fitted.truncate(width, overflow="ellipsis", pad=True)
     return fitted
+
+
+def workers_table(workers: Sequence[WorkerRecord], now: datetime, width: int) -> list[Text]:
+    """A head, and a line for each worker, cut to so many columns."""
+    head = ["NAME", "HOST", "VERSION", "ROLES", "LANES", "UP", "SEEN", "RUNS", "PLACES", "SPOOL", "STATE"]
+    rows = [head, *(_worker_cells(one, now) for one in workers)]
+    widths = [max(cell_len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for cells in rows:
+        line = Text(style="bold" if cells is head else "")
+        for cell, column in zip(cells, widths, strict=True):
+            line.append_text(_fitted(cell, column)).append(GAP)
+        line.rstrip()
+        line.truncate(width, overflow="ellipsis")
+        lines.append(line)
+    return lines
+
+
+def _worker_cells(one: WorkerRecord, now: datetime) -> list[str]:
+    return [
+        shown(one.name),
+        shown(one.host),
+        shown(one.version or "-"),
+        shown(",".join(one.roles or ()) or "-"),
+        shown(",".join(one.lanes)) if one.lanes is not None else "all",
+        span(now - one.since),
+        f"{span(now - one.last_seen)} ago",
+        "-" if one.runs is None else str(one.runs),
+        "-" if one.places is None else str(one.places),
+        "-" if one.spool_bytes is None else f"{one.spool_bytes / 2**20:.0f} MiB",
+        "gone" if one.is_gone else "draining" if one.draining else "taking",
+    ]

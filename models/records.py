@@ -48,6 +48,10 @@ class AttemptRecord(RowRecord):
     reaped_at: datetime | None
     late_output_at: datetime | None = Field(description="When output came after it was reaped: perhaps it was alive.")
     late_result_at: datetime | None = Field(description="When a result came after it was reaped.")
+    output_at: datetime | None = Field(default=None, description="Its last output, once it has ended.")
+    longest_silence_seconds: float | None = Field(
+        default=None, description="The longest time between two proofs of its life, once it has ended."
+    )
 
 
 class Run(RowRecord):
@@ -78,10 +82,15 @@ class Run(RowRecord):
     retry_delay_seconds: float | None = Field(default=None, description="How long such an attempt waits.")
     quiet_after_seconds: float | None = Field(default=None, description="Silence after which it is called quiet.")
     max_silence_seconds: float | None = Field(default=None, description="Silence that ends it as stalled.")
-    output_at: datetime | None = Field(default=None, description="Its last output, to a minute.")
+    output_at: datetime | None = Field(default=None, description="Its last output that a refresh knew of.")
     quiet_at: datetime | None = Field(default=None, description="Since when it is called quiet.")
     snoozed_until: datetime | None = Field(default=None, description="Until when nobody is told that it is quiet.")
     again_of: UUID | None = Field(default=None, description="The run that it does again.")
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it lives, and gave no output for longer than its `quiet_after`."""
+        return self.status is Status.RUNNING and self.quiet_at is not None
 
     @property
     def came_late(self) -> bool:

@@ -7,15 +7,25 @@ through `end_of_lost`; what ended by itself passes through `with_retry`.
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
-from reprieve.models.judging import Suspect
 from reprieve.models.liveness import Timing
 from reprieve.models.status import ErrorCode, EventKind, Status
-from reprieve.models.work import End, Work
+from reprieve.models.work import End, Fence, Retries
 
-#: The attempt that was lost, as the reaper knows it or as its worker does.
-Attempt = Suspect | Work
+
+class Attempt(Protocol):
+    """The attempt that was lost, as the reaper knows it or as its worker does."""
+
+    @property
+    def fence(self) -> Fence: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def max_attempts(self) -> int: ...
+    @property
+    def retries(self) -> Retries: ...
+
 
 #: From this attempt on, the wait before the next one grows no further.
 LAST_GROWTH = 5

@@ -228,6 +228,10 @@ class RunAttempt(Row):
     longest_silence: Mapped[timedelta | None]
 
     @property
+    def longest_silence_seconds(self) -> float | None:
+        return _seconds(self.longest_silence)
+
+    @property
     def process(self) -> ProcessIdentity | None:
         """The child that the worker owned, if the adapter spawned one."""
         return process_of(vars(self))
@@ -408,7 +412,8 @@ class Worker(Row):
     """A process that follows runs, and its last heartbeat. A hint: it never decides whether a run is alive.
 
     `slot` and `namespace` tell holders of one name apart; NULL of a release that had none. It serves the `lanes` that
-    fit one of these patterns, all where that is NULL.
+    fit one of these patterns, all where that is NULL. The rest is what it says of itself (`models.workers.Presence`),
+    NULL of a release that said nothing.
     """
 
     __tablename__ = "workers"
@@ -421,6 +426,23 @@ class Worker(Row):
     started_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     seen_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     lanes: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
+    version: Mapped[str | None]
+    roles: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
+    adapters: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
+    places: Mapped[int | None]
+    runs: Mapped[int | None]
+    spool_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    stopping: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class Drain(Row):
+    """A worker, or all of a host, is to take nothing new until this row is gone; `host` is the host of either."""
+
+    __tablename__ = "drains"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
 class SeenNode(Row):

@@ -3,10 +3,15 @@
 import re
 from datetime import timedelta
 
+from reprieve.models.errors import InvalidRequest
+
 #: Characters that Python takes for printable, and that nobody sees: fillers, joiners, selectors, a blank Braille cell.
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0e\uffa0\U000e0100-\U000e01ef]"
 )
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?([smhd]?)", re.ASCII)
 
 
 def is_plain_text(value: object) -> bool:
@@ -48,3 +53,11 @@ def span(duration: timedelta | float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
+
+
+def seconds_of(length: str) -> float:
+    """The seconds of a length as a person writes it: `90`, `30s`, `45m`, `1h`, `2d`. Raises `InvalidRequest`."""
+    found = _LENGTH.fullmatch(length.strip())
+    if found is None:
+        raise InvalidRequest(f"{shown(repr(length))[:100]} is no length of time; give one like 90, 30s, 45m, 1h or 2d.")
+    return float(found[1]) * _UNITS[found[2]]

@@ -133,7 +133,8 @@ class End:
     """How one run leaves an active status: by its own result, a reap, a time-out, a cancel, or for a retry.
 
     It applies only while the run has this epoch and `from_status` and, where `silent_before` is given, no proof of
-    life since then: the conditions stand again in the UPDATE. `work_ended` is False when something may still run,
+    life since then, or, where `quiet_before` is given, no output since then and no snooze: the conditions stand again
+    in the UPDATE. `work_ended` is False when something may still run,
     which then is owed its termination. A run that is queued again may be claimed once `retry_after` has passed.
     """
 
@@ -148,6 +149,7 @@ class End:
     work_ended: bool = False
     from_status: Status = Status.RUNNING
     silent_before: datetime | None = None
+    quiet_before: datetime | None = None
     retry_after: timedelta = timedelta(0)
 
     @classmethod

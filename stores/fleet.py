@@ -10,7 +10,8 @@ from reprieve.stores.database import Database
 
 # active: what is under way, by the partial indexes of it; never the runs that have ended.
 ACTIVE = text("""
-SELECT status, adapter, count(*) AS runs, max(clock_timestamp() - updated_at) AS longest_silence
+SELECT status, adapter, count(*) AS runs, max(clock_timestamp() - updated_at) AS longest_silence,
+       count(*) FILTER (WHERE status = 'running' AND quiet_at IS NOT NULL) AS quiet
 FROM runs WHERE status IN ('queued', 'running') GROUP BY status, adapter ORDER BY status, adapter
 """)
 
@@ -59,12 +60,16 @@ class Ages:
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """The runs of one adapter that are queued, or running; of those that run, the age of the oldest proof of life."""
+    """The runs of one adapter that are queued, or running.
+
+    Of those that run, the age of the oldest proof of life, and how many are quiet.
+    """
 
     status: str
     adapter: str
     runs: int
     longest_silence: timedelta
+    quiet: int
 
 
 class FleetStore:

@@ -16,10 +16,10 @@ from reprieve.models.judging import Judgement, Suspect
 from reprieve.models.paging import pages
 from reprieve.models.rows import Sparing
 from reprieve.models.watching import Watch
-from reprieve.models.work import retries_of
 from reprieve.stores.database import Database
 from reprieve.stores.leases import Lease, Leases
 from reprieve.stores.runs.conditions import REPORTS, SUSPICIOUS
+from reprieve.stores.runs.records import with_retries
 
 # suspect ids: running runs that are silent or overdue. One pass over the running runs in whatever order is cheapest:
 # in the order of an index, a million rows would be fetched one by one.
@@ -125,12 +125,6 @@ class Account:
     suspected_false: int
 
 
-def _suspect(row: Any) -> Suspect:
-    columns = dict(row._mapping)
-    retries = retries_of(columns.pop("retry_on"), columns.pop("retry_delay"))
-    return Suspect(retries=retries, **columns)
-
-
 class SweepStore:
     """The reaper's reading and memory."""
 
@@ -227,5 +221,5 @@ class SweepStore:
         for page in pages(ids, page_size):
             wanted = moment | {"ids": [str(run_id) for run_id in page], "ends_doubt": ends_doubt}
             with self._database.begin() as connection:
-                suspects = [_suspect(row) for row in connection.execute(SUSPECTS, wanted)]
+                suspects = [Suspect(**with_retries(row)) for row in connection.execute(SUSPECTS, wanted)]
             yield suspects

@@ -22,6 +22,7 @@ from reprieve.stores.logs import PostgresLogStore
 from reprieve.stores.nodes import NodeStore
 from reprieve.stores.owed import Setbacks
 from reprieve.stores.questions import QuestionStore
+from reprieve.stores.quiet import QuietStore
 from reprieve.stores.reading import LogReader
 from reprieve.stores.runs.attempts import AttemptStore
 from reprieve.stores.runs.claims import ClaimStore
@@ -59,6 +60,7 @@ class Services:
     adoptions: AdoptionStore
     questions: QuestionStore
     sweeps: SweepStore
+    quiet: QuietStore
     logs: PostgresLogStore
     archives: LogArchives
     closings: Closings
@@ -132,6 +134,7 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "adoptions": AdoptionStore(database, logs),
         "questions": QuestionStore(database),
         "sweeps": SweepStore(database, leases, settings.timing.sweep_lease),
+        "quiet": QuietStore(database),
         "logs": logs,
         "archives": archives,
         "closings": Closings(database, archives),

@@ -51,6 +51,8 @@ class RunContext:
         self.given_up: End | None = None
         self._process: ProcessIdentity | None = None
         self._heard = False
+        #: When it last gave output, and the last output of which its row knows.
+        self._output_at = self._output_told = 0.0
         self._awaits_record = False
         self._has_result = False
         self._deadline = None if work.max_runtime_seconds is None else time.monotonic() + work.max_runtime_seconds
@@ -59,6 +61,7 @@ class RunContext:
 
     def on_log(self, stream: str, chunk: bytes | str, cursor: str | None = None) -> None:
         if chunks := self.encoded(stream, chunk, cursor):
+            self._output_at = time.monotonic()
             try:
                 self._shipper.add(self._log, chunks)
             except Exception as error:
@@ -68,6 +71,7 @@ class RunContext:
         """Hand over one encoded chunk, for who may not be blocked: False where the spool has no room just now."""
         if self._released:
             self._raise_released()
+        self._output_at = time.monotonic()  # Again for output that waits for us: that is no silence of the work.
         try:
             return self._shipper.try_add(self._log, chunk)
         except Exception as error:
@@ -248,6 +252,14 @@ class RunContext:
         if self._awaits_record or self._has_result or (self._process is not None and is_alive(self._process)):
             return Proof.KEEPALIVE
         return Proof.HEARTBEAT if self._heard else None
+
+    def new_output(self) -> float | None:
+        """When it last gave output (by `time.monotonic`), if its row does not know of that yet."""
+        return self._output_at if self._output_at > self._output_told else None
+
+    def output_told(self, at: float) -> None:
+        """Its row knows of the output of that moment."""
+        self._output_told = at
 
     def proof_given(self) -> None:
         """The proof reached the database; the next one needs a new heartbeat."""

@@ -65,6 +65,8 @@ class Explanation:
     lane: LaneState | None = None
     """That of a run which waits; before it, `ahead` others go."""
     ahead: int = 0
+    idle: Sequence[str] = ()
+    """The workers that are there, where all of them take nothing new."""
 
     @property
     def sentences(self) -> list[str]:
@@ -75,12 +77,15 @@ class Explanation:
             lines.append(run.error_message)
         if run.labels:
             lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
+        lines += _quiet_sentences(run, self.now)
         lines += [_sparing_sentence(sparing) for sparing in self.sparings]
         lines += [sentence for event in self.events if (sentence := _dossier_sentence(event))]
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
         lines += _owed_sentences(run)
         lines += _waiting_sentences(run, self.events)
         lines += _queue_sentences(run, self.lane, self.ahead, self.now)
+        if run.status == Status.QUEUED and self.idle:
+            lines.append(f"No worker takes runs: drained, or asked to stop, are all, {', '.join(self.idle)}.")
         lines += _adoption_sentences(run, self.now)
         lines += [sentence for log in self.logs for sentence in _log_sentences(log)]
         lines += [failing.sentence(self.now) for failing in self.failing]
@@ -116,8 +121,10 @@ def explain(services: Services, run_id: UUID) -> Explanation:
     told = Explanation(run, events, sparings, logs, refusals, failing, services.database.now())
     if run.status != Status.QUEUED:
         return told
-    (lane,) = services.lanes.states(services.timing.worker_gone_after, run.lane)
-    return replace(told, lane=lane, ahead=services.lanes.ahead(run_id, MOST_COUNTED))
+    gone_after = services.timing.worker_gone_after
+    (lane,) = services.lanes.states(gone_after, run.lane)
+    ahead, idle = services.lanes.ahead(run_id, MOST_COUNTED), services.workers.idle(gone_after)
+    return replace(told, lane=lane, ahead=ahead, idle=idle)
 
 
 def _log_sentences(log: LogState) -> list[str]:
@@ -163,6 +170,24 @@ def _status_sentence(run: RunRow, now: datetime) -> str:
     ended = f"{span(now - run.finished_at)} ago" if run.finished_at else ""
     code = f" ({run.error_code})" if run.error_code else ""
     return f"{status.value}{code} {ended}, {attempt}."
+
+
+def _quiet_sentences(run: RunRow, now: datetime) -> list[str]:
+    """When it last gave output, where that matters, and until when nobody is told."""
+    lines = []
+    if run.status == Status.RUNNING and (run.quiet_after or run.max_silence):
+        since = max(filter(None, (run.output_at, run.started_at)), default=now)
+        last = f"its last output was at {_moment(since)}" if run.output_at else "it has given no output yet"
+        limits = [f"it is called quiet after {span(run.quiet_after)}"] if run.quiet_after else []
+        limits += [f"it ends as stalled after {span(run.max_silence)}"] if run.max_silence else []
+        quiet = "Quiet" if run.quiet_at else "Without output"
+        lines.append(f"{quiet} for {span(now - since)}: {last}; {', '.join(limits)}.")
+    if not Status(run.status).is_final and run.snoozed_until and run.snoozed_until > now:
+        lines.append(
+            f"Snoozed until {_moment(run.snoozed_until)}: before that nobody is told that it is quiet, and it does not "
+            "end as stalled."
+        )
+    return lines
 
 
 def _dossier_sentence(event: RunEvent) -> str | None:
@@ -283,6 +308,10 @@ def _event_line(event: RunEvent) -> str:
     }
     detail = " ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
     return f"  {event.at:%H:%M:%S}  attempt {event.attempt}  {event.kind:<12} {detail}".rstrip()
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _clock(moment: str) -> str:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -49,15 +50,18 @@ _lock = threading.Lock()
 _crew: Crew | None = None
 
 
-def crew(node: str | None = None, places: int = PLACES) -> Crew:
-    """This process's crew, started at the first call, under this worker's name, with so many places for runs."""
+def crew(node: str | None = None, places: int = PLACES, roles: Collection[str] = ("runs",)) -> Crew:
+    """This process's crew, started at the first call, under this worker's name, with so many places for runs.
+
+    `roles` are the queues that it consumes.
+    """
     global _crew
     with _lock:
         if _crew is None:
             wired = services()
             spools, limit = wired.settings.spool_dir, wired.settings.spool_bytes
             shipper = LogShipper(spools, publish, wired.logs.stored, wired.spooled.hold, limit=limit)
-            _crew = Crew(shipper, Supervisor(wired, shipper, node, places))
+            _crew = Crew(shipper, Supervisor(wired, shipper, node, places, sorted(roles)))
             shipper.start()
             _crew.supervisor.start()
         return _crew
@@ -85,7 +89,7 @@ def begin(sender: Any, **_: Any) -> None:
         # Its threads wait for the database, for Redis and for descriptors, a moment each time, and then for the
         # interpreter's lock: up to 5 ms by default, each time, where another thread is busy.
         sys.setswitchinterval(SWITCH_INTERVAL)
-        crew(sender.hostname, places)
+        crew(sender.hostname, places, queues)
     telling.begin(sender.app, sender.hostname)
     metrics.serve(services())
     tracing.set_up()

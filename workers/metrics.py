@@ -15,6 +15,7 @@ SUSPECTED_FALSE_REAPS = counter(
     "reprieve_suspected_false_reaps", "Reaped attempts of which output or a result came later.", ["adapter"]
 )
 SPARED = counter("reprieve_spared", "Suspects that a sweep spared, once for each sweep.", ["reason"])
+STALLED = counter("reprieve_stalled", "Attempts that a sweep ended, since they gave no output.", ["adapter"])
 REAPED_SILENCE = histogram(
     "reprieve_reaped_silence_seconds",
     "Seconds from the last sign of life of a reaped attempt to its reap.",

@@ -7,7 +7,7 @@
 A key whose UPDATE failed or matched nothing is released, and a failure surfaces to the caller.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sqlalchemy import Connection
 
@@ -19,12 +19,21 @@ from reprieve.workers import metrics
 from reprieve.workers.bootstrap import Services
 
 
-def refresh(connection: Connection, permits: Permits, fences: Iterable[Fence], proof: Proof) -> set[Fence]:
-    """Refresh those of `fences` that are due, inside the caller's transaction; returns those it wrote."""
+def refresh(
+    connection: Connection,
+    permits: Permits,
+    fences: Iterable[Fence],
+    proof: Proof,
+    output_ages: Mapping[Fence, float] | None = None,
+) -> set[Fence]:
+    """Refresh those of `fences` that are due, inside the caller's transaction; returns those it wrote.
+
+    `output_ages` as `write_proof` takes them.
+    """
     fences = set(fences)
     taken = permits.take(fences)
     try:
-        refreshed = write_proof(connection, taken, proof)
+        refreshed = write_proof(connection, taken, proof, output_ages)
     except Exception:
         metrics.REFRESHES.labels(proof.value, "failed").inc(len(taken))
         raise
@@ -38,10 +47,12 @@ def refresh(connection: Connection, permits: Permits, fences: Iterable[Fence], p
     return refreshed
 
 
-def give_proof(services: Services, fences: Iterable[Fence], proof: Proof) -> set[Fence]:
+def give_proof(
+    services: Services, fences: Iterable[Fence], proof: Proof, output_ages: Mapping[Fence, float] | None = None
+) -> set[Fence]:
     """The same in a transaction of its own, if there is anything to refresh: the way of keepalives and heartbeats."""
     fences = set(fences)
     if not fences:
         return set()
     with services.throttle.permits() as permits, services.database.begin() as connection:
-        return refresh(connection, permits, fences, proof)
+        return refresh(connection, permits, fences, proof, output_ages)

@@ -8,12 +8,14 @@ A failure in any is logged and tried again at the next turn: no follower dies of
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from uuid import uuid4
 
 from reprieve.adapters.shipper import LogShipper
+from reprieve.adapters.spool import occupied
 from reprieve.models.liveness import ADOPT_INTERVAL
+from reprieve.models.workers import Presence
 from reprieve.workers.asking import answer_questions
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.followers import Followers
@@ -29,7 +31,8 @@ from reprieve.workers.supervision.vouching import Vouching
 logger = logging.getLogger(__name__)
 
 #: Seconds between two turns of each duty; never more than a keepalive interval.
-INTERVALS = {"supervise": 1.0, "vouch": 1.0, "bury": 2.0, "adopt": ADOPT_INTERVAL, "answer": 1.0, "tidy": 20.0}
+INTERVALS = {"supervise": 1.0, "vouch": 1.0, "bury": 2.0, "heed": 2.0, "adopt": ADOPT_INTERVAL}
+INTERVALS |= {"answer": 1.0, "tidy": 20.0}
 #: Seconds that all of them together may take to end.
 CLOSE_TIMEOUT = 20.0
 
@@ -40,8 +43,15 @@ TAKE_AGAIN_AFTER = 1.0
 class Supervisor:
     """One per worker process that follows runs. A turn of a duty is a method, or an attribute, of the duty's name."""
 
-    def __init__(self, services: Services, shipper: LogShipper, name: str | None = None, places: int = 1) -> None:
-        """`name` is what Celery calls this worker, which has so many places for runs.
+    def __init__(
+        self,
+        services: Services,
+        shipper: LogShipper,
+        name: str | None = None,
+        places: int = 1,
+        roles: Sequence[str] = ("runs",),
+    ) -> None:
+        """`name` is what Celery calls this worker, which has so many places for runs; `roles` are its queues.
 
         Raises `NoIdentity` where this process can have no name on its host.
         """
@@ -52,14 +62,16 @@ class Supervisor:
         self._taking = Taking(services, followed, self._followers, places, self.worker_id, name)
         self._followers.when_over(self._taking.freed)
         self.hint = self._taking.hint
-        self._draining = Draining(services, followed)
-        self._vouching = Vouching(services, followed, self.worker_id, name)
+        self._draining = Draining(services, followed, self.worker_id, name)
+        self._places, self._roles, self._lanes = places, roles, services.settings.lanes
+        self._vouching = Vouching(services, followed, self.worker_id, name, self._presence)
         self._stopping = Stopping(services)
         self._burying = Burying(
             services.identity, services.adapters, services.runs, services.terminations, services.setbacks
         )
         self._adopting = Adopting(services, followed, self._followers, self.worker_id, name)
         self.vouch, self.bury, self.drain = self._vouching.vouch, self._burying.turn, self._draining.drain
+        self.heed = self._draining.heed
         self.answer = partial(answer_questions, services)
         self.tidy = partial(tidy, services.adapters, services.closings)
         self._longest = services.timing.keepalive_interval.total_seconds()
@@ -96,7 +108,7 @@ class Supervisor:
         """Take runs as soon as there is one to take."""
         while not self._ended.is_set():
             self._taking.wait()
-            if self._ended.is_set() or self.is_draining:
+            if self._ended.is_set() or self._takes_nothing:
                 continue
             try:
                 self.take()
@@ -141,9 +153,24 @@ class Supervisor:
 
     def adopt(self) -> None:
         """One turn over what other workers have left."""
-        if not self.is_draining:
+        if not self._takes_nothing:
             self.be_seen()
             self._adopting.turn()
+
+    @property
+    def _takes_nothing(self) -> bool:
+        return self.is_draining or self._draining.is_drained
+
+    def _presence(self) -> Presence:
+        return Presence(
+            roles=self._roles,
+            lanes=self._lanes,
+            adapters=self._taking.adapters,
+            places=self._places,
+            runs=sum(self._followed.counts().values()),
+            spool_bytes=occupied(),
+            stopping=self.is_draining,
+        )
 
     @property
     def is_draining(self) -> bool:

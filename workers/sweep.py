@@ -8,6 +8,7 @@
     reap      end it, if it is still silent; evidence beside it        models.reaping.Ruling.end_of, workers.finish
     spare     keep why; what is alive is refreshed, and adopted        workers.refresh, stores.adoptions
     bury      end its work, on whichever host that is                  workers.supervision.burying
+    quiet     which runs live, and give no output?                     models.quiet.listen_to, workers.quiet
 
 A sweep is single-flight and repeatable: it decides nothing that the UPDATE does not check again. Its lease is renewed
 at each step. A sweep that was frozen, and thaws after another has begun, writes nothing and stops.
@@ -16,12 +17,10 @@ at each step. A sweep that was frozen, and thaws after another has begun, writes
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
-
-from sqlalchemy.exc import DBAPIError
 
 from reprieve.models.errors import LeaseLost
 from reprieve.models.judging import Judgement, should_ask
@@ -37,15 +36,15 @@ from reprieve.workers import metrics, tracing
 from reprieve.workers.app import app
 from reprieve.workers.asking import ask
 from reprieve.workers.bootstrap import Services, services
+from reprieve.workers.bulk import in_bulk
 from reprieve.workers.closing import send_owed
 from reprieve.workers.finish import finish_free
 from reprieve.workers.hints import send_execute, send_hint
+from reprieve.workers.quiet import find_quiet
 from reprieve.workers.refresh import give_proof
 from reprieve.workers.telling import teller
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: Suspects judged and reaped together: one UPDATE per page.
 PAGE_SIZE = 500
@@ -95,6 +94,8 @@ def _sweep(services: Services, lease: Lease, watch: Watch, now: datetime) -> dic
     for name, may, step in steps:
         lease.renew()
         report[name] = step(services) if may else 0
+    lease.renew()
+    report |= find_quiet(services, lease, watch, now)
     services.sweeps.complete(lease, json.dumps(report))
     return report
 
@@ -146,7 +147,7 @@ def _say(ruling: Ruling) -> None:
 def _reap(services: Services, ruling: Ruling, verdicts: Sequence[Verdict]) -> int:
     """End those of these runs that were convicted, and count them."""
     ends = {end.fence.run_id: end for one in verdicts if (end := ruling.end_of(one))}
-    ended = _in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
+    ended = in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
     reaped = [one for one in verdicts if one.suspect.run_id in ended]
     for one in reaped:
         end = ends[one.suspect.run_id]
@@ -164,32 +165,16 @@ def _trace(services: Services, reaped: Sequence[Verdict]) -> None:
         tracing.reaped(one.suspect, str(one.judgement.error_code), places.get(one.suspect.run_id))
 
 
-def _in_bulk(act: Callable[[Sequence[T]], Iterable[UUID] | None], by_run: Mapping[UUID, T]) -> set[UUID]:
-    """Apply `act` to all in one statement. If that fails, apply it run by run, so that one bad row blocks no others.
-
-    A row that another transaction holds is such a failure. Returns what `act` returned, all together.
-    """
-    try:
-        return set(act(list(by_run.values())) or ())
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-        if len(by_run) == 1:
-            logger.exception("The verdict on run %s cannot be carried out; the others are.", *by_run)
-            return set()
-        return {done for run_id, item in by_run.items() for done in _in_bulk(act, {run_id: item})}
-
-
 def _spare(services: Services, ruling: Ruling, verdicts: Sequence[Verdict]) -> None:
     """Keep why those that were not convicted are spared; refresh what is alive, and have it followed."""
     spared = [one for one in verdicts if one.is_spared]
     for one in spared:
         metrics.SPARED.labels(one.judgement.value).inc()
-    _in_bulk(services.sweeps.spare, {one.suspect.run_id: (one.suspect, ruling.dossier(one)) for one in spared})
+    in_bulk(services.sweeps.spare, {one.suspect.run_id: (one.suspect, ruling.dossier(one)) for one in spared})
     alive = [one.suspect.fence for one in spared if one.judgement is Judgement.SPARE_ALIVE]
     give_proof(services, alive, Proof.PROBE)
     unfollowed = [one.suspect.fence for one in spared if one.judgement.wants_follower]
-    _in_bulk(lambda some: _run_ids(services.adoptions.hand_over(some)), {one.run_id: one for one in unfollowed})
+    in_bulk(lambda some: _run_ids(services.adoptions.hand_over(some)), {one.run_id: one for one in unfollowed})
 
 
 def _run_ids(fences: Iterable[Fence]) -> set[UUID]:
@@ -214,6 +199,7 @@ def _waive(services: Services) -> int:
     )
     waived = services.nodes.waive(lost_after, right)
     services.nodes.forget(NODE_FORGOTTEN_AFTER)
+    services.workers.forget_drains(NODE_FORGOTTEN_AFTER)
     if waived:
         logger.error("%d terminations are waited for no longer: their hosts are lost.", waived)
     return waived
@@ -224,7 +210,7 @@ def _end_not_started(services: Services) -> int:
     ended = 0
     while late := services.deadlines.late_to_start(PAGE_SIZE):
         ends = {one.fence.run_id: end_of_late_to_start(one.fence, one.start_by) for one in late}
-        done = _in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
+        done = in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
         for run_id in done:
             teller().ended(run_id, Status.FAILED, str(ErrorCode.NOT_STARTED))
         ended += len(done)

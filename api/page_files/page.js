@@ -120,6 +120,11 @@ function life(run) {
   return made("span", { className: `life${age > windowSeconds * 0.8 ? " old" : ""}` }, bar, made("span", { textContent: words }));
 }
 
+/** Marked where a run that lives gives no output. */
+function quiet(run) {
+  return run.status === "running" && run.quiet_at ? `, quiet ${span(ago(run.output_at ?? run.started_at))}` : "";
+}
+
 async function showHealth() {
   const fleet = await ask("/v1/fleet");
   clock = Date.parse(fleet.now) - Date.now();
@@ -228,11 +233,35 @@ function runRow(run) {
   return made("tr", {},
     made("td", {}, made("a", { href: `#/runs/${run.id}`, textContent: short(run.id), title: run.id })),
     made("td", { textContent: run.adapter }),
-    made("td", { className: run.status, textContent: run.status + (run.error_code ? `: ${run.error_code}${late}` : "") }),
+    made("td", { className: run.status, textContent: run.status + (run.error_code ? `: ${run.error_code}${late}` : quiet(run)) }),
     made("td", { textContent: `${run.attempt}/${run.max_attempts}` }),
     made("td", {}, life(run)),
     made("td", { textContent: labels }),
     made("td", { textContent: run.started_at ? `${span(ago(run.started_at))} ago` : "–" }));
+}
+
+// -- the workers
+
+function showWorkers() {
+  const at = view("workers-view");
+  return repeat(async () => {
+    await showHealth();
+    const { workers, drains } = await ask("/v1/workers");
+    at("workers").replaceChildren(...workers.map(workerRow));
+    at("no-workers").hidden = workers.length > 0;
+    const since = (one) => `${one.name} is drained since ${new Date(one.since).toLocaleString()}`;
+    at("drains").replaceChildren(...drains.map((one) => made("li", { textContent: since(one) })));
+  });
+}
+
+function workerRow(one) {
+  const state = one.is_gone ? "gone" : one.draining ? "draining" : "taking";
+  const cells = [
+    one.name, one.host, one.version ?? "–", one.roles?.join(", ") ?? "–", one.lanes?.join(", ") ?? "all",
+    `${span(ago(one.since))} ago`, `${span(ago(one.last_seen))} ago`, one.runs ?? "–", one.places ?? "–",
+    one.spool_bytes === null ? "–" : `${Math.round(one.spool_bytes / 2 ** 20)} MiB`, state,
+  ];
+  return made("tr", {}, ...cells.map((textContent) => made("td", { textContent })));
 }
 
 // -- a run
@@ -248,11 +277,12 @@ function showRun(id) {
     await showHealth();
     const run = await ask(`/v1/runs/${id}`);
     at("run-state").className = run.status;
-    at("run-state").textContent = [run.adapter, run.status, run.error_code, run.error_message].filter(Boolean).join(" · ");
+    at("run-state").textContent = [run.adapter, run.status + quiet(run), run.error_code, run.error_message].filter(Boolean).join(" · ");
     at("run-life").replaceChildren(run.status === "running" ? life(run) : "");
+    at("snooze").hidden = !quiet(run);
     at("cancel").hidden = !["queued", "running"].includes(run.status);
     at("downloads").replaceChildren(...downloads(run));
-    const state = `${run.status} ${run.epoch} ${run.updated_at}`;
+    const state = `${run.status} ${run.epoch} ${run.updated_at} ${run.quiet_at} ${run.snoozed_until}`;
     if (state !== explained) {
       const why = await ask(`/v1/runs/${id}/explain`);
       explained = state;
@@ -261,6 +291,10 @@ function showRun(id) {
     }
   });
 
+  at("snooze").addEventListener("click", async () => {
+    await ask(`/v1/runs/${id}/snooze`, { method: "POST", body: JSON.stringify({ seconds: 3600 }) }).catch(told);
+    at("snooze").hidden = true;
+  });
   at("cancel").addEventListener("click", () => at("sure").showModal());
   at("sure").addEventListener("close", async () => {
     if (at("sure").returnValue === "yes") await ask(`/v1/runs/${id}/cancel`, { method: "POST" }).catch(told);
@@ -357,8 +391,9 @@ function show() {
   leaveView();
   ask("/session").then(({ kept }) => { document.getElementById("leave").hidden = !kept; }).catch(() => {});
   const run = /^#\/runs\/([0-9a-f-]{36})$/.exec(location.hash);
-  leaveView = run ? showRun(run[1]) : showFleet();
-  document.title = run ? `Run ${short(run[1])} – Reprieve` : "Reprieve";
+  const workers = location.hash === "#/workers";
+  leaveView = run ? showRun(run[1]) : workers ? showWorkers() : showFleet();
+  document.title = run ? `Run ${short(run[1])} – Reprieve` : workers ? "Workers – Reprieve" : "Reprieve";
 }
 
 document.getElementById("leave").addEventListener("click", async () => {

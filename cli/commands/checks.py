@@ -1,5 +1,6 @@
-"""Commands that judge: sweep, health, doctor, simulate."""
+"""Commands that judge: sweep, health, whatif, doctor, simulate."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,37 @@ def health(as_json: AsJson = False) -> None:
             say(f"{line.adapter}: {line.reaped} reaped, {line.suspected_false} of them gave signs of life later")
     if reasons:
         raise typer.Exit(1)
+
+
+def whatif(
+    window: Annotated[
+        list[float] | None, typer.Option(metavar="SECONDS", help="A window to ask about; may be repeated.")
+    ] = None,
+    days: Annotated[int, typer.Option(help="Of runs that were asked for in so many last days.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Say which attempts another window would have had reaped, and what became of them. The window stays as it is."""
+    from reprieve.models.whatif import checked_days, total, windows_of
+    from reprieve.stores.silences import count_ended, shadows
+    from reprieve.workers.bootstrap import fleet_services
+
+    wired = fleet_services()
+    asked, days, now = windows_of(window or (), wired.timing), checked_days(days), wired.database.now()
+    attempts = count_ended(wired.database, days, now)
+    found = total(shadows(wired.database, asked, days, now), asked)
+    real = wired.timing.window.total_seconds()
+    if as_json:
+        told = [asdict(one) | {"window": one.window.total_seconds()} for one in found]
+        say_json({"days": days, "attempts": attempts, "window_seconds": real, "windows": told})
+        return
+    span = "last day" if days == 1 else f"last {days} days"
+    say(f"Of {attempts:,} attempts that have ended, of runs of the {span} (the window is {real:g} s):")
+    for one in found:
+        say(f"  {one.sentence}")
+    say(
+        "These are upper bounds: silence counts here while we were blind or deaf ourselves as well, and nobody was "
+        "asked, where a platform or a vouch might have spared."
+    )
 
 
 def doctor(as_json: AsJson = False) -> None:

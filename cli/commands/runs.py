@@ -13,6 +13,7 @@ from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.status import Status
+from reprieve.models.text import seconds_of
 
 if TYPE_CHECKING:
     from reprieve.models.records import Run
@@ -241,6 +242,24 @@ def cancel(run_id: RunId) -> None:
     after = cancel_run(before.id)
     already = "had already ended: " if Status(before.status).is_final else ""
     say(f"{after.id} {already}{after.status}")
+
+
+def snooze(
+    run_id: RunId,
+    length: Annotated[str, typer.Argument(metavar="LENGTH", help="30s, 45m, 1h, 2d; 0 ends a snooze.")],
+) -> None:
+    """Tell nobody that a run is quiet, and do not end it as stalled, for so long from now."""
+    from reprieve.workers.bootstrap import services
+    from reprieve.workers.quiet import snooze_run
+
+    seconds, wired = seconds_of(length), services()
+    after = snooze_run(wired, _find(wired, run_id).id, seconds)
+    if after.status.is_final:
+        say(f"{after.id} had already ended: {after.status}")
+    elif seconds:
+        say(f"{after.id} snoozed until {after.snoozed_until:%Y-%m-%d %H:%M:%S %Z}")
+    else:
+        say(f"{after.id} is not snoozed any more")
 
 
 def explain(run_id: RunId, as_json: AsJson = False) -> None:

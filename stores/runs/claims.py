@@ -19,7 +19,8 @@ CLAIM = """
 WITH RECURSIVE {chosen}, claimed AS (
     UPDATE runs r
     SET status = 'running', attempt = r.attempt + 1, epoch = r.epoch + 1,
-        started_at = clock_timestamp(), updated_at = clock_timestamp(), last_proof = 'claim'
+        started_at = clock_timestamp(), updated_at = clock_timestamp(), last_proof = 'claim',
+        output_at = NULL, quiet_at = NULL, longest_silence = NULL
     -- As an array, which is taken for a short one. Of a subquery it is not known that it is: all runs would be read.
     WHERE r.id = ANY (ARRAY(SELECT id FROM chosen))
     RETURNING r.id, r.attempt, r.max_attempts, r.epoch, r.adapter, r.max_runtime, r.lane
@@ -160,7 +161,7 @@ class ClaimStore:
             with self._database.at_once() as connection:
                 return _claimed(connection.execute(CLAIM_WITHOUT_LIMIT, values).all())
         with self._database.begin() as connection:
-            held = connection.execute(LOCK_LANES, {"lanes": served, "rooms": "[]"}).scalars().all()
+            held = connection.execute(LOCK_LANES, values | {"rooms": "[]"}).scalars().all()
             return _claimed(connection.execute(CLAIM_TO_THE_LIMIT, values | {"held": held}).all())
 
     def let_in(self, limit: int) -> int:

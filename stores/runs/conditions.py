@@ -26,3 +26,6 @@ ORPHANABLE = """
 
 #: The node `:host`, `:slot` can act on the attempt's work: any node can, or exactly this one (`Handle.is_for`).
 FOR_THIS_NODE = "(a.host IS NULL OR a.host = :host AND (a.slot IS NULL OR a.slot = :slot))"
+
+#: The worker `w` is to take nothing new: it, or its host, is drained.
+DRAINED = "EXISTS (SELECT FROM drains d WHERE d.name IN (w.node, w.host))"

@@ -19,17 +19,22 @@ WITH ends AS (
     SELECT DISTINCT ON (run_id, epoch) * FROM jsonb_to_recordset(CAST(:ends AS jsonb)) AS e (
         run_id uuid, epoch bigint, from_status text, silent_before timestamptz, status text, error_code text,
         error_message text, kind text, detail jsonb, outcome jsonb, last_seq bigint, work_ended boolean,
-        retry_after float)
+        retry_after float, quiet_before timestamptz)
 ), ended AS (
     UPDATE runs r
     SET status = e.status, error_code = e.error_code, error_message = e.error_message, sends = 0,
         finished_at = CASE WHEN e.status <> 'queued' THEN clock_timestamp() END,
         updated_at = CASE WHEN e.status = 'queued' THEN clock_timestamp() ELSE r.updated_at END,
-        not_before = CASE WHEN e.status = 'queued' THEN clock_timestamp() + e.retry_after * interval '1 s' END
+        not_before = CASE WHEN e.status = 'queued' THEN clock_timestamp() + e.retry_after * interval '1 s' END,
+        -- The last silence is that up to the end.
+        longest_silence = CASE WHEN r.status = 'running'
+            THEN greatest(r.longest_silence, clock_timestamp() - r.updated_at) END
     FROM ends e
     WHERE r.id = e.run_id AND r.epoch = e.epoch AND r.status = e.from_status
       AND (e.silent_before IS NULL OR r.updated_at < e.silent_before)
-    RETURNING r.id, r.attempt, r.epoch, r.status
+      AND (e.quiet_before IS NULL OR greatest(r.output_at, r.started_at) < e.quiet_before
+           AND (r.snoozed_until > clock_timestamp()) IS NOT TRUE)
+    RETURNING r.id, r.attempt, r.epoch, r.status, r.output_at, r.longest_silence
 ), closed AS (
     UPDATE run_attempts a
     SET finished_at = clock_timestamp(), outcome = e.outcome, last_seq = e.last_seq,
@@ -37,7 +42,8 @@ WITH ends AS (
         log_closed_at = CASE WHEN e.last_seq = 0 AND NOT EXISTS (
             SELECT FROM attempt_logs l WHERE l.run_id = a.run_id AND l.attempt = a.attempt) THEN clock_timestamp() END,
         termination = CASE WHEN NOT e.work_ended THEN 'owed' END, adoption = NULL,
-        reaped_at = CASE WHEN e.kind = 'reaped' THEN clock_timestamp() END
+        reaped_at = CASE WHEN e.kind = 'reaped' THEN clock_timestamp() END,
+        output_at = d.output_at, longest_silence = d.longest_silence
     FROM ended d JOIN ends e ON e.run_id = d.id AND e.epoch = d.epoch
     WHERE a.run_id = d.id AND a.attempt = d.attempt AND a.finished_at IS NULL
 ), told AS (
@@ -84,12 +90,12 @@ def free_runs(connection: Connection, run_ids: Iterable[UUID]) -> set[UUID]:
 
 
 def _end_record(end: End) -> dict[str, Any]:
-    silent_before: datetime | None = end.silent_before
     return {
         "run_id": str(end.fence.run_id),
         "epoch": end.fence.epoch,
         "from_status": end.from_status.value,
-        "silent_before": silent_before.isoformat() if silent_before else None,
+        "silent_before": _time(end.silent_before),
+        "quiet_before": _time(end.quiet_before),
         "status": end.status.value,
         "error_code": end.error_code.value if end.error_code else None,
         "error_message": end.error_message,
@@ -100,3 +106,7 @@ def _end_record(end: End) -> dict[str, Any]:
         "work_ended": end.work_ended,
         "retry_after": end.retry_after.total_seconds(),
     }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -37,9 +37,9 @@ RULES = text('SELECT pattern, at_once AS "limit", paused_at FROM lanes ORDER BY 
 
 def _served(lane: str) -> str:
     """The condition that a living worker takes the runs of a lane."""
-    takes_it = f"k.lanes IS NULL OR EXISTS (SELECT FROM unnest(k.lanes) AS s (pattern) WHERE {fits('s.pattern', lane)})"
-    lives = "k.seen_at > clock_timestamp() - CAST(:gone_after AS interval)"
-    return f"EXISTS (SELECT FROM workers k WHERE {lives} AND ({takes_it}))"
+    takes_it = f"w.lanes IS NULL OR EXISTS (SELECT FROM unnest(w.lanes) AS s (pattern) WHERE {fits('s.pattern', lane)})"
+    lives = "w.seen_at > clock_timestamp() - CAST(:gone_after AS interval)"
+    return f"EXISTS (SELECT FROM workers w WHERE {lives} AND ({takes_it}))"
 
 
 # states: of all lanes that have a run under way or in the queue, and of those that have a rule by their own name; or of

@@ -6,7 +6,7 @@ with a limit under a lock, one worker at a time, so that what is counted is what
 the lane over.
 """
 
-from reprieve.stores.runs.conditions import CLAIMABLE
+from reprieve.stores.runs.conditions import CLAIMABLE, DRAINED
 
 #: Runs of the lanes without a limit that are looked at for the places `g.runs`: other workers may be claiming the first
 #: of them just now, dozens of them where many runs were asked for at once.
@@ -36,7 +36,7 @@ SELECT l.pattern, l.at_once, l.paused_at FROM lanes l WHERE {fits("l.pattern", l
 ORDER BY l.pattern = {lane} DESC, length(l.pattern) DESC LIMIT 1"""  # noqa: S608 - our own text
 
 
-# served: the lanes that this worker serves, none of which is paused, with their limits.
+# served: the lanes that this worker serves, none of which is paused, with their limits; none where it is drained.
 _SERVED = f"""
 rooms AS MATERIALIZED (
     SELECT number, adapters, runs FROM ROWS FROM (
@@ -45,6 +45,7 @@ rooms AS MATERIALIZED (
 ), {WAITING}, served AS MATERIALIZED (
     SELECT w.lane, l.pattern, l.at_once FROM waiting w LEFT JOIN LATERAL ({rule_of("w.lane")}) l ON true
     WHERE w.lane IS NOT NULL AND l.paused_at IS NULL
+      AND NOT EXISTS (SELECT FROM workers w WHERE w.id = CAST(:worker_id AS uuid) AND {DRAINED})
       AND (CAST(:lanes AS text[]) IS NULL
            OR EXISTS (SELECT FROM unnest(CAST(:lanes AS text[])) AS s (pattern) WHERE {fits("s.pattern", "w.lane")}))
 )"""  # noqa: S608 - our own text

@@ -11,6 +11,7 @@ from reprieve.models.errors import RunNotFound
 from reprieve.models.process import work_of
 from reprieve.models.records import Run
 from reprieve.models.status import Status
+from reprieve.models.work import retries_of
 from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
 _COLUMNS = """
@@ -70,7 +71,8 @@ class RunRecords:
         runs, specs, attempts = (self._table(name) for name in ("runs", "run_specs", "run_attempts"))
         statement = f"""
 SELECT {_COLUMNS}, (
-    SELECT jsonb_agg(to_jsonb(a) ORDER BY a.attempt) FROM {attempts} a WHERE a.run_id = r.id) AS attempts
+    SELECT jsonb_agg(to_jsonb(a) || jsonb_build_object('longest_silence_seconds', extract(epoch FROM a.longest_silence))
+                     ORDER BY a.attempt) FROM {attempts} a WHERE a.run_id = r.id) AS attempts
 FROM {runs} r JOIN {specs} s ON s.run_id = r.id
 {"WHERE " + " AND ".join(conditions) if conditions else ""} {order}
 """  # noqa: S608 - our own text, and quoted names
@@ -113,3 +115,10 @@ def _record(row: Any) -> Run:
     attempts = columns["attempts"] or []
     columns["attempts"] = [attempt | {"work": work_of(attempt)} for attempt in json_of(attempts)]
     return Run.model_validate(columns | {name: json_of(columns[name]) for name in ("labels", "retry_on")})
+
+
+def with_retries(row: Any) -> dict[str, Any]:
+    """A row's columns, with those of `retry_on` as the value that they make."""
+    columns = dict(row._asdict())
+    retries = retries_of(columns.pop("retry_on"), columns.pop("retry_delay"))
+    return columns | {"retries": retries}

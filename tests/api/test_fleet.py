@@ -1,10 +1,14 @@
 """The fleet's last hour, read from what happened."""
 
+from uuid import uuid4
+
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from reprieve.models.status import EventKind
+from reprieve.models.workers import Presence
 from reprieve.workers.bootstrap import Services
+from tests.support.nodes import a_node
 from tests.support.rows import happened, new_run
 
 
@@ -35,3 +39,12 @@ def test_the_history_is_found_by_an_index_and_not_by_reading_all_that_ever_happe
         connection.execute(text("SET LOCAL enable_seqscan = off"))
         told = "\n".join(connection.execute(text(plan)).scalars())
     assert "run_events_at" in told
+
+
+def test_the_workers_of_runs_are_listed_and_what_is_drained(client: TestClient, services: Services) -> None:
+    services.workers.seen(uuid4(), "runs@here", a_node("here"), Presence(places=5, runs=2, spool_bytes=1024))
+    services.workers.drain("here")
+    answer = client.get("/v1/workers").json()
+    (one,) = answer["workers"]
+    assert (one["name"], one["host"], one["runs"], one["places"], one["draining"]) == ("runs@here", "here", 2, 5, True)
+    assert [drain["name"] for drain in answer["drains"]] == ["here"]

@@ -46,7 +46,7 @@ def test_what_is_told_is_what_the_rows_say(services: Services, client: TestClien
     loud, quiet = running(services), running(services)
     age(services, loud.run_id, 20)
     age(services, quiet.run_id, 310)
-    in_process(services)
+    age(services, in_process(services).run_id, 0, "quiet_at")
     new_run(services)
     ended = running(services)
     finish(services, [End.by_result(ended.fence, Outcome(), 1)])
@@ -54,6 +54,8 @@ def test_what_is_told_is_what_the_rows_say(services: Services, client: TestClien
     assert told["reprieve_runs", "detached", "queued"] == 1
     assert told["reprieve_runs", "detached", "running"] == 2
     assert told["reprieve_runs", "process", "running"] == 1
+    assert (told["reprieve_workers", "taking"], told["reprieve_workers", "draining"]) == (0, 0)
+    assert (told["reprieve_quiet_runs", "process"], told["reprieve_quiet_runs", "detached"]) == (1, 0)
     ages = {name[2]: value for name, value in told.items() if name[:2] == (f"{AGES}_bucket", "detached")}
     assert (ages["15"], ages["30"], ages["300"], ages["360"], ages["+Inf"]) == (0, 1, 1, 2, 2)
     assert told[f"{AGES}_gsum", "detached"] == pytest.approx(330, abs=10)

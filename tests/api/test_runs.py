@@ -1,5 +1,6 @@
 """Runs over HTTP: started, listed, looked at, cancelled, and what they printed."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -344,3 +345,35 @@ def test_a_method_that_a_path_does_not_take_is_answered_with_all_that_it_takes(
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
     assert answer.json()["detail"] == f"{method} is not for this path; it takes {allowed}."
+
+
+# -- quiet
+
+
+def test_a_run_is_snoozed_and_its_record_says_until_when(client: TestClient, services: Services) -> None:
+    work = running(services, quiet_after=timedelta(hours=1))
+    path = f"/v1/runs/{work.run_id}"
+    answer = client.post(f"{path}/snooze", json={"seconds": 3600})
+    assert (answer.status_code, answer.json()) == (200, client.get(path).json())
+    assert answer.json()["snoozed_until"] is not None
+    (event,) = [one for one in client.get(f"{path}/events").json()["events"] if one["kind"] == "snoozed"]
+    assert (event["detail"]["until"][:19], event["detail"]["seconds"]) == (answer.json()["snoozed_until"][:19], 3600)
+    assert "does not end as stalled" in " ".join(client.get(f"{path}/explain").json()["sentences"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        ("{run}", {"seconds": -1}, 422, "give seconds from 0, which ends a snooze, to 30 days"),
+        ("{run}", {"seconds": 1e308}, 422, "give seconds from 0"),
+        ("{run}", {}, 422, "body.seconds"),
+        ("{run}", {"seconds": 60, "minutes": 1}, 422, "body.minutes"),
+        (str(UUID(int=7)), {"seconds": 60}, 404, "There is no run"),
+    ],
+)
+def test_a_snooze_that_cannot_be_is_refused(
+    client: TestClient, services: Services, path: str, body: dict[str, Any], status: int, said: str
+) -> None:
+    run = new_run(services).id
+    answer = client.post(f"/v1/runs/{path.format(run=run)}/snooze", json=body)
+    assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.text

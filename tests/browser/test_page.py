@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,11 +15,13 @@ from reprieve import cancel_run, enqueue_run
 from reprieve.models.access import Scope
 from reprieve.models.status import EventKind
 from reprieve.models.work import End, Outcome
+from reprieve.models.workers import Presence
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
+from tests.support.nodes import a_node
 from tests.support.rows import age, chunk, happened, ingest, new_run, running, status_of, watch_for
 from tests.support.served import Served
 from tests.support.waiting import eventually
@@ -116,6 +119,34 @@ def test_a_reaped_run_says_why_in_words(services: Services, page: Page) -> None:
     told = json.loads(history.value.path().read_text())
     assert [event["kind"] for event in told["events"]][-1] == "reaped"
     screenshot(page, "reaped")
+
+
+def test_a_quiet_run_is_marked_and_snoozed_for_an_hour(services: Services, page: Page) -> None:
+    work = running(services, quiet_after=timedelta(hours=1))
+    age(services, work.run_id, 7200, "started_at")
+    watch_for(services, 36_000)
+    assert sweep(services)["quiet"] == 1
+    page.goto("/")
+    expect(page.get_by_role("row").filter(has_text="running, quiet 2 h")).to_have_count(1)
+    open_run(page, work.run_id)
+    expect(page.locator("#run-state")).to_contain_text("running, quiet 2 h")
+    expect(page.locator("#why")).to_contain_text("Quiet for 2 h 0 min: it has given no output yet")
+    page.get_by_role("button", name="Snooze for an hour").click()
+    expect(page.locator("#run-state")).not_to_contain_text("quiet")
+    expect(page.locator("#why")).to_contain_text("Snoozed until")
+    expect(page.get_by_role("button", name="Snooze for an hour")).to_be_hidden()
+    assert services.records.get(work.run_id).snoozed_until is not None
+
+
+def test_the_workers_of_runs_have_a_view_of_their_own(services: Services, page: Page) -> None:
+    services.workers.seen(UUID(int=1), "runs@here", a_node("here"), Presence(places=5, runs=2))
+    services.workers.seen(UUID(int=2), "<b>runs@there</b>", a_node("there"))
+    services.workers.drain("here")
+    page.goto("/")
+    page.get_by_role("link", name="Workers").click()
+    expect(page.get_by_role("row").filter(has_text="runs@here")).to_contain_text("draining")
+    expect(page.get_by_role("row").filter(has_text="<b>runs@there</b>")).to_contain_text("taking")
+    expect(page.locator("#drains")).to_contain_text("here is drained since")
 
 
 def test_the_last_hour_is_a_picture_with_the_same_in_words(services: Services, page: Page) -> None:

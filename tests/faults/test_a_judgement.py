@@ -164,7 +164,7 @@ def test_a_refresh_that_is_under_way_while_the_reap_wants_the_row_decides_by_how
     watch_for(services, 3600)
     sweeping = threading.Thread(target=sweep, args=(services,))
     with services.database.engine.connect() as refreshing:
-        parameters = {"ids": [str(work.run_id)], "epochs": [work.epoch], "proof": "output"}
+        parameters = {"ids": [str(work.run_id)], "epochs": [work.epoch], "output_ages": [0], "proof": "output"}
         refreshing.execute(REFRESH, parameters)
         sweeping.start()
         eventually(lambda: somebody_waits_for_a_lock(services) or not sweeping.is_alive())

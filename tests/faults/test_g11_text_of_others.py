@@ -131,6 +131,7 @@ class OfOthers:
     updated_at: datetime = NOW - timedelta(seconds=12)
     error_code: str = "adapter_liveness_lost"
     came_late: bool = True
+    is_quiet: bool = False
 
 
 @pytest.mark.parametrize("width", [80, 120, 160])

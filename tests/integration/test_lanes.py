@@ -24,6 +24,7 @@ from reprieve.models.errors import InvalidRequest
 from reprieve.models.places import Room
 from reprieve.models.status import ErrorCode, EventKind, Status
 from reprieve.models.work import End, Outcome, Work
+from reprieve.models.workers import Presence
 from reprieve.stores.runs.claims import LOCK_LANES
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
@@ -248,7 +249,9 @@ def test_a_lane_that_another_is_claiming_from_is_passed_over_and_keeps_back_no_o
     services.lanes.limit("codex", 3)
     queued(services, "claude"), queued(services)
     with services.database.begin() as other:
-        assert other.execute(LOCK_LANES, {"lanes": ["claude"], "rooms": "[]"}).scalars().all() == ["claude"]
+        assert other.execute(LOCK_LANES, {"lanes": ["claude"], "rooms": "[]", "worker_id": None}).scalars().all() == [
+            "claude"
+        ]
         found = services.claims.claim(ROOM, "w")
         assert ([work.lane for work in found.works], found.passed_over) == (["default"], True)
         queued(services, "codex")
@@ -362,14 +365,14 @@ def test_a_waiting_run_is_told_what_its_lane_waits_for_and_its_place_there(servi
 def test_a_lane_that_no_living_worker_serves_is_named_by_explain_health_doctor_and_metrics(
     services: Services, client: TestClient
 ) -> None:
-    services.workers.seen(uuid4(), "runs@here", services.node, ["default"])
+    services.workers.seen(uuid4(), "runs@here", services.node, Presence(lanes=["default"]))
     (run,) = queued(services, "gpu")
     assert "It waits: No living worker serves lane gpu; it is next there." in told("explain", run)
     sentence = "No living worker serves lane gpu, in which runs wait."
     assert sentence in complaints(services, services.sweeps.pulse())
     assert lanes_check(services) == (False, sentence)
     assert "reprieve_lanes_unserved 1.0" in client.get("/metrics").text
-    services.workers.seen(uuid4(), "runs@there", services.node, ["gp*"])
+    services.workers.seen(uuid4(), "runs@there", services.node, Presence(lanes=["gp*"]))
     assert lanes_check(services)[0]
     assert "reprieve_lanes_unserved 0.0" in client.get("/metrics").text
 

@@ -1,8 +1,14 @@
-"""Draining: what becomes of the followed runs when this worker is asked to stop."""
+"""Draining: what becomes of the followed runs when this worker is asked to stop, or drained.
+
+A worker that is asked to stop lets go of everything, and ends. One that is drained (`reprieve drain`) takes nothing new
+and leaves what others can follow, if there are others who would; it goes on with the rest, and is there for whoever
+undrains it. The row says so: a worker that is restarted meanwhile is drained still.
+"""
 
 import logging
 import threading
 import time
+from uuid import UUID
 
 from reprieve.adapters.registry import can_attach
 from reprieve.models.draining import end_of_drained
@@ -22,14 +28,36 @@ LEAVE_TIMEOUT = 10.0
 class Draining:
     """Lets go of what is followed. Once it has begun, nothing new is begun here."""
 
-    def __init__(self, services: Services, followed: Followed) -> None:
-        self._services, self._followed = services, followed
+    def __init__(self, services: Services, followed: Followed, worker_id: UUID, name: str) -> None:
+        self._services, self._followed, self._worker_id, self._name = services, followed, worker_id, name
+        #: Whether this worker is drained. A claim looks for itself; this spares it the others.
+        self.is_drained = False
         self._begun = threading.Event()
         self._lock = threading.Lock()
 
     @property
     def has_begun(self) -> bool:
         return self._begun.is_set()
+
+    def heed(self) -> None:
+        """One turn: see whether this worker is drained, and then leave what others would follow."""
+        workers, was = self._services.workers, self.is_drained
+        self.is_drained = workers.is_drained(self._name, self._services.host)
+        if self.is_drained != was:
+            logger.warning("This worker is drained: it takes nothing new." if not was else "It takes runs again.")
+        if not self.is_drained or self.has_begun:
+            return
+        takers = workers.takers(self._worker_id, self._services.node, self._services.timing.worker_gone_after)
+        left = {
+            fence: one
+            for fence, one in self._followed.contexts().items()
+            if one.can_be_left
+            and can_attach(one.work.adapter)
+            # Where nobody would come, it is better followed from here.
+            and (takers.get(one.work.adapter) if one.lives_here else one.work.adapter in takers)
+        }
+        if left:
+            self._leave(left)
 
     def drain(self) -> None:
         """Let go of everything; who asks for it a second time waits for the first."""

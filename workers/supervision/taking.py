@@ -58,6 +58,8 @@ class Taking:
         self._may_be_more = False
         #: Whether runs wait in lanes that have a limit.
         self._limited = False
+        #: Those that this worker could use when it last looked.
+        self.adapters: list[str] = []
 
     def hint(self, run_id: UUID) -> None:
         """A message has come for this run."""
@@ -83,7 +85,7 @@ class Taking:
 
     def turn(self) -> None:
         """Take what there is room for; now and then, also say what waits for an adapter that this worker has not."""
-        adapters = self._services.adapters.usable()
+        self.adapters = adapters = self._services.adapters.usable()
         is_due = time.monotonic() >= self._look_at
         if is_due:
             self._look_at = time.monotonic() + LOOK_INTERVAL

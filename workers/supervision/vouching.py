@@ -2,11 +2,13 @@
 
 import logging
 import time
+from collections.abc import Callable
 from uuid import UUID
 
 from reprieve.models.draining import end_of_cut_off
 from reprieve.models.nodes import complaints, in_words
 from reprieve.models.status import Proof
+from reprieve.models.workers import Presence
 from reprieve.stores.runs.attempts import Standing
 from reprieve.workers import metrics
 from reprieve.workers.bootstrap import Services
@@ -39,8 +41,12 @@ class Pace:
 class Vouching:
     """Each of these is done once per keepalive interval. `name` is what Celery calls this worker."""
 
-    def __init__(self, services: Services, followed: Followed, worker_id: UUID, name: str) -> None:
+    def __init__(
+        self, services: Services, followed: Followed, worker_id: UUID, name: str, presence: Callable[[], Presence]
+    ) -> None:
+        """`presence` is what this worker says of itself."""
         self._services, self._followed, self._worker_id, self._name = services, followed, worker_id, name
+        self._presence = presence
         seconds = services.timing.keepalive_interval.total_seconds()
         self._heartbeat, self._keepalive, self._vouch, self._look = (Pace(seconds) for _ in range(4))
         #: When the database last took our proofs of life, or nothing was followed.
@@ -50,7 +56,7 @@ class Vouching:
         """Renew this worker's heartbeat, so that no other worker adopts its runs."""
         if self._heartbeat.is_due:
             began = _clock()
-            self._services.workers.seen(self._worker_id, self._name, self._services.node, self._services.settings.lanes)
+            self._services.workers.seen(self._worker_id, self._name, self._services.node, self._presence())
             # Not later than others have seen it: this worker may have stood still before it got the answer.
             self._heartbeat.made(began)
             self._warn_of_twins()
@@ -67,9 +73,12 @@ class Vouching:
             return
         began = _clock()
         proofs = {fence: context.proof() for fence, context in contexts.items()}
+        output = {fence: at for fence, context in contexts.items() if (at := context.new_output()) is not None}
+        ages = {fence: time.monotonic() - at for fence, at in output.items()}
         for proof in (Proof.KEEPALIVE, Proof.HEARTBEAT):
             proven = [fence for fence, given in proofs.items() if given is proof]
-            give_proof(self._services, proven, proof)
+            for fence in give_proof(self._services, proven, proof, ages) & output.keys():
+                contexts[fence].output_told(output[fence])
             for fence in proven:
                 contexts[fence].proof_given()
         self._followed.heed(contexts, {Standing.ADOPTED})
