@@ -17,7 +17,7 @@ from reprieve.models.liveness import Timing
 from reprieve.models.retrying import end_of_lost
 from reprieve.models.status import ErrorCode, EventKind, Probe, Status
 from reprieve.models.watching import Watch, listen
-from reprieve.models.work import End, Fence
+from reprieve.models.work import NO_RETRIES, End, Fence, Retries
 
 #: One sweep convicts at most this share of the running fleet …
 BRAKE_SHARE = 0.2
@@ -102,16 +102,17 @@ class Ruling:
     now: datetime
     timing: Timing
 
-    def end_of(self, verdict: Verdict) -> End | None:
+    def end_of(self, verdict: Verdict, retries: Retries = NO_RETRIES) -> End | None:
         """The end of a reaped run: failed, or queued for its next attempt; either way its old work is owed an end.
 
-        A run convicted for silence is ended only if it is still silent when the UPDATE runs. None for one that is
-        spared.
+        `retries` is what the run has asked for. One that was convicted for silence is ended only if it is still silent
+        when the UPDATE runs. None for one that is spared.
         """
         code = verdict.judgement.error_code
         if code is None:
             return None
-        end = end_of_lost(verdict.suspect, code, self._sentence(verdict), self.timing)
+        lost = replace(verdict.suspect, retries=retries)
+        end = end_of_lost(lost, code, self._sentence(verdict), self.timing)
         return replace(
             end,
             kind=EventKind.REAPED,

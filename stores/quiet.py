@@ -14,7 +14,6 @@ from reprieve.models.paging import pages
 from reprieve.models.quiet import Listened, dossier
 from reprieve.stores.database import Database
 from reprieve.stores.runs.conditions import REPORTS
-from reprieve.stores.runs.records import with_retries
 
 #: It asks to be listened to, nobody has snoozed it, and its row knows of no output for so long. NULL is passed over.
 MAY_BE_QUIET = """
@@ -35,8 +34,8 @@ SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.started_
                AND s.seen_at > clock_timestamp() - :believed_for)
            OR EXISTS (SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.attempt = r.attempt
                       AND a.adoption IS NOT NULL) AS is_on_its_way,
-       {REPORTS} AS reports, sp.retry_on, sp.retry_delay
-FROM runs r JOIN run_specs sp ON sp.run_id = r.id
+       {REPORTS} AS reports
+FROM runs r
 WHERE r.id = ANY(CAST(:ids AS uuid[])) AND {MAY_BE_QUIET} ORDER BY r.id
 """)  # noqa: S608 - our own text
 
@@ -106,7 +105,7 @@ class QuietStore:
         ids = sorted(row.id for row in self._database.run(MAY_BE_QUIET_IDS, {"now": now}))
         for page in pages(ids, page_size):
             wanted = {"now": now, "ids": [str(run_id) for run_id in page], "believed_for": HOLDER_BELIEVED_FOR}
-            yield [Listened(**with_retries(row)) for row in self._database.run(LISTENED, wanted)]
+            yield [Listened(**row._mapping) for row in self._database.run(LISTENED, wanted)]
 
     def mark(self, marks: Sequence[Mark], now: datetime) -> list[UUID]:
         """Keep what was learned of these; returns those that are newly quiet."""

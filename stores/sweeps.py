@@ -19,7 +19,6 @@ from reprieve.models.watching import Watch
 from reprieve.stores.database import Database
 from reprieve.stores.leases import Lease, Leases
 from reprieve.stores.runs.conditions import REPORTS, SUSPICIOUS
-from reprieve.stores.runs.records import with_retries
 
 # suspect ids: running runs that are silent or overdue. One pass over the running runs in whatever order is cheapest:
 # in the order of an index, a million rows would be fetched one by one.
@@ -35,8 +34,8 @@ SUSPECTS = text(f"""
 SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.out_of_process_liveness,
        r.started_at, r.max_runtime, r.updated_at, r.last_proof, coalesce(upper(l.stored) - 1, 0) AS last_chunk,
        a.worker_node, s.unknown_at, s.answered_at, s.vouched_at,
-       {REPORTS} AS reports, r.start_by, sp.retry_on, sp.retry_delay
-FROM runs r JOIN run_specs sp ON sp.run_id = r.id
+       {REPORTS} AS reports, r.start_by
+FROM runs r
 LEFT JOIN LATERAL (
     SELECT max(first_at) FILTER (WHERE judgement = 'spare_unknown') AS unknown_at,
            max(last_at) FILTER (WHERE judgement = ANY(:ends_doubt)) AS answered_at,
@@ -221,5 +220,5 @@ class SweepStore:
         for page in pages(ids, page_size):
             wanted = moment | {"ids": [str(run_id) for run_id in page], "ends_doubt": ends_doubt}
             with self._database.begin() as connection:
-                suspects = [Suspect(**with_retries(row)) for row in connection.execute(SUSPECTS, wanted)]
+                suspects = [Suspect(**row._mapping) for row in connection.execute(SUSPECTS, wanted)]
             yield suspects

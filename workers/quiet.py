@@ -1,12 +1,14 @@
 """Quiet runs: a step of the sweep, and the snooze. What is decided of them is in `models/quiet.py`."""
 
 import logging
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
 from reprieve.models.quiet import Hush, brake_stalled, checked_snooze, end_of_stalled, listen_to
 from reprieve.models.records import Run
 from reprieve.models.watching import Watch, listen
+from reprieve.models.work import NO_RETRIES
 from reprieve.stores.leases import Lease
 from reprieve.stores.quiet import Mark
 from reprieve.workers import metrics
@@ -33,7 +35,11 @@ def find_quiet(services: Services, lease: Lease, watch: Watch, now: datetime) ->
         told += len(in_bulk(lambda some: services.quiet.mark(some, now), {one.of.run_id: one for one in marks}))
     if not stalled:
         return {"quiet": told, "stalled": 0}
-    ends = {one.run_id: end_of_stalled(one, now, timing) for one in brake_stalled(stalled, services.sweeps.fleet())}
+    asked = services.runs.retries(one.run_id for one in stalled)
+    ends = {
+        one.run_id: end_of_stalled(replace(one, retries=asked.get(one.run_id, NO_RETRIES)), now, timing)
+        for one in brake_stalled(stalled, services.sweeps.fleet())
+    }
     if len(ends) < len(stalled):
         logger.error("%d runs have stalled at once: %d of them are ended now.", len(stalled), len(ends))
     ended = in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)

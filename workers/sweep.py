@@ -30,7 +30,7 @@ from reprieve.models.paging import pages
 from reprieve.models.reaping import Findings, Ruling, Verdict, decide, end_of_late_to_start
 from reprieve.models.status import ErrorCode, Proof, Status
 from reprieve.models.watching import Watch, is_due, may_orphan, next_watch
-from reprieve.models.work import Fence
+from reprieve.models.work import NO_RETRIES, Fence
 from reprieve.stores.leases import Lease
 from reprieve.workers import metrics, tracing
 from reprieve.workers.app import app
@@ -146,7 +146,9 @@ def _say(ruling: Ruling) -> None:
 
 def _reap(services: Services, ruling: Ruling, verdicts: Sequence[Verdict]) -> int:
     """End those of these runs that were convicted, and count them."""
-    ends = {end.fence.run_id: end for one in verdicts if (end := ruling.end_of(one))}
+    asked = services.runs.retries(one.suspect.run_id for one in verdicts if one.judgement.error_code)
+    given = [ruling.end_of(one, asked.get(one.suspect.run_id, NO_RETRIES)) for one in verdicts]
+    ends = {end.fence.run_id: end for end in given if end}
     ended = in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
     reaped = [one for one in verdicts if one.suspect.run_id in ended]
     for one in reaped:

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from reprieve.models.lanes import LaneState, Rule
 from reprieve.stores.database import Database
-from reprieve.stores.runs.conditions import CLAIMABLE
+from reprieve.stores.runs.conditions import CLAIMABLE, DRAINED
 from reprieve.stores.runs.queue import WAITING, fits, rule_of
 
 SET = text("""
@@ -38,7 +38,7 @@ RULES = text('SELECT pattern, at_once AS "limit", paused_at FROM lanes ORDER BY 
 def _served(lane: str) -> str:
     """The condition that a living worker takes the runs of a lane."""
     takes_it = f"w.lanes IS NULL OR EXISTS (SELECT FROM unnest(w.lanes) AS s (pattern) WHERE {fits('s.pattern', lane)})"
-    lives = "w.seen_at > clock_timestamp() - CAST(:gone_after AS interval)"
+    lives = f"w.seen_at > clock_timestamp() - CAST(:gone_after AS interval) AND NOT w.stopping AND NOT {DRAINED}"
     return f"EXISTS (SELECT FROM workers w WHERE {lives} AND ({takes_it}))"
 
 
@@ -74,7 +74,7 @@ ORDER BY d.lane
 # unserved: lanes in which runs wait, and that no living worker serves; where no worker lives at all, none.
 UNSERVED = text(f"""
 WITH RECURSIVE {WAITING}
-SELECT w.lane FROM waiting w WHERE w.lane IS NOT NULL AND NOT {_served("w.lane")}
+SELECT q.lane FROM waiting q WHERE q.lane IS NOT NULL AND NOT {_served("q.lane")}
   AND EXISTS (SELECT FROM workers WHERE seen_at > clock_timestamp() - CAST(:gone_after AS interval))
 """)  # noqa: S608 - our own text
 

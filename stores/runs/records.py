@@ -11,7 +11,6 @@ from reprieve.models.errors import RunNotFound
 from reprieve.models.process import work_of
 from reprieve.models.records import Run
 from reprieve.models.status import Status
-from reprieve.models.work import retries_of
 from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
 _COLUMNS = """
@@ -115,10 +114,3 @@ def _record(row: Any) -> Run:
     attempts = columns["attempts"] or []
     columns["attempts"] = [attempt | {"work": work_of(attempt)} for attempt in json_of(attempts)]
     return Run.model_validate(columns | {name: json_of(columns[name]) for name in ("labels", "retry_on")})
-
-
-def with_retries(row: Any) -> dict[str, Any]:
-    """A row's columns, with those of `retry_on` as the value that they make."""
-    columns = dict(row._asdict())
-    retries = retries_of(columns.pop("retry_on"), columns.pop("retry_delay"))
-    return columns | {"retries": retries}

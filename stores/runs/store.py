@@ -11,6 +11,7 @@ from sqlalchemy.orm import joinedload, selectinload
 from reprieve.models.errors import RunNotFound
 from reprieve.models.rows import RunAttempt, RunEvent, RunRow, RunSpec
 from reprieve.models.status import EventKind
+from reprieve.models.work import Retries, retries_of
 from reprieve.stores.database import Database
 
 # tell once: an event, unless there is exactly this one already.
@@ -20,6 +21,12 @@ SELECT :run_id, :attempt, :kind, CAST(:detail AS jsonb)
 WHERE NOT EXISTS (
     SELECT FROM run_events e
     WHERE e.run_id = :run_id AND e.attempt = :attempt AND e.kind = :kind AND e.detail = CAST(:detail AS jsonb))
+""")
+
+# retries: read for those alone that are lost, beside what is narrow.
+RETRIES = text("""
+SELECT run_id, retry_on, retry_delay FROM run_specs
+WHERE run_id = ANY(CAST(:ids AS uuid[])) AND retry_on IS NOT NULL
 """)
 
 
@@ -54,6 +61,11 @@ class RunStore:
         """Write an event, unless the attempt has exactly this one already."""
         values = {"run_id": run_id, "attempt": attempt, "kind": kind.value, "detail": json.dumps(detail)}
         self._database.run(TELL_ONCE, values)
+
+    def retries(self, run_ids: Iterable[UUID]) -> dict[UUID, Retries]:
+        """Which ends another attempt follows, of those of these runs that asked for that."""
+        rows = self._database.run(RETRIES, {"ids": list(map(str, run_ids))})
+        return {row.run_id: retries_of(row.retry_on, row.retry_delay) for row in rows}
 
     def trace_parents(self, run_ids: Iterable[UUID]) -> dict[UUID, str | None]:
         """The place of each of these runs in its caller's trace."""

@@ -107,11 +107,11 @@ def test_a_drained_worker_claims_nothing_from_that_moment_and_another_one_does(s
     new_run(services)
     services.workers.drain(name)
     services.workers.drain(name)  # Once more changes nothing.
-    assert services.claims.claim(ROOM, "runs@here", drained) == []
-    assert len(services.claims.claim(ROOM, "runs@there", other)) == 1
+    assert services.claims.claim(ROOM, "runs@here", drained).works == []
+    assert len(services.claims.claim(ROOM, "runs@there", other).works) == 1
     new_run(services)
     services.workers.undrain(name)
-    assert len(services.claims.claim(ROOM, "runs@here", drained)) == 1
+    assert len(services.claims.claim(ROOM, "runs@here", drained).works) == 1
 
 
 def test_only_what_is_there_can_be_drained_and_only_what_is_drained_undrained(services: Services) -> None:
@@ -133,7 +133,7 @@ def test_a_host_without_a_worker_can_be_drained_before_it_comes_back(services: S
     assert "and not there" in told("workers")
     again = a_worker(services)
     new_run(services)
-    assert services.claims.claim(ROOM, "runs@here", again) == []
+    assert services.claims.claim(ROOM, "runs@here", again).works == []
     assert listed(services)["runs@here"]["draining"] is True
 
 

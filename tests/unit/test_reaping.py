@@ -525,21 +525,26 @@ def test_why_a_run_is_spared_is_kept_unless_it_is_no_suspect_any_more(judgement:
 
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_only_a_lost_process_with_attempts_left_is_retried(code: ErrorCode) -> None:
-    assert may_retry(code, suspect(attempt=1, max_attempts=2)) is (code is ErrorCode.PROCESS_LOST)
+    assert may_retry({"error_code": code}, suspect(attempt=1, max_attempts=2)) is (code is ErrorCode.PROCESS_LOST)
 
 
 @pytest.mark.parametrize(("attempt", "allowed"), [(2, True), (3, False), (4, False)])
 def test_a_retry_needs_an_attempt_that_is_left(attempt: int, allowed: bool) -> None:
-    assert may_retry(ErrorCode.PROCESS_LOST, suspect(attempt=attempt, max_attempts=3)) is allowed
+    assert may_retry({"error_code": ErrorCode.PROCESS_LOST}, suspect(attempt=attempt, max_attempts=3)) is allowed
 
 
 # -- the conviction
 
 REAPS = [judgement for judgement in Judgement if judgement.error_code]
+NO_SILENCE = (Judgement.REAP_TIMED_OUT, Judgement.REAP_NOT_STARTED)
 
 
 def ruling(watch: Watch, limit: Brake) -> Ruling:
     return Ruling(watch, [], limit, NOW, TIMING)
+
+
+#: By which a suspect was to have begun, where that matters.
+START_BY = NOW - timedelta(seconds=30)
 
 
 def convicted(one: Verdict) -> End:
@@ -553,7 +558,7 @@ def test_who_is_spared_is_not_ended(judgement: Judgement) -> None:
     assert ruling(watch(), Brake(fleet=1, convicted=0)).end_of(verdict(judgement)) is None
 
 
-@pytest.mark.parametrize("judgement", [one for one in REAPS if one is not Judgement.REAP_TIMED_OUT])
+@pytest.mark.parametrize("judgement", [one for one in REAPS if one not in NO_SILENCE])
 def test_a_conviction_for_silence_holds_only_while_the_run_is_still_silent(judgement: Judgement) -> None:
     assert convicted(verdict(judgement)).silent_before == NOW - TIMING.window
 
@@ -564,9 +569,17 @@ def test_a_conviction_for_the_time_limit_does_not_ask_for_silence() -> None:
     assert end.error_message == "Ran for longer than its max_runtime of 90 s."
 
 
+def test_a_conviction_for_not_having_begun_holds_only_while_nothing_was_reported_since() -> None:
+    end = convicted(verdict(Judgement.REAP_NOT_STARTED, start_by=START_BY))
+    assert end.silent_before == START_BY
+    assert end.error_message == (
+        f"Nothing was reported of it by {START_BY:%Y-%m-%d %H:%M:%S} UTC, the time by which it was to have begun."
+    )
+
+
 @pytest.mark.parametrize("judgement", REAPS)
 def test_a_reaped_run_fails_under_its_token_and_its_work_is_owed_an_end(judgement: Judgement) -> None:
-    one, code = verdict(judgement), judgement.error_code
+    one, code = verdict(judgement, start_by=START_BY), judgement.error_code
     end, evidence = convicted(one), ruling(watch(), Brake(fleet=1, convicted=1)).dossier(one)
     assert code is not None
     assert (end.fence, end.from_status, end.status) == (suspect().fence, Status.RUNNING, Status.FAILED)
