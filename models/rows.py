@@ -67,7 +67,6 @@ class RunRow(Row):
         ),
         CheckConstraint("status <> 'running' OR started_at IS NOT NULL", name="runs_running_has_started_at"),
         CheckConstraint("attempt BETWEEN 0 AND max_attempts AND max_attempts >= 1", name="runs_attempts_capped"),
-        Index("runs_running", "id", postgresql_where=text("status = 'running'")),
         Index(
             "runs_queue",
             *("not_before", "lane", "adapter", text("priority DESC"), "id"),

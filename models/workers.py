@@ -15,8 +15,8 @@ from reprieve.models.records import Record
 class Presence:
     """What a worker says of itself with each heartbeat.
 
-    `roles` are the queues that it consumes, `lanes` the patterns of the lanes that it serves (None: all), `places` is how
-    many runs may use its host at once, `spool_bytes` what the files of its spools occupy. It is `stopping` from when it
+    `roles` are the queues that it consumes, `lanes` the patterns of the lanes that it serves (None: all), `places` is
+    how many runs may use its host at once, `spool_bytes` what the files of its spools occupy. It is `stopping` from when it
     was asked to end.
     """
 

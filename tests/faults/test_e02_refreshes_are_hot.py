@@ -45,7 +45,7 @@ def test_no_index_holds_what_a_refresh_writes(services: Services) -> None:
     query = text("SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'runs'::regclass")
     with services.database.begin() as connection:
         indexes = connection.execute(query).scalars().all()
-    assert any("runs_running" in index for index in indexes)
+    assert any("runs_in_lane" in index for index in indexes)
     written = ("updated_at", "last_proof", "output_at", "quiet_at", "longest_silence")
     assert [index for index in indexes if any(column in index for column in written)] == []
 
