@@ -6,6 +6,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from psycopg2.extensions import set_wait_callback
+from psycopg2.extras import wait_select
 from sqlalchemy import Connection, Engine, Row, TextClause, create_engine, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.orm import Session
@@ -94,6 +96,11 @@ class Database:
     def forget(self) -> None:
         """In a forked child: leave the connections to the parent, whose they are."""
         self.engine.dispose(close=False)
+
+
+def let_interrupt() -> None:
+    """Have Ctrl-C end a statement that this process waits for, there as well. For a command of a person."""
+    set_wait_callback(wait_select)
 
 
 def _run(connection: Connection, statement: TextClause | str, values: Mapping[str, Any] | None) -> Sequence[Row[Any]]:

@@ -1,5 +1,9 @@
 """Bringing the database to the form that this version of the code expects."""
 
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -7,32 +11,83 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
 from reprieve.models.errors import SettingsError
+from reprieve.models.faults import sqlstate_of
 from reprieve.models.rows import Row
 from reprieve.stores.database import Database
+from reprieve.stores.migrations.online import LOCK_PATIENCE
 
-#: Two migrations at once would trip over each other: the second waits for this advisory lock.
-MIGRATION_LOCK = 0x5265_7072_0001
+logger = logging.getLogger(__name__)
+
+#: Two migrations at once would trip over each other: the second waits until this advisory lock is free. It is never
+#: waited for inside PostgreSQL, for an index that is built meanwhile waits for all statements that are older than it.
+MIGRATION_LOCK = 0x5265_7072_0002
+#: What earlier releases lock, in their one transaction: theirs is over before ours begins.
+EARLIER_LOCK = 0x5265_7072_0001
+#: Seconds between two looks whether that lock, or a table that others use, is free.
+PAUSE = 0.5
+
+_NOT_NOW = ("55P03", "40P01")
+"""SQLSTATEs of a table that others use just now: lock_not_available, deadlock_detected."""
 
 
-def migrate(database: Database) -> str:
+def migrate(database: Database, say: Callable[[str], None] | None = None) -> str:
     """Apply what is missing, one migrator at a time; returns the revision the database is at.
 
+    Each migration is a transaction, and its steps beside others (`stores.migrations.online`) one each: what is
+    interrupted is done by the next call. `say` is told how far a long one is, a line each; it is logged by default.
     Raises `SettingsError` where tables of somebody else's are in the way.
     """
-    with database.begin() as connection:
-        # A migration may take long, and may have to wait for another that does.
-        connection.execute(text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-        _make_schema(connection, database.schema)
-        _refuse_tables_of_others(connection)
-        config = _config()
-        config.attributes["connection"] = connection
+    tell = say or logger.info
+    with _alone(database, tell):
+        with database.begin() as connection:
+            connection.execute(text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": EARLIER_LOCK})
+            _make_schema(connection, database.schema)
+            _refuse_tables_of_others(connection)
+        while True:
+            try:
+                return _upgrade(database, tell)
+            except DBAPIError as error:
+                if sqlstate_of(error) not in _NOT_NOW:
+                    raise
+                # Whoever wants the table waits behind one who waits for it: so nobody waits long, and tries again.
+                tell(f"Others use what is to be changed; trying again: {str(error.orig).splitlines()[0]}")
+                time.sleep(PAUSE)
+
+
+@contextmanager
+def _alone(database: Database, tell: Callable[[str], None]) -> Iterator[None]:
+    """Keep other migrators waiting, over a connection of its own, for as long as the block takes."""
+    waits = False
+    while True:
+        with database.begin() as connection:
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            if connection.execute(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}).scalar():
+                yield
+                return
+        if not waits:
+            tell("Another migration is under way; waiting for it.")
+            waits = True
+        time.sleep(PAUSE)
+
+
+def _upgrade(database: Database, tell: Callable[[str], None]) -> str:
+    config = _config()
+    with database.engine.connect() as connection:
+        event.listen(connection, "begin", _with_patience)
+        config.attributes.update(connection=connection, database=database, say=tell)
         command.upgrade(config, "head")
         return current_revision(connection) or "none"
+
+
+def _with_patience(connection: Connection) -> None:
+    """A step of a migration may take its time. It may not keep others waiting for what it waits for itself."""
+    connection.exec_driver_sql(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{LOCK_PATIENCE}'")
 
 
 def _make_schema(connection: Connection, name: str | None) -> None:

@@ -67,11 +67,14 @@ def flower() -> None:
 
 
 def migrate() -> None:
-    """Bring the database to the form that this version expects."""
+    """Bring the database to the form that this version expects, beside a fleet at work; repeat it if interrupted."""
+    from reprieve.stores.database import let_interrupt
     from reprieve.stores.migrate import migrate as migrate_database
     from reprieve.workers.bootstrap import services
 
-    say(f"The database is at revision {migrate_database(services().database)}.")
+    let_interrupt()
+    revision = migrate_database(services().database, lambda line: say(line, problem=True))
+    say(f"The database is at revision {revision}.")
 
 
 def demo(

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, inspect, make_url, text
 from sqlalchemy.dialects.postgresql import BYTEA, JSON, JSONB
@@ -13,10 +15,13 @@ from sqlalchemy.exc import IntegrityError
 
 from reprieve.models.errors import SettingsError
 from reprieve.models.rows import Row
+from reprieve.stores import migrate as migrations
 from reprieve.stores.database import Database
 from reprieve.stores.migrate import current_revision, head_revision, is_current, migrate
+from reprieve.stores.migrations import online
 from reprieve.workers.bootstrap import Services
 from tests.support.rows import new_run
+from tests.support.waiting import eventually
 
 #: Everything by which two databases may differ that Alembic does not look at: defaults, checks, keys, indexes, options.
 CATALOGUE = """
@@ -120,6 +125,139 @@ def test_two_who_migrate_an_empty_database_at_once_both_succeed(new_database: Ne
     database = new_database()
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(migrate, [database, database])) == [head_revision()] * 2
+
+
+# -- beside a fleet at work
+
+#: A migration after the newest, with steps of `reprieve.stores.migrations.online`.
+ONE_MORE = """
+import sqlalchemy as sa
+from alembic import op
+from reprieve.stores.migrations.online import add_columns, create_index_online, drop_index_online, in_batches
+revision, down_revision, branch_labels, depends_on = "next", {head!r}, None, None
+
+def upgrade():
+    add_columns("runs", sa.Column("extra", sa.Integer(), server_default="0", nullable=False))
+{steps}
+"""
+
+
+@pytest.fixture
+def one_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Gives this version one more migration, of these lines."""
+    config = migrations._config
+
+    def give(steps: str) -> None:
+        body = ONE_MORE.format(head=head_revision(), steps="".join(f"    {line}\n" for line in steps.splitlines()))
+        (tmp_path / "next.py").write_text(body)
+
+    def with_one_more() -> Config:
+        known = config()
+        ours = Path(migrations.__file__).parent / "migrations/versions"
+        known.set_main_option("path_separator", "newline")
+        known.set_main_option("version_locations", f"{ours}\n{tmp_path}")
+        return known
+
+    monkeypatch.setattr(migrations, "_config", with_one_more)
+    return give
+
+
+def index_is_valid(database: Database, name: str) -> bool | None:
+    query = text("SELECT (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name))")
+    return database.run(query, {"name": name})[0][0]
+
+
+INDEX = 'create_index_online("runs_extra", "runs", ["extra", "id"], where="extra > 0")'
+
+
+def test_a_migration_that_finds_a_table_in_use_lets_others_pass_and_goes_on_when_it_is_free(
+    new_database: NewDatabase, one_more: Callable[[str], None]
+) -> None:
+    database, said = new_database(), list[str]()
+    migrate(database)
+    one_more(INDEX)
+    with ThreadPoolExecutor(1) as pool:
+        with database.begin() as reader:
+            reader.execute(text("SELECT count(*) FROM runs"))
+            migrating = pool.submit(migrate, database, said.append)
+            eventually(lambda: len([one for one in said if "trying again" in one]) >= 2)
+            # Whoever comes later is let through in between.
+            with database.begin() as later:
+                later.execute(text("SET LOCAL lock_timeout = '10s'"))
+                later.execute(text("UPDATE runs SET sends = sends"))
+            assert not migrating.done()
+        assert migrating.result(60) == "next"
+    assert index_is_valid(database, "runs_extra")
+
+
+def test_a_migration_that_was_interrupted_goes_on_where_it_was(
+    new_database: NewDatabase, one_more: Callable[[str], None]
+) -> None:
+    database = new_database()
+    migrate(database)
+    one_more(INDEX + "\nraise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        migrate(database)
+    assert index_is_valid(database, "runs_extra")
+    with database.begin() as connection:
+        assert current_revision(connection) == head_revision()
+    one_more(INDEX)
+    assert migrate(database) == "next"
+
+
+def test_an_index_that_was_left_half_built_is_built_anew(
+    new_database: NewDatabase, one_more: Callable[[str], None]
+) -> None:
+    database = new_database()
+    migrate(database)
+    add_spec = text("INSERT INTO run_specs (run_id, config, labels) VALUES (:id, '{}', '{}')")
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE run_specs DROP CONSTRAINT run_specs_run_id_fkey"))
+        for _ in range(2):
+            connection.execute(add_spec, {"id": uuid4()})
+    one_more('create_index_online("specs_extra", "run_specs", ["config"], unique=True)')
+    with pytest.raises(IntegrityError):
+        migrate(database)
+    assert index_is_valid(database, "specs_extra") is False
+    database.run(text("DELETE FROM run_specs"))
+    assert migrate(database) == "next"
+    assert index_is_valid(database, "specs_extra") is True
+
+
+def test_one_who_waits_for_another_migration_does_not_keep_it_from_building_an_index(
+    new_database: NewDatabase, one_more: Callable[[str], None]
+) -> None:
+    database, said = new_database(), [list[str](), list[str]()]
+    migrate(database)
+    one_more(INDEX)
+    with ThreadPoolExecutor(2) as pool:
+        with database.begin() as reader:
+            reader.execute(text("SELECT count(*) FROM runs"))
+            both = [pool.submit(migrate, database, one.append) for one in said]
+            eventually(lambda: any("Another migration is under way" in line for one in said for line in one))
+        assert [one.result(60) for one in both] == ["next"] * 2
+
+
+def test_a_long_step_says_how_far_it_is_and_what_is_done_in_batches_is_done_to_the_end(
+    new_database: NewDatabase, one_more: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, said = new_database(), list[str]()
+    migrate(database)
+    monkeypatch.setattr(online, "TELL_EVERY", 0.01)
+    monkeypatch.setattr(online, "BATCH", 10)
+    some = "SELECT CAST(n AS text), '', '' FROM generate_series(1, 1001) n"
+    database.run(text(f"INSERT INTO nodes (slot, name, namespace) {some}"))
+    one_more(
+        "in_batches(\"UPDATE nodes SET name = 'x' WHERE slot IN "
+        "(SELECT slot FROM nodes WHERE name = '' LIMIT :batch)\", 'nodes')"
+    )
+    assert migrate(database, said.append) == "next"
+    assert database.run(text("SELECT count(*) FROM nodes WHERE name = ''"))[0][0] == 0
+    assert any("nodes: " in line and " rows done, since " in line for line in said)
+
+
+def test_a_check_that_is_replaced_holds_for_all_rows(services: Services) -> None:
+    assert services.database.run(text("SELECT conname FROM pg_constraint WHERE NOT convalidated")) == []
 
 
 THEIR_ALEMBIC = "CREATE TABLE alembic_version (version_num varchar(32)); INSERT INTO alembic_version VALUES ('{}')"

@@ -1,6 +1,7 @@
 """What a run may be asked for with: a lane, a time to start, causes of a retry, notices, and how long it may be quiet.
 
-Columns without a value, or with a constant one, are added without writing a row.
+Columns without a value, or with a constant one, are added without writing a row, and the checks of what is there are
+made while others read and write.
 """
 
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
+
+from reprieve.stores.migrations.online import add_columns, replace_check_online
 
 revision = "0018"
 down_revision = "0017"
@@ -67,10 +70,7 @@ END $$
 
 def upgrade() -> None:
     for table, columns in COLUMNS.items():
-        for column in columns:
-            op.add_column(table, column)
-    for (table, name), condition in CHECKS.items():
-        op.drop_constraint(name, table, type_="check")
-        op.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
-        op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+        add_columns(table, *columns)
     op.execute(CHECK_TRANSITION)
+    for (table, name), condition in CHECKS.items():
+        replace_check_online(table, name, condition)
