@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reprieve.cli.commands import checks, runs, servers, tokens
+from reprieve.cli.commands import checks, history, runs, servers, tokens
 from reprieve.cli.sentences import say
 from reprieve.cli.troubles import give_up_output, sentence_of
 from reprieve.workers.secrecy import conceal
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "health": checks.health,
     "doctor": checks.doctor,
     "migrate": servers.migrate,
+    "export": history.export,
     "flower": servers.flower,
     "demo": servers.demo,
     "simulate": checks.simulate,

@@ -11,4 +11,9 @@ def complaints(services: Services, pulse: Pulse | None) -> list[str]:
 
 def setbacks(services: Services) -> list[str]:
     """What fails and does not keep the fleet from its work: it stays owed until it is done."""
-    return refused(services.archives.refusals()) + services.setbacks.complaints()
+    retention = services.retention.state()
+    return [
+        *refused(services.archives.refusals()),
+        *services.setbacks.complaints(),
+        *(retention.complaints(services.database.now()) if retention else ()),
+    ]
