@@ -16,12 +16,12 @@ OF_RUNS = {
     if name == "runs" or "run_id" in table.primary_key.columns or name == "run_events"
 }
 
-# bytes: of each table with its indexes, its partitions, and what is stored beside it.
+# bytes: of each table with its indexes and what is stored beside it; of one that has partitions, theirs.
 BYTES = text("""
-SELECT c.relname AS table, CAST(sum(pg_total_relation_size(t.relid)) AS bigint) AS bytes
-FROM pg_class c CROSS JOIN LATERAL pg_partition_tree(c.oid) t
-WHERE c.relnamespace = CAST(current_schema() AS regnamespace) AND c.relname = ANY(:names)
-GROUP BY c.relname ORDER BY c.relname
+SELECT c.relname AS table, pg_total_relation_size(c.oid) + coalesce((
+    SELECT CAST(sum(pg_total_relation_size(t.relid)) AS bigint) FROM pg_partition_tree(c.oid) t WHERE t.isleaf), 0
+) AS bytes
+FROM pg_class c WHERE c.relnamespace = CAST(current_schema() AS regnamespace) AND c.relname = ANY(:names)
 """)
 
 # oldest: the first run of a table. After a retention that has removed many, what was before that is dead, and is not
