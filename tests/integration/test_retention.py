@@ -158,6 +158,22 @@ def test_without_a_retention_nothing_goes_and_what_was_said_of_one_is_over(servi
     assert is_there(services, run_id)
 
 
+def test_a_pass_that_was_turned_off_in_the_middle_begins_anew(
+    wired: Services, monkeypatch: pytest.MonkeyPatch, services: Services
+) -> None:
+    runs = [ended(wired) for _ in range(3)]
+    monkeypatch.setattr(retention, "PAGE", 1)
+    monkeypatch.setattr(retention, "TURN", 0.0)
+    assert expire_runs(wired)[GOES_ON]
+    assert expire_runs(services) == {}
+    monkeypatch.undo()
+    assert expire_runs(wired) == {"removed": 2}
+    state = wired.retention.state()
+    assert state is not None
+    assert state.last_removed == 2
+    assert not any(is_there(wired, run_id) for run_id in runs)
+
+
 @pytest.mark.parametrize(
     ("owing", "paid"),
     [
@@ -401,6 +417,29 @@ def test_a_key_whose_run_is_gone_asks_for_a_new_run(wired: Services) -> None:
         wired.database, [NewRun(uuid7(), "detached", True, {"command": ["true"]}, idempotency_key="once")]
     )
     assert again.id != old
+    assert is_new
+
+
+@pytest.mark.parametrize("statement", [2, 3])
+def test_a_key_whose_run_goes_while_it_is_asked_for_asks_for_a_new_run(wired: Services, statement: int) -> None:
+    """Between the statement that finds the key taken, and the one that looks by whom, or which run that is."""
+    old, asked = ended(wired, idempotency_key="once"), 0
+
+    class Between:
+        schema = wired.database.schema
+
+        def run(self, *statement_and_values: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == statement:
+                wired.retention.remove([old])
+            return wired.database.run(*statement_and_values)
+
+        together = wired.database.together
+
+    new = NewRun(uuid7(), "detached", True, {"command": ["true"]}, idempotency_key="once")
+    ((run, is_new),) = insert(Between(), [new])
+    assert run.id == uuid.UUID(str(new.id))
     assert is_new
 
 
