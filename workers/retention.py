@@ -3,7 +3,7 @@
     a page of runs → their logs' objects go → they are deleted, some hundreds at once → the page is recorded as done
 
 A page whose process dies is begun again. One pass over all runs is made an hour, by one process at a time, in turns of
-some seconds, and for half of its time at most: the other half is the fleet's. A run that cannot be deleted keeps no
+some seconds, and for a fifth of its time at most: the rest is the fleet's. A run that cannot be deleted keeps no
 other (`models.owed`); a pass that fails says so to whoever looks at the fleet's health until one does not.
 """
 
@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 #: Runs that are looked at together …
 PAGE = 2_000
 #: … and deleted in one transaction.
-REMOVE_AT_ONCE = 250
+REMOVE_AT_ONCE = 100
+#: For how many times as long as a deletion took nothing is deleted: what is old has time, and a disk has one queue.
+REST = 4.0
 #: Seconds of a turn; what is left is done by the next, which others of the queue may precede.
 TURN = 20.0
 #: Seconds of a turn that the archive may take for a page: what it has not removed by then stays until the next pass.
@@ -96,7 +98,7 @@ def _page(services: Services, retention: RunRetention, shortest: timedelta, afte
     for some in pages(list(is_due), REMOVE_AT_ONCE):
         began = time.monotonic()
         removed |= _remove(services, some)
-        time.sleep(time.monotonic() - began)
+        time.sleep(REST * (time.monotonic() - began))
     services.retention.remove_what_is_left(after, look.upto)
     kept = [at for run_id, at in is_due.items() if run_id not in removed]
     first_left = next((run.id for run in look.runs if run.id not in removed), None)
