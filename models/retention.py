@@ -17,8 +17,8 @@ LONGEST = 36_500.0
 
 #: How long something that is due may stay before health tells of it: much is removed when retention is turned on.
 BEHIND_TOLD_AFTER = timedelta(days=2)
-#: The same of a retention that fails: what fails once is mostly done by the next try.
-FAILING_TOLD_AFTER = timedelta(minutes=5)
+#: The same of a retention that fails: what fails once is mostly done by the next try, an hour later.
+FAILING_TOLD_AFTER = timedelta(minutes=75)
 
 _WHAT_WOULD_DO = (
     f"give days above 0 and up to {LONGEST:.0f}, or {NEVER}, for all runs, and for those of a lane after its name or a "

@@ -310,9 +310,9 @@ def test_a_retention_that_fails_is_logged_told_of_and_goes_on_where_it_was(
             with pytest.raises(Exception, match="division by zero"):
                 expire_runs(wired)
     assert "Ended runs could not be removed" in caplog.text
-    wired.database.run(text("UPDATE retention SET failing_since = failing_since - interval '1 h'"))
-    assert any("failing for 1 h" in reason and "division by zero" in reason for reason in setbacks(wired))
-    assert "reprieve_retention_failing_seconds 36" in client.get("/metrics").text
+    wired.database.run(text("UPDATE retention SET failing_since = failing_since - interval '3 h'"))
+    assert any("failing for 3 h" in reason and "division by zero" in reason for reason in setbacks(wired))
+    assert "reprieve_retention_failing_seconds 108" in client.get("/metrics").text
     assert expire_runs(wired) == {"removed": 1}
     assert setbacks(wired) == []
     assert "reprieve_retention_failing_seconds 0.0" in client.get("/metrics").text

@@ -65,7 +65,7 @@ def test_doctor_and_metrics_tell_of_them(services: Services, client: TestClient)
     assert well
     assert "(30): 1 in the last pass" in told
     services.retention.failed("30", "DiskFull: no room")
-    services.database.run("UPDATE retention SET failing_since = failing_since - interval '1 h'")
+    services.database.run("UPDATE retention SET failing_since = failing_since - interval '3 h'")
     well, told = retention(services)
     assert not well
     assert "DiskFull: no room" in told
