@@ -26,4 +26,9 @@ def beat_schedule(timing: Timing) -> dict[str, dict[str, Any]]:
             "schedule": timedelta(hours=1),
             "options": {"queue": "archive"},
         },
+        "retention.runs": {
+            "task": "retention.runs",
+            "schedule": timedelta(hours=1),
+            "options": {"queue": "archive"},
+        },
     }

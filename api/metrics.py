@@ -43,7 +43,8 @@ class Facts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         fleet = (self._runs, self._lanes, self._ages, self._owed)
-        for source in (*fleet, self._archive, self._hosts, self._workers, self._reaper, self._queues):
+        kept = (self._archive, self._retention, self._tables)
+        for source in (*fleet, *kept, self._hosts, self._workers, self._reaper, self._queues):
             try:
                 yield from list(source())
             except Exception as error:
@@ -123,6 +124,30 @@ class Facts(Collector):
         for operation in (WRITE, REMOVE):
             refusing.add_metric([operation], (now - since.get(operation, now)).total_seconds())
         yield refusing
+
+    def _retention(self) -> Iterator[Metric]:
+        state, now = self._services.retention.state(), self._services.database.now()
+        failing = (now - state.failing_since).total_seconds() if state and state.failing_since else 0.0
+        message = "Seconds for which the retention of runs has been failing; 0 if it does not."
+        yield GaugeMetricFamily("reprieve_retention_failing_seconds", message, value=failing)
+        behind = state.behind(now).total_seconds() if state and state.policy else 0.0
+        message = (
+            "Seconds for which, at the most, a run has been due for its removal that is still there; 0 if it is off."
+        )
+        yield GaugeMetricFamily("reprieve_retention_behind_seconds", message, value=behind)
+
+    def _tables(self) -> Iterator[Metric]:
+        message = "Bytes of a table, with its indexes and partitions."
+        sizes = GaugeMetricFamily("reprieve_table_bytes", message, labels=["table"])
+        message = "Seconds since the run of a table's first row was asked for."
+        oldest = GaugeMetricFamily("reprieve_table_oldest_row_seconds", message, labels=["table"])
+        now = self._services.database.now()
+        for one in self._services.sizes.tables():
+            sizes.add_metric([one.table], one.bytes)
+            if one.oldest is not None:
+                oldest.add_metric([one.table], max(0.0, (now - one.oldest).total_seconds()))
+        yield sizes
+        yield oldest
 
     def _hosts(self) -> Iterator[Metric]:
         nodes, timing = self._services.nodes, self._services.timing

@@ -30,6 +30,7 @@ from bench import (
     refresh,
     short,
     sweep,
+    years,
 )
 from bench.measure import Result
 from bench.stack import stack
@@ -50,9 +51,10 @@ BENCHMARKS: dict[str, ModuleType] = {
     "carry": carry,
     "million": million,
     "short": short,
+    "years": years,
 }
 #: Only by their names: they take long, or need an environment of their own.
-LONG = ("hold", "enqueue", "dispatch", "carry", "million", "short")
+LONG = ("hold", "enqueue", "dispatch", "carry", "million", "short", "years")
 PACKAGES = ("celery", "redis", "sqlalchemy", "psycopg2-binary", "zstandard", "msgspec")
 
 console = Console(width=None if os.isatty(1) else 150)

@@ -16,7 +16,17 @@ from reprieve.cli.checks.access import flower, http_api
 from reprieve.cli.checks.fleet import archive, archiving, hosts, lanes, reaper
 from reprieve.cli.checks.machine import open_files, plug_ins, settings, space, versions
 from reprieve.cli.checks.messaging import broker, queues, redis
-from reprieve.cli.checks.postgres import clocks, database, encryption, hot_updates, migrations, standbys, timeouts
+from reprieve.cli.checks.postgres import (
+    clocks,
+    database,
+    encryption,
+    hot_updates,
+    migrations,
+    retention,
+    standbys,
+    tables,
+    timeouts,
+)
 from reprieve.cli.render import terminal
 from reprieve.cli.sentences import say_json
 from reprieve.models.errors import ReprieveError
@@ -34,6 +44,8 @@ CHECKS: tuple[Callable[[Services], Found], ...] = (
     timeouts,
     hot_updates,
     standbys,
+    tables,
+    retention,
     archive,
     archiving,
     redis,
@@ -52,7 +64,10 @@ CHECKS: tuple[Callable[[Services], Found], ...] = (
 )
 #: What can be looked at only where there is a database: one that is down is reported once.
 OF_DATABASE = frozenset(
-    {encryption, migrations, timeouts, hot_updates, standbys, archiving, reaper, hosts, lanes, clocks, http_api}
+    {
+        *(encryption, migrations, timeouts, hot_updates, standbys, tables, retention, archiving),
+        *(reaper, hosts, lanes, clocks, http_api),
+    }
 )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reprieve.cli.commands import checks, lanes, runs, servers, tokens, workers
+from reprieve.cli.commands import checks, history, lanes, runs, servers, tokens, workers
 from reprieve.cli.sentences import say
 from reprieve.cli.troubles import give_up_output, sentence_of
 from reprieve.workers.secrecy import conceal
@@ -36,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     "whatif": checks.whatif,
     "doctor": checks.doctor,
     "migrate": servers.migrate,
+    "export": history.export,
     "flower": servers.flower,
     "demo": servers.demo,
     "simulate": checks.simulate,

@@ -33,6 +33,8 @@ class Duty(StrEnum):
     """Its work is to be confirmed gone."""
     ADOPTION = "adoption"
     """Its work is to be followed by another worker."""
+    RETENTION = "retention"
+    """Its run is to be removed, and all that belongs to it; of no single attempt (0)."""
 
     @property
     def failure(self) -> str:
@@ -58,6 +60,7 @@ _PAUSES = {
     Duty.TERMINATION: (timedelta(seconds=30), timedelta(minutes=5)),
     # Until then its output is read by nobody.
     Duty.ADOPTION: (timedelta(seconds=10), timedelta(minutes=1)),
+    Duty.RETENTION: (timedelta(minutes=10), timedelta(days=1)),
 }
 
 _FAILURES = {
@@ -65,6 +68,7 @@ _FAILURES = {
     Duty.REMOVAL: "its log has expired, and could not be removed; that is tried again",
     Duty.TERMINATION: "its work could not be ended",
     Duty.ADOPTION: "it could not be adopted; that is tried again",
+    Duty.RETENTION: "it was to be removed, and could not be; that is tried again",
 }
 
 _SENTENCES = {
@@ -72,6 +76,7 @@ _SENTENCES = {
     Duty.REMOVAL: "The log of attempt {attempt} has expired, and could not be removed",
     Duty.TERMINATION: "The work of attempt {attempt} could not be ended",
     Duty.ADOPTION: "No worker could take over the work of attempt {attempt}",
+    Duty.RETENTION: "The run was to be removed, as all that have ended so long ago, and could not be",
 }
 
 _PLURALS = {
@@ -79,6 +84,7 @@ _PLURALS = {
     Duty.REMOVAL: "expired logs that could not be removed",
     Duty.TERMINATION: "attempts whose work could not be ended",
     Duty.ADOPTION: "attempts whose work no worker could take over",
+    Duty.RETENTION: "ended runs that could not be removed",
 }
 
 

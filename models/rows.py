@@ -373,6 +373,35 @@ class Setback(Row):
     next_try_at: Mapped[datetime]
 
 
+class Retention(Row):
+    """How far the retention of runs is, one row (`models.retention.RetentionState`).
+
+    The pass that is under way goes on `after` an id, has left the run `first_left` and none before, and `kept` so many
+    that are due, since `oldest_kept` at the earliest. The next pass begins at `begin_at`. No run that was removed is
+    younger than `removed_up_to`.
+    """
+
+    __tablename__ = "retention"
+    __table_args__ = (CheckConstraint("id = 1", name="retention_single_row"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, server_default="1")
+    policy: Mapped[str | None]
+    done_until: Mapped[datetime]
+    kept_since: Mapped[datetime | None]
+    pass_began_at: Mapped[datetime | None]
+    begin_at: Mapped[uuid.UUID] = mapped_column(server_default=text(f"'{uuid.UUID(int=0)}'"))
+    after: Mapped[uuid.UUID] = mapped_column(server_default=text(f"'{uuid.UUID(int=0)}'"))
+    first_left: Mapped[uuid.UUID | None]
+    oldest_kept: Mapped[datetime | None]
+    removed: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    kept: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    last_removed: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    last_kept: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    removed_up_to: Mapped[uuid.UUID | None]
+    failing_since: Mapped[datetime | None]
+    failure: Mapped[str | None]
+
+
 class ReaperWatch(Row):
     """The reaper's own memory, one row: since when it has been watching and hearing without a gap, its last sweep.
 

@@ -61,3 +61,12 @@ def seconds_of(length: str) -> float:
     if found is None:
         raise InvalidRequest(f"{shown(repr(length))[:100]} is no length of time; give one like 90, 30s, 45m, 1h or 2d.")
     return float(found[1]) * _UNITS[found[2]]
+
+
+def volume(size: float) -> str:
+    """Bytes in words that fit a table: `512 B`, `1.2 MB`, `14 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -17,6 +17,7 @@ from reprieve.stores.archive import Archived, LogArchives
 from reprieve.stores.arrays import key_arrays
 from reprieve.stores.database import Database
 from reprieve.stores.extents import extent_of, extents
+from reprieve.stores.retention import GONE
 from reprieve.stores.small_logs import SmallLogs
 
 # ended: what decides what can be forgotten of each of these attempts.
@@ -188,10 +189,15 @@ class Closings:
             return [(row.run_id, row.attempt) for row in rows]
 
     def forgettable(self, attempts: Iterable[LogKey]) -> list[LogKey]:
-        """The attempts of which a host need keep nothing any more. An attempt that is not known here is kept."""
+        """The attempts of which a host need keep nothing any more: also those whose run was removed.
+
+        An attempt that was never known here is kept.
+        """
+        keys = key_arrays(attempts)
         with self._database.begin() as connection:
-            rows = connection.execute(ENDED, key_arrays(attempts)).all()
-        return [
+            rows = connection.execute(ENDED, keys).all()
+            gone = connection.execute(GONE, keys).all()
+        return [(row.run_id, row.attempt) for row in gone] + [
             (row.run_id, row.attempt)
             for row in rows
             if may_forget(

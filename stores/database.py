@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
+from select import select
 from typing import Any
 
-from psycopg2.extensions import set_wait_callback
-from psycopg2.extras import wait_select
+import psycopg2
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callback
 from sqlalchemy import Connection, Engine, Row, TextClause, create_engine, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.orm import Session
@@ -100,7 +101,28 @@ class Database:
 
 def let_interrupt() -> None:
     """Have Ctrl-C end a statement that this process waits for, there as well. For a command of a person."""
-    set_wait_callback(wait_select)
+    set_wait_callback(_wait)
+
+
+def _wait(connection: Any) -> None:
+    """Wait for an answer, as psycopg2's `wait_select` does; and end with what interrupted it."""
+    interrupted = False
+    while True:
+        try:
+            state = connection.poll()
+            if state == POLL_OK:
+                break
+            reads, writes = ([connection.fileno()] if state == one else [] for one in (POLL_READ, POLL_WRITE))
+            select(reads, writes, [])
+        except KeyboardInterrupt:
+            interrupted = True
+            connection.cancel()
+        except psycopg2.Error:
+            if not interrupted:
+                raise
+            break
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def _run(connection: Connection, statement: TextClause | str, values: Mapping[str, Any] | None) -> Sequence[Row[Any]]:

@@ -36,13 +36,15 @@ WHERE s.duty = :duty AND s.run_id = k.run_id AND s.attempt = k.attempt
 """)
 
 # A setback of work that is no longer owed means nothing: it was done elsewhere, or the run has ended.
-_OWED_STILL = """EXISTS (
-    SELECT FROM run_attempts a LEFT JOIN log_archives v USING (run_id, attempt)
-    WHERE a.run_id = s.run_id AND a.attempt = s.attempt AND CASE s.duty
-        WHEN 'closing' THEN a.log_closed_at IS NULL
-        WHEN 'removal' THEN v.run_id IS NOT NULL AND v.removed_at IS NULL
-        WHEN 'termination' THEN a.termination IN ('owed', 'waived')
-        ELSE a.adoption = 'owed' END)"""
+_OWED_STILL = """CASE s.duty
+    WHEN 'retention' THEN EXISTS (SELECT FROM runs r WHERE r.id = s.run_id)
+    ELSE EXISTS (
+        SELECT FROM run_attempts a LEFT JOIN log_archives v USING (run_id, attempt)
+        WHERE a.run_id = s.run_id AND a.attempt = s.attempt AND CASE s.duty
+            WHEN 'closing' THEN a.log_closed_at IS NULL
+            WHEN 'removal' THEN v.run_id IS NOT NULL AND v.removed_at IS NULL
+            WHEN 'termination' THEN a.termination IN ('owed', 'waived')
+            ELSE a.adoption = 'owed' END) END"""
 
 TIDY = text(f"DELETE FROM setbacks s WHERE NOT {_OWED_STILL}")  # noqa: S608 - our own text
 

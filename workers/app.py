@@ -31,6 +31,7 @@ def configuration() -> dict[str, Any]:
             "reprieve.workers.execute",
             "reprieve.workers.ingest",
             "reprieve.workers.closing",
+            "reprieve.workers.retention",
             "reprieve.workers.sweep",
             "reprieve.workers.lifecycle",
         ),
@@ -43,6 +44,7 @@ def configuration() -> dict[str, Any]:
             "logs.echo": {"queue": "logs"},
             # Archives are long work: neither output nor a sweep may wait behind one.
             "logs.*": {"queue": "archive"},
+            "retention.*": {"queue": "archive"},
             "reaper.*": {"queue": "control"},
         },
         "beat_schedule": beat_schedule(settings.timing),

@@ -15,6 +15,7 @@ from reprieve.stores.archive import LogArchives
 from reprieve.stores.cache import connect
 from reprieve.stores.closings import Closings
 from reprieve.stores.database import Database
+from reprieve.stores.export import Export
 from reprieve.stores.fleet import FleetStore
 from reprieve.stores.hints import LiveEvents, Request, StopSignals, Vouches
 from reprieve.stores.leases import Leases
@@ -24,6 +25,7 @@ from reprieve.stores.owed import Setbacks
 from reprieve.stores.questions import QuestionStore
 from reprieve.stores.quiet import QuietStore
 from reprieve.stores.reading import LogReader
+from reprieve.stores.retention import RetentionStore
 from reprieve.stores.runs.attempts import AttemptStore
 from reprieve.stores.runs.claims import ClaimStore
 from reprieve.stores.runs.deadlines import DeadlineStore
@@ -32,6 +34,7 @@ from reprieve.stores.runs.records import RunRecords
 from reprieve.stores.runs.resends import ResendStore
 from reprieve.stores.runs.store import RunStore
 from reprieve.stores.runs.terminations import TerminationStore
+from reprieve.stores.sizes import Sizes
 from reprieve.stores.spooled import SpooledStore
 from reprieve.stores.sweeps import SweepStore
 from reprieve.stores.throttle import Throttle
@@ -66,6 +69,9 @@ class Services:
     closings: Closings
     spooled: SpooledStore
     setbacks: Setbacks
+    retention: RetentionStore
+    sizes: Sizes
+    export: Export
     tokens: TokenStore
     fleet: FleetStore
     nodes: NodeStore
@@ -140,6 +146,9 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "closings": Closings(database, archives),
         "spooled": SpooledStore(database),
         "setbacks": Setbacks(database),
+        "retention": RetentionStore(database),
+        "sizes": Sizes(database),
+        "export": Export(database),
         "tokens": TokenStore(database),
         "fleet": FleetStore(database),
         "nodes": NodeStore(database),

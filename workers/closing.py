@@ -199,13 +199,20 @@ def expire_logs(services: Services) -> int:
     days = services.settings.log_retention_days
     if days is None:
         return 0
-    tally, age = Tally(), timedelta(days=days)
-    tally.add(REMOVED, services.closings.small.expire(age, EXPIRE_SMALL_AT_ONCE))
+    age = timedelta(days=days)
+    small = services.closings.small.expire(age, EXPIRE_SMALL_AT_ONCE)
+    return small + remove_logs(services, services.archives.expired(age, EXPIRE_AT_ONCE))
+
+
+def remove_logs(services: Services, logs: Sequence[LogKey], *, seconds: float = float("inf")) -> int:
+    """Remove these logs from the archive, as far as that goes in so many seconds; returns how many."""
+    tally = Tally()
     take_turns(
-        services.archives.expired(age, EXPIRE_AT_ONCE),
+        logs,
         lambda log: tally.add(fulfil(services.setbacks, Duty.REMOVAL, log, lambda: _remove(services, log))),
         at_once=AT_ONCE,
         deadline=DEADLINE,
+        seconds=seconds,
         name="remove",
     )
     return tally.counts.get(REMOVED, 0)

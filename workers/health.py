@@ -13,4 +13,10 @@ def complaints(services: Services, pulse: Pulse | None) -> list[str]:
 def setbacks(services: Services) -> list[str]:
     """What fails and does not keep the fleet from its work: it stays owed until it is done."""
     idle = [unserved(lane) for lane in services.lanes.unserved(services.timing.worker_gone_after)]
-    return refused(services.archives.refusals()) + services.setbacks.complaints() + idle
+    retention = services.retention.state()
+    return [
+        *refused(services.archives.refusals()),
+        *services.setbacks.complaints(),
+        *(retention.complaints(services.database.now()) if retention else ()),
+        *idle,
+    ]

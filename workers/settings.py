@@ -21,6 +21,7 @@ from reprieve.models.errors import InvalidRequest, SettingsError, TimingRefused
 from reprieve.models.lanes import served
 from reprieve.models.liveness import Timing
 from reprieve.models.nodes import LONGEST_NAME, as_name, is_name
+from reprieve.models.retention import RunRetention
 from reprieve.stores import postgres_address, redis_address
 from reprieve.stores.urls import Url
 from reprieve.workers import broker_address
@@ -104,6 +105,11 @@ class Settings(BaseSettings):
         gt=0,
         le=36_500,
         description="Days after which the log of a finished run is removed; never by default.",
+    )
+    run_retention_days: Annotated[RunRetention | None, NoDecode] = Field(
+        default=None,
+        description="Days after which a finished run is removed with all that belongs to it, its log too; those of a "
+        "lane, or of a pattern of lanes, after a comma (30,claude=7,tenant:*=90,audit=never); never by default.",
     )
     drain_seconds: float = Field(
         default=600,
@@ -258,6 +264,11 @@ class Settings(BaseSettings):
             return served(value) if isinstance(value, str) else value
         except InvalidRequest as refused:
             raise ValueError(str(refused)) from None
+
+    @field_validator("run_retention_days", mode="before")
+    @classmethod
+    def _days_of_lanes(cls, value: object) -> object:
+        return RunRetention.parse(value) if isinstance(value, str) else value
 
     @field_validator("time_scale")
     @classmethod

@@ -6,6 +6,7 @@ from sqlalchemy import text
 
 from reprieve.cli.checks import Found
 from reprieve.models.health import READ_ONLY
+from reprieve.models.text import span, volume
 from reprieve.stores import tls
 from reprieve.stores.migrate import current_revision, head_revision, is_current
 from reprieve.stores.postgres_address import SERVER_OPTIONS
@@ -17,6 +18,8 @@ LEAST_POSTGRES = 15
 #: Refreshes that are tried, each on a page of its own, and the share of HOT updates that there should be of them.
 REFRESHES_TRIED = 100
 LEAST_HOT = 0.9
+#: Tables whose size is told.
+TABLES_TOLD = 4
 #: Seconds by which clocks may differ before a person reading times is misled. None of them decides anything.
 CLOCK_TOLERANCE = 5.0
 
@@ -139,3 +142,21 @@ def clocks(wired: Services) -> Found:
             "log lines do: have both be set by NTP."
         )
     return True, f"This machine's clock and the database's are {apart:.1f} s apart."
+
+
+def tables(wired: Services) -> Found:
+    """How large the tables are, the largest first, and how old the oldest run is."""
+    sizes = wired.sizes.tables()
+    largest = ", ".join(f"{one.table} {volume(one.bytes)}" for one in sizes[:TABLES_TOLD])
+    oldest = min((one.oldest for one in sizes if one.table == "runs" and one.oldest), default=None)
+    age = f"; the oldest run was asked for {span(wired.database.now() - oldest)} ago" if oldest else ""
+    return True, f"The tables have {volume(sum(one.bytes for one in sizes))}: {largest}{age}."
+
+
+def retention(wired: Services) -> Found:
+    """Whether ended runs are removed as they should be, by whichever worker of the archive does it."""
+    state, now = wired.retention.state(), wired.database.now()
+    if state is None:
+        return True, "Ended runs stay for ever: REPRIEVE_RUN_RETENTION_DAYS is not set."
+    reasons = state.complaints(now)
+    return (False, " ".join(reasons)) if reasons else (True, state.summary(now))

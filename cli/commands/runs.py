@@ -72,7 +72,7 @@ def run(
         idempotency_key=idempotency_key,
         lane=lane,
         priority=priority,
-        start_at=_moment("--start-at", start_at),
+        start_at=None if start_at is None else moment("--start-at", start_at),
         start_within=start_within,
         retry_on=_causes(retry_on),
         retry_delay=retry_delay,
@@ -140,11 +140,11 @@ def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> d
     return pairs
 
 
-def _moment(option: str, given: str | None) -> datetime | None:
+def moment(option: str, given: str) -> datetime:
     """A moment as ISO 8601 writes it; of this machine's time zone, where it names none."""
     try:
-        return None if given is None else datetime.fromisoformat(given).astimezone()
-    except ValueError:
+        return datetime.fromisoformat(given).astimezone()
+    except (ValueError, OverflowError):
         raise InvalidRequest(f"{option} {given!r} is no moment; give one like 2026-12-01T06:00+01:00.") from None
 
 

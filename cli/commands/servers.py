@@ -82,7 +82,11 @@ def migrate() -> None:
     from reprieve.workers.bootstrap import services
 
     let_interrupt()
-    revision = migrate_database(services().database, lambda line: say(line, problem=True))
+    try:
+        revision = migrate_database(services().database, lambda line: say(line, problem=True))
+    except KeyboardInterrupt:
+        say("the migration was stopped; `reprieve migrate` goes on with it.", problem=True)
+        raise typer.Exit(130) from None
     say(f"The database is at revision {revision}.")
 
 

@@ -21,8 +21,9 @@ from reprieve.stores.database import Database
 
 Say = Callable[[str], None]
 
-#: How long a step that needs a table for itself waits for it.
-LOCK_PATIENCE = "1s"
+#: How long a step that needs a table for itself waits for it. An autovacuum gives way after PostgreSQL's
+#: `deadlock_timeout`, one second: whoever waits for less would wait for its end.
+LOCK_PATIENCE = "2s"
 #: Seconds after which a step says how far it is, and again and again.
 TELL_EVERY = 5.0
 #: Rows that one statement of `in_batches` is to write.

@@ -104,6 +104,8 @@ def _inserted(executor: Executor, new: Sequence[NewRun], asked: str) -> list[tup
     added = {str(row.id): row for row in executor.run(_insert(executor.schema), {"asked": asked})}
     found = [(one, added.get(str(one.id))) for one in new]
     others = _as_before(executor, [one for one, row in found if row is None])
+    if others is None:
+        return _inserted(executor, new, asked)
     return [(_record(one, row), True) if row else others[one.id] for one, row in found]
 
 
@@ -174,15 +176,18 @@ def _seconds(length: timedelta | None) -> float | None:
     return None if length is None else length.total_seconds()
 
 
-def _as_before(executor: Executor, new: Sequence[NewRun]) -> dict[UUID, tuple[Run, bool]]:
-    """For each that was not written now, the run that was there."""
+def _as_before(executor: Executor, new: Sequence[NewRun]) -> dict[UUID, tuple[Run, bool]] | None:
+    """For each that was not written now, the run that was there; None where one of these has been removed since."""
     if not new:
         return {}
     keys = [one.idempotency_key for one in new if one.idempotency_key is not None]
     values = {"ids": json.dumps([str(one.id) for one in new]), "keys": json.dumps(keys)}
     rows = executor.run(_known(executor.schema), values)
-    by_id, by_key = {uuid_of(row.run_id): row for row in rows}, {row.idempotency_key: row for row in rows}
-    known = {one.id: by_id.get(one.id) or by_key[one.idempotency_key] for one in new}
+    by_id = {uuid_of(row.run_id): row for row in rows}
+    by_key = {row.idempotency_key: row for row in rows if row.idempotency_key is not None}
+    known = {one.id: row for one in new if (row := by_id.get(one.id) or by_key.get(one.idempotency_key))}
+    if any(one.id not in known for one in new):
+        return None
     for one in new:
         row = known[one.id]
         if not one.is_as(row.adapter, json_of(row.config)):
@@ -191,4 +196,6 @@ def _as_before(executor: Executor, new: Sequence[NewRun]) -> dict[UUID, tuple[Ru
                 "config; use a new key."
             )
     runs = {run.id: run for run in RunRecords(executor).of([uuid_of(row.run_id) for row in rows])}
+    if len(runs) < len({uuid_of(row.run_id) for row in rows}):
+        return None
     return {own: (runs[uuid_of(row.run_id)], uuid_of(row.run_id) == own) for own, row in known.items()}

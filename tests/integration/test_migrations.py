@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, inspect, make_url, text
+from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects.postgresql import BYTEA, JSON, JSONB
 from sqlalchemy.exc import IntegrityError
 
@@ -205,6 +206,23 @@ def test_a_migration_that_was_interrupted_goes_on_where_it_was(
     assert migrate(database) == "next"
 
 
+def test_the_first_migration_that_is_interrupted_leaves_nothing_that_is_taken_for_anothers(
+    new_database: NewDatabase,
+) -> None:
+    database = new_database()
+
+    def interrupt(*call: Any) -> None:
+        if "CREATE TABLE runs" in call[2]:
+            raise KeyboardInterrupt
+
+    event.listen(database.engine, "before_cursor_execute", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        migrate(database)
+    event.remove(database.engine, "before_cursor_execute", interrupt)
+    assert database.run("SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
+    assert migrate(database) == head_revision()
+
+
 def test_an_index_that_was_left_half_built_is_built_anew(
     new_database: NewDatabase, one_more: Callable[[str], None]
 ) -> None:
@@ -254,6 +272,11 @@ def test_a_long_step_says_how_far_it_is_and_what_is_done_in_batches_is_done_to_t
     assert migrate(database, said.append) == "next"
     assert database.run(text("SELECT count(*) FROM nodes WHERE name = ''"))[0][0] == 0
     assert any("nodes: " in line and " rows done, since " in line for line in said)
+
+
+def test_a_step_waits_for_a_table_for_longer_than_an_autovacuum_takes_to_give_way(services: Services) -> None:
+    query = text("SELECT CAST(current_setting('deadlock_timeout') AS interval) < CAST(:patience AS interval)")
+    assert services.database.run(query, {"patience": online.LOCK_PATIENCE})[0][0]
 
 
 def test_a_check_that_is_replaced_holds_for_all_rows(services: Services) -> None:
