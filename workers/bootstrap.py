@@ -20,6 +20,7 @@ from reprieve.stores.hints import LiveEvents, Request, StopSignals, Vouches
 from reprieve.stores.leases import Leases
 from reprieve.stores.logs import PostgresLogStore
 from reprieve.stores.nodes import NodeStore
+from reprieve.stores.notices import NoticeStore
 from reprieve.stores.owed import Setbacks
 from reprieve.stores.questions import QuestionStore
 from reprieve.stores.reading import LogReader
@@ -60,6 +61,7 @@ class Services:
     closings: Closings
     spooled: SpooledStore
     setbacks: Setbacks
+    notices: NoticeStore
     tokens: TokenStore
     fleet: FleetStore
     nodes: NodeStore
@@ -131,6 +133,7 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "closings": Closings(database, archives),
         "spooled": SpooledStore(database),
         "setbacks": Setbacks(database),
+        "notices": NoticeStore(database),
         "tokens": TokenStore(database),
         "fleet": FleetStore(database),
         "nodes": NodeStore(database),

@@ -55,7 +55,9 @@ def run(
     start_within: Annotated[float | None, typer.Option(help="Seconds after which it fails if not begun.")] = None,
     retry_on: Annotated[list[str] | None, typer.Option(metavar="CAUSE=VALUE", help=ON)] = None,
     retry_delay: Annotated[float | None, typer.Option(help="Seconds that such an attempt waits.")] = None,
-    notify: Annotated[list[str] | None, typer.Option(help="Address that is told of its end; may be repeated.")] = None,
+    notify: Annotated[
+        list[str] | None, typer.Option(help="Address that is told what happens to it; may be repeated.")
+    ] = None,
     quiet_after: Annotated[float | None, typer.Option(help="Seconds without output; it is then called quiet.")] = None,
     max_silence: Annotated[float | None, typer.Option(help="Seconds without output; it is then ended.")] = None,
 ) -> None:
