@@ -23,7 +23,7 @@ from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from reprieve.models.chunks import Chunk
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.owed import TOLD_AFTER
+from reprieve.models.owed import NO_ANSWER, TOLD_AFTER
 from reprieve.models.text import is_plain_text, span
 
 MAX_URL_LENGTH = 2_000
@@ -116,6 +116,11 @@ class Told:
     @property
     def address(self) -> str:
         return address_of(self.url)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was tried, and it is known how that went: not well."""
+        return self.state != NoticeState.SENT and self.reason not in (None, NO_ANSWER)
 
     def sentence(self, now: datetime) -> str:
         """What a person who asks about its run is told."""

@@ -11,4 +11,5 @@ def complaints(services: Services, pulse: Pulse | None) -> list[str]:
 
 def setbacks(services: Services) -> list[str]:
     """What fails and does not keep the fleet from its work: it stays owed until it is done."""
-    return refused(services.archives.refusals()) + services.setbacks.complaints()
+    outbox = services.notices.outbox()
+    return refused(services.archives.refusals()) + services.setbacks.complaints() + outbox.complaints

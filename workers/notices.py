@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -170,7 +171,7 @@ def told(services: Services, due: Due) -> dict[str, Any]:
     if due.run_id is None:
         return body | {"data": {"kind": due.kind, "rule": due.rule}}
     lines = _lines(services, due.run_id, due)
-    explanation = explain(services, due.run_id)
+    explanation = replace(explain(services, due.run_id), notices=())
     run = Run.of(explanation.run)
     data = {
         "kind": due.kind,

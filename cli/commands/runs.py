@@ -67,7 +67,7 @@ def run(
     started = enqueue_run(
         adapter,
         _config(config) | _command_fields(command or [], cwd, env, secret, pty, by_itself=config is None),
-        labels=_pairs("--label", label),
+        labels=pairs("--label", label),
         max_runtime=max_runtime,
         max_attempts=max_attempts,
         idempotency_key=idempotency_key,
@@ -109,9 +109,9 @@ def _command_fields(
     if here or cwd:
         fields["cwd"] = str((cwd or Path.cwd()).absolute())
     if here or env:
-        fields["env"] = _pairs("--env", env)
+        fields["env"] = pairs("--env", env)
     if secret:
-        fields["secrets"] = _pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
+        fields["secrets"] = pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
     return fields | ({"pty": True} if pty else {})
 
 
@@ -131,14 +131,14 @@ def _config(given: str | None) -> dict[str, Any]:
     return config
 
 
-def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:
-    pairs = {}
+def pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:
+    given = {}
     for value in values or []:
         name, equals, rest = value.partition("=")
         if not equals or not name:
             raise InvalidRequest(f"{option} {value!r} is not of the form {form}.")
-        pairs[name] = rest
-    return pairs
+        given[name] = rest
+    return given
 
 
 def _moment(option: str, given: str | None) -> datetime | None:
