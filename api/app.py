@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from reprieve.api import downloads, fleet, live, logs, metrics, notices, page, problems, reports, runs
+from reprieve.api import downloads, events, fleet, live, logs, metrics, notices, page, problems, reports, runs
 from reprieve.api.desks import Desks
 from reprieve.api.hearing import hearing
 from reprieve.api.limits import Limits
@@ -23,7 +23,7 @@ def create_app(wired: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with app.state.hub.running(), hearing(app.state.desks.reports):
+        async with app.state.hub.running(), app.state.watcher.running(), hearing(app.state.desks.reports):
             yield
         app.state.desks.close()
 
@@ -39,7 +39,8 @@ def create_app(wired: Services) -> FastAPI:
     app.state.services = wired
     app.state.desks = Desks(wired)
     app.state.hub = live.Hub(wired)
-    for room in (live, runs, logs, downloads, reports, notices, fleet, metrics, page):
+    app.state.watcher = events.Watcher(wired)
+    for room in (live, events, runs, logs, downloads, reports, notices, fleet, metrics, page):
         app.include_router(room.router)
     problems.install(app)
     app.add_middleware(Limits)

@@ -118,6 +118,13 @@ class EventRecord(RowRecord):
     detail: dict[str, Any]
 
 
+class FleetEvent(EventRecord):
+    """What happened to a run of the fleet."""
+
+    id: int = Field(description="Its place in the order in which events are told.")
+    run_id: UUID
+
+
 class SparingRecord(RowRecord):
     """Why a suspect was spared: one for each judgement on one silence, with the newest evidence."""
 
