@@ -282,6 +282,10 @@ class Allowed:
         return any(meant in ip_network(network) for network in self.networks)
 
 
+#: For an address that whoever runs the fleet has chosen.
+EVERYWHERE = Allowed(networks=("0.0.0.0/0", "::/0"))
+
+
 # -- signatures
 
 

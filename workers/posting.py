@@ -1,4 +1,4 @@
-"""A POST to an address that somebody else chose: to the internet only, unless more is allowed, and with an end.
+"""A request to an address that somebody else chose: to the internet only, unless more is allowed, and with an end.
 
 A name may resolve to another address each time (DNS rebinding). So it is resolved here, once for each try, and the
 connection is made to the very address that was looked at; the name stays in `Host`, and is what TLS verifies. Redirects
@@ -29,11 +29,11 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Allowed) -> None:
+async def post(url: str, body: bytes, headers: Mapping[str, str], allowed: Allowed, *, method: str = "POST") -> None:
     """Send this; returns when it was answered with a 2xx. Raises `NotPosted`."""
     try:
         async with asyncio.timeout(WHOLE_TIMEOUT):
-            status = await _post(httpx2.URL(url), body, headers, allowed)
+            status = await _send(method, httpx2.URL(url), body, headers, allowed)
     except TimeoutError:
         raise NotPosted(f"it was not answered within {WHOLE_TIMEOUT:.0f} s") from None
     except httpx2.InvalidURL:
@@ -53,14 +53,14 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-async def _post(url: httpx2.URL, body: bytes, headers: Mapping[str, str], allowed: Allowed) -> int:
+async def _send(method: str, url: httpx2.URL, body: bytes, headers: Mapping[str, str], allowed: Allowed) -> int:
     """The status of the answer, whose body nobody needs."""
     addresses = await _addresses_of(url, allowed)
     timeout = httpx2.Timeout(SILENCE_TIMEOUT, connect=CONNECT_TIMEOUT)
     async with httpx2.AsyncClient(verify=_tls(), trust_env=False, follow_redirects=False, timeout=timeout) as client:
         for place, address in enumerate(addresses, 1):
             request = client.build_request(
-                "POST",
+                method,
                 url.copy_with(host=address),
                 content=body,
                 headers={**headers, "Host": url.netloc.decode("ascii")},
