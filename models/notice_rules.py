@@ -31,6 +31,11 @@ class Rule:
         return address_of(self.url)
 
 
+def is_name(name: str) -> bool:
+    """Whether a rule may have this name, which stands in paths."""
+    return bool(re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_LENGTH - 1}}}", name))
+
+
 def checked_rule(
     name: str,
     url: str,
@@ -39,7 +44,7 @@ def checked_rule(
     lane: str | None = None,
 ) -> Rule:
     """A rule. Raises `InvalidRequest`, which says what would do."""
-    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_LENGTH - 1}}}", name):
+    if not is_name(name):
         raise InvalidRequest(
             f"The name of a rule is of 1 to {MAX_NAME_LENGTH} letters, digits, dots, dashes and underscores."
         )

@@ -198,8 +198,15 @@ def checked_url(url: object) -> str:
 
     What was given is not quoted: it may hold a password.
     """
-    if not isinstance(url, str) or not is_plain_text(url) or len(url) > MAX_URL_LENGTH or not url.isprintable():
-        raise InvalidRequest(f"an address of a notice is http(s)://HOST/… of at most {MAX_URL_LENGTH} characters.")
+    if (
+        not isinstance(url, str)
+        or not is_plain_text(url)
+        or len(url) > MAX_URL_LENGTH
+        or not (url.isascii() and url.isprintable())
+    ):
+        raise InvalidRequest(
+            f"an address of a notice is http(s)://HOST/… of at most {MAX_URL_LENGTH} characters of ASCII."
+        )
     if re.match(r"https?://[^/?#\\]+([/?#]|$)", url, re.IGNORECASE):
         with suppress(ValidationError):
             _URL.validate_python(url)

@@ -492,7 +492,8 @@ class Notice(Row):
     url: Mapped[str]
     receiver: Mapped[str] = mapped_column(
         Computed(
-            """COALESCE(lower("substring"(url, '^[^:]*://(?:[^/?#]*@)?([^/?#]+)'::text)), ''::text)""", persisted=True
+            """COALESCE(lower("substring"(url, '^[^:]*://(?:[^/?#]*@)?([^/?#]{1,255})'::text)), ''::text)""",
+            persisted=True,
         )
     )
     state: Mapped[str] = mapped_column(server_default=NoticeState.OWED.value)

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from reprieve.models.errors import InvalidRequest, NoticeNotFound
-from reprieve.models.notice_rules import MAX_RULES, Rule
+from reprieve.models.notice_rules import MAX_RULES, Rule, is_name
 from reprieve.models.notices import (
     SENT_KEPT,
     TRIED_FOR,
@@ -55,13 +55,17 @@ SENT = text("""
 UPDATE notices SET state = 'sent', settled_at = clock_timestamp(), reason = NULL WHERE id = :id AND state = 'owed'
 """)
 
-# fail: unless another process has begun a later try meanwhile.
+# fail: unless another process has begun a later try meanwhile. A test is tried once.
 FAIL = text("""
-UPDATE notices SET reason = :reason, next_try_at = clock_timestamp() + :pause,
-    state = CASE WHEN clock_timestamp() + :pause > owed_at + :tried_for THEN 'undeliverable' ELSE 'owed' END,
-    settled_at = CASE WHEN clock_timestamp() + :pause > owed_at + :tried_for THEN clock_timestamp() END
-WHERE id = :id AND tries = :tries AND state = 'owed'
-RETURNING state
+WITH tried AS (
+    SELECT id, kind = 'test' OR clock_timestamp() + :pause > owed_at + :tried_for AS given_up FROM notices
+    WHERE id = :id AND tries = :tries AND state = 'owed' FOR NO KEY UPDATE
+)
+UPDATE notices n SET reason = :reason, next_try_at = clock_timestamp() + :pause,
+    state = CASE WHEN given_up THEN 'undeliverable' ELSE 'owed' END,
+    settled_at = CASE WHEN given_up THEN clock_timestamp() END
+FROM tried t WHERE n.id = t.id
+RETURNING n.state
 """)
 
 # put off: this was no try.
@@ -80,7 +84,10 @@ _COLUMNS = "id, run_id, attempt, kind, rule, url, state, at, tries, reason, next
 
 FIND = text(f"SELECT {_COLUMNS} FROM notices WHERE id = :id")  # noqa: S608 - our own text
 
-OF_RUN = text(f"SELECT {_COLUMNS} FROM notices WHERE run_id = :run_id ORDER BY at, id LIMIT :limit")  # noqa: S608
+OF_RUN = text(f"""
+SELECT {_COLUMNS} FROM (SELECT * FROM notices WHERE run_id = :run_id ORDER BY at DESC, id LIMIT :limit) n
+ORDER BY at, id
+""")  # noqa: S608 - our own text
 
 # in state: what was settled last, or is tried next, comes first.
 IN_STATE = text(f"""
@@ -88,13 +95,18 @@ SELECT {_COLUMNS} FROM notices WHERE state = :state
 ORDER BY CASE WHEN state = 'owed' THEN next_try_at END, settled_at DESC LIMIT :limit
 """)  # noqa: S608 - our own text
 
+# outbox: what is owed, and what could not be sent lately. Who tests a rule sees what comes of it, and nobody else.
 OUTBOX = text("""
-SELECT owed, late, owed_reason, undeliverable, given_up AS reason FROM (
-    SELECT count(*) AS owed, coalesce(clock_timestamp() - min(owed_at), interval '0') AS late,
-           (array_agg(reason ORDER BY next_try_at DESC) FILTER (WHERE reason IS NOT NULL))[1] AS owed_reason
-    FROM notices WHERE state = 'owed') o, (
-    SELECT count(*) AS undeliverable, (array_agg(reason ORDER BY settled_at DESC))[1] AS given_up
-    FROM notices WHERE state = 'undeliverable' AND settled_at > clock_timestamp() - CAST(:told AS interval)) u
+SELECT owed, late, undeliverable,
+    (SELECT n.reason FROM notices n WHERE n.state = 'owed' AND n.kind <> 'test' AND n.reason IS NOT NULL
+     ORDER BY n.next_try_at DESC LIMIT 1) AS owed_reason,
+    (SELECT n.reason FROM notices n WHERE n.state = 'undeliverable' AND n.kind <> 'test'
+     ORDER BY n.settled_at DESC LIMIT 1) AS reason
+FROM (
+    SELECT count(*) AS owed, coalesce(clock_timestamp() - min(owed_at), interval '0') AS late
+    FROM notices WHERE state = 'owed' AND kind <> 'test') o, (
+    SELECT count(*) AS undeliverable FROM notices
+    WHERE state = 'undeliverable' AND kind <> 'test' AND settled_at > clock_timestamp() - CAST(:told AS interval)) u
 """)
 
 #: Notices that are removed in one statement.
@@ -173,8 +185,8 @@ class NoticeStore:
             f"There is no notice {notice_id}; those that were sent are kept for {SENT_KEPT.days} days."
         )
 
-    def of_run(self, run_id: UUID, limit: int = 100) -> list[Told]:
-        """The notices of a run, the oldest first."""
+    def of_run(self, run_id: UUID, limit: int = 20) -> list[Told]:
+        """The last notices of a run, the oldest first."""
         return [Told(**row._mapping) for row in self._database.run(OF_RUN, {"run_id": run_id, "limit": limit})]
 
     def in_state(self, state: NoticeState, limit: int = 100) -> list[Told]:
@@ -205,13 +217,6 @@ class NoticeStore:
         """By their names."""
         return [_rule(row._mapping) for row in self._database.run(RULES)]
 
-    def rule(self, name: str) -> Rule:
-        """Raises `NoticeNotFound`."""
-        for rule in self.rules():
-            if rule.name == name:
-                return rule
-        raise _no_rule(name)
-
     def put_rule(self, rule: Rule) -> None:
         """Add a rule, or put it in the place of that of its name. Raises `InvalidRequest` where there are too many."""
         values = {
@@ -229,13 +234,15 @@ class NoticeStore:
 
     def remove_rule(self, name: str) -> None:
         """Nobody is told by it from now on; what is owed stays owed. Raises `NoticeNotFound`."""
+        if not is_name(name):
+            raise _no_rule(name)
         removed = self._database.run(text("DELETE FROM notice_rules WHERE name = :name RETURNING name"), {"name": name})
         if not removed:
             raise _no_rule(name)
 
     def test(self, name: str) -> Told:
         """Owe a notice that tells of nothing to the address of a rule. Raises `NoticeNotFound`."""
-        for row in self._database.run(TEST, {"name": name}):
+        for row in self._database.run(TEST, {"name": name}) if is_name(name) else ():
             return self.find(row.id)
         raise _no_rule(name)
 

@@ -74,6 +74,12 @@ def test_a_rule_that_cannot_be_is_refused(
     assert services.notices.rules() == []
 
 
+@pytest.mark.parametrize("name", ["%00", "a%20b", "x" * 65, "%C3%A9"])
+def test_a_name_that_no_rule_can_have_is_of_none(client: TestClient, name: str) -> None:
+    assert client.delete(f"/v1/notices/rules/{name}").status_code == 404
+    assert client.post(f"/v1/notices/rules/{name}/test").status_code == 404
+
+
 def test_there_are_so_many_rules_and_no_more(client: TestClient) -> None:
     for number in range(MAX_RULES):
         assert client.put(f"/v1/notices/rules/r{number}", json={"url": "https://a.example/"}).status_code == 200

@@ -12,7 +12,7 @@ from reprieve.models.work import End, Outcome, Work
 from reprieve.stores.runs.ends import write_ends
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
-from tests.support.rows import happened, new_run, running
+from tests.support.rows import age, happened, new_run, running
 
 HERE, THERE = "https://here.example/hook", "https://there.example/hook"
 
@@ -165,3 +165,22 @@ def test_addresses_that_are_none_keep_no_run_from_its_end(services: Services, no
         )
     succeed(services, work)
     assert owed(services) == []
+
+
+def test_while_it_is_snoozed_nobody_is_told_that_a_run_is_quiet_and_all_else_is_told(services: Services) -> None:
+    run = running(services, notify=[HERE]).run_id
+    age(services, run, -60, "snoozed_until")
+    happened(services, run, EventKind.QUIET, 1)
+    happened(services, run, EventKind.RETRIED, 1)
+    assert told(services) == [("retried", HERE)]
+    age(services, run, 1, "snoozed_until")
+    happened(services, run, EventKind.QUIET, 1)
+    assert told(services) == [("quiet", HERE), ("retried", HERE)]
+
+
+def test_the_longest_address_keeps_no_run_from_its_end(services: Services) -> None:
+    """An index has no room for a host of thousands of bytes."""
+    url = "https://" + "".join(f"{number:x}" for number in range(900))[:1990] + "/"
+    work = running(services, notify=[url])
+    succeed(services, work)
+    assert told(services) == [("succeeded", url)]

@@ -3,12 +3,14 @@
 import base64
 import hashlib
 import hmac
+import random
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +335,73 @@ def test_a_test_of_a_rule_is_sent_as_any_notice_is(
     all_sent(services, 1)
     assert receiver.received[0].told["type"] == "test"
     assert proves(receiver.received[0])
+
+
+def test_a_test_is_tried_once_and_alarms_nobody(
+    services: Services, send: Callable[..., Sender], receiver: Receiver
+) -> None:
+    receiver.answer = answering(500)
+    services.notices.put_rule(checked_rule("mine", receiver.url))
+    made = services.notices.test("mine")
+    send()
+    eventually(lambda: services.notices.find(made.id).state == NoticeState.UNDELIVERABLE)
+    assert (services.notices.outbox().owed, services.notices.outbox().undeliverable) == (0, 0)
+    assert len(receiver.received) == 1
+
+
+def test_a_receiver_that_takes_a_notice_and_whose_answer_is_lost_gets_it_again_under_the_same_id(
+    services: Services, send: Callable[..., Sender], receiver: Receiver
+) -> None:
+    receiver.answer = receiver.hang
+    ended(services, receiver.url)
+    send()
+    tried(services)
+    receiver.answer = answering(200)
+    make_due(services)
+    all_sent(services, 1)
+    assert len(receiver.ids) == 2
+    assert len(set(receiver.ids)) == 1
+
+
+def test_whatever_a_receiver_does_each_notice_arrives_is_genuine_and_a_repeat_is_known(
+    services: Services, send: Callable[..., Sender], receiver: Receiver
+) -> None:
+    """One that refuses, hangs, drips, redirects, cuts, and takes: by chance, until each was taken."""
+    ways = [answering(500), answering(302, Location="/x"), answering(200), receiver.hang, receiver.drip, cut]
+    chance = random.Random(18)
+    receiver.answer = lambda handler: chance.choice(ways)(handler)
+    runs = {str(ended(services, receiver.url).run_id) for _ in range(24)}
+    for _ in range(2):
+        send()
+
+    def sent() -> bool:
+        make_due(services)
+        return count(services, NoticeState.SENT) == len(runs)
+
+    eventually(sent, timeout=120)
+    assert {one.told["data"]["run"]["id"] for one in receiver.received} == runs
+    assert all(map(proves, receiver.received))
+    by_id = {one.id: one.told["data"]["run"]["id"] for one in receiver.received}
+    assert sorted(by_id.values()) == sorted(runs)
+    assert len(receiver.received) > len(runs)
+
+
+def cut(handler: BaseHTTPRequestHandler) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def test_the_user_of_an_address_is_said_to_its_receiver_and_to_nobody_else(
+    services: Services, send: Callable[..., Sender], receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = receiver.url.replace("//", "//someone:hunter2@") + "/hunter2?hunter2"
+    receiver.answer = answering(500)
+    run = ended(services, url).run_id
+    send()
+    tried(services)
+    assert receiver.received[0].headers["authorization"].startswith("Basic ")
+    (owed,) = services.notices.of_run(run)
+    assert "hunter2" not in f"{owed.reason} {owed.address} {owed.sentence(services.database.now())} {caplog.text}"
 
 
 def test_what_was_settled_long_ago_is_removed(services: Services) -> None:

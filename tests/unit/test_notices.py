@@ -94,7 +94,7 @@ def test_what_is_neither_is_refused_with_the_settings(named: str, monkeypatch: p
             "http://a.example:99999/",
             "file:///etc/passwd",
         ),
-        *("javascript:alert(1)", "http://" + "a" * MAX_URL_LENGTH),
+        *("http://größe.example/", "javascript:alert(1)", "http://" + "a" * MAX_URL_LENGTH),
     ],
 )
 def test_an_address_that_is_none_is_refused_and_not_quoted(url: str) -> None:

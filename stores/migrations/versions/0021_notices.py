@@ -14,7 +14,7 @@ depends_on = None
 
 NOW = sa.text("clock_timestamp()")
 TIME = postgresql.TIMESTAMP(timezone=True)
-RECEIVER = """COALESCE(lower("substring"(url, '^[^:]*://(?:[^/?#]*@)?([^/?#]+)'::text)), ''::text)"""
+RECEIVER = """COALESCE(lower("substring"(url, '^[^:]*://(?:[^/?#]*@)?([^/?#]{1,255})'::text)), ''::text)"""
 OWED, SETTLED = sa.text("state = 'owed'"), sa.text("state <> 'owed'")
 
 # owe notices: for what has just happened to a run, one to each of its own addresses and to that of each rule that fits;
@@ -36,7 +36,11 @@ BEGIN
                   AND s.silent_since = NEW.silent_since AND s.judgement <> NEW.judgement) THEN
         RETURN NULL;
     END IF;
-    SELECT CASE r.status WHEN 'queued' THEN 'retried' ELSE r.status END INTO became FROM runs r WHERE r.id = NEW.run_id;
+    SELECT CASE r.status WHEN 'queued' THEN 'retried' ELSE r.status END INTO became FROM runs r
+    WHERE r.id = NEW.run_id AND (told <> 'quiet' OR (r.snoozed_until > clock_timestamp()) IS NOT TRUE);
+    IF became IS NULL THEN
+        RETURN NULL;
+    END IF;
     IF told = 'failed' AND became = 'retried' THEN
         told := became;
     END IF;
