@@ -28,7 +28,8 @@ from reprieve.stores.database import Database
 
 # try: of each receiver, what is due first, up to so many under way in this process. The try is written before it
 # begins: if it hangs, or ends this process, the notice is tried again after the lease, by whoever looks then. The
-# receivers are found by a step of the index for each; who comes first changes, so that none is always the last.
+# receivers are found by a step of the index for each; who comes first changes, so that none is always the last. `now()`
+# stands still in a statement, so that the index is read up to what is due.
 TRY = text("""
 WITH RECURSIVE receivers AS (
     (SELECT receiver FROM notices WHERE state = 'owed' ORDER BY receiver LIMIT 1)
@@ -39,7 +40,7 @@ WITH RECURSIVE receivers AS (
 ), due AS (
     SELECT d.id FROM receivers c CROSS JOIN LATERAL (
         SELECT n.id FROM notices n
-        WHERE n.state = 'owed' AND n.receiver = c.receiver AND n.next_try_at <= clock_timestamp()
+        WHERE n.state = 'owed' AND n.receiver = c.receiver AND n.next_try_at <= now()
         ORDER BY n.next_try_at
         LIMIT greatest(0, :of_each - coalesce(CAST(CAST(:busy AS jsonb) ->> c.receiver AS int), 0))
         FOR NO KEY UPDATE SKIP LOCKED

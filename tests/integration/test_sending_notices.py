@@ -28,6 +28,7 @@ from reprieve.workers import posting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.notices import Sender
+from tests.conftest import StartWorker
 from tests.support.receiver import SECRET, Received, Receiver, answering, receiving
 from tests.support.rows import chunk, ingest, make_due, new_run, running
 from tests.support.tls import Certificate, tls_before
@@ -426,3 +427,20 @@ def test_a_run_that_was_cancelled_before_its_first_attempt_has_no_lines(
     all_sent(services, 1)
     told = receiver.received[0].told
     assert (told["type"], told["data"]["lines"], told["data"]["attempt"]) == ("run.cancelled", [], 0)
+
+
+def test_a_worker_that_is_killed_while_it_sends_leaves_the_notice_to_another(
+    services: Services, start_worker: StartWorker, receiver: Receiver
+) -> None:
+    settings = {"REPRIEVE_NOTICE_SECRET": SECRET, "REPRIEVE_NOTICE_ALLOWED": "127.0.0.1"}
+    receiver.answer = receiver.hang
+    ended(services, receiver.url)
+    first = start_worker("control", name="first", extra=settings)
+    eventually(lambda: receiver.received)
+    first.kill()
+    receiver.answer = answering(204)
+    start_worker("control", name="second", extra=settings)
+    make_due(services)
+    all_sent(services, 1)
+    assert len(receiver.ids) == 2
+    assert len(set(receiver.ids)) == 1
