@@ -98,7 +98,7 @@ class Turns:
         room = AT_ONCE - len(self._tasks)
         if room <= 0:
             return 0
-        due = await self._read(self._services.notices.begin, TO_ONE_RECEIVER, self._busy, room, LEASE)
+        due = await self._read(self._services.notices.begin, TO_ONE_RECEIVER, dict(self._busy), room, LEASE)
         for one in due:
             self._busy[one.receiver] += 1
             task = asyncio.create_task(self._try(one))

@@ -9,6 +9,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 
 import httpx2
@@ -54,27 +55,34 @@ def _cause(error: Exception) -> str:
 
 
 async def _send(method: str, url: httpx2.URL, body: bytes, headers: Mapping[str, str], allowed: Allowed) -> int:
-    """The status of the answer, whose body nobody needs."""
+    """The status of the answer, whose body nobody needs.
+
+    By the transport alone: a client follows redirects if it is told to, and logs each address as a whole.
+    """
     addresses = await _addresses_of(url, allowed)
+    async with httpx2.AsyncHTTPTransport(verify=_tls(), trust_env=False) as transport:
+        for address in addresses[:-1]:
+            with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+                return await _status(transport, _request(method, url, address, body, headers))
+        return await _status(transport, _request(method, url, addresses[-1], body, headers))
+
+
+def _request(method: str, url: httpx2.URL, address: str, body: bytes, headers: Mapping[str, str]) -> httpx2.Request:
     timeout = httpx2.Timeout(SILENCE_TIMEOUT, connect=CONNECT_TIMEOUT)
-    async with httpx2.AsyncClient(verify=_tls(), trust_env=False, follow_redirects=False, timeout=timeout) as client:
-        for place, address in enumerate(addresses, 1):
-            request = client.build_request(
-                method,
-                url.copy_with(host=address),
-                content=body,
-                headers={**headers, "Host": url.netloc.decode("ascii")},
-                extensions={"sni_hostname": url.raw_host.decode("ascii")},
-            )
-            try:
-                answer = await client.send(request, stream=True)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout):
-                if place == len(addresses):
-                    raise
-                continue
-            await answer.aclose()
-            return answer.status_code
-    raise AssertionError("there is at least one address")
+    request = httpx2.Request(
+        method,
+        url.copy_with(host=address),
+        content=body or None,
+        headers={**headers, "Host": url.netloc.decode("ascii")},
+        extensions={"sni_hostname": url.raw_host.decode("ascii"), "timeout": timeout.as_dict()},
+    )
+    return next(httpx2.BasicAuth(url.username, url.password).auth_flow(request)) if url.userinfo else request
+
+
+async def _status(transport: httpx2.AsyncHTTPTransport, request: httpx2.Request) -> int:
+    answer = await transport.handle_async_request(request)
+    await answer.aclose()
+    return answer.status_code
 
 
 async def _addresses_of(url: httpx2.URL, allowed: Allowed) -> list[str]:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import logging
 import random
 import socket
 import ssl
@@ -276,6 +277,26 @@ def test_what_is_connected_to_is_the_address_that_was_looked_at_however_the_name
     assert (len(asked), len(receiver.received)) == (2, 1)
 
 
+def test_where_a_host_has_several_addresses_the_next_is_tried_and_those_that_are_private_are_not(
+    services: Services, send: Callable[..., Sender], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, addresses = socket.getaddrinfo, ["10.0.0.1", "127.0.0.2", "127.0.0.1"]
+
+    def several(host: Any, *more: Any, **named: Any) -> Any:
+        if host != "several.example":
+            return real(host, *more, **named)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, receiver.port)) for one in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", several)
+    ended(services, f"http://several.example:{receiver.port}/hook")
+    send()
+    all_sent(services, 1)
+    addresses.pop()
+    ended(services, f"http://several.example:{receiver.port}/hook")
+    tried(services)
+    assert "cannot be reached" in str(services.notices.in_state(NoticeState.OWED)[0].reason)
+
+
 @pytest.mark.parametrize(("name", "taken"), [("hooks.example", True), ("other.example", False)])
 def test_over_tls_the_name_is_what_is_verified_though_the_connection_is_to_its_address(
     services: Services,
@@ -395,12 +416,13 @@ def cut(handler: BaseHTTPRequestHandler) -> None:
 def test_the_user_of_an_address_is_said_to_its_receiver_and_to_nobody_else(
     services: Services, send: Callable[..., Sender], receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     url = receiver.url.replace("//", "//someone:hunter2@") + "/hunter2?hunter2"
     receiver.answer = answering(500)
     run = ended(services, url).run_id
     send()
     tried(services)
-    assert receiver.received[0].headers["authorization"].startswith("Basic ")
+    assert receiver.received[0].headers["authorization"] == "Basic c29tZW9uZTpodW50ZXIy"
     (owed,) = services.notices.of_run(run)
     assert "hunter2" not in f"{owed.reason} {owed.address} {owed.sentence(services.database.now())} {caplog.text}"
 
