@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/events", tags=["fleet"])
 
-#: Streams that one process keeps open.
+#: Streams that one process keeps open; they count among all of its streams, too.
 MOST_READERS = 200
 #: Seconds between two looks for all readers.
 LOOK_INTERVAL = 1.0
@@ -125,8 +125,9 @@ async def live(
     watcher: Watcher = request.app.state.watcher
     if last_event_id:
         after = _id_of(last_event_id)
-    if watcher.readers >= MOST_READERS:
-        raise HTTPException(503, f"{MOST_READERS} streams are open here; come again later.", {"Retry-After": "5"})
+    hub = request.app.state.hub
+    if watcher.readers >= MOST_READERS or hub.readers + watcher.readers >= hub.most:
+        raise HTTPException(503, "As many streams are open here as may be; come again later.", {"Retry-After": "5"})
     return EventSourceResponse(
         _as_sent(watcher.events(after)),
         ping=PING,

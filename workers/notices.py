@@ -141,7 +141,7 @@ class Turns:
             became = await self._read(notices.failed, due, reason)
             metrics.NOTICES.labels("failed").inc()
             log = logger.error if became is NoticeState.UNDELIVERABLE else logger.info
-            log("The notice %s of run %s is not sent (%s); it is %s.", due.id, due.run_id, reason, became)
+            log("The notice %s of run %s was not taken (%s); it is %s.", due.id, due.run_id, reason, became or "owed")
         else:
             await self._read(notices.sent, due)
             metrics.NOTICES.labels("sent").inc()

@@ -194,10 +194,17 @@ def test_what_is_no_id_is_refused(client: TestClient) -> None:
     assert client.get("/v1/events/live", params={"after": -1}).status_code == 422
 
 
-def test_there_are_so_many_readers_and_no_more(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "MOST_READERS", 0)
-    refused = client.get("/v1/events/live")
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+def test_there_are_so_many_readers_and_no_more(
+    services: Services, served: Served, read: Callable[..., Reading]
+) -> None:
+    """Of events, and of events and logs together: what is left is for those who start runs and report."""
+    read()
+    eventually(lambda: served.app.state.watcher.readers == 1)
+    served.app.state.hub.most = 1
+    log = f"{served.url}/v1/runs/{new_run(services).id}/log/live"
+    for url in (f"{served.url}/v1/events/live", log):
+        refused = httpx2.get(url)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
 
 
 def test_pages_are_in_order_and_have_an_end(services: Services) -> None:
