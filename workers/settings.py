@@ -133,7 +133,6 @@ class Settings(BaseSettings):
     )
     page_url: str | None = Field(
         default=None,
-        pattern=r"^https?://[^\s?#]+$",
         description="Where people reach the page, for the links of notices; http:// and api_address by default.",
     )
     notice_secret: SecretStr | None = Field(
@@ -280,12 +279,12 @@ class Settings(BaseSettings):
             Allowed.of(named)
         return named
 
-    @field_validator("ping_url")
+    @field_validator("ping_url", "page_url")
     @classmethod
-    def _is_an_address(cls, value: SecretStr | None) -> SecretStr | None:
+    def _is_an_address(cls, value: Any) -> Any:
         if value is not None:
             try:
-                checked_url(value.get_secret_value())
+                checked_url(_plain(value))
             except InvalidRequest:
                 raise ValueError("must be of the form http(s)://HOST/…") from None
         return value

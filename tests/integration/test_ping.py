@@ -87,7 +87,8 @@ def test_without_an_address_nothing_is_begun(services: Services) -> None:
     assert threading.active_count() == before
 
 
-def test_an_address_that_is_none_is_refused_with_the_settings_and_not_quoted() -> None:
-    with pytest.raises(SettingsError, match="REPRIEVE_PING_URL: must be of the form") as refused:
-        load_settings(ping_url="hunter2.example/x")
+@pytest.mark.parametrize("name", ["ping_url", "page_url"])
+def test_an_address_that_is_none_is_refused_with_the_settings_and_not_quoted(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"REPRIEVE_{name.upper()}: must be of the form") as refused:
+        load_settings(**{name: "hunter2.example/x"})
     assert "hunter2" not in str(refused.value)
