@@ -6,7 +6,20 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from reprieve.api import downloads, fleet, lanes, live, logs, metrics, page, problems, reports, runs
+from reprieve.api import (
+    downloads,
+    events,
+    fleet,
+    lanes,
+    live,
+    logs,
+    metrics,
+    notices,
+    page,
+    problems,
+    reports,
+    runs,
+)
 from reprieve.api.desks import Desks
 from reprieve.api.hearing import hearing
 from reprieve.api.limits import Limits
@@ -23,7 +36,7 @@ def create_app(wired: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with app.state.hub.running(), hearing(app.state.desks.reports):
+        async with app.state.hub.running(), app.state.watcher.running(), hearing(app.state.desks.reports):
             yield
         app.state.desks.close()
 
@@ -39,7 +52,9 @@ def create_app(wired: Services) -> FastAPI:
     app.state.services = wired
     app.state.desks = Desks(wired)
     app.state.hub = live.Hub(wired)
-    for room in (live, runs, logs, downloads, reports, fleet, lanes, metrics, page):
+    app.state.watcher = events.Watcher(wired)
+    of_runs, of_all = (live, events, runs, logs, downloads, reports), (notices, fleet, lanes, metrics, page)
+    for room in (*of_runs, *of_all):
         app.include_router(room.router)
     problems.install(app)
     app.add_middleware(Limits)

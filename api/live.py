@@ -241,7 +241,7 @@ async def live(
         attempt, after = _position_of(last_event_id)
     await to_thread.run_sync(wired.runs.get, run_id, limiter=hub.store)
     most = min(hub.most, MOST_READERS)
-    if hub.readers >= most:
+    if hub.readers + request.app.state.watcher.readers >= most:
         raise HTTPException(503, f"{most} streams are open here; come again later.", {"Retry-After": "5"})
     reader = Reader(wired, hub, run_id, attempt, after)
     return EventSourceResponse(

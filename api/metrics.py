@@ -42,7 +42,7 @@ class Facts(Collector):
         self._services = services
 
     def collect(self) -> Iterator[Metric]:
-        fleet = (self._runs, self._lanes, self._ages, self._owed)
+        fleet = (self._runs, self._lanes, self._ages, self._owed, self._notices)
         kept = (self._archive, self._retention, self._tables)
         for source in (*fleet, *kept, self._hosts, self._workers, self._reaper, self._queues):
             try:
@@ -113,6 +113,14 @@ class Facts(Collector):
         for duty in Duty:
             failing.add_metric([duty.value], backlogs.get(duty, 0))
         yield failing
+
+    def _notices(self) -> Iterator[Metric]:
+        outbox = self._services.notices.outbox()
+        yield GaugeMetricFamily("reprieve_notices_owed", "Notices that are to be sent.", value=outbox.owed)
+        message = "For how long the oldest of them has been owed, in seconds; 0 if there is none."
+        yield GaugeMetricFamily("reprieve_notices_late_seconds", message, value=outbox.late.total_seconds())
+        message = "Notices that became undeliverable within a day."
+        yield GaugeMetricFamily("reprieve_notices_undeliverable", message, value=outbox.undeliverable)
 
     def _archive(self) -> Iterator[Metric]:
         message = (

@@ -62,7 +62,9 @@ class WantedRun(BaseModel):
         default=None, description="Ends that another attempt follows, by their exit_status, error_code or reason."
     )
     retry_delay_seconds: float | None = Field(default=None, description="How long such an attempt waits.")
-    notify: list[str] | None = Field(default=None, description="Addresses that are sent a notice of its end.")
+    notify: list[str] | None = Field(
+        default=None, description="Addresses that are sent a notice of what happens to it; see `/v1/notices`."
+    )
     quiet_after_seconds: float | None = Field(default=None, description="Silence after which it is called quiet.")
     max_silence_seconds: float | None = Field(default=None, description="Silence that ends it as `stalled`.")
 

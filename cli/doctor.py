@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from reprieve.cli.checks import Found
 from reprieve.cli.checks.access import flower, http_api
-from reprieve.cli.checks.fleet import archive, archiving, hosts, lanes, reaper
+from reprieve.cli.checks.fleet import archive, archiving, hosts, lanes, notices, reaper
 from reprieve.cli.checks.machine import open_files, plug_ins, settings, space, versions
 from reprieve.cli.checks.messaging import broker, queues, redis
 from reprieve.cli.checks.postgres import (
@@ -54,6 +54,7 @@ CHECKS: tuple[Callable[[Services], Found], ...] = (
     reaper,
     hosts,
     lanes,
+    notices,
     clocks,
     space,
     open_files,

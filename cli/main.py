@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reprieve.cli.commands import checks, history, lanes, runs, servers, tokens, workers
+from reprieve.cli.commands import checks, history, lanes, notices, runs, servers, tokens, workers
 from reprieve.cli.sentences import say
 from reprieve.cli.troubles import give_up_output, sentence_of
 from reprieve.workers.secrecy import conceal
@@ -54,6 +54,15 @@ TOKEN_COMMANDS: dict[str, Command] = {
     "show": tokens.token_show,
     "revoke": tokens.token_revoke,
 }
+NOTICE_COMMANDS: dict[str, Command] = {
+    "list": notices.notices_list,
+    "rules": notices.notices_rules,
+    "add": notices.notices_add,
+    "remove": notices.notices_remove,
+    "test": notices.notices_test,
+    "again": notices.notices_again,
+    "secret": notices.notices_secret,
+}
 
 
 def _group(commands: Mapping[str, Command], told: str, *, with_options_of_others: Collection[str] = ()) -> typer.Typer:
@@ -74,6 +83,7 @@ app = _group(
 )
 app.add_typer(_group(LANE_COMMANDS, "Lanes: how many of their runs may be running at once."), name="lane")
 app.add_typer(_group(TOKEN_COMMANDS, "Tokens: of the HTTP API, and of remote runs."), name="token")
+app.add_typer(_group(NOTICE_COMMANDS, "Notices: who is told what happens to runs."), name="notices")
 
 
 def _show_version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ class Scope(StrEnum):
     RUN = "run"
     """Start and cancel runs: whatever the adapters can start, on the workers."""
     ADMIN = "admin"
-    """Give out the tokens of remote runs, have the reaper look."""
+    """Give out the tokens of remote runs, say who is sent notices, have the reaper look."""
 
     def includes(self, other: "Scope") -> bool:
         return _ORDER.index(self) >= _ORDER.index(other)

@@ -43,6 +43,10 @@ class RunNotFound(ReprieveError):
     """Raised when no run, or more than one, answers to an id or the beginning of one."""
 
 
+class NoticeNotFound(ReprieveError):
+    """Raised when there is no notice, or no rule of notices, of this id or name."""
+
+
 class NotAllowed(ReprieveError, PermissionError):
     """Raised by a client over HTTP whose token is unknown, or has too small a scope for what it asked."""
 

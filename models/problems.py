@@ -9,6 +9,7 @@ from reprieve.models.errors import (
     LogLost,
     LogRemoved,
     LogUnavailable,
+    NoticeNotFound,
     ReprieveError,
     RunNotFound,
     TokenRefused,
@@ -22,6 +23,7 @@ PREFIX = "urn:reprieve:problem:"
 #: The status of each error that a client can cause; any other is our fault.
 STATUSES: Mapping[type[ReprieveError], int] = {
     RunNotFound: 404,
+    NoticeNotFound: 404,
     IdempotencyConflict: 409,
     InvalidRequest: 422,
     UnknownAdapter: 422,

@@ -11,12 +11,12 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from reprieve.models.lanes import DEFAULT_LANE
+from reprieve.models.notices import NoticeKind, NoticeState
 from reprieve.models.status import ErrorCode, EventKind, Proof, Status
 
 if TYPE_CHECKING:
     # A service that only asks for runs reads none through SQLAlchemy.
     from reprieve.models.health import Pulse
-    from reprieve.models.rows import Row
 
 
 class Record(BaseModel):
@@ -27,7 +27,7 @@ class RowRecord(Record):
     """What a row says, under the names that it has there."""
 
     @classmethod
-    def of(cls, row: "Row") -> Self:
+    def of(cls, row: object) -> Self:
         return cls.model_validate(row)
 
 
@@ -127,6 +127,13 @@ class EventRecord(RowRecord):
     detail: dict[str, Any]
 
 
+class FleetEvent(EventRecord):
+    """What happened to a run of the fleet."""
+
+    id: int = Field(description="Its place in the order in which events are told.")
+    run_id: UUID
+
+
 class SparingRecord(RowRecord):
     """Why a suspect was spared: one for each judgement on one silence, with the newest evidence."""
 
@@ -176,6 +183,41 @@ class LogRecord(Record):
     archive: ArchiveRecord | None
 
 
+class NoticeRecord(RowRecord):
+    """What is to be told to an address, or was."""
+
+    id: UUID = Field(description="What its receiver gets as `webhook-id`, each time.")
+    run_id: UUID | None = Field(description="Null for a test of a rule.")
+    attempt: int
+    kind: NoticeKind
+    rule: str | None = Field(description="The rule that it is for; null for an address of the run's own.")
+    address: str = Field(description="Where it goes, without what may be a credential.")
+    state: NoticeState
+    at: datetime
+    tries: int
+    reason: str | None = Field(description="Why the last try failed.")
+    next_try_at: datetime
+    settled_at: datetime | None = Field(description="When it was taken, or given up.")
+
+
+class NoticeList(Record):
+    notices: list[NoticeRecord]
+
+
+class NoticeRuleRecord(RowRecord):
+    """Whom to tell of what, of runs with these labels in this lane."""
+
+    name: str
+    address: str = Field(description="Where notices go, without what may be a credential.")
+    kinds: list[NoticeKind] = Field(description="All of them where it is empty.")
+    labels: dict[str, str]
+    lane: str | None
+
+
+class NoticeRuleList(Record):
+    rules: list[NoticeRuleRecord]
+
+
 class ExplanationRecord(Record):
     """Everything that is known of a run."""
 
@@ -183,6 +225,7 @@ class ExplanationRecord(Record):
     logs: list[LogRecord]
     events: list[EventRecord]
     sparings: list[SparingRecord]
+    notices: list[NoticeRecord] = []
 
 
 class AccountRecord(Record):

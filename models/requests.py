@@ -8,10 +8,9 @@ from decimal import Decimal
 from typing import Any, Self, TypedDict
 from uuid import UUID
 
-from pydantic import HttpUrl, TypeAdapter, ValidationError
-
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.lanes import DEFAULT_LANE, checked_lane
+from reprieve.models.notices import checked_url
 from reprieve.models.status import ErrorCode
 from reprieve.models.text import is_plain_text, shown
 
@@ -27,9 +26,8 @@ LONGEST_SHOWN = 2 * MAX_KEY_LENGTH
 MAX_RUNTIME = timedelta(days=3650)
 #: Priorities, from the least urgent to the most.
 PRIORITIES = range(-100, 101)
-#: Addresses that one run tells of its end.
+#: Addresses that one run tells of what happens to it.
 MAX_NOTIFIED = 8
-MAX_URL_LENGTH = 2_000
 #: What may be said of each cause of a retry.
 MAX_CAUSES = 32
 
@@ -61,7 +59,7 @@ class RunOptions(TypedDict, total=False):
     retry_delay: float | timedelta | None
     """How long such an attempt waits."""
     notify: Sequence[str] | None
-    """Addresses that are sent a notice when it ends."""
+    """Addresses that are sent a notice when it ends, and when it is reaped, retried, quiet or suspected."""
     quiet_after: float | timedelta | None
     """After so long without output it is called quiet; nothing is done to it."""
     max_silence: float | timedelta | None
@@ -115,7 +113,7 @@ class RunRequest:
     def terms(self) -> dict[str, Any]:
         """All but the adapter and its config, as a `NewRun` has it. Raises `InvalidRequest`, naming the argument."""
         return {
-            "labels": _checked_labels(self.labels or {}),
+            "labels": checked_labels(self.labels or {}),
             "max_attempts": _checked_attempts(self.max_attempts),
             "max_runtime": _checked_span("max_runtime", self.max_runtime),
             "idempotency_key": _checked_key(self.idempotency_key),
@@ -249,7 +247,7 @@ def _parts(config: object) -> Iterator[object]:
         yield part
 
 
-def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+def checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
     if not isinstance(labels, Mapping):
         raise InvalidRequest(f"labels is of type {type(labels).__name__}; give a mapping of names to values.")
     if len(labels) > MAX_LABELS:
@@ -335,17 +333,10 @@ def _checked_addresses(urls: Sequence[str] | None) -> list[str] | None:
         return None
     if isinstance(urls, str) or not isinstance(urls, Sequence) or len(urls) > MAX_NOTIFIED:
         raise InvalidRequest(f"notify must be a list of at most {MAX_NOTIFIED} addresses.")
-    for url in urls:
-        try:
-            _ADDRESS.validate_python(url, strict=False)
-        except ValidationError:
-            raise InvalidRequest(f"notify: {shown(_brief(url))[:100]} is no address; give http(s)://HOST/…") from None
-        if not is_plain_text(url) or len(url) > MAX_URL_LENGTH:
-            raise InvalidRequest(f"notify: an address has at most {MAX_URL_LENGTH} characters.")
-    return list(urls)
-
-
-_ADDRESS = TypeAdapter(HttpUrl)
+    try:
+        return [checked_url(url) for url in urls]
+    except InvalidRequest as error:
+        raise InvalidRequest(f"notify: {error}") from None
 
 
 def _checked_key(key: str | None) -> str | None:

@@ -16,12 +16,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import DDL, BigInteger, CheckConstraint, ForeignKey, Index, SmallInteger, Text, event, text
+from sqlalchemy import DDL, BigInteger, CheckConstraint, Computed, ForeignKey, Index, SmallInteger, Text, event, text
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, INT8MULTIRANGE, INTERVAL, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from reprieve.models.access import Scope
 from reprieve.models.lanes import DEFAULT_LANE
+from reprieve.models.notices import NoticeKind, NoticeState
 from reprieve.models.owed import Duty
 from reprieve.models.process import ProcessIdentity, process_of, work_of
 from reprieve.models.status import ErrorCode, EventKind, Proof, Status
@@ -533,6 +534,57 @@ class ApiToken(Row):
     name: Mapped[str] = mapped_column(primary_key=True)
     hash: Mapped[bytes] = mapped_column(unique=True)
     scope: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Notice(Row):
+    """What is to be told to an address, or was (`models.notices`). A trigger writes it, beside what it tells of.
+
+    It is written for an address of the run's own, or for that of a `rule`; `receiver` is its host and port. It is owed
+    since `owed_at`, and tried at `next_try_at`: a try moves that on before it begins. One of kind `test` has no run.
+    """
+
+    __tablename__ = "notices"
+    __table_args__ = (
+        CheckConstraint(_one_of("kind", NoticeKind), name="notices_kind_known"),
+        CheckConstraint(_one_of("state", NoticeState), name="notices_state_known"),
+        CheckConstraint("(state = 'owed') = (settled_at IS NULL)", name="notices_settled_has_settled_at"),
+        Index("notices_owed", "receiver", "next_try_at", postgresql_where=text("state = 'owed'")),
+        Index("notices_settled", "state", "settled_at", postgresql_where=text("state <> 'owed'")),
+        Index("notices_of_run", "run_id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, server_default=text("gen_random_uuid()"))
+    run_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    kind: Mapped[str]
+    rule: Mapped[str | None]
+    url: Mapped[str]
+    receiver: Mapped[str] = mapped_column(
+        Computed(
+            """COALESCE(lower("substring"(url, '^[^:]*://(?:[^/?#]*@)?([^/?#]{1,255})'::text)), ''::text)""",
+            persisted=True,
+        )
+    )
+    state: Mapped[str] = mapped_column(server_default=NoticeState.OWED.value)
+    at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    owed_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    tries: Mapped[int] = mapped_column(server_default="0")
+    reason: Mapped[str | None]
+    next_try_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    settled_at: Mapped[datetime | None]
+
+
+class NoticeRule(Row):
+    """Whom to tell of runs that no notice was asked for with: see `models.notice_rules.Rule`."""
+
+    __tablename__ = "notice_rules"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    url: Mapped[str]
+    kinds: Mapped[list[str] | None] = mapped_column(ARRAY(Text()))
+    labels: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"))
+    lane: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 

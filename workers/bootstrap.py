@@ -21,6 +21,7 @@ from reprieve.stores.hints import LiveEvents, Request, StopSignals, Vouches
 from reprieve.stores.leases import Leases
 from reprieve.stores.logs import PostgresLogStore
 from reprieve.stores.nodes import NodeStore
+from reprieve.stores.notices import NoticeStore
 from reprieve.stores.owed import Setbacks
 from reprieve.stores.questions import QuestionStore
 from reprieve.stores.quiet import QuietStore
@@ -72,6 +73,7 @@ class Services:
     retention: RetentionStore
     sizes: Sizes
     export: Export
+    notices: NoticeStore
     tokens: TokenStore
     fleet: FleetStore
     nodes: NodeStore
@@ -149,6 +151,7 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "retention": RetentionStore(database),
         "sizes": Sizes(database),
         "export": Export(database),
+        "notices": NoticeStore(database),
         "tokens": TokenStore(database),
         "fleet": FleetStore(database),
         "nodes": NodeStore(database),

@@ -73,7 +73,7 @@ def close_owed_task() -> dict[str, int]:
 @app.task(name="logs.expire")  # type: ignore[untyped-decorator]
 def expire_task() -> dict[str, int]:
     wired = services()
-    for tidy in (wired.leases.tidy, wired.spooled.forget, wired.setbacks.tidy):
+    for tidy in (wired.leases.tidy, wired.spooled.forget, wired.setbacks.tidy, wired.notices.tidy):
         tidy()
     report = keep_partitions(wired.database) | {"removed": expire_logs(wired)}
     if report["removed"] >= EXPIRE_AT_ONCE:

@@ -11,8 +11,9 @@ from reprieve.models.judging import Judgement
 from reprieve.models.lanes import MOST_COUNTED, LaneState
 from reprieve.models.liveness import HOST_LOST_AFTER
 from reprieve.models.nodes import in_words
+from reprieve.models.notices import Told
 from reprieve.models.owed import Failing
-from reprieve.models.records import EventRecord, ExplanationRecord, Run, SparingRecord
+from reprieve.models.records import EventRecord, ExplanationRecord, NoticeRecord, Run, SparingRecord
 from reprieve.models.rows import RunAttempt, RunEvent, RunRow, Sparing
 from reprieve.models.status import EventKind, Status
 from reprieve.models.text import shown, span
@@ -61,6 +62,7 @@ class Explanation:
     logs: Sequence[LogState]
     refusals: Sequence[Refusal]
     failing: Sequence[Failing]
+    notices: Sequence[Told]
     now: datetime
     lane: LaneState | None = None
     """That of a run which waits; before it, `ahead` others go."""
@@ -89,6 +91,7 @@ class Explanation:
         lines += _adoption_sentences(run, self.now)
         lines += [sentence for log in self.logs for sentence in _log_sentences(log)]
         lines += [failing.sentence(self.now) for failing in self.failing]
+        lines += [notice.sentence(self.now) for notice in self.notices]
         return lines + _refusal_sentences(self.logs, self.refusals)
 
     @property
@@ -109,6 +112,7 @@ class Explanation:
             logs=[log.record for log in self.logs],
             events=[EventRecord.of(event) for event in self.events],
             sparings=[SparingRecord.of(sparing) for sparing in self.sparings],
+            notices=[NoticeRecord.of(notice) for notice in self.notices],
         )
 
 
@@ -118,7 +122,8 @@ def explain(services: Services, run_id: UUID) -> Explanation:
     events, sparings = services.runs.events(run_id), services.sweeps.sparings(run_id)
     logs = [services.closings.state(run_id, number) for number in range(1, run.attempt + 1)]
     refusals, failing = services.archives.refusals(), services.setbacks.of_run(run_id)
-    told = Explanation(run, events, sparings, logs, refusals, failing, services.database.now())
+    notices = services.notices.of_run(run_id)
+    told = Explanation(run, events, sparings, logs, refusals, failing, notices, services.database.now())
     if run.status != Status.QUEUED:
         return told
     gone_after = services.timing.worker_gone_after

@@ -17,6 +17,7 @@ def setbacks(services: Services) -> list[str]:
     return [
         *refused(services.archives.refusals()),
         *services.setbacks.complaints(),
+        *services.notices.outbox().complaints,
         *(retention.complaints(services.database.now()) if retention else ()),
         *idle,
     ]

@@ -20,6 +20,7 @@ from reprieve.workers.files import allow_files
 from reprieve.workers.hints import send_hint
 from reprieve.workers.ingest import publish
 from reprieve.workers.naming import take_name
+from reprieve.workers.notices import Sender
 from reprieve.workers.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Crew:
 
 _lock = threading.Lock()
 _crew: Crew | None = None
+_sender: Sender | None = None
 
 
 def crew(node: str | None = None, places: int = PLACES, roles: Collection[str] = ("runs",)) -> Crew:
@@ -81,7 +83,11 @@ def take_place(instance: Any, **_: Any) -> None:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def begin(sender: Any, **_: Any) -> None:
-    """A worker of runs at once takes up what an earlier one of its host left; a control worker sweeps at once."""
+    """A worker of runs at once takes up what an earlier one of its host left; a control worker sweeps at once.
+
+    What the latter does beside its tasks is to send notices.
+    """
+    global _sender
     queues = set(sender.app.amqp.queues.consume_from)
     if "runs" in queues:
         places = sender.controller.concurrency
@@ -95,6 +101,8 @@ def begin(sender: Any, **_: Any) -> None:
     tracing.set_up()
     if "control" in queues:
         send_hint("reaper.sweep", otherwise="beat asks for the next sweep")
+        _sender = Sender(services())
+        _sender.start()
     if "archive" in queues:
         send_hint("logs.expire", otherwise="beat asks for it again")
 
@@ -111,6 +119,10 @@ def drain(how: str = "Warm", exitcode: int = 0, **_: Any) -> None:
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def end(sender: Any = None, **_: Any) -> None:
     """Wait until nothing is followed here any more; then send the last output, and end the crew."""
+    global _sender
+    if _sender is not None:
+        _sender.close()
+        _sender = None
     _end_crew()
     if sender is not None:
         _be_gone_soon(sender.exitcode or 0)

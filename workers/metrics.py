@@ -37,6 +37,7 @@ VOUCHED = counter(
 CHUNKS = counter("reprieve_ingested_chunks", "Chunks of output that came: new, or repeated.", ["result"])
 BLOCKS_REFUSED = counter("reprieve_refused_blocks", "Blocks of output that could not be stored: in quarantine.")
 INGEST_SECONDS = histogram("reprieve_ingest_seconds", "Seconds to store one message of output.")
+NOTICES = counter("reprieve_notices", "Notices that this worker tried to send.", ["result"])
 SWEEP_SECONDS = histogram("reprieve_sweep_seconds", "Seconds that a sweep took.")
 SUSPECTS = gauge("reprieve_suspects", "Runs that the last sweep judged.")
 

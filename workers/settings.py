@@ -21,6 +21,7 @@ from reprieve.models.errors import InvalidRequest, SettingsError, TimingRefused
 from reprieve.models.lanes import served
 from reprieve.models.liveness import Timing
 from reprieve.models.nodes import LONGEST_NAME, as_name, is_name
+from reprieve.models.notices import Allowed, checked_secrets, checked_url
 from reprieve.models.retention import RunRetention
 from reprieve.stores import postgres_address, redis_address
 from reprieve.stores.urls import Url
@@ -141,6 +142,24 @@ class Settings(BaseSettings):
     api_tokens: Annotated[tuple[ApiTokenSetting, ...], NoDecode] = Field(
         default=(),
         description="Tokens of the HTTP API, SCOPE=TOKEN with commas between them; scopes are read, run and admin.",
+    )
+    page_url: str | None = Field(
+        default=None,
+        description="Where people reach the page, for the links of notices; http:// and api_address by default.",
+    )
+    notice_secret: SecretStr | None = Field(
+        default=None,
+        description="What notices are signed with, `whsec_…` of `reprieve notices secret`; several, with commas "
+        "between them, while receivers change from one to the next.",
+    )
+    notice_allowed: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Hosts, and networks, that notices may be sent to though they are not public, with commas between "
+        "them: `hooks.internal,10.1.0.0/16`.",
+    )
+    ping_url: SecretStr | None = Field(
+        default=None,
+        description="An address that each healthy sweep asks for (GET), so that somebody else notices when none is.",
     )
     metrics_address: str | None = Field(
         default=None,
@@ -270,6 +289,31 @@ class Settings(BaseSettings):
     def _days_of_lanes(cls, value: object) -> object:
         return RunRetention.parse(value) if isinstance(value, str) else value
 
+    @field_validator("notice_secret")
+    @classmethod
+    def _signs(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            checked_secrets(value.get_secret_value())
+        return value
+
+    @field_validator("notice_allowed", mode="before")
+    @classmethod
+    def _hosts_and_networks(cls, value: object) -> object:
+        named = tuple(re.split(r"[\s,]+", value.strip())) if isinstance(value, str) else value
+        if isinstance(named, tuple):
+            Allowed.of(named)
+        return named
+
+    @field_validator("ping_url", "page_url")
+    @classmethod
+    def _is_an_address(cls, value: Any) -> Any:
+        if value is not None:
+            try:
+                checked_url(_plain(value))
+            except InvalidRequest:
+                raise ValueError("must be of the form http(s)://HOST/…") from None
+        return value
+
     @field_validator("time_scale")
     @classmethod
     def _timing_holds(cls, value: int) -> int:
@@ -292,6 +336,18 @@ class Settings(BaseSettings):
     @property
     def archive_url(self) -> str:
         return self.log_archive_url or (self.data_dir / "archive").as_uri()
+
+    @property
+    def link_to_page(self) -> str:
+        return (self.page_url or f"http://{self.api_address}").rstrip("/")
+
+    @property
+    def notice_secrets(self) -> tuple[str, ...]:
+        return checked_secrets(self.notice_secret.get_secret_value()) if self.notice_secret else ()
+
+    @property
+    def notices_may_go_to(self) -> Allowed:
+        return Allowed.of(self.notice_allowed)
 
     @property
     def host_name(self) -> str:

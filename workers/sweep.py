@@ -40,6 +40,7 @@ from reprieve.workers.bulk import in_bulk
 from reprieve.workers.closing import send_owed
 from reprieve.workers.finish import finish_free
 from reprieve.workers.hints import send_execute, send_hint
+from reprieve.workers.ping import ping
 from reprieve.workers.quiet import find_quiet
 from reprieve.workers.refresh import give_proof
 from reprieve.workers.telling import teller
@@ -52,7 +53,10 @@ PAGE_SIZE = 500
 
 @app.task(name="reaper.sweep")  # type: ignore[untyped-decorator]
 def sweep_task() -> dict[str, Any]:
-    return sweep(services())
+    report = sweep(services())
+    if "judged" in report:
+        ping(services())
+    return report
 
 
 @app.task(name="logs.echo", acks_late=True, acks_on_failure_or_timeout=True)  # type: ignore[untyped-decorator]

@@ -285,7 +285,8 @@ function showRun(id) {
     const state = `${run.status} ${run.epoch} ${run.updated_at} ${run.quiet_at} ${run.snoozed_until}`;
     if (state !== explained) {
       const why = await ask(`/v1/runs/${id}/explain`);
-      explained = state;
+      // What is owed is soon sent, and that changes nothing of the run itself.
+      explained = why.notices?.some((notice) => notice.state === "owed") ? "" : state;
       at("why").replaceChildren(...why.sentences.slice(1).map((sentence) => made("li", { textContent: sentence })));
       at("events").replaceChildren(...why.events.map(happened));
     }

@@ -38,3 +38,15 @@ def archiving(wired: Services) -> Found:
     """Whether the workers are refused what they ask of the archive, wherever they are."""
     reasons = refused(wired.archives.refusals())
     return (False, " ".join(reasons)) if reasons else (True, "The workers are refused nothing by the log archive.")
+
+
+def notices(wired: Services) -> Found:
+    """Whether whoever is to be told is: that workers have the secret, only their tries say."""
+    if reasons := wired.notices.outbox().complaints:
+        return False, " ".join(reasons)
+    if (rules := len(wired.notices.rules())) and not wired.settings.notice_secrets:
+        return False, (
+            f"There are {rules} rules of notices, and REPRIEVE_NOTICE_SECRET is not set here: without it no worker of "
+            "the queue control sends any. `reprieve notices secret` makes one."
+        )
+    return True, f"No notice is late ({rules} rules)."

@@ -56,7 +56,9 @@ def run(
     start_within: Annotated[float | None, typer.Option(help="Seconds after which it fails if not begun.")] = None,
     retry_on: Annotated[list[str] | None, typer.Option(metavar="CAUSE=VALUE", help=ON)] = None,
     retry_delay: Annotated[float | None, typer.Option(help="Seconds that such an attempt waits.")] = None,
-    notify: Annotated[list[str] | None, typer.Option(help="Address that is told of its end; may be repeated.")] = None,
+    notify: Annotated[
+        list[str] | None, typer.Option(help="Address that is told what happens to it; may be repeated.")
+    ] = None,
     quiet_after: Annotated[float | None, typer.Option(help="Seconds without output; it is then called quiet.")] = None,
     max_silence: Annotated[float | None, typer.Option(help="Seconds without output; it is then ended.")] = None,
 ) -> None:
@@ -66,7 +68,7 @@ def run(
     started = enqueue_run(
         adapter,
         _config(config) | _command_fields(command or [], cwd, env, secret, pty, by_itself=config is None),
-        labels=_pairs("--label", label),
+        labels=pairs("--label", label),
         max_runtime=max_runtime,
         max_attempts=max_attempts,
         idempotency_key=idempotency_key,
@@ -108,9 +110,9 @@ def _command_fields(
     if here or cwd:
         fields["cwd"] = str((cwd or Path.cwd()).absolute())
     if here or env:
-        fields["env"] = _pairs("--env", env)
+        fields["env"] = pairs("--env", env)
     if secret:
-        fields["secrets"] = _pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
+        fields["secrets"] = pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
     return fields | ({"pty": True} if pty else {})
 
 
@@ -130,14 +132,14 @@ def _config(given: str | None) -> dict[str, Any]:
     return config
 
 
-def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:
-    pairs = {}
+def pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:
+    given = {}
     for value in values or []:
         name, equals, rest = value.partition("=")
         if not equals or not name:
             raise InvalidRequest(f"{option} {value!r} is not of the form {form}.")
-        pairs[name] = rest
-    return pairs
+        given[name] = rest
+    return given
 
 
 def moment(option: str, given: str) -> datetime:

@@ -176,7 +176,8 @@ class Started:
     def _here(self, text: str) -> str:
         for there, here in self._places.items():
             text = text.replace(there, here)
-        return text
+        # What is not set has its default, mostly none.
+        return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
     @property
     def is_healthy(self) -> bool:

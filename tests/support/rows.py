@@ -101,6 +101,7 @@ def make_due(services: Services) -> None:
     """Have the pause be over after which owed work that failed is tried again."""
     with services.database.begin() as connection:
         connection.execute(text("UPDATE setbacks SET next_try_at = clock_timestamp()"))
+        connection.execute(text("UPDATE notices SET next_try_at = clock_timestamp() WHERE state = 'owed'"))
 
 
 def watch_for(services: Services, seconds: float, *, window: timedelta | None = None) -> None:
