@@ -11,10 +11,11 @@ from reprieve.api.access import MayRead, MayRun, Wired
 from reprieve.api.problems import answers
 from reprieve.client.enqueue import enqueue_each
 from reprieve.models.errors import InvalidRequest
+from reprieve.models.filters import MAX_WORDS, RunFilter
 from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.records import EnqueuedRun, EnqueuedRuns, EventRecord, ExplanationRecord, Run, RunPage
 from reprieve.models.requests import MOST_AT_ONCE, RunRequest
-from reprieve.models.status import Status
+from reprieve.models.status import ErrorCode, Status
 from reprieve.workers import tracing
 from reprieve.workers.cancel import cancel_run
 from reprieve.workers.explaining import explain
@@ -139,25 +140,43 @@ def _key(header: str | None, field: str | None) -> str | None:
     return header if field is None else field
 
 
-@router.get("", dependencies=[MayRead], responses=answers(401, 403, 422, 503))
-def list_runs(
-    wired: Wired,
-    status: Annotated[list[Status], Query(description="Only these; may be repeated.")] = [],  # noqa: B006 - FastAPI's
-    adapter: Annotated[str | None, Query(pattern=PLAIN, description="Only of this one.")] = None,
-    label: Annotated[list[Label], Query(description="NAME=VALUE; may be repeated, all must hold.")] = [],  # noqa: B006
-    before: Annotated[UUID | None, Query(description="`next` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 50,
-) -> RunPage:
-    """List runs, the newest first."""
-    found = wired.records.newest(
-        statuses=status, adapter=adapter, labels=_labels(label), before=before, limit=limit + 1
+class Chosen(BaseModel):
+    """Which runs are meant: all that is said must hold."""
+
+    status: list[Status] = Field(default=[], description="Only these.")
+    adapter: str | None = Field(default=None, pattern=PLAIN, description="Only of this one.")
+    label: list[Label] = Field(default=[], description="Each NAME=VALUE; all must hold.")
+    error: ErrorCode | None = Field(default=None, description="Only those that failed as this.")
+    lane: str | None = Field(default=None, pattern=PLAIN, description="Only of this one.")
+    since: AwareDatetime | None = Field(default=None, description="Only those asked for at this moment or later.")
+    text: str | None = Field(
+        default=None, pattern=PLAIN, min_length=1, max_length=MAX_WORDS, description="In a label, or in the error."
     )
-    page = found[:limit]
-    return RunPage(runs=page, next=page[-1].id if len(found) > limit else None)
+
+    @property
+    def wanted(self) -> RunFilter:
+        return RunFilter.of(
+            statuses=self.status,
+            adapter=self.adapter,
+            labels=dict(pair.split("=", 1) for pair in self.label),
+            error=self.error,
+            lane=self.lane,
+            since=self.since,
+            text=self.text,
+        )
 
 
-def _labels(pairs: list[str]) -> dict[str, str]:
-    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+class ChosenPage(Chosen):
+    """A page of a list."""
+
+    before: UUID | None = Field(default=None, description="`next` of the page before.")
+    limit: int = Field(default=50, ge=1, le=LARGEST_PAGE)
+
+
+@router.get("", dependencies=[MayRead], responses=answers(401, 403, 422, 503))
+def list_runs(wired: Wired, chosen: Annotated[ChosenPage, Query()]) -> RunPage:
+    """List runs, the newest first. A page may have fewer than `limit`, or none, and a `next`: there may be more."""
+    return wired.records.page(chosen.wanted, before=chosen.before, limit=chosen.limit)
 
 
 @router.get("/{run_id}", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))

@@ -23,6 +23,7 @@ from bench import (
     hold,
     ingest,
     latency,
+    lists,
     live,
     memory,
     million,
@@ -50,9 +51,10 @@ BENCHMARKS: dict[str, ModuleType] = {
     "carry": carry,
     "million": million,
     "short": short,
+    "lists": lists,
 }
 #: Only by their names: they take long, or need an environment of their own.
-LONG = ("hold", "enqueue", "dispatch", "carry", "million", "short")
+LONG = ("hold", "enqueue", "dispatch", "carry", "million", "short", "lists")
 PACKAGES = ("celery", "redis", "sqlalchemy", "psycopg2-binary", "zstandard", "msgspec")
 
 console = Console(width=None if os.isatty(1) else 150)

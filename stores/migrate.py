@@ -1,5 +1,8 @@
 """Bringing the database to the form that this version of the code expects."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -18,21 +21,47 @@ from reprieve.stores.database import Database
 MIGRATION_LOCK = 0x5265_7072_0001
 
 
+#: Seconds between two tries to be the one.
+LOCK_INTERVAL = 0.5
+
+
 def migrate(database: Database) -> str:
     """Apply what is missing, one migrator at a time; returns the revision the database is at.
 
-    Raises `SettingsError` where tables of somebody else's are in the way.
+    Each migration is a transaction of its own: one that is cut off is begun anew by the next call. Raises
+    `SettingsError` where tables of somebody else's are in the way.
     """
-    with database.begin() as connection:
+    with _alone(database), database.engine.connect() as connection:
         # A migration may take long, and may have to wait for another that does.
-        connection.execute(text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-        _make_schema(connection, database.schema)
-        _refuse_tables_of_others(connection)
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        return current_revision(connection) or "none"
+        connection.execute(text("SET statement_timeout = 0; SET lock_timeout = 0"))
+        try:
+            _make_schema(connection, database.schema)
+            _refuse_tables_of_others(connection)
+            connection.commit()
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            return current_revision(connection) or "none"
+        finally:
+            # No other use of it is to be as patient.
+            connection.invalidate()
+
+
+@contextmanager
+def _alone(database: Database) -> Iterator[None]:
+    """No other migrator begins until the end of the block.
+
+    The lock is held by a transaction of its own, since migrations end theirs. One who waits for it waits in no
+    statement: an index that is made while the database is used waits for all statements that were there before it.
+    """
+    with database.engine.connect() as holder:
+        while True:
+            holder.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            if holder.execute(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}).scalar():
+                break
+            holder.rollback()
+            time.sleep(LOCK_INTERVAL)
+        yield
 
 
 def _make_schema(connection: Connection, name: str | None) -> None:

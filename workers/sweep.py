@@ -95,6 +95,8 @@ def _sweep(services: Services, lease: Lease, watch: Watch, now: datetime) -> dic
         lease.renew()
         report[name] = step(services) if may else 0
     services.sweeps.complete(lease, json.dumps(report))
+    # For the picture alone, so behind all that a sweep is for.
+    services.fleet.count(services.timing.sweep_interval)
     return report
 
 

@@ -9,10 +9,11 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from reprieve.client.arguments import PAGE, RunFilter
+from reprieve.client.arguments import PAGE
 from reprieve.client.http.steps import Answer, Lost, Request
 from reprieve.client.http.streams import Events
 from reprieve.models.errors import InvalidRequest, NotAllowed, ReprieveError, Unavailable
+from reprieve.models.filters import RunFilter
 from reprieve.models.output import LogItem, Output, gap_of_json
 from reprieve.models.problems import of_type
 from reprieve.models.records import EnqueuedRuns, Run, RunPage
@@ -58,10 +59,15 @@ def list_runs(wanted: RunFilter, before: UUID | None) -> Request:
     """A page of the runs, from the one before this id on."""
     query = [("limit", str(PAGE)), *(("status", status.value) for status in wanted.statuses)]
     query += [("label", f"{name}={value}") for name, value in wanted.labels.items()]
-    if wanted.adapter is not None:
-        query.append(("adapter", wanted.adapter))
-    if before is not None:
-        query.append(("before", str(before)))
+    others: dict[str, str | None] = {
+        "adapter": wanted.adapter,
+        "error": wanted.error,
+        "lane": wanted.lane,
+        "since": wanted.since.isoformat() if wanted.since else None,
+        "text": wanted.text,
+        "before": str(before) if before else None,
+    }
+    query += [(name, value) for name, value in others.items() if value is not None]
     return Request("GET", RUNS, tuple(query))
 
 

@@ -16,7 +16,7 @@ is then not known, and an idempotency key is the way to ask again.
 import asyncio
 import contextvars
 import os
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
@@ -26,15 +26,15 @@ from typing import Any, ParamSpec, TypeVar, Unpack
 from uuid import UUID
 
 from reprieve.client import enqueue, runs
-from reprieve.client.arguments import PAGE, RunFilter, SomeRun, check_place, id_of
+from reprieve.client.arguments import SomeRun, check_place, id_of
 from reprieve.client.backoff import Backoff, Waiting
 from reprieve.client.link import link
 from reprieve.client.within import runner_of
 from reprieve.models.errors import LogUnavailable, Unavailable
+from reprieve.models.filters import RunChoice, RunFilter
 from reprieve.models.output import LogItem
-from reprieve.models.records import Run
+from reprieve.models.records import Run, RunPage
 from reprieve.models.requests import RunOptions, RunRequest
-from reprieve.models.status import Status
 from reprieve.stores.location import our_location
 
 P = ParamSpec("P")
@@ -93,22 +93,21 @@ async def get_run(run: SomeRun) -> Run:
     return await _call(runs.get_run, run)
 
 
-def list_runs(
-    *,
-    statuses: Collection[Status | str] = (),
-    adapter: str | None = None,
-    labels: Mapping[str, str] | None = None,
-) -> AsyncGenerator[Run]:
+def list_runs(**choice: Unpack[RunChoice]) -> AsyncGenerator[Run]:
     """As `reprieve.list_runs`."""
-    return _listed(RunFilter.of(statuses, adapter, labels))
+    return _listed(RunFilter.of(**choice))
 
 
 async def _listed(wanted: RunFilter) -> AsyncGenerator[Run]:
-    page: list[Run] | None = None
-    while page is None or len(page) == PAGE:
-        page = await _call(runs.page_of_runs, wanted, page[-1].id if page else None)
-        for run in page:
+    page: RunPage | None = None
+    while page is None or page.next is not None:
+        page = await _page(wanted, page.next if page else None)
+        for run in page.runs:
             yield run
+
+
+async def _page(wanted: RunFilter, before: UUID | None) -> RunPage:
+    return await _call(runs.page_of_runs, wanted, before)
 
 
 async def wait_for(run: SomeRun, *, timeout: float | None = None) -> Run:

@@ -8,6 +8,8 @@ connection = context.config.attributes.get("connection")
 if connection is None:
     raise RuntimeError("Run migrations with `reprieve migrate`, which knows the database and takes the lock.")
 
-context.configure(connection=connection, target_metadata=Row.metadata, compare_type=True)
+context.configure(
+    connection=connection, target_metadata=Row.metadata, compare_type=True, transaction_per_migration=True
+)
 with context.begin_transaction():
     context.run_migrations()

@@ -153,10 +153,10 @@ def test_what_is_not_there_is_not_found(client: TestClient, services: Services) 
 def test_a_database_that_does_not_answer_is_told_with_when_to_come_again(
     client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(**_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(services.records, "newest", fail)
+    monkeypatch.setattr(services.records, "page", fail)
     answer = client.get("/v1/runs")
     assert (answer.status_code, answer.headers["retry-after"], "secret" in answer.text) == (503, "5", False)
     assert "Nothing was changed." in answer.json()["detail"]
