@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from reprieve.api.access import MayRead, MayRun, Wired
 from reprieve.api.problems import answers
-from reprieve.client.enqueue import enqueue_each
+from reprieve.client.enqueue import again_each, enqueue_each
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.filters import MAX_WORDS, RunFilter
 from reprieve.models.lanes import DEFAULT_LANE
@@ -183,6 +183,39 @@ def list_runs(wired: Wired, chosen: Annotated[ChosenPage, Query()]) -> RunPage:
 def get(run_id: RunId, wired: Wired) -> Run:
     """One run and its attempts."""
     return wired.records.get(run_id)
+
+
+class WantedAgain(BaseModel):
+    """A run that is to be done again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    idempotency_key: str | None = Field(default=None, description="The same key gives the same new run.")
+
+
+@router.post(
+    "/{run_id}/again",
+    status_code=201,
+    dependencies=[MayRun],
+    responses={
+        200: {"description": "The run that the idempotency key gave before.", "model": Run},
+        **answers(401, 403, 404, 409, 422, 503),
+    },
+)
+def again(
+    run_id: RunId,
+    request: Request,
+    response: Response,
+    wired: Wired,
+    wanted: WantedAgain | None = None,
+    idempotency_key: RunKey = None,
+) -> Run:
+    """Start a new run that does the same as this one: all that it was asked for with but its key and its `start_at`."""
+    key = _key(idempotency_key, wanted.idempotency_key if wanted else None)
+    ((run, is_new),) = again_each({run_id: key}, wired.database, caller=tracing.caller_of(request.headers))
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/v1/runs/{run.id}"
+    return run
 
 
 @router.post("/{run_id}/cancel", dependencies=[MayRun], responses=answers(401, 403, 404, 422, 503))

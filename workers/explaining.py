@@ -71,6 +71,7 @@ class Explanation:
             lines.append(run.error_message)
         if run.labels:
             lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
+        lines += _again_sentences(run, self.events)
         lines += [_sparing_sentence(sparing) for sparing in self.sparings]
         lines += [sentence for event in self.events if (sentence := _dossier_sentence(event))]
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
@@ -109,6 +110,15 @@ def explain(services: Services, run_id: UUID) -> Explanation:
     logs = [services.closings.state(run_id, number) for number in range(1, run.attempt + 1)]
     refusals, failing = services.archives.refusals(), services.setbacks.of_run(run_id)
     return Explanation(run, events, sparings, logs, refusals, failing, services.database.now())
+
+
+def _again_sentences(run: RunRow, events: Sequence[RunEvent]) -> list[str]:
+    """Of which run it is the repetition, and which run is one of it."""
+    lines = [f"It does run {run.again_of} again."] if run.again_of else []
+    if again := [event for event in events if event.kind == EventKind.AGAIN]:
+        times = f", the last of {len(again)} that do" if len(again) > 1 else ""
+        lines.append(f"Run {again[-1].detail.get('run')} does it again{times}.")
+    return lines
 
 
 def _log_sentences(log: LogState) -> list[str]:

@@ -73,6 +73,10 @@ class AsyncClient:
         """Ask for many runs: all of them, or none. At most 10,000, and 2 MiB of JSON, at once."""
         return await self._first(plans.enqueue_runs(calls.enqueue_runs(asked_for(requests)), self._backoff))
 
+    async def run_again(self, run: SomeRun, *, idempotency_key: str | None = None) -> Run:
+        """Ask for a new run that does again what this one, by its whole id, was asked for."""
+        return await self._first(plans.run(calls.run_again(id_of(run), idempotency_key), self._backoff))
+
     async def cancel_run(self, run: SomeRun) -> Run:
         """End a run and its work, by its whole id; one that has ended stays as it is."""
         return await self._first(plans.run(calls.cancel_run(id_of(run)), self._backoff))

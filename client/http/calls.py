@@ -17,7 +17,7 @@ from reprieve.models.filters import RunFilter
 from reprieve.models.output import LogItem, Output, gap_of_json
 from reprieve.models.problems import of_type
 from reprieve.models.records import EnqueuedRuns, Run, RunPage
-from reprieve.models.requests import RunRequest
+from reprieve.models.requests import RunRequest, checked_key
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -45,6 +45,12 @@ def enqueue_runs(wanted: Sequence[RunRequest]) -> Request:
         except InvalidRequest as error:
             raise InvalidRequest(f"Run {place}{one.name}: {error}") from None
     return _post(f"{RUNS}/batch", b'{"runs":[%s]}' % b",".join(contents))
+
+
+def run_again(run_id: UUID, idempotency_key: str | None) -> Request:
+    """With a key of its own, where there is none: asking once more does not start a second one."""
+    key = checked_key(f"client-{uuid4()}" if idempotency_key is None else idempotency_key)
+    return _post(f"{RUNS}/{run_id}/again", json.dumps({"idempotency_key": key}).encode())
 
 
 def cancel_run(run_id: UUID) -> Request:

@@ -47,7 +47,17 @@ AT_ONCE = 200
 #: Seconds between two looks of a follower that waits for more.
 LOOK_INTERVAL = 0.5
 
-__all__ = ["cancel_run", "enqueue_run", "enqueue_runs", "follow_log", "get_run", "list_runs", "read_log", "wait_for"]
+__all__ = [
+    "cancel_run",
+    "enqueue_run",
+    "enqueue_runs",
+    "follow_log",
+    "get_run",
+    "list_runs",
+    "read_log",
+    "run_again",
+    "wait_for",
+]
 
 
 async def enqueue_run(
@@ -81,6 +91,11 @@ async def _enqueue(call: Callable[..., T], within: object) -> T:
     await _call(lambda: our_location(link().connections))
     result: T = await run(lambda sync: call(within=sync))
     return result
+
+
+async def run_again(run: SomeRun, *, idempotency_key: str | None = None) -> Run:
+    """As `reprieve.run_again`."""
+    return await _call(enqueue.run_again, run, idempotency_key=idempotency_key)
 
 
 async def cancel_run(run: SomeRun) -> Run:
