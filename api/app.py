@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from reprieve.api import downloads, fleet, live, logs, metrics, page, problems, reports, runs
+from reprieve.api import bulk, downloads, fleet, live, logs, metrics, page, problems, reports, runs
 from reprieve.api.desks import Desks
 from reprieve.api.hearing import hearing
 from reprieve.api.limits import Limits
@@ -39,7 +39,7 @@ def create_app(wired: Services) -> FastAPI:
     app.state.services = wired
     app.state.desks = Desks(wired)
     app.state.hub = live.Hub(wired)
-    for room in (live, runs, logs, downloads, reports, fleet, metrics, page):
+    for room in (live, bulk, runs, logs, downloads, reports, fleet, metrics, page):
         app.include_router(room.router)
     problems.install(app)
     app.add_middleware(Limits)

@@ -112,7 +112,7 @@ def create(
     wanted: WantedRun, request: Request, response: Response, wired: Wired, idempotency_key: RunKey = None
 ) -> Run:
     """Start a run: 201 and its address, or 200 with the run that the idempotency key gave before."""
-    asked = replace(wanted.asked, idempotency_key=_key(idempotency_key, wanted.idempotency_key))
+    asked = replace(wanted.asked, idempotency_key=key_of(idempotency_key, wanted.idempotency_key))
     ((run, is_new),) = enqueue_each([asked], wired.database, caller=tracing.caller_of(request.headers))
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/runs/{run.id}"
@@ -134,7 +134,8 @@ def create_batch(wanted: WantedRuns, request: Request, wired: Wired) -> Response
     return Response(told.model_dump_json(), media_type="application/json")
 
 
-def _key(header: str | None, field: str | None) -> str | None:
+def key_of(header: str | None, field: str | None) -> str | None:
+    """The idempotency key, which may be in a header or in the body. Raises `InvalidRequest` for two."""
     if None not in (header, field) and header != field:
         raise InvalidRequest("idempotency_key is another than the header Idempotency-Key says; give one of them.")
     return header if field is None else field
@@ -211,7 +212,7 @@ def again(
     idempotency_key: RunKey = None,
 ) -> Run:
     """Start a new run that does the same as this one: all that it was asked for with but its key and its `start_at`."""
-    key = _key(idempotency_key, wanted.idempotency_key if wanted else None)
+    key = key_of(idempotency_key, wanted.idempotency_key if wanted else None)
     ((run, is_new),) = again_each({run_id: key}, wired.database, caller=tracing.caller_of(request.headers))
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/runs/{run.id}"

@@ -1,8 +1,9 @@
 """Which runs are meant: what a list is asked for with, and a request that ends many or does many again."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import TypedDict, Unpack
 
 from reprieve.models.errors import InvalidRequest
@@ -61,6 +62,27 @@ class RunFilter:
     def is_any(self) -> bool:
         """Whether every run fits."""
         return self == RunFilter()
+
+
+class Deed(StrEnum):
+    """What can be done to many runs."""
+
+    CANCEL = "cancel"
+    AGAIN = "again"
+
+    @property
+    def statuses(self) -> tuple[Status, ...]:
+        """Those of runs that it can be done to: what has ended cannot be ended, and is done again."""
+        return tuple(status for status in Status if status.is_final == (self is Deed.AGAIN))
+
+    def of(self, wanted: RunFilter) -> RunFilter:
+        """Those of these runs that it can be done to. Raises `InvalidRequest` where a status was asked for that none
+        of those has.
+        """
+        if unfit := [status for status in wanted.statuses if status not in self.statuses]:
+            known = ", ".join(self.statuses)
+            raise InvalidRequest(f"{self} is not for runs that are {unfit[0]}; only for those that are {known}.")
+        return replace(wanted, statuses=wanted.statuses or self.statuses)
 
 
 def _statuses(given: Collection[Status | str]) -> tuple[Status, ...]:

@@ -286,9 +286,9 @@ class HistoryStep(Row):
 
 
 class BulkRequest(Row):
-    """Which runs were chosen to be ended, or done again, by a request for many: its key names the same ones again.
+    """Which runs were chosen by a request to end many, or to do many again: its key names the same ones again.
 
-    Written before any of it is done; kept for a week.
+    Written before anything is done to them, and kept for a week (`stores.bulk`). `more` says that others fit as well.
     """
 
     __tablename__ = "bulk_requests"
@@ -296,6 +296,7 @@ class BulkRequest(Row):
     key: Mapped[str] = mapped_column(primary_key=True)
     asked: Mapped[dict[str, Any]]
     run_ids: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(Uuid()))
+    more: Mapped[bool]
     asked_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 

@@ -65,13 +65,13 @@ def run(
     started = enqueue_run(
         adapter,
         _config(config) | _command_fields(command or [], cwd, env, secret, pty, by_itself=config is None),
-        labels=_pairs("--label", label),
+        labels=pairs("--label", label),
         max_runtime=max_runtime,
         max_attempts=max_attempts,
         idempotency_key=idempotency_key,
         lane=lane,
         priority=priority,
-        start_at=_moment("--start-at", start_at),
+        start_at=moment("--start-at", start_at),
         start_within=start_within,
         retry_on=_causes(retry_on),
         retry_delay=retry_delay,
@@ -107,9 +107,9 @@ def _command_fields(
     if here or cwd:
         fields["cwd"] = str((cwd or Path.cwd()).absolute())
     if here or env:
-        fields["env"] = _pairs("--env", env)
+        fields["env"] = pairs("--env", env)
     if secret:
-        fields["secrets"] = _pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
+        fields["secrets"] = pairs("--secret", secret, form="NAME=env:VARIABLE or NAME=file:/PATH")
     return fields | ({"pty": True} if pty else {})
 
 
@@ -129,7 +129,8 @@ def _config(given: str | None) -> dict[str, Any]:
     return config
 
 
-def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:
+def pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:
+    """What an option that may be repeated gives names to."""
     pairs = {}
     for value in values or []:
         name, equals, rest = value.partition("=")
@@ -139,7 +140,7 @@ def _pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> d
     return pairs
 
 
-def _moment(option: str, given: str | None) -> datetime | None:
+def moment(option: str, given: str | None) -> datetime | None:
     """A moment as ISO 8601 writes it; of this machine's time zone, where it names none."""
     try:
         return None if given is None else datetime.fromisoformat(given).astimezone()
@@ -178,27 +179,6 @@ def _find(wired: "Services", run_id: str) -> "Run":
     return wired.records.get(wired.records.resolve(run_id))
 
 
-def ps(
-    status: Annotated[list[Status] | None, typer.Option(help="Only these; may be repeated.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")] = 50,
-    as_json: AsJson = False,
-) -> None:
-    """List runs, the newest first."""
-    from reprieve.client.link import link
-
-    runs = link().records.newest(statuses=status or [], limit=limit)
-    if as_json:
-        say_json([each.model_dump(mode="json") for each in runs])
-    elif runs:
-        from reprieve.cli.render import runs_table, terminal
-
-        console = terminal()
-        for line in runs_table(runs, link().records.now(), console.width):
-            console.print(line, soft_wrap=True)
-    else:
-        say("No runs. Start one with `reprieve run -- COMMAND`.")
-
-
 def logs(
     run_id: RunId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
@@ -229,18 +209,6 @@ def logs(
         raise typer.Exit(130) from None
     if not whole:
         raise typer.Exit(1)
-
-
-def cancel(run_id: RunId) -> None:
-    """End a run and its work."""
-    from reprieve.workers.bootstrap import services
-    from reprieve.workers.cancel import cancel_run
-
-    wired = services()
-    before = _find(wired, run_id)
-    after = cancel_run(before.id)
-    already = "had already ended: " if Status(before.status).is_final else ""
-    say(f"{after.id} {already}{after.status}")
 
 
 def explain(run_id: RunId, as_json: AsJson = False) -> None:

@@ -32,6 +32,18 @@ WHERE r.id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:ids 
     return [_anew(run_id, found[run_id]) for run_id in run_ids]
 
 
+def not_made_with(executor: Executor, key: str, run_ids: Sequence[UUID]) -> list[UUID]:
+    """Those of these runs that are not themselves what a request for many, with this key, has made."""
+    statement = f"""
+SELECT run_id FROM {qualified(executor.schema, "run_specs")}
+WHERE run_id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:ids AS jsonb)) AS t(id))
+  AND starts_with(idempotency_key, :key)
+"""  # noqa: S608 - our own text, and a quoted name
+    rows = executor.run(statement, {"ids": json.dumps([str(run_id) for run_id in run_ids]), "key": f"{key}-"})
+    made = {uuid_of(row.run_id) for row in rows}
+    return [run_id for run_id in run_ids if run_id not in made]
+
+
 def _anew(run_id: UUID, row: Any) -> NewRun:
     asked = dict(row._asdict())
     asked |= {name: json_of(asked[name]) for name in ("config", "labels", "retry_on", "notify")}

@@ -61,8 +61,12 @@ WHERE r.id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:ids 
         return [uuid_of(row.id) for row in rows], further
 
     def newest(self, *, limit: int = 50, **choice: Unpack[RunChoice]) -> list[Run]:
-        """The newest runs of these, the newest first, however many have to be looked at for that."""
-        wanted, runs, before = RunFilter.of(**choice), list[Run](), None
+        """The newest runs of these, the newest first. Raises `InvalidRequest`."""
+        return self.first(RunFilter.of(**choice), limit)
+
+    def first(self, wanted: RunFilter, limit: int) -> list[Run]:
+        """The same, however many runs have to be looked at for it."""
+        runs, before = list[Run](), None
         while len(runs) < limit:
             page = self.page(wanted, before=before, limit=limit - len(runs))
             runs += page.runs

@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Text(), primary_key=True),
         sa.Column("asked", postgresql.JSONB(), nullable=False),
         sa.Column("run_ids", postgresql.ARRAY(sa.Uuid()), nullable=False),
+        sa.Column("more", sa.Boolean(), nullable=False),
         sa.Column("asked_at", TIME, server_default=sa.text("clock_timestamp()"), nullable=False),
     )
     # Its newest part is read as a whole until it is summarised: at once now, and not when a vacuum comes.
