@@ -82,8 +82,11 @@ class RunRow(Row):
         CheckConstraint("attempt BETWEEN 0 AND max_attempts AND max_attempts >= 1", name="runs_attempts_capped"),
         Index("runs_running", "id", postgresql_where=text("status = 'running'")),
         Index("runs_waiting", "adapter", "id", postgresql_where=text("status = 'queued'")),
-        # By these, lists are read: the newest of each first (`stores.runs.lists`).
-        Index("runs_by_status", "status", "id"),
+        # By these, lists are read: the newest of each first (`stores.runs.lists`). What has not ended has those above,
+        # and no other that could be taken for them.
+        Index(
+            "runs_by_status", "status", "id", postgresql_where=text("status IN ('succeeded', 'failed', 'cancelled')")
+        ),
         Index("runs_by_adapter", "adapter", "id"),
         Index("runs_by_lane", "lane", "id"),
         Index("runs_by_error", "error_code", "id", postgresql_where=text("error_code IS NOT NULL")),

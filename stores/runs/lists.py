@@ -21,9 +21,9 @@ from reprieve.stores.statements import Executor, qualified, uuid_of
 #: Runs that a page looks at first: where many fit, that is enough …
 LOOKS_FIRST = 1_000
 #: … and at the most: some tens of milliseconds.
-LOOKS_MOST = 20_000
+LOOKS_MOST = 10_000
 #: Of labels that no more runs have, all of these are looked at.
-FEW = 10_000
+FEW = 5_000
 #: By how much the clock of a machine that asks for runs may be off.
 CLOCKS_DIFFER = timedelta(hours=1)
 
@@ -51,6 +51,7 @@ class Listing:
     def __init__(self, executor: Executor, wanted: RunFilter, before: UUID | None, limit: int, columns: str) -> None:
         self._executor = executor
         self._runs, self._specs = (qualified(executor.schema, table) for table in ("runs", "run_specs"))
+        self._wanted = wanted
         self._values = _values(wanted, before)
         self._index = _index(wanted)
         self._limit = limit
@@ -100,16 +101,17 @@ WHERE {" AND ".join([CONDITIONS["labels"], *self._places("s.run_id")])} LIMIT :l
 
     def _newest(self) -> str:
         """The ids that the index names, or all; the newest first."""
-        places = self._places("r.id")
-        of_runs = f"SELECT r.id FROM {self._runs} r {{}} ORDER BY r.id DESC LIMIT :looks"  # noqa: S608 - our own text
         if self._index == "statuses":
-            of_one = of_runs.format(f"WHERE {' AND '.join(['r.status = t.status', *places])}")
-            return f"""
-SELECT o.id FROM jsonb_array_elements_text(CAST(:statuses AS jsonb)) AS t(status)
-CROSS JOIN LATERAL ({of_one}) o ORDER BY o.id DESC LIMIT :looks
-"""  # noqa: S608 - our own text
-        conditions = [*([CONDITIONS[self._index]] if self._index else []), *places]
-        return of_runs.format(f"WHERE {' AND '.join(conditions)}" if conditions else "")
+            # Named in the statement: each has a partial index.
+            of_each = [self._ids([f"r.status = '{status}'"]) for status in self._wanted.statuses]
+            together = " UNION ALL ".join(f"({one})" for one in of_each)
+            return f"SELECT id FROM ({together}) o ORDER BY id DESC LIMIT :looks"  # noqa: S608 - our own text
+        return self._ids([CONDITIONS[self._index]] if self._index else [])
+
+    def _ids(self, conditions: Sequence[str]) -> str:
+        everywhere = [*conditions, *self._places("r.id")]
+        where = f"WHERE {' AND '.join(everywhere)}" if everywhere else ""
+        return f"SELECT r.id FROM {self._runs} r {where} ORDER BY r.id DESC LIMIT :looks"  # noqa: S608
 
     def _conditions(self, answered: str | None) -> list[str]:
         """All but the one that an index has answered."""

@@ -140,6 +140,9 @@ def test_a_run_that_comes_while_pages_are_turned_moves_none_of_them(services: Se
     ("choice", "index"),
     [
         ({"statuses": ["failed"]}, "runs_by_status"),
+        ({"statuses": ["succeeded", "cancelled"]}, "runs_by_status"),
+        ({"statuses": ["running"]}, "runs_running"),
+        ({"statuses": ["queued", "running"]}, "runs_running"),
         ({"adapter": "remote"}, "runs_by_adapter"),
         ({"lane": "night"}, "runs_by_lane"),
         ({"error": "stalled"}, "runs_by_error"),

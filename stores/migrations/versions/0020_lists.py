@@ -15,7 +15,7 @@ depends_on = None
 
 TIME, LENGTH = postgresql.TIMESTAMP(timezone=True), postgresql.INTERVAL()
 INDEXES = {
-    "runs_by_status": "runs (status, id)",
+    "runs_by_status": "runs (status, id) WHERE status IN ('succeeded', 'failed', 'cancelled')",
     "runs_by_adapter": "runs (adapter, id)",
     "runs_by_lane": "runs (lane, id)",
     "runs_by_error": "runs (error_code, id) WHERE error_code IS NOT NULL",
