@@ -13,6 +13,7 @@ from reprieve.client.enqueue import again_each
 from reprieve.models.errors import InvalidRequest, RunNotFound
 from reprieve.models.filters import Deed, RunFilter
 from reprieve.models.paging import pages
+from reprieve.models.requests import checked_key
 from reprieve.stores.bulk import BulkStore, Choice
 from reprieve.workers import tracing
 from reprieve.workers.bootstrap import Services
@@ -90,8 +91,8 @@ def again(wanted: WantedBulk, request: Request, wired: Wired, idempotency_key: R
 
 
 def _key(wanted: WantedBulk, header: str | None) -> str:
-    key = key_of(header, wanted.idempotency_key)
-    if key is None or not 1 <= len(key) <= MAX_KEY_LENGTH:
+    key = checked_key(key_of(header, wanted.idempotency_key))
+    if key is None or len(key) > MAX_KEY_LENGTH:
         raise InvalidRequest(
             f"Give an idempotency_key of 1 to {MAX_KEY_LENGTH} characters: without one, a request that is sent again "
             "would be about other runs."

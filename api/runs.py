@@ -168,7 +168,9 @@ class Chosen(BaseModel):
 
 
 class ChosenPage(Chosen):
-    """A page of a list."""
+    """A page of a list. A name that is not known is refused: without it, more runs would fit than were meant."""
+
+    model_config = ConfigDict(extra="forbid")
 
     before: UUID | None = Field(default=None, description="`next` of the page before.")
     limit: int = Field(default=50, ge=1, le=LARGEST_PAGE)

@@ -144,7 +144,7 @@ def moment(option: str, given: str | None) -> datetime | None:
     """A moment as ISO 8601 writes it; of this machine's time zone, where it names none."""
     try:
         return None if given is None else datetime.fromisoformat(given).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidRequest(f"{option} {given!r} is no moment; give one like 2026-12-01T06:00+01:00.") from None
 
 

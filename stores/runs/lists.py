@@ -64,11 +64,11 @@ class Listing:
         rows, further = self._look(LOOKS_FIRST)
         if further is None or len(rows) == self._limit:
             return rows, further
-        # If as many fit of those behind them, twice what fills the page is mostly enough.
-        looks = min(LOOKS_MOST, 2 * LOOKS_FIRST * self._limit // max(1, len(rows)))
-        if looks == LOOKS_MOST and "labels" in self._values and (found := self._labelled()) is not None:
+        # As many as would fill the page, if of those further back as many fit.
+        looks = LOOKS_FIRST * self._limit // len(rows) if rows else LOOKS_MOST + 1
+        if looks > LOOKS_MOST and "labels" in self._values and (found := self._labelled()) is not None:
             return found
-        return self._look(looks)
+        return self._look(min(2 * looks, LOOKS_MOST))
 
     def _look(self, looks: int) -> tuple[list[Any], UUID | None]:
         """Among so many from here on."""

@@ -106,6 +106,8 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(client: TestClient, ser
             ({"runs": [str(run)] * 1001}, "runs"),
         ]:
             assert said in ask(client, deed, "key", 422, **body)["detail"], body
+        for body in ({"idempotency_key": ""}, {"idempotency_key": "a\0"}):
+            assert "idempotency_key" in ask(client, deed, None, 422, lane="night", **body)["detail"]
         for key in (None, "k" * 201):
             assert "idempotency_key" in ask(client, deed, key, 422, lane="night")["detail"]
     assert ask(client, "cancel", "key", lane="night")["chosen"] == 1

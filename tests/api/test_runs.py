@@ -125,6 +125,10 @@ def test_runs_are_listed_by_status_adapter_and_labels(client: TestClient, servic
     [
         ({"limit": 1001}, "query.limit"),
         ({"limit": 0}, "query.limit"),
+        ({"lanes": "night"}, "query.lanes"),
+        ({"error": "no such"}, "query.error"),
+        ({"since": "2026-01-01T00:00:00"}, "query.since"),
+        ({"text": ""}, "query.text"),
         ({"status": "dead"}, "query.status"),
         ({"label": "team"}, "query.label.0"),
         ({"label": "=data"}, "query.label.0"),

@@ -58,7 +58,7 @@ def test_runs_are_listed_as_they_are_chosen(services: Services) -> None:
         assert listed("--since", since) == {str(night), str(failed)}, since
     assert len(listed("--since", "1d")) == len(listed("--since", "2000-01-01")) == 3
     assert reprieve("ps", "--lane", "none").stdout == "No run fits.\n"
-    for since in ("2x", "yesterday", "999999999d"):
+    for since in ("2x", "yesterday", "999999999d", "0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00"):
         with pytest.raises(InvalidRequest, match="--since"):
             reprieve("ps", "--since", since)
 

@@ -5,8 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect, make_url, text
 from sqlalchemy.dialects.postgresql import BYTEA, JSON, JSONB
 from sqlalchemy.exc import IntegrityError
@@ -14,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from reprieve.models.errors import SettingsError
 from reprieve.models.rows import Row
 from reprieve.stores.database import Database
-from reprieve.stores.migrate import current_revision, head_revision, is_current, migrate
+from reprieve.stores.migrate import _config, current_revision, head_revision, is_current, migrate
 from reprieve.workers.bootstrap import Services
 from tests.support.rows import new_run
 
@@ -209,3 +211,37 @@ def test_a_database_is_current_that_is_newer_than_this_version_and_none_that_is_
     assert is_current(database), "during an upgrade, the database goes first"
     put("0001")
     assert not is_current(database)
+
+
+def test_indexes_that_were_left_unfinished_are_made_by_the_next_call(new_database: NewDatabase) -> None:
+    """They are made outside of a transaction: what was done before a kill stays."""
+    database, config = new_database(), _config()
+    lists = ScriptDirectory.from_config(config).get_revision("0020")
+    with database.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, str(lists.down_revision))
+        for _ in "12":
+            connection.execute(
+                text(
+                    "INSERT INTO runs (id, adapter, out_of_process_liveness) "
+                    "VALUES (gen_random_uuid(), 'process', false)"
+                )
+            )
+        connection.commit()
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        with pytest.raises(IntegrityError):
+            connection.execute(text("CREATE UNIQUE INDEX CONCURRENTLY runs_by_lane ON runs (lane)"))
+        connection.rollback()
+        connection.execution_options(isolation_level="READ COMMITTED")
+        for missing in (None, "run_specs_labels"):
+            command.upgrade(config, "0020")
+            whole = connection.execute(text(WHOLE_INDEXES)).scalars().all()
+            assert {"runs_by_lane", "runs_by_status", "run_specs_labels", "run_specs_by_end"} <= set(whole)
+            # As it is for one that was ended before it could note that it was done.
+            connection.execute(text("UPDATE alembic_version SET version_num = :to"), {"to": lists.down_revision})
+            if missing is None:
+                connection.execute(text("DROP INDEX run_specs_labels"))
+            connection.commit()
+
+
+WHOLE_INDEXES = "SELECT indexrelid::regclass::text FROM pg_index WHERE indisvalid"

@@ -1,19 +1,30 @@
 """Runs are listed, filtered and found by the end of their id by index; the last hour is counted once, by the minute.
 
-The indexes are made while runs come and go: nothing waits for them. Each is kept if it is there already, so that this
-can be repeated after it was cut off.
+The indexes are made while runs come and go: nothing waits for them. They are not made within a transaction, so what is
+there already is kept: this can be repeated after it was cut off.
 """
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import postgresql
 
 revision = "0020"
 down_revision = "0018"
 branch_labels = None
 depends_on = None
 
-TIME, LENGTH = postgresql.TIMESTAMP(timezone=True), postgresql.INTERVAL()
+TABLES = """
+ALTER TABLE run_specs ADD COLUMN IF NOT EXISTS start_within interval;
+CREATE TABLE IF NOT EXISTS history_steps (
+    at timestamptz NOT NULL, length interval NOT NULL, started bigint NOT NULL, ended bigint NOT NULL,
+    reaped bigint NOT NULL, PRIMARY KEY (at, length)
+);
+CREATE TABLE IF NOT EXISTS bulk_requests (
+    key text PRIMARY KEY, asked jsonb NOT NULL, run_ids uuid[] NOT NULL, more boolean NOT NULL,
+    asked_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+-- Its newest part is read as a whole until it is summarised: at once now, and not when a vacuum comes.
+ALTER INDEX run_events_at SET (autosummarize = on);
+"""
 INDEXES = {
     "runs_by_status": "runs (status, id) WHERE status IN ('succeeded', 'failed', 'cancelled')",
     "runs_by_adapter": "runs (adapter, id)",
@@ -27,23 +38,7 @@ IS_WHOLE = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regcla
 
 
 def upgrade() -> None:
-    op.add_column("run_specs", sa.Column("start_within", LENGTH, nullable=True))
-    op.create_table(
-        "history_steps",
-        sa.Column("at", TIME, primary_key=True),
-        sa.Column("length", LENGTH, primary_key=True),
-        *(sa.Column(name, sa.BigInteger(), nullable=False) for name in ("started", "ended", "reaped")),
-    )
-    op.create_table(
-        "bulk_requests",
-        sa.Column("key", sa.Text(), primary_key=True),
-        sa.Column("asked", postgresql.JSONB(), nullable=False),
-        sa.Column("run_ids", postgresql.ARRAY(sa.Uuid()), nullable=False),
-        sa.Column("more", sa.Boolean(), nullable=False),
-        sa.Column("asked_at", TIME, server_default=sa.text("clock_timestamp()"), nullable=False),
-    )
-    # Its newest part is read as a whole until it is summarised: at once now, and not when a vacuum comes.
-    op.execute("ALTER INDEX run_events_at SET (autosummarize = on)")
+    op.execute(TABLES)
     with op.get_context().autocommit_block():
         connection = op.get_bind()
         for name, what in INDEXES.items():
