@@ -82,14 +82,12 @@ class RunRow(Row):
         CheckConstraint("attempt BETWEEN 0 AND max_attempts AND max_attempts >= 1", name="runs_attempts_capped"),
         Index("runs_running", "id", postgresql_where=text("status = 'running'")),
         Index("runs_waiting", "adapter", "id", postgresql_where=text("status = 'queued'")),
-        # By these, lists are read: the newest of each first (`stores.runs.lists`). What has not ended has those above,
-        # and no other that could be taken for them.
-        Index(
-            "runs_by_status", "status", "id", postgresql_where=text("status IN ('succeeded', 'failed', 'cancelled')")
-        ),
-        Index("runs_by_adapter", "adapter", "id"),
-        Index("runs_by_lane", "lane", "id"),
-        Index("runs_by_error", "error_code", "id", postgresql_where=text("error_code IS NOT NULL")),
+        # By these, lists are read, the newest run first (`stores.runs.lists`): in an order in which nobody claims runs,
+        # and without those that a sweep reads, so that neither is ever planned by an index of all runs there are.
+        Index("runs_by_status", "status", text("id DESC"), postgresql_where=text("status <> 'running'")),
+        Index("runs_by_adapter", "adapter", text("id DESC")),
+        Index("runs_by_lane", "lane", text("id DESC")),
+        Index("runs_by_error", "error_code", text("id DESC"), postgresql_where=text("error_code IS NOT NULL")),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)

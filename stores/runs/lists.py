@@ -16,7 +16,7 @@ from uuid import UUID
 
 from reprieve.models.filters import RunFilter
 from reprieve.models.status import Status
-from reprieve.stores.statements import Executor, qualified, uuid_of
+from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
 #: Runs that a page looks at first: where many fit, that is enough …
 LOOKS_FIRST = 1_000
@@ -24,6 +24,8 @@ LOOKS_FIRST = 1_000
 LOOKS_MOST = 10_000
 #: Of labels that no more runs have, all of these are looked at.
 FEW = 5_000
+#: If PostgreSQL expects so many, they are not even counted: for millions, that alone takes a second.
+SURELY_MANY = 100_000
 #: By how much the clock of a machine that asks for runs may be off.
 CLOCKS_DIFFER = timedelta(hours=1)
 
@@ -79,13 +81,14 @@ class Listing:
 
     def _labelled(self) -> tuple[list[Any], UUID | None] | None:
         """Among those with the labels, if these are few."""
-        looked = f"""
-SELECT s.run_id AS id FROM {self._specs} s
-WHERE {" AND ".join([CONDITIONS["labels"], *self._places("s.run_id")])} LIMIT :looks
-"""  # noqa: S608 - our own text, and a quoted name
-        statement = self._statement(looked, self._conditions("labels"))
+        places = "".join(f" AND {place}" for place in self._places("s.run_id"))
+        labelled = f"SELECT s.run_id AS id FROM {self._specs} s WHERE {CONDITIONS['labels']}"  # noqa: S608 - our own text
+        statement = self._statement(f"{labelled}{places} LIMIT :looks", self._conditions("labels"))
         values = self._values | {"looks": FEW + 1, "enough": FEW, "limit": self._limit + 1}
         with self._executor.together() as transaction:
+            ((plan,),) = transaction.run(f"EXPLAIN (FORMAT JSON) {labelled}", self._values)
+            if json_of(plan)[0]["Plan"]["Plan Rows"] > SURELY_MANY:
+                return None
             # However many it takes them for: if they are few, only the index finds them soon.
             transaction.run("SET LOCAL enable_seqscan = off")
             rows = transaction.run(statement, values)

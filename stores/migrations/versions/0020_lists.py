@@ -26,10 +26,10 @@ CREATE TABLE IF NOT EXISTS bulk_requests (
 ALTER INDEX run_events_at SET (autosummarize = on);
 """
 INDEXES = {
-    "runs_by_status": "runs (status, id) WHERE status IN ('succeeded', 'failed', 'cancelled')",
-    "runs_by_adapter": "runs (adapter, id)",
-    "runs_by_lane": "runs (lane, id)",
-    "runs_by_error": "runs (error_code, id) WHERE error_code IS NOT NULL",
+    "runs_by_status": "runs (status, id DESC) WHERE status <> 'running'",
+    "runs_by_adapter": "runs (adapter, id DESC)",
+    "runs_by_lane": "runs (lane, id DESC)",
+    "runs_by_error": "runs (error_code, id DESC) WHERE error_code IS NOT NULL",
     "run_specs_labels": "run_specs USING gin (labels jsonb_path_ops) WITH (fastupdate = off)",
     "run_specs_by_end": 'run_specs (reverse("right"(CAST(run_id AS text), 12)) text_pattern_ops)',
 }
