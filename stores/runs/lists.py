@@ -125,8 +125,12 @@ class Listing:
 
     def _statement(self, looked: str, conditions: Sequence[str]) -> str:
         """With each run that fits: how many were looked at, and the oldest of these. A row of that where none fits."""
-        fitting = "".join(f" AND {condition}" for condition in conditions)
-        joined = f"JOIN {self._runs} r ON r.id = l.id JOIN {self._specs} s ON s.run_id = l.id" if conditions else ""
+        # As one truth, which no index answers: they are for those that are looked at, each found by its id. By an index
+        # of labels, 100,000 rows were read for ten.
+        fitting = f" AND ({' AND '.join(conditions)}) IS TRUE" if conditions else ""
+        # Many are looked at for few that fit: only in what the conditions are about.
+        tables = {"r.": f"JOIN {self._runs} r ON r.id = l.id", "s.": f"JOIN {self._specs} s ON s.run_id = l.id"}
+        joined = " ".join(join for name, join in tables.items() if name in fitting)
         return f"""
 WITH looked AS MATERIALIZED ({looked}), fitting AS MATERIALIZED (
     SELECT l.id FROM looked l {joined}

@@ -142,6 +142,21 @@ def test_labels_that_surely_many_have_are_not_counted(services: Services, monkey
     assert len(all_of(services, labels={"team": "data"})) == 200
 
 
+def test_what_is_looked_at_is_found_by_id_whatever_index_its_labels_have(services: Services) -> None:
+    for number in range(300):
+        new_run(services, labels={"team": "data" if number % 50 else "rare", "n": str(number)})
+    with services.database.at_once() as connection:
+        connection.execute(text("ANALYZE run_specs"))
+    listing = lists.Listing(services.database, RunFilter.of(labels={"team": "rare"}), None, 50, "r.id")
+    with services.database.together() as transaction:
+        for way in ("seqscan", "nestloop"):  # Whatever else would do.
+            transaction.run(f"SET LOCAL enable_{way} = off")
+        values = listing._values | {"looks": 100, "enough": 100, "limit": 51}
+        statement = listing._statement(listing._newest(), listing._conditions(None))
+        plan = "\n".join(row[0] for row in transaction.run(f"EXPLAIN {statement}", values))
+    assert "run_specs_labels" not in plan, plan
+
+
 def test_a_run_that_comes_while_pages_are_turned_moves_none_of_them(services: Services) -> None:
     known = [new_run(services).id for _ in range(4)][::-1]
     page = services.records.page(RunFilter.of(), limit=2)
