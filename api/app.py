@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from reprieve.api import (
+    bulk,
     downloads,
     events,
     fleet,
@@ -53,7 +54,7 @@ def create_app(wired: Services) -> FastAPI:
     app.state.desks = Desks(wired)
     app.state.hub = live.Hub(wired)
     app.state.watcher = events.Watcher(wired)
-    of_runs, of_all = (live, events, runs, logs, downloads, reports), (notices, fleet, lanes, metrics, page)
+    of_runs, of_all = (live, events, bulk, runs, logs, downloads, reports), (notices, fleet, lanes, metrics, page)
     for room in (*of_runs, *of_all):
         app.include_router(room.router)
     problems.install(app)

@@ -22,9 +22,6 @@ from reprieve.workers.health import complaints, setbacks
 
 router = APIRouter(tags=["fleet"])
 
-#: Steps of the history, a sweep's interval each: an hour at the real timings.
-HISTORY_STEPS = 60
-
 
 class ActiveRuns(BaseModel):
     status: str
@@ -44,7 +41,7 @@ class Fleet(BaseModel):
 
 
 class History(BaseModel):
-    """Recent history in steps of equal length, the newest last."""
+    """Recent history in steps of equal length; the last one is not over yet."""
 
     step_seconds: float = Field(description="The interval between two sweeps.")
     started: list[int] = Field(description="Attempts that began.")
@@ -106,7 +103,7 @@ def fleet(wired: Wired) -> Fleet:
 def history(wired: Wired) -> History:
     """The last hour, by the minute: runs that began, ended and were reaped."""
     step = wired.timing.sweep_interval
-    steps = wired.fleet.history(step, HISTORY_STEPS)
+    steps = wired.fleet.history(step)
     return History(
         step_seconds=step.total_seconds(),
         started=[one.started for one in steps],

@@ -9,12 +9,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from reprieve.api.access import MayRead, MayRun, Wired
 from reprieve.api.problems import answers
-from reprieve.client.enqueue import enqueue_each
+from reprieve.client.enqueue import again_each, enqueue_each
 from reprieve.models.errors import InvalidRequest
+from reprieve.models.filters import MAX_WORDS, RunFilter
 from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.records import EnqueuedRun, EnqueuedRuns, EventRecord, ExplanationRecord, Run, RunPage
 from reprieve.models.requests import MOST_AT_ONCE, RunRequest
-from reprieve.models.status import Status
+from reprieve.models.status import ErrorCode, Status
 from reprieve.workers import tracing
 from reprieve.workers.cancel import cancel_run
 from reprieve.workers.explaining import explain
@@ -122,7 +123,7 @@ def create(
     wanted: WantedRun, request: Request, response: Response, wired: Wired, idempotency_key: RunKey = None
 ) -> Run:
     """Start a run: 201 and its address, or 200 with the run that the idempotency key gave before."""
-    asked = replace(wanted.asked, idempotency_key=_key(idempotency_key, wanted.idempotency_key))
+    asked = replace(wanted.asked, idempotency_key=key_of(idempotency_key, wanted.idempotency_key))
     ((run, is_new),) = enqueue_each([asked], wired.database, caller=tracing.caller_of(request.headers))
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/runs/{run.id}"
@@ -144,37 +145,91 @@ def create_batch(wanted: WantedRuns, request: Request, wired: Wired) -> Response
     return Response(told.model_dump_json(), media_type="application/json")
 
 
-def _key(header: str | None, field: str | None) -> str | None:
+def key_of(header: str | None, field: str | None) -> str | None:
+    """The idempotency key, which may be in a header or in the body. Raises `InvalidRequest` for two."""
     if None not in (header, field) and header != field:
         raise InvalidRequest("idempotency_key is another than the header Idempotency-Key says; give one of them.")
     return header if field is None else field
 
 
-@router.get("", dependencies=[MayRead], responses=answers(401, 403, 422, 503))
-def list_runs(
-    wired: Wired,
-    status: Annotated[list[Status], Query(description="Only these; may be repeated.")] = [],  # noqa: B006 - FastAPI's
-    adapter: Annotated[str | None, Query(pattern=PLAIN, description="Only of this one.")] = None,
-    label: Annotated[list[Label], Query(description="NAME=VALUE; may be repeated, all must hold.")] = [],  # noqa: B006
-    before: Annotated[UUID | None, Query(description="`next` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 50,
-) -> RunPage:
-    """List runs, the newest first."""
-    found = wired.records.newest(
-        statuses=status, adapter=adapter, labels=_labels(label), before=before, limit=limit + 1
+class Chosen(BaseModel):
+    """Which runs are meant: all that is said must hold."""
+
+    status: list[Status] = Field(default=[], description="Only these.")
+    adapter: str | None = Field(default=None, pattern=PLAIN, description="Only of this one.")
+    label: list[Label] = Field(default=[], description="Each NAME=VALUE; all must hold.")
+    error: ErrorCode | None = Field(default=None, description="Only those that failed as this.")
+    lane: str | None = Field(default=None, pattern=PLAIN, description="Only of this one.")
+    since: AwareDatetime | None = Field(default=None, description="Only those asked for at this moment or later.")
+    text: str | None = Field(
+        default=None, pattern=PLAIN, min_length=1, max_length=MAX_WORDS, description="In a label, or in the error."
     )
-    page = found[:limit]
-    return RunPage(runs=page, next=page[-1].id if len(found) > limit else None)
+
+    @property
+    def wanted(self) -> RunFilter:
+        return RunFilter.of(
+            statuses=self.status,
+            adapter=self.adapter,
+            labels=dict(pair.split("=", 1) for pair in self.label),
+            error=self.error,
+            lane=self.lane,
+            since=self.since,
+            text=self.text,
+        )
 
 
-def _labels(pairs: list[str]) -> dict[str, str]:
-    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+class ChosenPage(Chosen):
+    """A page of a list. A name that is not known is refused: without it, more runs would fit than were meant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    before: UUID | None = Field(default=None, description="`next` of the page before.")
+    limit: int = Field(default=50, ge=1, le=LARGEST_PAGE)
+
+
+@router.get("", dependencies=[MayRead], responses=answers(401, 403, 422, 503))
+def list_runs(wired: Wired, chosen: Annotated[ChosenPage, Query()]) -> RunPage:
+    """List runs, the newest first. A page may have fewer than `limit`, or none, and a `next`: there may be more."""
+    return wired.records.page(chosen.wanted, before=chosen.before, limit=chosen.limit)
 
 
 @router.get("/{run_id}", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))
 def get(run_id: RunId, wired: Wired) -> Run:
     """One run and its attempts."""
     return wired.records.get(run_id)
+
+
+class WantedAgain(BaseModel):
+    """A run that is to be done again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    idempotency_key: str | None = Field(default=None, description="The same key gives the same new run.")
+
+
+@router.post(
+    "/{run_id}/again",
+    status_code=201,
+    dependencies=[MayRun],
+    responses={
+        200: {"description": "The run that the idempotency key gave before.", "model": Run},
+        **answers(401, 403, 404, 409, 422, 503),
+    },
+)
+def again(
+    run_id: RunId,
+    request: Request,
+    response: Response,
+    wired: Wired,
+    wanted: WantedAgain | None = None,
+    idempotency_key: RunKey = None,
+) -> Run:
+    """Start a new run that does the same as this one: all that it was asked for with but its key and its `start_at`."""
+    key = key_of(idempotency_key, wanted.idempotency_key if wanted else None)
+    ((run, is_new),) = again_each({run_id: key}, wired.database, caller=tracing.caller_of(request.headers))
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/v1/runs/{run.id}"
+    return run
 
 
 @router.post("/{run_id}/cancel", dependencies=[MayRun], responses=answers(401, 403, 404, 422, 503))

@@ -23,6 +23,7 @@ from bench import (
     hold,
     ingest,
     latency,
+    lists,
     live,
     memory,
     million,
@@ -52,9 +53,10 @@ BENCHMARKS: dict[str, ModuleType] = {
     "million": million,
     "short": short,
     "years": years,
+    "lists": lists,
 }
 #: Only by their names: they take long, or need an environment of their own.
-LONG = ("hold", "enqueue", "dispatch", "carry", "million", "short", "years")
+LONG = ("hold", "enqueue", "dispatch", "carry", "million", "short", "years", "lists")
 PACKAGES = ("celery", "redis", "sqlalchemy", "psycopg2-binary", "zstandard", "msgspec")
 
 console = Console(width=None if os.isatty(1) else 150)

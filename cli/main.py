@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reprieve.cli.commands import checks, history, lanes, notices, runs, servers, tokens, workers
+from reprieve.cli.commands import checks, chosen, history, lanes, notices, runs, servers, tokens, workers
 from reprieve.cli.sentences import say
 from reprieve.cli.troubles import give_up_output, sentence_of
 from reprieve.workers.secrecy import conceal
@@ -19,12 +19,13 @@ Command = Callable[..., None]
 COMMANDS: dict[str, Command] = {
     "up": servers.up,
     "run": runs.run,
-    "ps": runs.ps,
+    "ps": chosen.ps,
     "logs": runs.logs,
     "start": servers.start_role,
     "api": servers.api,
     "exec": runs.exec_reported,
-    "cancel": runs.cancel,
+    "cancel": chosen.cancel,
+    "again": chosen.again,
     "snooze": runs.snooze,
     "explain": runs.explain,
     "lanes": lanes.lanes,

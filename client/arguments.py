@@ -1,13 +1,10 @@
-"""What callers name: a run, a filter for runs, a place in a log. Checked here, for direct calls and HTTP alike."""
+"""What callers name: a run, a place in a log. Checked here, for direct calls and HTTP alike."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from uuid import UUID
 
 from reprieve.models.errors import InvalidRequest, RunNotFound
 from reprieve.models.records import Run
-from reprieve.models.status import Status
-from reprieve.models.text import is_plain_text, shown
+from reprieve.models.text import shown
 
 #: A run, or its whole id.
 SomeRun = Run | UUID | str
@@ -25,41 +22,6 @@ def id_of(run: SomeRun) -> UUID:
         return run if isinstance(run, UUID) else UUID(run)
     except (ValueError, AttributeError, TypeError):
         raise RunNotFound(f"{shown(repr(run))[:60]} is no run; give one, or its whole id.") from None
-
-
-@dataclass(frozen=True, slots=True)
-class RunFilter:
-    """Which runs are listed."""
-
-    statuses: tuple[Status, ...]
-    adapter: str | None
-    labels: Mapping[str, str]
-
-    @classmethod
-    def of(
-        cls, statuses: Collection[Status | str], adapter: str | None, labels: Mapping[str, str] | None
-    ) -> "RunFilter":
-        """What a caller gave. Raises `InvalidRequest`, naming the argument."""
-        if adapter is not None and not is_plain_text(adapter):
-            raise InvalidRequest("adapter must be text, without NUL.")
-        return cls(_statuses(statuses), adapter, _labels(labels or {}))
-
-
-def _statuses(given: Collection[Status | str]) -> tuple[Status, ...]:
-    wanted = given if isinstance(given, Collection) and not isinstance(given, str) else [given]
-    try:
-        return tuple(map(Status, wanted))
-    except ValueError:
-        known = ", ".join(Status)
-        raise InvalidRequest(f"statuses is {shown(repr(given))[:100]}; give a list of any of {known}.") from None
-
-
-def _labels(given: Mapping[str, str]) -> Mapping[str, str]:
-    if not isinstance(given, Mapping) or not all(map(is_plain_text, (*given, *given.values()))):
-        raise InvalidRequest("labels: give a mapping of names to values, all of them text without NUL.")
-    if any(not name or "=" in name for name in given):
-        raise InvalidRequest("labels: no filter can ask for a name that is empty or holds '='.")
-    return given
 
 
 def check_place(attempt: int | None, after: int) -> None:

@@ -1,19 +1,24 @@
-"""`enqueue_run` and `enqueue_runs`: for services that start runs.
+"""`enqueue_run`, `enqueue_runs` and `run_again`: for services that start runs.
 
 The rows are written first, and are the fact; the message only makes it happen soon. A crash between the two, or a lost
 message, is healed by the sweep, which sends again what stays queued.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
+from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
 from reprieve.adapters.kinds import find_kind, starts_work, validate_config
+from reprieve.client.arguments import SomeRun, id_of
 from reprieve.client.link import link
 from reprieve.models.errors import InvalidRequest, ReprieveError
 from reprieve.models.records import Run
-from reprieve.models.requests import NewRun, RunOptions, RunRequest, asked_for
+from reprieve.models.requests import NewRun, RunOptions, RunRequest, asked_for, checked_key
+from reprieve.stores.runs.again import as_asked
 from reprieve.stores.runs.insertion import insert
 from reprieve.stores.statements import Executor
 from reprieve.workers import tracing
@@ -84,13 +89,49 @@ def enqueue_each(
     `after_commit` calls what it is given once the runs are committed; `caller` is a place in a trace, where it is not
     this thread's own.
     """
-    if not requests:
-        return []
-    with tracing.enqueueing({str(request.adapter) for request in requests}, caller) as span:
-        runs = insert(executor, checked(requests, tracing.place()))
+    adapters = {str(request.adapter) for request in requests}
+    return _written(adapters, partial(checked, requests), executor, after_commit, caller) if requests else []
+
+
+def run_again(run: SomeRun, *, idempotency_key: str | None = None) -> Run:
+    """Ask for a new run that does again what this one was asked for: the same config, labels, limits, lane, all of it.
+
+    But it has an idempotency key of its own, and starts as soon as it can. Returns it; for a known key, whatever the
+    run is by now that this key gave before. Raises `RunNotFound`, `InvalidRequest`, `IdempotencyConflict` and
+    `Unavailable`.
+    """
+    ((new, _),) = again_each({id_of(run): idempotency_key}, link().connections)
+    return new
+
+
+def again_each(
+    keys: Mapping[UUID, str | None], executor: Executor, *, caller: "Context | None" = None
+) -> list[tuple[Run, bool]]:
+    """Do these runs again, each by its idempotency key, or none. Returns each one's run, and whether that is new."""
+    asked = [
+        replace(one, idempotency_key=checked_key(key))
+        for one, key in zip(as_asked(executor, [*keys]), keys.values(), strict=True)
+    ]
+
+    def at(place: str | None) -> list[NewRun]:
+        return [replace(one, trace_parent=place) for one in asked]
+
+    return _written({one.adapter for one in asked}, at, executor, _at_once, caller) if asked else []
+
+
+def _written(
+    adapters: Iterable[str],
+    new: Callable[[str | None], list[NewRun]],
+    executor: Executor,
+    after_commit: Callable[[Callable[[], None]], None],
+    caller: "Context | None",
+) -> list[tuple[Run, bool]]:
+    """Write what `new` makes for a place in a trace, all or none; tell the broker of those that are new."""
+    with tracing.enqueueing(adapters, caller) as span:
+        runs = insert(executor, new(tracing.place()))
         tracing.enqueued(span, [run.id for run, _ in runs])
-        new = [run.id for run, is_new in runs if is_new]
-        after_commit(lambda: link().hints.announce(new))
+        ids = [run.id for run, is_new in runs if is_new]
+        after_commit(lambda: link().hints.announce(ids))
     return runs
 
 

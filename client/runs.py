@@ -4,19 +4,19 @@ The clients over HTTP have the same functions, by the same names; `reprieve.aio`
 """
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, Unpack
 from uuid import UUID
 
-from reprieve.client.arguments import PAGE, RunFilter, SomeRun, id_of
+from reprieve.client.arguments import PAGE, SomeRun, id_of
 from reprieve.client.backoff import Backoff, Waiting
 from reprieve.client.link import link
 from reprieve.models.errors import LogUnavailable, ReprieveError, Unavailable
 from reprieve.models.faults import is_unfit, unfit_database
-from reprieve.models.records import Run
-from reprieve.models.status import Status
+from reprieve.models.filters import RunChoice, RunFilter
+from reprieve.models.records import Run, RunPage
 
 T = TypeVar("T")
 
@@ -41,31 +41,26 @@ def cancel_run(run: SomeRun) -> Run:
         return cancel.cancel_run(run)
 
 
-def list_runs(
-    *,
-    statuses: Collection[Status | str] = (),
-    adapter: str | None = None,
-    labels: Mapping[str, str] | None = None,
-) -> Generator[Run]:
-    """All runs, the newest first, or those that fit: any of the statuses, the adapter, all of the labels.
+def list_runs(**choice: Unpack[RunChoice]) -> Generator[Run]:
+    """All runs, the newest first, or those that fit all that is given of `RunChoice`, which says what each means:
+    `statuses`, `adapter`, `labels`, `error`, `lane`, `since`, `text`.
 
     They are read a page at a time, while the caller goes on. Raises `InvalidRequest`, and `Unavailable`.
     """
-    return _listed(RunFilter.of(statuses, adapter, labels))
+    return _listed(RunFilter.of(**choice))
 
 
 def _listed(wanted: RunFilter) -> Generator[Run]:
-    page: list[Run] | None = None
-    while page is None or len(page) == PAGE:
-        page = page_of_runs(wanted, page[-1].id if page else None)
-        yield from page
+    page = page_of_runs(wanted, None)
+    yield from page.runs
+    while page.next is not None:
+        page = page_of_runs(wanted, page.next)
+        yield from page.runs
 
 
-def page_of_runs(wanted: RunFilter, before: UUID | None) -> list[Run]:
-    """The next `PAGE` of these runs, from the one before this id on."""
-    return link().records.newest(
-        statuses=wanted.statuses, adapter=wanted.adapter, labels=wanted.labels, before=before, limit=PAGE
-    )
+def page_of_runs(wanted: RunFilter, before: UUID | None) -> RunPage:
+    """The next of these runs, `PAGE` at the most."""
+    return link().records.page(wanted, before=before, limit=PAGE)
 
 
 def wait_for(run: SomeRun, *, timeout: float | None = None) -> Run:

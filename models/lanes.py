@@ -35,12 +35,17 @@ def checked_lane(lane: object) -> str:
 
 def checked_pattern(pattern: object) -> str:
     """A lane's name, or the beginning of names and an asterisk. Raises `InvalidRequest`."""
-    if not isinstance(pattern, str) or not _is_name(pattern) or "*" in pattern[:-1]:
+    if not isinstance(pattern, str) or not is_pattern(pattern):
         raise InvalidRequest(
             f"{shown(repr(pattern))[:200]} is no lane: give its name, or the beginning of names and one asterisk, as "
             f"in tenant:*; 1 to {MAX_LANE_LENGTH} characters, without a comma, or a space at either end."
         )
     return pattern
+
+
+def is_pattern(text: str) -> bool:
+    """Whether it is a lane's name, or the beginning of names and an asterisk."""
+    return _is_name(text) and "*" not in text[:-1]
 
 
 def checked_limit(limit: object) -> int | None:
@@ -61,6 +66,12 @@ def served(given: str) -> list[str]:
     if not 1 <= len(patterns) <= MAX_SERVED:
         raise InvalidRequest(f"Give 1 to {MAX_SERVED} lanes with commas between them, for example gpu,tenant:*.")
     return patterns
+
+
+def rule_for(lane: str, patterns: Iterable[str]) -> str | None:
+    """The one pattern whose rule a lane has: its own name, or else the longest that it fits."""
+    fitting = [one for one in patterns if fits(lane, [one])]
+    return max(fitting, key=lambda one: (one == lane, len(one)), default=None)
 
 
 def fits(lane: str, patterns: Iterable[str] | None) -> bool:

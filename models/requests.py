@@ -116,7 +116,7 @@ class RunRequest:
             "labels": checked_labels(self.labels or {}),
             "max_attempts": _checked_attempts(self.max_attempts),
             "max_runtime": _checked_span("max_runtime", self.max_runtime),
-            "idempotency_key": _checked_key(self.idempotency_key),
+            "idempotency_key": checked_key(self.idempotency_key),
             "lane": checked_lane(self.lane),
             "priority": _checked_priority(self.priority),
             "start_at": _checked_start(self.start_at),
@@ -170,6 +170,7 @@ class NewRun:
     quiet_after: timedelta | None = None
     max_silence: timedelta | None = None
     again_of: UUID | None = None
+    """The run that it does again."""
 
     @classmethod
     def of(
@@ -339,7 +340,7 @@ def _checked_addresses(urls: Sequence[str] | None) -> list[str] | None:
         raise InvalidRequest(f"notify: {error}") from None
 
 
-def _checked_key(key: str | None) -> str | None:
+def checked_key(key: str | None) -> str | None:
     if key is not None and not (is_plain_text(key) and 1 <= len(key) <= MAX_KEY_LENGTH):
         raise InvalidRequest(f"idempotency_key must be text of 1 to {MAX_KEY_LENGTH} characters.")
     return key

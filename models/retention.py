@@ -1,14 +1,13 @@
 """For how long a run that has ended stays, with all that belongs to it: by its lane. Pure."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from uuid import UUID
 
-from reprieve.models.lanes import MAX_LANE_LENGTH
-from reprieve.models.text import is_plain_text, span
+from reprieve.models.lanes import is_pattern, rule_for
+from reprieve.models.text import span
 
 #: What stands in place of days where runs stay for ever.
 NEVER = "never"
@@ -28,7 +27,7 @@ _WHAT_WOULD_DO = (
 
 @dataclass(frozen=True)
 class RunRetention:
-    """How long ended runs stay, by the first of the patterns that fits their lane; None is for ever."""
+    """How long ended runs stay, by the pattern that counts for their lane (`models.lanes.rule_for`); None is for ever."""
 
     days: float | None = None
     of_lanes: tuple[tuple[str, float | None], ...] = ()
@@ -43,7 +42,7 @@ class RunRetention:
             lane = lane.strip()
             if not equals:
                 plain.append(_days(days, part))
-            elif not is_plain_text(lane) or not 1 <= len(lane) <= MAX_LANE_LENGTH or lane in of_lanes:
+            elif not is_pattern(lane) or lane in of_lanes:
                 raise ValueError(f"has {part!r}, whose lane is none, or was named before; {_WHAT_WOULD_DO}")
             else:
                 of_lanes[lane] = _days(days, part)
@@ -61,7 +60,9 @@ class RunRetention:
 
     def of(self, lane: str) -> timedelta | None:
         """For how long an ended run of this lane stays; None for ever."""
-        days = next((days for pattern, days in self._patterns if pattern.fullmatch(lane)), self.days)
+        named = dict(self.of_lanes)
+        pattern = rule_for(lane, named)
+        days = self.days if pattern is None else named[pattern]
         return None if days is None else timedelta(days=days)
 
     @cached_property
@@ -69,14 +70,6 @@ class RunRetention:
         """No run goes sooner than this after its end. None: no run ever goes."""
         days = [days for days in (self.days, *(days for _, days in self.of_lanes)) if days is not None]
         return timedelta(days=min(days)) if days else None
-
-    @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], float | None]]:
-        return [(_pattern(lane), days) for lane, days in self.of_lanes]
-
-
-def _pattern(lane: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, lane.split("*"))), re.DOTALL)
 
 
 def _days(written: str, part: str) -> float | None:

@@ -16,11 +16,25 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import DDL, BigInteger, CheckConstraint, Computed, ForeignKey, Index, SmallInteger, Text, event, text
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    Computed,
+    ForeignKey,
+    Index,
+    SmallInteger,
+    Text,
+    Uuid,
+    event,
+    literal_column,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, INT8MULTIRANGE, INTERVAL, JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from reprieve.models.access import Scope
+from reprieve.models.filters import END_OF_ID
 from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.notices import NoticeKind, NoticeState
 from reprieve.models.owed import Duty
@@ -75,6 +89,12 @@ class RunRow(Row):
         ),
         Index("runs_in_lane", "lane", postgresql_where=text("status = 'running'")),
         Index("runs_start_by", "start_by", postgresql_where=text("status = 'queued' AND start_by IS NOT NULL")),
+        # By these, lists are read, the newest run first (`stores.runs.lists`): in an order in which nobody claims runs,
+        # and without those that a sweep reads, so that neither is ever planned by an index of all runs there are.
+        Index("runs_by_status", "status", text("id DESC"), postgresql_where=text("status <> 'running'")),
+        Index("runs_by_adapter", "adapter", text("id DESC")),
+        Index("runs_by_lane", "lane", text("id DESC")),
+        Index("runs_by_error", "error_code", text("id DESC"), postgresql_where=text("error_code IS NOT NULL")),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -157,6 +177,23 @@ class RunSpec(Row):
     """
 
     __tablename__ = "run_specs"
+    __table_args__ = (
+        # What is asked for is written once: each entry is put where it belongs, and none is left to be sorted in later.
+        Index(
+            "run_specs_labels",
+            "labels",
+            postgresql_using="gin",
+            postgresql_ops={"labels": "jsonb_path_ops"},
+            postgresql_with={"fastupdate": "off"},
+        ),
+        # By the end of its id, a person names a run.
+        Index(
+            "run_specs_by_end",
+            # As PostgreSQL writes it, so that the two can be compared.
+            literal_column(END_OF_ID.replace("CAST(run_id AS text)", "run_id::text")).label("end"),
+            postgresql_ops={"end": "text_pattern_ops"},
+        ),
+    )
 
     run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     config: Mapped[dict[str, Any]]
@@ -166,6 +203,7 @@ class RunSpec(Row):
     retry_on: Mapped[dict[str, Any] | None]
     retry_delay: Mapped[timedelta | None]
     notify: Mapped[list[str] | None] = mapped_column(JSONB)
+    start_within: Mapped[timedelta | None]
     again_of: Mapped[uuid.UUID | None]
 
 
@@ -250,7 +288,7 @@ class RunEvent(Row):
         CheckConstraint(_one_of("kind", EventKind), name="run_events_kind_known"),
         Index("run_events_of_run", "run_id", "id"),
         # Events are written in the order of their times: the smallest of indexes finds an hour of them.
-        Index("run_events_at", "at", postgresql_using="brin"),
+        Index("run_events_at", "at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=True)
@@ -259,6 +297,33 @@ class RunEvent(Row):
     at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     kind: Mapped[str]
     detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+
+class HistoryStep(Row):
+    """What happened in a step of time that is over, counted once by a sweep; steps of two hours are kept."""
+
+    __tablename__ = "history_steps"
+
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    length: Mapped[timedelta] = mapped_column(primary_key=True)
+    started: Mapped[int] = mapped_column(BigInteger)
+    ended: Mapped[int] = mapped_column(BigInteger)
+    reaped: Mapped[int] = mapped_column(BigInteger)
+
+
+class BulkRequest(Row):
+    """Which runs were chosen by a request to end many, or to do many again: its key names the same ones again.
+
+    Written before anything is done to them, and kept for a week (`stores.bulk`). `more` says that others fit as well.
+    """
+
+    __tablename__ = "bulk_requests"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    asked: Mapped[dict[str, Any]]
+    run_ids: Mapped[list[uuid.UUID]] = mapped_column(ARRAY(Uuid()))
+    more: Mapped[bool]
+    asked_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
 class AttemptLog(Row):

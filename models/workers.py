@@ -15,9 +15,9 @@ from reprieve.models.records import Record
 class Presence:
     """What a worker says of itself with each heartbeat.
 
-    `roles` are the queues that it consumes, `lanes` the patterns of the lanes that it serves (None: all), `places` is
-    how many runs may use its host at once, `spool_bytes` what the files of its spools occupy. It is `stopping` from when it
-    was asked to end.
+    `roles` are the queues that it consumes, `lanes` the patterns of the lanes that it serves (None: all). `places` is
+    how many runs may use its host at once, `spool_bytes` what the files of its spools occupy. It is `stopping` from
+    when it was asked to end.
     """
 
     roles: Sequence[str] = ("runs",)

@@ -8,6 +8,9 @@ from sqlalchemy import text
 
 from reprieve.stores.database import Database
 
+#: Steps of the history, a sweep's interval each: an hour at the real timings.
+HISTORY_STEPS = 60
+
 # active: what is under way, by the partial indexes of it; never the runs that have ended.
 ACTIVE = text("""
 SELECT status, adapter, count(*) AS runs, max(clock_timestamp() - updated_at) AS longest_silence,
@@ -30,14 +33,33 @@ SELECT (SELECT count(*) FROM run_attempts WHERE termination = 'owed') AS termina
        (SELECT count(*) FROM run_attempts WHERE finished_at IS NOT NULL AND log_closed_at IS NULL) AS closing
 """)
 
-# history: what happened in each of the last steps. `now()` stands still in a statement, so that the index can be used.
-HISTORY = text("""
-SELECT floor(extract(epoch FROM now() - at) / extract(epoch FROM CAST(:step AS interval)))::int AS steps_ago,
-       count(*) FILTER (WHERE kind = 'claimed') AS started,
-       count(*) FILTER (WHERE kind IN ('succeeded', 'failed', 'cancelled')) AS ended,
-       count(*) FILTER (WHERE kind = 'reaped') AS reaped
-FROM run_events WHERE at > now() - :steps * CAST(:step AS interval) AND at <= now() GROUP BY steps_ago
-""")
+# uncounted: what happened in each of the last steps that no sweep has counted. Steps begin at whole multiples of their
+# length; `now()` stands still in a statement.
+UNCOUNTED = """
+SELECT s.at, e.started, e.ended, e.reaped
+FROM generate_series(date_bin(:step, now(), 'epoch') - (:steps - 1) * CAST(:step AS interval),
+                     date_bin(:step, now(), 'epoch'), CAST(:step AS interval)) AS s(at)
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE kind = 'claimed') AS started,
+           count(*) FILTER (WHERE kind IN ('succeeded', 'failed', 'cancelled')) AS ended,
+           count(*) FILTER (WHERE kind = 'reaped') AS reaped
+    FROM run_events WHERE at >= s.at AND at < s.at + CAST(:step AS interval)
+) e
+WHERE NOT EXISTS (SELECT FROM history_steps h WHERE h.at = s.at AND h.length = :step)
+"""
+HISTORY = text(f"""
+SELECT at, started, ended, reaped FROM history_steps
+WHERE length = :step AND at > date_bin(:step, now(), 'epoch') - :steps * CAST(:step AS interval)
+UNION ALL ({UNCOUNTED}) ORDER BY at
+""")  # noqa: S608 - our own text
+
+# count: what happened in the steps that are over, for good: a whole step ago, so that who began to write has written.
+COUNT = text(f"""
+INSERT INTO history_steps (at, length, started, ended, reaped)
+SELECT at, :step, started, ended, reaped FROM ({UNCOUNTED}) uncounted WHERE at < now() - 2 * CAST(:step AS interval)
+ON CONFLICT DO NOTHING
+""")  # noqa: S608 - our own text
+FORGET = text("DELETE FROM history_steps WHERE at < now() - 2 * :steps * CAST(:step AS interval)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +112,15 @@ class FleetStore:
             found[row.adapter] = Ages(of.buckets, of.seconds + row.seconds)
         return found
 
-    def history(self, step: timedelta, steps: int) -> list[Step]:
-        """What happened in each of the last steps, the newest last."""
-        rows = self._database.run(HISTORY, {"step": step, "steps": steps})
-        found = {row.steps_ago: Step(row.started, row.ended, row.reaped) for row in rows}
-        return [found.get(ago, Step()) for ago in reversed(range(steps))]
+    def history(self, step: timedelta) -> list[Step]:
+        """What happened in each of the last steps, the newest, which is not over, last."""
+        rows = self._database.run(HISTORY, {"step": step, "steps": HISTORY_STEPS})
+        return [Step(row.started, row.ended, row.reaped) for row in rows]
+
+    def count(self, step: timedelta) -> None:
+        """Count once what happened in those of the last steps that are over: the picture need not count it again."""
+        self._database.run(COUNT, {"step": step, "steps": HISTORY_STEPS})
+        self._database.run(FORGET, {"step": step, "steps": HISTORY_STEPS})
 
     def owed(self) -> dict[str, int]:
         """How many attempts are owed a termination, an adoption, the closing of their log."""

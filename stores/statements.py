@@ -87,8 +87,8 @@ def qualified(schema: str | None, table: str) -> str:
 
 @cache
 def row_of(columns: tuple[str, ...]) -> Any:
-    """The type of a row with these columns."""
-    return NamedTuple("Row", [(name, Any) for name in columns])
+    """The type of a row with these columns; what `EXPLAIN` gives has a name that is none."""
+    return NamedTuple("Row", [(name.replace(" ", "_"), Any) for name in columns])
 
 
 def uuid_of(value: Any) -> UUID:

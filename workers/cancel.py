@@ -1,11 +1,12 @@
-"""For services and people that end runs: `cancel_run`."""
+"""For services and people that end runs: `cancel_run`, and many at once."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from reprieve.models.records import Run
 from reprieve.models.work import End, Fence
 from reprieve.workers.bootstrap import Services, services
-from reprieve.workers.finish import finish
+from reprieve.workers.finish import finish, finish_free
 
 
 def cancel_run(run: Run | UUID | str) -> Run:
@@ -21,6 +22,23 @@ def cancel_run(run: Run | UUID | str) -> Run:
             return found
         # Repeated when a worker claims, or another ends, the run between the reading and the writing.
         finish(wired, [End.by_cancel(Fence(run_id, found.epoch), from_status=found.status)])
+
+
+def cancel_each(services: Services, run_ids: Sequence[UUID]) -> set[UUID]:
+    """End those of these runs that have not ended, by as few statements as can be; returns those that this ended.
+
+    One that another transaction holds is waited for, once all others have ended.
+    """
+    ended, left = set[UUID](), list(run_ids)
+    while left:
+        found = [run for run in services.records.of(left) if not run.status.is_final]
+        ends = {run.id: End.by_cancel(Fence(run.id, run.epoch), from_status=run.status) for run in found}
+        done, held = finish_free(services, list(ends.values()))
+        done += [one for fence in held for one in finish(services, [ends[fence.run_id]])]
+        ended |= {one.run_id for one in done}
+        # A worker has claimed these, or something else has ended them, since they were read.
+        left = [run_id for run_id in ends if run_id not in ended]
+    return ended
 
 
 def _id_of(wired: Services, run: Run | UUID | str) -> UUID:

@@ -80,6 +80,7 @@ class Explanation:
         if run.labels:
             lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
         lines += _quiet_sentences(run, self.now)
+        lines += _again_sentences(run, self.events)
         lines += [_sparing_sentence(sparing) for sparing in self.sparings]
         lines += [sentence for event in self.events if (sentence := _dossier_sentence(event))]
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
@@ -130,6 +131,15 @@ def explain(services: Services, run_id: UUID) -> Explanation:
     (lane,) = services.lanes.states(gone_after, run.lane)
     ahead, idle = services.lanes.ahead(run_id, MOST_COUNTED), services.workers.idle(gone_after)
     return replace(told, lane=lane, ahead=ahead, idle=idle)
+
+
+def _again_sentences(run: RunRow, events: Sequence[RunEvent]) -> list[str]:
+    """Of which run it is the repetition, and which run is one of it."""
+    lines = [f"It does run {run.again_of} again."] if run.again_of else []
+    if again := [event for event in events if event.kind == EventKind.AGAIN]:
+        times = f", the last of {len(again)} that do" if len(again) > 1 else ""
+        lines.append(f"Run {again[-1].detail.get('run')} does it again{times}.")
+    return lines
 
 
 def _log_sentences(log: LogState) -> list[str]:

@@ -101,6 +101,8 @@ def _sweep(services: Services, lease: Lease, watch: Watch, now: datetime) -> dic
     lease.renew()
     report |= find_quiet(services, lease, watch, now)
     services.sweeps.complete(lease, json.dumps(report))
+    # For the picture alone, so behind all that a sweep is for.
+    services.fleet.count(services.timing.sweep_interval)
     return report
 
 

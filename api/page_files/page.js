@@ -144,20 +144,34 @@ async function showHealth() {
   return fleet;
 }
 
+/** A new idempotency key; `randomUUID` is not there for a page that came without TLS. */
+function newKey() {
+  return `page-${[...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+function change(path, body, key) {
+  return ask(path, { method: "POST", body: JSON.stringify({ ...body, idempotency_key: key }) });
+}
+
 // -- the fleet
+
+const FILTERS = ["status", "label", "adapter", "lane", "error", "since", "text"];
+const HOUR = 3_600_000; // Milliseconds.
+const PAGES = 25; // Pages that are turned by one press of a button, while none has a run that fits.
 
 function showFleet() {
   const at = view("fleet-view");
   const kept = new URLSearchParams(location.hash.split("?")[1] ?? "");
-  at("status").value = kept.get("status") ?? "";
-  at("label").value = kept.get("label") ?? "";
+  for (const name of FILTERS) at(name).value = kept.get(name) ?? "";
+  const choosing = chooser(at);
   let older = [];
   let next = null;
+  let isFurther = false; // Whether older runs were asked for.
 
   const query = (before) => {
     const asked = new URLSearchParams({ limit: "50" });
-    if (at("status").value) asked.set("status", at("status").value);
-    if (at("label").value && at("label").checkValidity()) asked.set("label", at("label").value);
+    for (const name of FILTERS) if (at(name).value && at(name).checkValidity()) asked.set(name, at(name).value);
+    if (asked.has("since")) asked.set("since", new Date(Date.now() + clock - asked.get("since") * HOUR).toISOString());
     if (before) asked.set("before", before);
     return `/v1/runs?${asked}`;
   };
@@ -165,26 +179,37 @@ function showFleet() {
   const look = async () => {
     const fleet = await showHealth();
     const page = await ask(query());
-    const oldest = page.runs.at(-1)?.id ?? "";
-    if (!older.length) next = page.next;
+    const oldest = page.runs.at(-1)?.id;
+    if (!isFurther) next = page.next;
+    const listed = [...page.runs, ...older.filter((run) => !oldest || run.id < oldest)];
     at("counts").replaceChildren(...counts(fleet.active));
-    at("runs").replaceChildren(...[...page.runs, ...older.filter((run) => run.id < oldest)].map(runRow));
-    at("no-runs").hidden = page.runs.length > 0;
+    choosing.show(listed);
+    at("no-runs").hidden = listed.length > 0 || next !== null;
+    at("further").hidden = listed.length > 0 || next === null;
     at("more").hidden = next === null;
   };
 
   at("filter").addEventListener("submit", (event) => event.preventDefault());
   at("filter").addEventListener("change", () => {
     const chosen = new URLSearchParams();
-    for (const name of ["status", "label"]) if (at(name).value) chosen.set(name, at(name).value);
+    for (const name of FILTERS) if (at(name).value) chosen.set(name, at(name).value);
     location.hash = `#/${chosen.size ? `?${chosen}` : ""}`;
   });
   at("more").addEventListener("click", async () => {
-    const page = await ask(query(next)).catch(told);
-    if (!page) return;
-    older = [...older, ...page.runs];
-    next = page.next;
-    await look().catch(told);
+    at("more").disabled = true;
+    try {
+      for (let turned = 0, found = 0; next && !found && turned < PAGES; turned += 1) {
+        const page = await ask(query(next));
+        isFurther = true;
+        found = page.runs.length;
+        older = [...older, ...page.runs];
+        next = page.next;
+      }
+      await look();
+    } catch (problem) {
+      told(problem);
+    }
+    at("more").disabled = false;
   });
   const stopLooking = repeat(look);
   const stopPlotting = repeat(async () => {
@@ -208,6 +233,69 @@ function showFleet() {
   };
 }
 
+/** The table of runs, with a box for each, and what is done to those that are chosen. */
+function chooser(at) {
+  const chosen = new Set();
+  let listed = [];
+  let asked = { deed: null, runs: [], key: "" }; // If it fails, the same is asked for with the same key.
+
+  const show = (runs = listed) => {
+    listed = runs;
+    for (const id of [...chosen]) if (!listed.some((run) => run.id === id)) chosen.delete(id);
+    const held = document.activeElement?.dataset?.held;
+    at("runs").replaceChildren(...listed.map((run) => runRow(run, chosen.has(run.id))));
+    if (held) at("runs").querySelector(`[data-held="${held}"]`)?.focus();
+    at("all").checked = chosen.size > 0 && chosen.size === listed.length;
+    at("all").indeterminate = chosen.size > 0 && chosen.size < listed.length;
+    const runsOf = (isFit) => listed.filter((run) => chosen.has(run.id) && isFit(run)).length;
+    const [active, over] = [runsOf(isActive), runsOf((run) => !isActive(run))];
+    at("cancel-chosen").hidden = !active;
+    at("cancel-chosen").textContent = `Cancel ${many(active)}`;
+    at("again-chosen").hidden = !over;
+    at("again-chosen").textContent = `Do ${many(over)} again`;
+  };
+  const choose = (ids, isChosen) => {
+    for (const id of ids) chosen[isChosen ? "add" : "delete"](id);
+    show();
+  };
+  const sure = (what, title, words) => {
+    const runs = [...chosen];
+    if (asked.deed !== what || String(asked.runs) !== String(runs)) asked = { deed: what, runs, key: newKey() };
+    at("sure-title").textContent = `${title}?`;
+    at("sure-words").textContent = words;
+    at("sure-yes").textContent = title;
+    at("sure-yes").className = what === "cancel" ? "danger" : "";
+    at("sure").returnValue = "no";
+    at("sure").showModal();
+  };
+  at("runs").addEventListener("change", (event) => choose([event.target.value], event.target.checked));
+  at("all").addEventListener("change", () => choose(listed.map((run) => run.id), at("all").checked));
+  at("cancel-chosen").addEventListener("click", () =>
+    sure("cancel", at("cancel-chosen").textContent, "Their work is ended, and cannot be taken up again."));
+  at("again-chosen").addEventListener("click", () =>
+    sure("again", at("again-chosen").textContent, "A new run is started for each of them."));
+  at("sure").addEventListener("close", async () => {
+    if (at("sure").returnValue !== "yes") return;
+    try {
+      const { runs } = await change(`/v1/runs/${asked.deed}`, { runs: asked.runs }, asked.key);
+      at("done").textContent = `${many(runs.length)} ${asked.deed === "cancel" ? "cancelled" : "started"}.`;
+      choose(asked.runs, false);
+      asked = { deed: null, runs: [], key: "" };
+    } catch (problem) {
+      told(problem);
+    }
+  });
+  return { show };
+}
+
+function many(count) {
+  return count === 1 ? "1 run" : `${count} runs`;
+}
+
+function isActive(run) {
+  return ["queued", "running"].includes(run.status);
+}
+
 function counts(active) {
   const sums = new Map([["running", 0], ["queued", 0]]);
   for (const one of active) sums.set(one.status, sums.get(one.status) + one.runs);
@@ -227,11 +315,17 @@ function laneRow(lane) {
     made("td", { textContent: (lane.waiting && lane.why_waiting) || "" }));
 }
 
-function runRow(run) {
+function runRow(run, isChosen) {
   const labels = Object.entries(run.labels).map(([name, value]) => `${name}=${value}`).join(" ");
   const late = run.attempts.some((one) => one.late_output_at || one.late_result_at) ? " (gave signs of life later)" : "";
+  const box = made("input", { type: "checkbox", value: run.id, checked: isChosen });
+  box.setAttribute("aria-label", `Choose ${short(run.id)}`);
+  const link = made("a", { href: `#/runs/${run.id}`, textContent: short(run.id), title: run.id });
+  box.dataset.held = `box ${run.id}`; // By which the focus is found again when the rows are made anew.
+  link.dataset.held = `link ${run.id}`;
   return made("tr", {},
-    made("td", {}, made("a", { href: `#/runs/${run.id}`, textContent: short(run.id), title: run.id })),
+    made("td", {}, box),
+    made("td", {}, link),
     made("td", { textContent: run.adapter }),
     made("td", { className: run.status, textContent: run.status + (run.error_code ? `: ${run.error_code}${late}` : quiet(run)) }),
     made("td", { textContent: `${run.attempt}/${run.max_attempts}` }),
@@ -280,7 +374,7 @@ function showRun(id) {
     at("run-state").textContent = [run.adapter, run.status + quiet(run), run.error_code, run.error_message].filter(Boolean).join(" · ");
     at("run-life").replaceChildren(run.status === "running" ? life(run) : "");
     at("snooze").hidden = !quiet(run);
-    at("cancel").hidden = !["queued", "running"].includes(run.status);
+    at("cancel").hidden = !isActive(run);
     at("downloads").replaceChildren(...downloads(run));
     const state = `${run.status} ${run.epoch} ${run.updated_at} ${run.quiet_at} ${run.snoozed_until}`;
     if (state !== explained) {
@@ -299,6 +393,16 @@ function showRun(id) {
   at("cancel").addEventListener("click", () => at("sure").showModal());
   at("sure").addEventListener("close", async () => {
     if (at("sure").returnValue === "yes") await ask(`/v1/runs/${id}/cancel`, { method: "POST" }).catch(told);
+  });
+  const key = newKey(); // One press that is not answered, and the next, start one run.
+  at("again").addEventListener("click", async () => {
+    at("again").disabled = true;
+    try {
+      location.hash = `#/runs/${(await change(`/v1/runs/${id}/again`, {}, key)).id}`;
+    } catch (problem) {
+      at("again").disabled = false;
+      told(problem);
+    }
   });
   at("pause").addEventListener("click", () => {
     const paused = at("pause").getAttribute("aria-pressed") !== "true";

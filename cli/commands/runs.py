@@ -181,27 +181,6 @@ def _find(wired: "Services", run_id: str) -> "Run":
     return wired.records.get(wired.records.resolve(run_id))
 
 
-def ps(
-    status: Annotated[list[Status] | None, typer.Option(help="Only these; may be repeated.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")] = 50,
-    as_json: AsJson = False,
-) -> None:
-    """List runs, the newest first."""
-    from reprieve.client.link import link
-
-    runs = link().records.newest(statuses=status or [], limit=limit)
-    if as_json:
-        say_json([each.model_dump(mode="json") for each in runs])
-    elif runs:
-        from reprieve.cli.render import runs_table, terminal
-
-        console = terminal()
-        for line in runs_table(runs, link().records.now(), console.width):
-            console.print(line, soft_wrap=True)
-    else:
-        say("No runs. Start one with `reprieve run -- COMMAND`.")
-
-
 def logs(
     run_id: RunId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
@@ -232,18 +211,6 @@ def logs(
         raise typer.Exit(130) from None
     if not whole:
         raise typer.Exit(1)
-
-
-def cancel(run_id: RunId) -> None:
-    """End a run and its work."""
-    from reprieve.workers.bootstrap import services
-    from reprieve.workers.cancel import cancel_run
-
-    wired = services()
-    before = _find(wired, run_id)
-    after = cancel_run(before.id)
-    already = "had already ended: " if Status(before.status).is_final else ""
-    say(f"{after.id} {already}{after.status}")
 
 
 def snooze(

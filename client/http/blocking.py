@@ -3,22 +3,22 @@
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 import httpx2
 
-from reprieve.client.arguments import RunFilter, SomeRun, check_place, id_of
+from reprieve.client.arguments import SomeRun, check_place, id_of
 from reprieve.client.backoff import Backoff, Waiting
 from reprieve.client.http import calls, plans
 from reprieve.client.http.address import Address, Body, answer_of, why
 from reprieve.client.http.steps import Answer, Give, Lost, Open, Pause, Plan, Receive, Send, Step, advance
+from reprieve.models.filters import RunChoice, RunFilter
 from reprieve.models.output import LogItem
 from reprieve.models.records import Run
 from reprieve.models.requests import RunOptions, RunRequest, asked_for
-from reprieve.models.status import Status
 
 T = TypeVar("T")
 
@@ -69,6 +69,10 @@ class Client:
         """Ask for many runs: all of them, or none. At most 10,000, and 2 MiB of JSON, at once."""
         return self._first(plans.enqueue_runs(calls.enqueue_runs(asked_for(requests)), self._backoff))
 
+    def run_again(self, run: SomeRun, *, idempotency_key: str | None = None) -> Run:
+        """Ask for a new run that does again what this one, by its whole id, was asked for."""
+        return self._first(plans.run(calls.run_again(id_of(run), idempotency_key), self._backoff))
+
     def cancel_run(self, run: SomeRun) -> Run:
         """End a run and its work, by its whole id; one that has ended stays as it is."""
         return self._first(plans.run(calls.cancel_run(id_of(run)), self._backoff))
@@ -77,15 +81,9 @@ class Client:
         """A run and its attempts."""
         return self._first(plans.run(calls.get_run(id_of(run)), self._backoff))
 
-    def list_runs(
-        self,
-        *,
-        statuses: Collection[Status | str] = (),
-        adapter: str | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> Generator[Run]:
-        """All runs, the newest first, or those that fit; read a page at a time."""
-        return self._given(plans.list_runs(RunFilter.of(statuses, adapter, labels), self._backoff))
+    def list_runs(self, **choice: Unpack[RunChoice]) -> Generator[Run]:
+        """All runs, the newest first, or those that fit (`RunChoice`); read a page at a time."""
+        return self._given(plans.list_runs(RunFilter.of(**choice), self._backoff))
 
     def wait_for(self, run: SomeRun, *, timeout: float | None = None) -> Run:
         """The run, once it has ended. Raises `StillRunning` after so many seconds."""

@@ -9,14 +9,15 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from reprieve.client.arguments import PAGE, RunFilter
+from reprieve.client.arguments import PAGE
 from reprieve.client.http.steps import Answer, Lost, Request
 from reprieve.client.http.streams import Events
 from reprieve.models.errors import InvalidRequest, NotAllowed, ReprieveError, Unavailable
+from reprieve.models.filters import RunFilter
 from reprieve.models.output import LogItem, Output, gap_of_json
 from reprieve.models.problems import of_type
 from reprieve.models.records import EnqueuedRuns, Run, RunPage
-from reprieve.models.requests import RunRequest
+from reprieve.models.requests import RunRequest, checked_key
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -46,6 +47,12 @@ def enqueue_runs(wanted: Sequence[RunRequest]) -> Request:
     return _post(f"{RUNS}/batch", b'{"runs":[%s]}' % b",".join(contents))
 
 
+def run_again(run_id: UUID, idempotency_key: str | None) -> Request:
+    """With a key of its own, where there is none: asking once more does not start a second one."""
+    key = checked_key(f"client-{uuid4()}" if idempotency_key is None else idempotency_key)
+    return _post(f"{RUNS}/{run_id}/again", json.dumps({"idempotency_key": key}).encode())
+
+
 def cancel_run(run_id: UUID) -> Request:
     return Request("POST", f"{RUNS}/{run_id}/cancel")
 
@@ -58,10 +65,15 @@ def list_runs(wanted: RunFilter, before: UUID | None) -> Request:
     """A page of the runs, from the one before this id on."""
     query = [("limit", str(PAGE)), *(("status", status.value) for status in wanted.statuses)]
     query += [("label", f"{name}={value}") for name, value in wanted.labels.items()]
-    if wanted.adapter is not None:
-        query.append(("adapter", wanted.adapter))
-    if before is not None:
-        query.append(("before", str(before)))
+    others: dict[str, str | None] = {
+        "adapter": wanted.adapter,
+        "error": wanted.error,
+        "lane": wanted.lane,
+        "since": wanted.since.isoformat() if wanted.since else None,
+        "text": wanted.text,
+        "before": str(before) if before else None,
+    }
+    query += [(name, value) for name, value in others.items() if value is not None]
     return Request("GET", RUNS, tuple(query))
 
 

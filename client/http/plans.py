@@ -8,12 +8,12 @@ from http import HTTPStatus
 from math import inf
 from uuid import UUID
 
-from reprieve.client.arguments import RunFilter
 from reprieve.client.backoff import Backoff, Waiting
 from reprieve.client.http import calls
 from reprieve.client.http.steps import Answer, Give, Lost, Open, Part, Pause, Plan, Receive, Request, Send
 from reprieve.client.http.streams import Lines
 from reprieve.models.errors import LogUnavailable, Unavailable
+from reprieve.models.filters import RunFilter
 from reprieve.models.output import LogItem
 from reprieve.models.records import Run
 

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reprieve.client.enqueue import enqueue_run, enqueue_runs
+    from reprieve.client.enqueue import enqueue_run, enqueue_runs, run_again
     from reprieve.client.logs import follow_log, read_log
     from reprieve.client.runs import cancel_run, get_run, list_runs, wait_for
     from reprieve.models.errors import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Unavailable,
         UnknownAdapter,
     )
+    from reprieve.models.filters import RunChoice
     from reprieve.models.gaps import Gap
     from reprieve.models.output import Output
     from reprieve.models.records import Run
@@ -48,6 +49,7 @@ __all__ = [
     "Output",
     "ReprieveError",
     "Run",
+    "RunChoice",
     "RunNotFound",
     "RunOptions",
     "RunRequest",
@@ -63,6 +65,7 @@ __all__ = [
     "get_run",
     "list_runs",
     "read_log",
+    "run_again",
     "wait_for",
 ]
 
@@ -70,6 +73,7 @@ _MODULES = {
     "Gap": "reprieve.models.gaps",
     "Output": "reprieve.models.output",
     "Run": "reprieve.models.records",
+    "RunChoice": "reprieve.models.filters",
     "RunOptions": "reprieve.models.requests",
     "RunRequest": "reprieve.models.requests",
     "Status": "reprieve.models.status",
@@ -80,6 +84,7 @@ _MODULES = {
     "get_run": "reprieve.client.runs",
     "list_runs": "reprieve.client.runs",
     "read_log": "reprieve.client.logs",
+    "run_again": "reprieve.client.enqueue",
     "wait_for": "reprieve.client.runs",
 }
 

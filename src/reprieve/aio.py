@@ -16,7 +16,7 @@ is then not known, and an idempotency key is the way to ask again.
 import asyncio
 import contextvars
 import os
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
@@ -26,15 +26,15 @@ from typing import Any, ParamSpec, TypeVar, Unpack
 from uuid import UUID
 
 from reprieve.client import enqueue, runs
-from reprieve.client.arguments import PAGE, RunFilter, SomeRun, check_place, id_of
+from reprieve.client.arguments import SomeRun, check_place, id_of
 from reprieve.client.backoff import Backoff, Waiting
 from reprieve.client.link import link
 from reprieve.client.within import runner_of
 from reprieve.models.errors import LogUnavailable, Unavailable
+from reprieve.models.filters import RunChoice, RunFilter
 from reprieve.models.output import LogItem
-from reprieve.models.records import Run
+from reprieve.models.records import Run, RunPage
 from reprieve.models.requests import RunOptions, RunRequest
-from reprieve.models.status import Status
 from reprieve.stores.location import our_location
 
 P = ParamSpec("P")
@@ -47,7 +47,17 @@ AT_ONCE = 200
 #: Seconds between two looks of a follower that waits for more.
 LOOK_INTERVAL = 0.5
 
-__all__ = ["cancel_run", "enqueue_run", "enqueue_runs", "follow_log", "get_run", "list_runs", "read_log", "wait_for"]
+__all__ = [
+    "cancel_run",
+    "enqueue_run",
+    "enqueue_runs",
+    "follow_log",
+    "get_run",
+    "list_runs",
+    "read_log",
+    "run_again",
+    "wait_for",
+]
 
 
 async def enqueue_run(
@@ -83,6 +93,11 @@ async def _enqueue(call: Callable[..., T], within: object) -> T:
     return result
 
 
+async def run_again(run: SomeRun, *, idempotency_key: str | None = None) -> Run:
+    """As `reprieve.run_again`."""
+    return await _call(enqueue.run_again, run, idempotency_key=idempotency_key)
+
+
 async def cancel_run(run: SomeRun) -> Run:
     """As `reprieve.cancel_run`."""
     return await _call(runs.cancel_run, run)
@@ -93,22 +108,21 @@ async def get_run(run: SomeRun) -> Run:
     return await _call(runs.get_run, run)
 
 
-def list_runs(
-    *,
-    statuses: Collection[Status | str] = (),
-    adapter: str | None = None,
-    labels: Mapping[str, str] | None = None,
-) -> AsyncGenerator[Run]:
+def list_runs(**choice: Unpack[RunChoice]) -> AsyncGenerator[Run]:
     """As `reprieve.list_runs`."""
-    return _listed(RunFilter.of(statuses, adapter, labels))
+    return _listed(RunFilter.of(**choice))
 
 
 async def _listed(wanted: RunFilter) -> AsyncGenerator[Run]:
-    page: list[Run] | None = None
-    while page is None or len(page) == PAGE:
-        page = await _call(runs.page_of_runs, wanted, page[-1].id if page else None)
-        for run in page:
+    page: RunPage | None = None
+    while page is None or page.next is not None:
+        page = await _page(wanted, page.next if page else None)
+        for run in page.runs:
             yield run
+
+
+async def _page(wanted: RunFilter, before: UUID | None) -> RunPage:
+    return await _call(runs.page_of_runs, wanted, before)
 
 
 async def wait_for(run: SomeRun, *, timeout: float | None = None) -> Run:

@@ -43,11 +43,19 @@ ROWS = text("SELECT CAST(greatest(reltuples, 0) AS bigint) FROM pg_class WHERE o
 
 
 def create_index_online(
-    name: str, table: str, columns: Sequence[str], *, where: str | None = None, unique: bool = False, using: str = ""
+    name: str,
+    table: str,
+    columns: Sequence[str],
+    *,
+    where: str | None = None,
+    unique: bool = False,
+    using: str = "",
+    options: str = "",
 ) -> None:
     """Build an index while others read and write the table (CREATE INDEX CONCURRENTLY); nothing where it is there.
 
-    `columns` are names or expressions of SQL, `where` is the condition of a partial index, `using` its method. What an
+    `columns` are names or expressions of SQL, `where` is the condition of a partial index, `using` its method,
+    `options` its storage parameters. What an
     interrupted build has left is dropped and built anew. It waits for every transaction of this database that is older
     than itself. Not for a partitioned table.
     """
@@ -61,7 +69,7 @@ def create_index_online(
                     text(
                         f"CREATE {'UNIQUE ' if unique else ''}INDEX CONCURRENTLY IF NOT EXISTS {name} ON {table} "
                         f"{f'USING {using} ' if using else ''}({', '.join(columns)})"
-                        f"{f' WHERE {where}' if where else ''}"
+                        f"{f' WITH ({options})' if options else ''}{f' WHERE {where}' if where else ''}"
                     )
                 )
 

@@ -41,9 +41,9 @@ WITH asked AS (
         max_silence text, again_of uuid)
 ), specified AS (
     INSERT INTO {specs} (run_id, config, labels, idempotency_key, trace_parent,
-                         retry_on, retry_delay, notify, again_of)
-    SELECT id, config, labels, idempotency_key, trace_parent,
-           nullif(retry_on, 'null'), CAST(retry_delay AS interval), nullif(notify, 'null'), again_of
+                         retry_on, retry_delay, notify, start_within, again_of)
+    SELECT id, config, labels, idempotency_key, trace_parent, nullif(retry_on, 'null'),
+           CAST(retry_delay AS interval), nullif(notify, 'null'), CAST(start_within AS interval), again_of
     FROM asked ORDER BY idempotency_key, id
     ON CONFLICT DO NOTHING RETURNING run_id
 ), added AS (
@@ -56,6 +56,10 @@ WITH asked AS (
     RETURNING id, created_at, updated_at, start_by
 ), told AS (
     INSERT INTO {events} (run_id, attempt, kind, detail) SELECT id, 0, 'enqueued', '{{}}' FROM added
+), told_of_again AS (
+    INSERT INTO {events} (run_id, attempt, kind, detail)
+    SELECT r.id, r.attempt, 'again', jsonb_build_object('run', a.id)
+    FROM added d JOIN asked a ON a.id = d.id JOIN {runs} r ON r.id = a.again_of
 )
 SELECT id, created_at, updated_at, start_by FROM added
 """  # noqa: S608 - our own text, and a quoted name
@@ -66,7 +70,7 @@ def _known(schema: str | None) -> str:
     """Which runs these ids and keys belong to."""
     runs, specs = qualified(schema, "runs"), qualified(schema, "run_specs")
     return f"""
-SELECT s.run_id, s.idempotency_key, s.config, r.adapter FROM {specs} s JOIN {runs} r ON r.id = s.run_id
+SELECT s.run_id, s.idempotency_key, s.config, s.again_of, r.adapter FROM {specs} s JOIN {runs} r ON r.id = s.run_id
 WHERE s.run_id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:ids AS jsonb)) AS t(id))
    OR s.idempotency_key IN (SELECT jsonb_array_elements_text(CAST(:keys AS jsonb)))
 """  # noqa: S608 - our own text, and a quoted name
@@ -190,6 +194,11 @@ def _as_before(executor: Executor, new: Sequence[NewRun]) -> dict[UUID, tuple[Ru
         return None
     for one in new:
         row = known[one.id]
+        if one.again_of != (again_of := row.again_of and uuid_of(row.again_of)) and one.again_of is not None:
+            said = f"does run {again_of} again" if again_of else "does no other run again"
+            raise IdempotencyConflict(
+                f"idempotency_key {one.idempotency_key!r} belongs to run {row.run_id}, which {said}; use a new key."
+            )
         if not one.is_as(row.adapter, json_of(row.config)):
             raise IdempotencyConflict(
                 f"idempotency_key {one.idempotency_key!r} belongs to run {row.run_id}, which has another adapter or "

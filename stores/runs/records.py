@@ -1,16 +1,17 @@
 """Runs as records, for whoever looks at them: services, commands, the HTTP API."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 from uuid import UUID
 
 from reprieve.models.errors import RunNotFound
+from reprieve.models.filters import END_OF_ID, RunChoice, RunFilter
 from reprieve.models.process import work_of
-from reprieve.models.records import Run
-from reprieve.models.status import Status
+from reprieve.models.records import Run, RunPage
+from reprieve.stores.runs.lists import Listing
 from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
 _COLUMNS = """
@@ -39,43 +40,47 @@ class RunRecords:
 
     def of(self, run_ids: Sequence[UUID]) -> list[Run]:
         """Those of these runs that there are, in no order."""
-        ids = json.dumps([str(run_id) for run_id in run_ids])
-        condition = "r.id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:ids AS jsonb)) AS t(id))"
-        return self._read([condition], {"ids": ids})
-
-    def newest(
-        self,
-        *,
-        statuses: Sequence[Status] = (),
-        adapter: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        before: UUID | None = None,
-        limit: int = 50,
-    ) -> list[Run]:
-        """The newest runs of these, the newest first.
-
-        `before` is the id after which a page goes on: the last one of the page before it.
-        """
-        asked = {
-            "r.status IN (SELECT jsonb_array_elements_text(CAST(:statuses AS jsonb)))": ("statuses", list(statuses)),
-            "r.adapter = :adapter": ("adapter", adapter),
-            "s.labels @> CAST(:labels AS jsonb)": ("labels", dict(labels or {})),
-            "r.id < CAST(:before AS uuid)": ("before", before and str(before)),
-        }
-        given = {condition: pair for condition, pair in asked.items() if pair[1]}
-        values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.values()}
-        return self._read([*given], values | {"limit": limit}, "ORDER BY r.id DESC LIMIT :limit")
-
-    def _read(self, conditions: Sequence[str], values: Mapping[str, Any], order: str = "") -> list[Run]:
-        runs, specs, attempts = (self._table(name) for name in ("runs", "run_specs", "run_attempts"))
         statement = f"""
-SELECT {_COLUMNS}, (
-    SELECT jsonb_agg(to_jsonb(a) || jsonb_build_object('longest_silence_seconds', extract(epoch FROM a.longest_silence))
-                     ORDER BY a.attempt) FROM {attempts} a WHERE a.run_id = r.id) AS attempts
-FROM {runs} r JOIN {specs} s ON s.run_id = r.id
-{"WHERE " + " AND ".join(conditions) if conditions else ""} {order}
+SELECT {self._columns} FROM {self._table("runs")} r JOIN {self._table("run_specs")} s ON s.run_id = r.id
+WHERE r.id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:ids AS jsonb)) AS t(id))
 """  # noqa: S608 - our own text, and quoted names
-        return [_record(row) for row in self._executor.run(statement, values)]
+        rows = self._executor.run(statement, {"ids": json.dumps([str(run_id) for run_id in run_ids])})
+        return [_record(row) for row in rows]
+
+    def page(self, wanted: RunFilter, *, before: UUID | None = None, limit: int = 50) -> RunPage:
+        """The newest runs of these, the newest first; `before` is `next` of the page before.
+
+        A page may have fewer of them than `limit`, or none, where `next` says that there may be more (`lists`).
+        """
+        rows, further = Listing(self._executor, wanted, before, limit, self._columns).page()
+        return RunPage(runs=[_record(row) for row in rows], next=further)
+
+    def ids(self, wanted: RunFilter, *, before: UUID | None = None, limit: int) -> tuple[list[UUID], UUID | None]:
+        """The ids alone, and the id before which the next page begins."""
+        rows, further = Listing(self._executor, wanted, before, limit, "r.id").page()
+        return [uuid_of(row.id) for row in rows], further
+
+    def newest(self, *, limit: int = 50, **choice: Unpack[RunChoice]) -> list[Run]:
+        """The newest runs of these, the newest first. Raises `InvalidRequest`."""
+        return self.first(RunFilter.of(**choice), limit)
+
+    def first(self, wanted: RunFilter, limit: int) -> list[Run]:
+        """The same, however many runs have to be looked at for it."""
+        runs, before = list[Run](), None
+        while len(runs) < limit:
+            page = self.page(wanted, before=before, limit=limit - len(runs))
+            runs += page.runs
+            if page.next is None:
+                break
+            before = page.next
+        return runs
+
+    @property
+    def _columns(self) -> str:
+        attempts = self._table("run_attempts")
+        attempt = "to_jsonb(a) || jsonb_build_object('longest_silence_seconds', extract(epoch FROM a.longest_silence))"
+        of_attempts = f"SELECT jsonb_agg({attempt} ORDER BY a.attempt) FROM {attempts} a WHERE a.run_id = r.id"  # noqa: S608
+        return f"{_COLUMNS}, ({of_attempts}) AS attempts"
 
     def now(self) -> datetime:
         """The database's clock."""
@@ -89,21 +94,35 @@ FROM {runs} r JOIN {specs} s ON s.run_id = r.id
         The ids are time-ordered: runs of the same minute differ at the end, which is therefore the handy part.
         """
         wanted = short.strip().lower()
-        if len(wanted) < 4 or not all(character in "0123456789abcdef-" for character in wanted):
+        digits = wanted.replace("-", "")
+        if not 4 <= len(digits) <= 32 or not all(digit in "0123456789abcdef" for digit in digits):
             raise RunNotFound(f"{short!r} is no run id; give an id as `reprieve ps` shows it, 4 characters or more.")
-        found = self._executor.run(*self._id_query(wanted))
+        found = self._executor.run(*self._id_query(digits))
         if len(found) != 1:
             problem = "fits more than one run; give more of it" if found else "fits no run; see `reprieve ps`"
             raise RunNotFound(f"The run id {short!r} {problem}.")
         return uuid_of(found[0].id)
 
-    def _id_query(self, wanted: str) -> tuple[str, dict[str, str]]:
-        """A whole id is found by the primary key; only a part of one has to be looked for in every row."""
-        select = f"SELECT id FROM {self._table('runs')} WHERE "  # noqa: S608 - our own text
+    def _id_query(self, digits: str) -> tuple[str, dict[str, str]]:
+        """A whole id, or one that begins or ends with this; each by an index."""
+        runs, specs = self._table("runs"), self._table("run_specs")
         with suppress(ValueError):
-            return select + "id = CAST(:id AS uuid)", {"id": str(UUID(wanted))}
-        parts = {"begins": f"{wanted}%", "ends": f"%{wanted}"}
-        return select + "CAST(id AS text) LIKE :begins OR CAST(id AS text) LIKE :ends LIMIT 2", parts
+            return f"SELECT id FROM {runs} WHERE id = CAST(:id AS uuid)", {"id": str(UUID(digits))}  # noqa: S608
+        end = digits[::-1][:12]
+        values = {
+            "first": str(UUID(f"{digits:0<32.32}")),
+            "last": str(UUID(f"{digits:f<32.32}")),
+            "end": end,
+            "beyond": end + "g",  # No digit comes after f.
+            "ends": f"%{digits}",
+        }
+        statement = f"""
+(SELECT id FROM {runs} WHERE id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) LIMIT 2)
+UNION
+(SELECT run_id FROM {specs} WHERE {END_OF_ID} ~>=~ :end AND {END_OF_ID} ~<~ :beyond
+    AND replace(CAST(run_id AS text), '-', '') LIKE :ends LIMIT 2)
+"""  # noqa: S608 - our own text, and quoted names
+        return statement, values
 
     def _table(self, name: str) -> str:
         return qualified(self._executor.schema, name)

@@ -1,39 +1,102 @@
 """The fleet's last hour, read from what happened."""
 
+from collections.abc import Sequence
+from datetime import timedelta
 from uuid import uuid4
 
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from reprieve.models.status import EventKind
 from reprieve.models.workers import Presence
+from reprieve.stores.fleet import HISTORY_STEPS
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.sweep import sweep
 from tests.support.nodes import a_node
-from tests.support.rows import happened, new_run
+from tests.support.rows import new_run
+
+MINUTE = timedelta(minutes=1)
 
 
+def happened(services: Services, kind: EventKind, *steps_ago: float) -> None:
+    """Have this happened so many minutes before the beginning of the present one."""
+    statement = text(
+        "INSERT INTO run_events (run_id, attempt, kind, at) "
+        "VALUES (:run, 1, :kind, date_bin('1 min', now(), 'epoch') - :ago * interval '1 min')"
+    )
+    run = new_run(services).id
+    with services.database.begin() as connection:
+        for ago in steps_ago:
+            connection.execute(statement, {"run": run, "kind": kind.value, "ago": ago})
+
+
+def counted(services: Services) -> Sequence[int]:
+    """The steps that a sweep has counted, by how many minutes ago they began."""
+    rows = services.database.run(
+        "SELECT extract(epoch FROM date_bin('1 min', now(), 'epoch') - at)::int / 60 AS ago FROM history_steps"
+    )
+    return sorted(row.ago for row in rows)
+
+
+@pytest.mark.parametrize("is_counted", [False, True], ids=["that nobody has counted", "that a sweep has counted"])
 def test_the_history_counts_what_began_ended_and_was_reaped_by_the_minute(
-    client: TestClient, services: Services
+    client: TestClient, services: Services, is_counted: bool
 ) -> None:
-    happened(services, new_run(services).id, EventKind.CLAIMED, 10, 20, 130)
-    happened(services, new_run(services).id, EventKind.SUCCEEDED, 10)
-    happened(services, new_run(services).id, EventKind.CANCELLED, 10)
-    happened(services, new_run(services).id, EventKind.REAPED, 130)
+    happened(services, EventKind.CLAIMED, 0.6, 1, 2.5, 5, 59.01, 60)
+    happened(services, EventKind.SUCCEEDED, 1)
+    happened(services, EventKind.CANCELLED, 0.9)
+    happened(services, EventKind.REAPED, 3.5)
+    if is_counted:
+        sweep(services, by_hand=True)
     history = client.get("/v1/fleet/history").json()
     assert history["step_seconds"] == 60
-    assert history["started"][-3:] == [1, 0, 2]
-    assert history["ended"][-3:] == [0, 0, 2]
-    assert history["reaped"][-3:] == [1, 0, 0]
+    # The present minute, then those before it; a moment belongs to the minute that it begins. The clock may move on.
+    started = [ago for ago, count in enumerate(reversed(history["started"])) for _ in range(count)]
+    moved = started[0] - 1
+    assert moved in (0, 1)
+    assert started == [ago + moved for ago in (1, 1, 3, 5) if ago + moved < 60]
+    assert history["ended"][-2 - moved] == 2 == sum(history["ended"])
+    assert history["reaped"][-5 - moved] == 1 == sum(history["reaped"])
     assert {len(history[name]) for name in ("started", "ended", "reaped")} == {60}
 
 
-def test_the_history_ends_an_hour_ago(client: TestClient, services: Services) -> None:
-    happened(services, new_run(services).id, EventKind.CLAIMED, 3570, 3660)
-    assert sum(client.get("/v1/fleet/history").json()["started"]) == 1
+def test_a_minute_is_counted_once_and_not_before_all_that_was_written_in_it_can_be_there(services: Services) -> None:
+    happened(services, EventKind.CLAIMED, 0, 1, 2, 3)
+    for _ in range(2):
+        services.fleet.count(MINUTE)
+    ours = counted(services)
+    assert 1 not in ours
+    assert 0 not in ours
+    assert set(ours) >= set(range(3, HISTORY_STEPS - 1))
+    # What would be there only now is not counted: the minute is over.
+    before = services.fleet.history(MINUTE)
+    happened(services, EventKind.CLAIMED, 30)
+    assert sum(step.started for step in services.fleet.history(MINUTE)) == sum(step.started for step in before)
+
+
+def test_two_who_count_at_once_count_once_and_what_is_old_is_forgotten(services: Services) -> None:
+    services.database.run(
+        "INSERT INTO history_steps SELECT now() - n * interval '1 min', interval '1 min', 1, 1, 1 "
+        "FROM unnest(ARRAY[119, 121]) n"
+    )
+    happened(services, EventKind.CLAIMED, 10)
+    services.fleet.count(MINUTE)
+    services.fleet.count(MINUTE)
+    assert sum(step.started for step in services.fleet.history(MINUTE)) == 1
+    assert max(counted(services)) in (118, 119)
+
+
+def test_steps_of_another_length_are_counted_by_themselves(services: Services) -> None:
+    happened(services, EventKind.CLAIMED, 10)
+    services.fleet.count(MINUTE)
+    services.fleet.count(2 * MINUTE)
+    assert sum(step.started for step in services.fleet.history(2 * MINUTE)) == 1
+    assert sum(step.started for step in services.fleet.history(MINUTE)) == 1
 
 
 def test_the_history_is_found_by_an_index_and_not_by_reading_all_that_ever_happened(services: Services) -> None:
-    happened(services, new_run(services).id, EventKind.CLAIMED, *range(1, 2000, 4))
+    happened(services, EventKind.CLAIMED, *(step / 60 for step in range(1, 2000, 4)))
     plan = "EXPLAIN SELECT count(*) FROM run_events WHERE at > now() - interval '1 hour' AND at <= now()"
     with services.database.begin() as connection:
         connection.execute(text("SET LOCAL enable_seqscan = off"))

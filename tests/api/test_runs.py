@@ -126,6 +126,10 @@ def test_runs_are_listed_by_status_adapter_and_labels(client: TestClient, servic
     [
         ({"limit": 1001}, "query.limit"),
         ({"limit": 0}, "query.limit"),
+        ({"lanes": "night"}, "query.lanes"),
+        ({"error": "no such"}, "query.error"),
+        ({"since": "2026-01-01T00:00:00"}, "query.since"),
+        ({"text": ""}, "query.text"),
         ({"status": "dead"}, "query.status"),
         ({"label": "team"}, "query.label.0"),
         ({"label": "=data"}, "query.label.0"),
@@ -154,10 +158,10 @@ def test_what_is_not_there_is_not_found(client: TestClient, services: Services) 
 def test_a_database_that_does_not_answer_is_told_with_when_to_come_again(
     client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(**_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(services.records, "newest", fail)
+    monkeypatch.setattr(services.records, "page", fail)
     answer = client.get("/v1/runs")
     assert (answer.status_code, answer.headers["retry-after"], "secret" in answer.text) == (503, "5", False)
     assert "Nothing was changed." in answer.json()["detail"]

@@ -9,13 +9,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from reprieve import cancel_run, enqueue_run
 from reprieve.models.access import Scope
-from reprieve.models.status import EventKind
+from reprieve.models.status import ErrorCode, EventKind
 from reprieve.models.work import End, Outcome
 from reprieve.models.workers import Presence
+from reprieve.stores.runs import lists
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
@@ -275,6 +276,104 @@ def test_runs_are_filtered_and_paged(services: Services, page: Page) -> None:
     page.get_by_label("Label").fill("")
     page.get_by_label("Status").select_option("running")
     expect(page.get_by_text("No runs here.")).to_be_visible()
+
+
+def test_runs_are_chosen_by_all_that_the_page_asks_for(services: Services, page: Page) -> None:
+    night = new_run(services, lane="night", labels={"team": "data"}).id
+    other = new_run(services, adapter="remote").id
+    work = running(services)
+    assert finish(services, [End.by_result(work.fence, Outcome.failed("No space.", ErrorCode.STALLED), 0)])
+    old = new_run(services, labels={"team": "data"}).id
+    age(services, old, 5000, "created_at")
+    page.goto("/")
+    expect(page.locator("#runs tr")).to_have_count(4)
+    errors = page.locator("#error option").evaluate_all("all => all.map(one => one.value).filter(Boolean)")
+    assert errors == list(ErrorCode)
+    for label, value, found in [
+        ("Lane", "night", {night}),
+        ("Adapter", "remote", {other}),
+        ("Error", "stalled", {work.run_id}),
+        ("Since", "1", {night, other, work.run_id}),
+        ("Text", "no SPACE", {work.run_id}),
+        ("Text", "team=d", {night, old}),
+    ]:
+        field = page.get_by_label(label, exact=True)
+        if label in ("Error", "Since"):
+            field.select_option(value)
+        else:
+            field.fill(value)
+            field.press("Enter")
+        expect(page.locator("#runs tr")).to_have_count(len(found))
+        ids = page.locator("#runs a").evaluate_all("all => all.map(one => one.title)")
+        assert set(ids) == {str(run) for run in found}, label
+        page.goto("/#/")
+        expect(page.locator("#runs tr")).to_have_count(4)
+
+
+def test_a_page_that_looked_at_many_runs_and_has_none_is_gone_on_from(
+    services: Services, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "LOOKS_FIRST", 10)
+    monkeypatch.setattr(lists, "LOOKS_MOST", 60)
+    for team in ("data", "web"):
+        for _ in range(150):
+            new_run(services, labels={"team": team})
+    page.goto("/#/?text=team%3Ddata")
+    expect(page.get_by_text("None of the newest runs fits.")).to_be_visible()
+    expect(page.get_by_text("No runs here.")).to_be_hidden()
+    page.get_by_role("button", name="Older runs").click()
+    expect(page.locator("#runs tr")).not_to_have_count(0)
+    expect(page.get_by_text("None of the newest runs fits.")).to_be_hidden()
+    # Pressed by a script, which a button that is not enabled, or not there any more, does not mind.
+    press = "document.getElementById('more').click()"
+    eventually(lambda: page.evaluate(press) or page.locator("#runs tr").count() == 150)
+    expect(page.get_by_role("button", name="Older runs")).to_be_hidden()
+
+
+def test_runs_that_are_ticked_are_cancelled_or_done_again_together(services: Services, page: Page) -> None:
+    queued = [new_run(services).id for _ in range(3)]
+    work = running(services)
+    assert finish(services, [End.by_result(work.fence, Outcome.failed("No."), 0)])
+    page.goto("/")
+
+    def box(run: UUID) -> Locator:
+        return page.get_by_label(f"Choose {str(run).rsplit('-', 1)[-1]}")
+
+    box(queued[0]).check()
+    box(queued[1]).focus()
+    page.keyboard.press("Space")
+    box(work.run_id).check()
+    # They stay ticked, and the focus stays, when the list is looked at again.
+    for _ in range(2):
+        with page.expect_response("**/v1/runs?*"):
+            pass
+    expect(page.locator("#runs input:checked")).to_have_count(3)
+    expect(box(work.run_id)).to_be_focused()
+    page.get_by_role("button", name="Cancel 2 runs").click()
+    page.get_by_role("dialog").get_by_role("button", name="Leave them").click()
+    assert {status_of(services, run) for run in queued} == {"queued"}
+    page.get_by_role("button", name="Cancel 2 runs").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel 2 runs").click()
+    expect(page.locator("#done")).to_have_text("2 runs cancelled.")
+    assert [status_of(services, run) for run in queued] == ["cancelled", "cancelled", "queued"]
+    expect(page.get_by_role("button", name="Cancel 2 runs")).to_be_hidden()
+    page.get_by_label("Choose all that are listed").check()
+    page.get_by_role("button", name="Do 3 runs again").click()
+    page.get_by_role("dialog").get_by_role("button", name="Do 3 runs again").click()
+    expect(page.locator("#done")).to_have_text("3 runs started.")
+    expect(page.locator("#runs tr")).to_have_count(7)
+    again = {run.again_of for run in services.records.newest(limit=3)}
+    assert again == {queued[0], queued[1], work.run_id}
+
+
+def test_one_run_is_done_again_by_its_button(services: Services, page: Page) -> None:
+    first = new_run(services, labels={"team": "data"}).id
+    open_run(page, first)
+    page.get_by_role("button", name="Do it again").click()
+    expect(page.locator("#why")).to_contain_text(f"It does run {first} again.")
+    (again,) = services.records.newest(limit=1)
+    assert (again.again_of, again.labels) == (first, {"team": "data"})
+    expect(page.get_by_role("heading", name=f"Run {again.id}")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -31,8 +31,12 @@ from reprieve import (
     aio,
 )
 from reprieve.client import AsyncClient, Client
+from reprieve.client import runs as client_runs
+from reprieve.client.http import calls
+from reprieve.models.status import ErrorCode
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores.extents import extent_of
+from reprieve.stores.runs import lists
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log, expire_logs
 from reprieve.workers.finish import finish
@@ -332,11 +336,67 @@ def test_only_the_runs_that_fit_are_listed(ask: Any, stack: Stack) -> None:
         {"labels": {"": "c"}},
         {"labels": {"a": "\0"}},
         {"labels": ["a"]},
+        {"error": "no such"},
+        {"lane": "\0"},
+        {"since": "yesterday"},
+        {"text": ""},
     ],
 )
 def test_a_filter_that_fits_nothing_is_refused_before_anything_is_read(ask: Any, wanted: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         next(ask.list_runs(**wanted))
+
+
+def test_runs_are_chosen_by_lane_error_time_and_text(ask: Any, stack: Stack) -> None:
+    label = {"of": str(uuid4())}
+    before = stack.services.database.now()
+    queued = new_run(stack.services, labels=label | {"part": "Ärger & Co"}, lane="night").id
+    failed = running(stack.services, labels=label)
+    stack.end(failed, outcome=Outcome.failed("No space left.", ErrorCode.STALLED))
+    expected: list[tuple[dict[str, Any], list[UUID]]] = [
+        ({"lane": "night"}, [queued]),
+        ({"error": "stalled"}, [failed.run_id]),
+        ({"error": ErrorCode.STALLED, "lane": "night"}, []),
+        ({"since": before}, [failed.run_id, queued]),
+        ({"since": before + timedelta(days=1)}, []),
+        ({"text": "Ärger & co"}, [queued]),
+        ({"text": "NO SPACE"}, [failed.run_id]),
+    ]
+    for chosen, found in expected:
+        assert [run.id for run in ask.list_runs(labels=label, **chosen)] == found, chosen
+
+
+def test_a_list_goes_on_over_pages_that_looked_at_many_runs_and_have_none(
+    ask: Any, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOOKS_FIRST", "LOOKS_MOST", "PAGE"):
+        for module in (lists, client_runs, calls):
+            monkeypatch.setattr(module, name, 3, raising=False)
+    label = str(uuid4())
+    far = new_run(stack.services, labels={"of": label}).id
+    for _ in range(10):
+        new_run(stack.services)
+    assert [run.id for run in ask.list_runs(text=label)] == [far]
+
+
+# -- doing them again
+
+
+def test_a_run_is_done_again_once_for_each_key(ask: Any, stack: Stack) -> None:
+    work = running(stack.services, labels={"of": "again"}, lane="night", priority=7)
+    stack.end(work)
+    key = str(uuid4())
+    first, same = (ask.run_again(work.run_id, idempotency_key=key) for _ in "12")
+    other = ask.run_again(ask.get_run(work.run_id))
+    assert first.id == same.id != other.id
+    assert {first.again_of, other.again_of} == {work.run_id}
+    assert (first.labels, first.lane, first.priority, first.status) == ({"of": "again"}, "night", 7, "queued")
+    with pytest.raises(IdempotencyConflict):
+        ask.run_again(first, idempotency_key=key)
+    with pytest.raises(InvalidRequest, match="idempotency_key"):
+        ask.run_again(first, idempotency_key="")
+    with pytest.raises(RunNotFound):
+        ask.run_again(uuid4())
 
 
 # -- ending them, and waiting for their end

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprieve.client.arguments import RunFilter
 from reprieve.client.backoff import Backoff, Waiting
 from reprieve.client.http import calls, plans
 from reprieve.client.http.steps import Answer, Give, Lost, Open, Pause, Plan, Receive, Send, Step, advance
@@ -26,6 +25,7 @@ from reprieve.models.errors import (
     Unavailable,
     UnknownAdapter,
 )
+from reprieve.models.filters import RunFilter
 from reprieve.models.problems import PREFIX
 from reprieve.models.requests import RunRequest
 
@@ -206,7 +206,7 @@ def test_a_list_asks_for_each_page_with_the_place_that_the_one_before_named() ->
     pages = [{"runs": [run_json(number=3), run_json(number=2)], "next": str(UUID(int=2))}]
     pages += [{"runs": [run_json(number=1)], "next": None}]
     played = Played([answered(pages[0]), DOWN, answered(pages[1])])
-    wanted = RunFilter.of(["running"], "détaché", {"team": "a=b&c"})
+    wanted = RunFilter.of(statuses=["running"], adapter="détaché", labels={"team": "a=b&c"})
     assert [run.id.int for run in played.play(plans.list_runs(wanted, played.backoff()))] == [3, 2, 1]
     queries = [request.query for request in played.sent]
     assert [dict(query).get("before") for query in queries] == [None, *[str(UUID(int=2))] * 2]
