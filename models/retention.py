@@ -27,7 +27,7 @@ _WHAT_WOULD_DO = (
 
 @dataclass(frozen=True)
 class RunRetention:
-    """How long ended runs stay, by the pattern that counts for their lane (`models.lanes.rule_for`); None is for ever."""
+    """How long ended runs stay, by the pattern that counts for their lane (`rule_for`); None is for ever."""
 
     days: float | None = None
     of_lanes: tuple[tuple[str, float | None], ...] = ()
