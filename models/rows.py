@@ -87,6 +87,7 @@ class RunRow(Row):
             *("not_before", "lane", "adapter", text("priority DESC"), "id"),
             postgresql_where=text("status = 'queued'"),
         ),
+        Index("runs_running", "id", postgresql_where=text("status = 'running'")),
         Index("runs_in_lane", "lane", postgresql_where=text("status = 'running'")),
         Index("runs_start_by", "start_by", postgresql_where=text("status = 'queued' AND start_by IS NOT NULL")),
         # By these, lists are read, the newest run first (`stores.runs.lists`): in an order in which nobody claims runs,

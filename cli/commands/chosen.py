@@ -13,6 +13,7 @@ from reprieve.cli.sentences import say, say_json
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.filters import Deed, RunFilter
 from reprieve.models.status import ErrorCode, Status
+from reprieve.models.text import seconds_of
 
 RunIfOne = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's id, or the beginning or end of one.")]
 Statuses = Annotated[list[Status] | None, typer.Option("--status", help="Only these; may be repeated.")]

@@ -84,7 +84,7 @@ def test_every_route_asks_who_it_is_but_for_health_and_reports(services: Service
         open_to_all = set()
         for path, methods in paths.items():
             for method in methods:
-                filled = path.format(run_id=run, attempt=1, stream="stdout", name="a", notice_id=run)
+                filled = path.format(run_id=run, attempt=1, stream="stdout", name="a", notice_id=run, pattern="a")
                 if client.request(method, filled, json={}).status_code not in (401, 422):
                     open_to_all.add(path)
     assert open_to_all == {"/health/live", "/health/ready"}

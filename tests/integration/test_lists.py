@@ -183,9 +183,9 @@ def _many_that_do_not_fit(services: Services) -> None:
     [
         ({"statuses": ["failed"]}, "runs_by_status"),
         ({"statuses": ["failed", "cancelled"]}, "runs_by_status"),
-        ({"statuses": ["running"]}, "runs_running"),
-        ({"statuses": ["queued", "running"]}, "runs_running"),
-        ({"statuses": ["queued"]}, "(runs_by_status|runs_waiting)"),
+        ({"statuses": ["running"]}, "(runs_running|runs_in_lane)"),
+        ({"statuses": ["queued", "running"]}, "(runs_running|runs_in_lane)"),
+        ({"statuses": ["queued"]}, "(runs_by_status|runs_queue)"),
         ({"adapter": "remote"}, "runs_by_adapter"),
         ({"lane": "night"}, "runs_by_lane"),
         ({"error": "stalled"}, "runs_by_error"),

@@ -17,6 +17,7 @@ from reprieve.models.faults import is_row_held
 from reprieve.models.rows import RunAttempt
 from reprieve.models.work import Work
 from reprieve.stores.adoptions import Adoption
+from reprieve.stores.runs.claims import Claimed
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.supervision.adopting import Adopting
@@ -141,11 +142,11 @@ def claimed_without_being_told(services: Services, monkeypatch: pytest.MonkeyPat
     """A run whose claim by this worker was committed; then the connection was lost on which it would have said so."""
     run_id, claim, lost = new_run(services).id, services.claims.claim, iter([True])
 
-    def claim_and_lose(*arguments: Any) -> list[Work]:
-        works = claim(*arguments)
+    def claim_and_lose(*arguments: Any, **named: Any) -> Claimed:
+        claimed = claim(*arguments, **named)
         if next(lost, False):
             raise psycopg2.OperationalError("server closed the connection unexpectedly")
-        return works
+        return claimed
 
     monkeypatch.setattr(services.claims, "claim", claim_and_lose)
     with pytest.raises(psycopg2.OperationalError):

@@ -51,12 +51,12 @@ def state(**changes: object) -> RetentionState:
         ("claude=7", {"default": None, "claude": 7}),
         ("30,audit=never", {"default": 30, "audit": None}),
         ("never,claude=0.5", {"default": None, "claude": 0.5}),
-        ("a*=1,a*b=2,*=3", {"ab": 1, "b": 3}),
+        ("*=3,a*=1,ab*=2,abc=9", {"ax": 1, "abx": 2, "abc": 9, "b": 3}),
         ("a=b=7", {"a=b": 7, "a": None}),
         ("[ab]=7,a.c=8", {"[ab]": 7, "a": None, "abc": None}),
     ],
 )
-def test_a_run_stays_for_the_days_of_the_first_pattern_that_fits_its_lane(
+def test_a_run_stays_for_the_days_of_its_lanes_own_name_or_else_of_the_longest_pattern_that_fits(
     written: str, days: dict[str, float | None]
 ) -> None:
     retention = RunRetention.parse(written)

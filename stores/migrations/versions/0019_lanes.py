@@ -26,6 +26,4 @@ def upgrade() -> None:
     create_index_online("runs_queue", "runs", queue, where="status = 'queued'")
     create_index_online("runs_in_lane", "runs", ["lane"], where="status = 'running'")
     create_index_online("runs_start_by", "runs", ["start_by"], where="status = 'queued' AND start_by IS NOT NULL")
-    # What is running is found by its lane now, in whatever order: a second index would say the same.
-    for former in ("runs_waiting", "runs_running"):
-        drop_index_online(former)
+    drop_index_online("runs_waiting")
