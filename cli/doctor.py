@@ -67,7 +67,7 @@ CHECKS: tuple[Callable[[Services], Found], ...] = (
 OF_DATABASE = frozenset(
     {
         *(encryption, migrations, timeouts, hot_updates, standbys, tables, retention, archiving),
-        *(reaper, hosts, lanes, clocks, http_api),
+        *(reaper, hosts, lanes, notices, clocks, http_api),
     }
 )
 

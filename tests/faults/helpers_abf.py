@@ -297,8 +297,8 @@ def _set_window(seconds: str) -> None:
 def _die_after_claim(_: str) -> None:
     claim = ClaimStore.claim
 
-    def claim_and_die(self: ClaimStore, run_id: UUID, *worker: object) -> None:
-        claim(self, run_id, *worker)  # type: ignore[arg-type]
+    def claim_and_die(self: ClaimStore, *arguments: Any, **named: Any) -> None:
+        claim(self, *arguments, **named)
         os.kill(os.getpid(), signal.SIGKILL)
         threading.Event().wait()
 

@@ -145,7 +145,7 @@ ENDS = [
     ),
     pytest.param(
         lambda cluster, pod: killed(cluster, pod, 137, "OOMKilled"),
-        ErrorCode.EXIT_STATUS,
+        ErrorCode.OOM_KILLED,
         "The container used more memory than it may and was killed (OOMKilled).",
         {"reason": "OOMKilled", "exit_status": 137, "node": "n1", "at": "2026-11-25T10:00:00Z"},
         id="memory",
