@@ -21,7 +21,8 @@ BYTES = text("""
 SELECT c.relname AS table, pg_total_relation_size(c.oid) + coalesce((
     SELECT CAST(sum(pg_total_relation_size(t.relid)) AS bigint) FROM pg_partition_tree(c.oid) t WHERE t.isleaf), 0
 ) AS bytes
-FROM pg_class c WHERE c.relnamespace = CAST(current_schema() AS regnamespace) AND c.relname = ANY(:names)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = current_schema() AND c.relname = ANY(:names)
 """)
 
 # oldest: the first run of a table. After a retention that has removed many, what was before that is dead, and is not

@@ -376,8 +376,10 @@ def test_the_api_of_up_starts_a_run_and_shows_its_output_as_it_comes(stack: tupl
 def test_the_doctor_of_up_finds_nothing_wrong_but_for_what_only_it_was_told(stack: tuple[Terminal, Process]) -> None:
     terminal, _ = stack
 
-    def well() -> bool:
-        found = json.loads(terminal("doctor", "--json").stdout)
-        return {one["what"] for one in found if not one["well"]} == {"flower"}
+    said: list[dict[str, Any]] = []
 
-    eventually(well, timeout=90, interval=1)
+    def well() -> bool:
+        said[:] = [one for one in json.loads(terminal("doctor", "--json").stdout) if not one["well"]]
+        return {one["what"] for one in said} == {"flower"}
+
+    eventually(well, timeout=90, interval=1, what=lambda: str(said))

@@ -32,7 +32,7 @@ from reprieve.models.chunks import Block
 from reprieve.models.judging import Suspect
 from reprieve.models.messages import decode_message, encode_message
 from reprieve.models.work import Work
-from reprieve.stores.runs.claims import ClaimStore
+from reprieve.stores.runs.claims import Claimed, ClaimStore
 from reprieve.workers.app import app as app  # The application that Celery's `-A` looks for.
 from reprieve.workers.bootstrap import Services, build
 from reprieve.workers.context import RunContext
@@ -297,10 +297,12 @@ def _set_window(seconds: str) -> None:
 def _die_after_claim(_: str) -> None:
     claim = ClaimStore.claim
 
-    def claim_and_die(self: ClaimStore, *arguments: Any, **named: Any) -> None:
-        claim(self, *arguments, **named)
-        os.kill(os.getpid(), signal.SIGKILL)
-        threading.Event().wait()
+    def claim_and_die(self: ClaimStore, *arguments: Any, **named: Any) -> Claimed:
+        claimed = claim(self, *arguments, **named)
+        if claimed.works:
+            os.kill(os.getpid(), signal.SIGKILL)
+            threading.Event().wait()
+        return claimed
 
     ClaimStore.claim = claim_and_die  # type: ignore[assignment,method-assign]
 
