@@ -62,19 +62,25 @@ def runs_table(runs: Sequence[Run], now: datetime, width: int) -> list[Text]:
     return lines
 
 
-def lanes_table(states: Sequence[LaneState], rules: Sequence[Rule]) -> list[Text]:
+def lanes_table(states: Sequence[LaneState], rules: Sequence[Rule], width: int) -> list[Text]:
     """A head, and a line for each lane; below them the rules that lanes of many names have."""
     head = ["LANE", "RUNNING", "LIMIT", "WAITING", "OLDEST", "LATER", ""]
     cells = [head, *(_lane_cells(one) for one in states)]
     cells += [_lane_cells(_without_runs(rule)) for rule in rules if rule.pattern.endswith("*")]
-    widths = [max(cell_len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    return _plain_table(cells, width)
+
+
+def _plain_table(rows: Sequence[Sequence[str]], width: int) -> list[Text]:
+    """Rows of cells, the first of them the head, cut to so many columns of the terminal."""
+    widths = [max(cell_len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
-    for line in cells:
-        text = Text(style="bold" if line is head else "")
-        for cell, width in zip(line, widths, strict=True):
-            text.append_text(_fitted(cell, width)).append(GAP)
-        text.rstrip()
-        lines.append(text)
+    for cells in rows:
+        line = Text(style="bold" if cells is rows[0] else "")
+        for cell, column in zip(cells, widths, strict=True):
+            line.append_text(_fitted(cell, column)).append(GAP)
+        line.rstrip()
+        line.truncate(width, overflow="ellipsis")
+        lines.append(line)
     return lines
 
 
@@ -130,17 +136,7 @@ def _fitted(cell: str, width: int, style: str = "") -> Text:
 def workers_table(workers: Sequence[WorkerRecord], now: datetime, width: int) -> list[Text]:
     """A head, and a line for each worker, cut to so many columns."""
     head = ["NAME", "HOST", "VERSION", "ROLES", "LANES", "UP", "SEEN", "RUNS", "PLACES", "SPOOL", "STATE"]
-    rows = [head, *(_worker_cells(one, now) for one in workers)]
-    widths = [max(cell_len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for cells in rows:
-        line = Text(style="bold" if cells is head else "")
-        for cell, column in zip(cells, widths, strict=True):
-            line.append_text(_fitted(cell, column)).append(GAP)
-        line.rstrip()
-        line.truncate(width, overflow="ellipsis")
-        lines.append(line)
-    return lines
+    return _plain_table([head, *(_worker_cells(one, now) for one in workers)], width)
 
 
 def _worker_cells(one: WorkerRecord, now: datetime) -> list[str]:

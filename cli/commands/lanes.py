@@ -41,7 +41,7 @@ def lanes(as_json: AsJson = False) -> None:
     from reprieve.cli.render import lanes_table, terminal
 
     console = terminal()
-    for line in lanes_table(states, rules):
+    for line in lanes_table(states, rules, console.width):
         console.print(line, soft_wrap=True)
 
 

@@ -35,6 +35,8 @@ from tests.support.processes import Process
 from tests.support.rows import chunk, claim, ingest
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.row("E10")
+
 #: Days by which the runs of these tests are old.
 OLD = 40
 

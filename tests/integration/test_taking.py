@@ -273,6 +273,7 @@ def test_a_place_that_becomes_free_while_the_worker_looks_is_filled_at_once(
         assert len(begun.works) == number
 
 
+@pytest.mark.row("E13")
 @pytest.mark.usefixtures("no_second_look")
 def test_many_runs_that_take_no_place_are_taken_at_once_where_all_places_are_taken(
     services: Services, begun: Begun, take: Taking
@@ -290,6 +291,7 @@ def test_many_runs_that_take_no_place_are_taken_at_once_where_all_places_are_tak
 # -- workers
 
 
+@pytest.mark.row("E13")
 def test_runs_that_need_nothing_of_a_worker_keep_no_command_waiting(
     services: Services, start_worker: StartWorker
 ) -> None:
