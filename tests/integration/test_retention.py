@@ -193,8 +193,12 @@ def test_a_pass_that_was_turned_off_in_the_middle_begins_anew(
             "INSERT INTO spooled (run_id, attempt, holder, from_seq, to_seq) VALUES (:id, 1, gen_random_uuid(), 3, 3)",
             f"UPDATE spooled SET seen_at = now() - interval '{HOLDER_BELIEVED_FOR.seconds + 1} s' WHERE run_id = :id",
         ),
+        (
+            "INSERT INTO notices (run_id, kind, url) VALUES (:id, 'failed', 'https://here.example/')",
+            "UPDATE notices SET state = 'undeliverable', settled_at = now() WHERE run_id = :id",
+        ),
     ],
-    ids=["termination", "adoption", "its log", "what a spool holds"],
+    ids=["termination", "adoption", "its log", "what a spool holds", "a notice"],
 )
 def test_a_run_that_is_owed_something_stays_until_it_is_done_and_is_told_of(
     wired: Services, owing: str, paid: str
@@ -404,6 +408,26 @@ def test_two_at_once_remove_each_run_once(wired: Services) -> None:
 
 
 # -- what others have of a run that is gone
+
+
+def test_however_long_a_page_takes_nobody_else_begins_it_meanwhile(
+    wired: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        ended(wired)
+    monkeypatch.setattr(retention, "REMOVE_AT_ONCE", 1)
+    remove, others = type(wired.retention).remove, []
+
+    def remove_slowly(*given: Any) -> set[uuid.UUID]:
+        with wired.leases.hold("retention of runs", retention.LEASE) as lease:
+            others.append(lease)
+        removed = remove(*given)
+        wired.database.run(text("UPDATE leases SET until = now() - interval '1 s'"))
+        return removed
+
+    monkeypatch.setattr(type(wired.retention), "remove", remove_slowly)
+    assert expire_runs(wired) == {"removed": 3}
+    assert others == [None, None, None]
 
 
 def test_a_key_whose_run_is_gone_asks_for_a_new_run(wired: Services) -> None:
