@@ -85,7 +85,8 @@ def again(wanted: WantedBulk, request: Request, wired: Wired, idempotency_key: R
         return BulkDone(chosen=len(choice.run_ids), more=choice.more, runs=[])
     key, new = _key(wanted, idempotency_key), []
     for page in pages(choice.run_ids, STEP):
-        keys = {run_id: f"{key}-{run_id}" for run_id in page}
+        there = {run.id for run in wired.records.of(page)}  # A retention may have removed the others.
+        keys = {run_id: f"{key}-{run_id}" for run_id in page if run_id in there}
         new += again_each(keys, wired.database, caller=tracing.caller_of(request.headers))
     return BulkDone(chosen=len(choice.run_ids), more=choice.more, runs=[run.id for run, _ in new])
 

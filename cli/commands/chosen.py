@@ -199,6 +199,9 @@ def _do_to_all(
     except KeyboardInterrupt:
         say(f"Stopped: {_runs(finished)} {done}, and those of a step that was under way. {if_cut_off}", problem=True)
         raise typer.Exit(130) from None
+    except Exception:
+        say(f"Cut off: {_runs(finished)} {done}, and perhaps those of the step that failed. {if_cut_off}", problem=True)
+        raise
     say(f"{_runs(finished)} {done}.", problem=True)
 
 
