@@ -7,6 +7,7 @@ import logging
 import random
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -178,6 +179,29 @@ def test_a_receiver_that_hangs_or_drips_holds_up_none_of_the_others_notices(
         all_sent(services, 20)
         # And no more than those were begun.
         assert len(hanging.received) == len(dripping.received) == sending.TO_ONE_RECEIVER
+
+
+def test_names_that_nobody_resolves_hold_up_none_of_the_others_notices(
+    services: Services, send: Callable[..., Sender], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, over, asked = socket.getaddrinfo, threading.Event(), list[str]()
+
+    def resolve(host: Any, *given: Any, **named: Any) -> Any:
+        if str(host).endswith(".hangs.example"):
+            asked.append(host)
+            over.wait(60)
+        return real(host, *given, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for number in range(sending.AT_ONCE - 1):
+        ended(services, f"http://{number}.hangs.example/")
+    send()
+    try:
+        eventually(lambda: len(set(asked)) == sending.AT_ONCE - 1, what="all of these names to be asked for at once")
+        ended(services, receiver.url)
+        all_sent(services, 1)
+    finally:
+        over.set()
 
 
 @pytest.mark.parametrize("how", ["hang", "drip"])
