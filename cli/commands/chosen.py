@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import typer
 
 from reprieve.cli.commands import AsJson
-from reprieve.cli.commands.runs import moment, pairs
+from reprieve.cli.commands.runs import labels, moment
 from reprieve.cli.sentences import say, say_json
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.filters import Deed, RunFilter
@@ -140,7 +140,7 @@ def _wanted(
     return RunFilter.of(
         statuses=status or (),
         adapter=adapter,
-        labels=pairs("--label", label),
+        labels=labels(label),
         error=error,
         lane=lane,
         since=_since(since),

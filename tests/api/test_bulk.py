@@ -122,6 +122,7 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(client: TestClient, ser
             ({"status": [unfit]}, f"not for runs that are {unfit}"),
             ({"lane": "night", "limit": 1001}, "limit"),
             ({"lanes": "night"}, "lanes"),
+            ({"label": ["team=data", "team=web"]}, "two values"),
             ({"runs": [str(run)] * 1001}, "runs"),
         ]:
             assert said in ask(client, deed, "key", 422, **body)["detail"], body

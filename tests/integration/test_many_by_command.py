@@ -175,6 +175,7 @@ def test_what_nobody_can_have_meant_is_refused(services: Services, command: str)
         ((str(run.id), "--lane", "night"), "not both"),
         (("--status", unfit, "--yes"), f"not for runs that are {unfit}"),
         (("--label", "team"), "--label"),
+        (("--label", "team=data", "--label", "team=web", "--yes"), "two values"),
     ]:
         with pytest.raises(InvalidRequest, match=said):
             reprieve(command, *options)
