@@ -93,6 +93,18 @@ def test_a_request_that_was_cut_off_is_done_by_the_next_with_its_key(
     assert status_of(services, later) == "queued"
 
 
+def test_a_run_that_another_transaction_holds_keeps_none_of_the_others_from_their_end(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "STEP", 1)
+    *others, held = [new_run(services, lane="night").id for _ in range(3)]
+    with services.database.engine.connect() as connection:
+        connection.execute(text("SELECT FROM runs WHERE id = :id FOR UPDATE"), {"id": held})
+        ask(client, "cancel", "one", 503, lane="night")
+    assert [status_of(services, run) for run in (*others, held)] == ["cancelled", "cancelled", "queued"]
+    assert len(ask(client, "cancel", "one", lane="night")["runs"]) == 3
+
+
 def test_a_run_that_has_been_removed_since_it_was_chosen_keeps_no_other_from_being_done_again(
     client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

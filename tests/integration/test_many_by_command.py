@@ -8,6 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 from click.testing import Result
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from reprieve.cli.commands import chosen
@@ -108,6 +110,20 @@ def test_one_who_stops_it_is_told_how_much_is_done_and_the_rest_stays(
     assert done.exit_code == 130
     assert "Stopped: 2 runs cancelled" in done.stderr
     assert [status_of(services, run) for run in runs] == ["cancelled", "cancelled", *["queued"] * 3]
+
+
+def test_a_run_that_another_transaction_holds_keeps_none_of_the_others_from_their_end(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chosen, "DONE_AT_ONCE", 1)
+    *others, held = [new_run(services, lane="night").id for _ in range(3)]
+    with services.database.engine.connect() as connection:
+        connection.execute(text("SELECT FROM runs WHERE id = :id FOR UPDATE"), {"id": held})
+        told = CliRunner().invoke(app, ("cancel", "--lane", "night", "--yes"))
+    assert isinstance(told.exception, OperationalError)
+    assert "Cut off: 2 runs cancelled" in told.stderr
+    assert [status_of(services, run) for run in (*others, held)] == ["cancelled", "cancelled", "queued"]
+    assert reprieve("cancel", "--lane", "night", "--yes").stderr.endswith("1 run cancelled.\n")
 
 
 def test_many_are_done_again_and_none_twice_with_one_key(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
