@@ -35,8 +35,9 @@ SENTENCES, SENTENCE_LENGTH = 50, 1_000
 
 #: How long a notice that failed waits; twice as long after each further time, up to the second.
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=5), timedelta(hours=1)
-#: How long it is tried, until it is called undeliverable.
-TRIED_FOR = timedelta(days=1)
+#: How long it is tried, until it is called undeliverable; and how often at the least: one that nobody could send for a
+#: day has had no try, and is not given up at its first.
+TRIED_FOR, LEAST_TRIES = timedelta(days=1), 10
 #: How long one that was sent is kept, and one that could not be; how long the latter is told of by health and metrics.
 SENT_KEPT, UNDELIVERABLE_KEPT, UNDELIVERABLE_TOLD = timedelta(days=7), timedelta(days=30), timedelta(days=1)
 

@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from reprieve import cancel_run
 from reprieve.models.notice_rules import checked_rule
-from reprieve.models.notices import NoticeState
+from reprieve.models.notices import LEAST_TRIES, NoticeState
 from reprieve.models.status import ErrorCode
 from reprieve.models.work import End, Outcome, Work
 from reprieve.workers import notices as sending
@@ -244,6 +244,10 @@ def test_after_a_day_a_notice_is_undeliverable_and_can_be_sent_again_by_hand(
     tried(services)
     assert count(services, NoticeState.OWED) == 1
     age_of_all(services, timedelta(hours=24))
+    make_due(services)
+    tried(services, 2)
+    assert count(services, NoticeState.OWED) == 1, "who could not send it for a day has not tried it for a day"
+    services.database.run(text("UPDATE notices SET tries = :tries"), {"tries": LEAST_TRIES - 1})
     make_due(services)
     eventually(lambda: count(services, NoticeState.UNDELIVERABLE) == 1)
     (given_up,) = services.notices.of_run(run)
