@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import inspect, text
 from uuid_utils.compat import uuid7
 
+from reprieve.client.enqueue import again_each
 from reprieve.models.errors import RunNotFound
 from reprieve.models.extents import HOLDER_BELIEVED_FOR
 from reprieve.models.owed import TOLD_AFTER, Duty
@@ -465,6 +466,19 @@ def test_a_key_whose_run_goes_while_it_is_asked_for_asks_for_a_new_run(wired: Se
     ((run, is_new),) = insert(Between(), [new])
     assert run.id == uuid.UUID(str(new.id))
     assert is_new
+
+
+def test_a_run_that_goes_while_it_is_done_again_is_done_again(wired: Services) -> None:
+    run_id, made = ended(wired), list[tuple[Any, bool]]()
+    with wired.database.begin() as connection:
+        connection.execute(text("DELETE FROM runs WHERE id = :id"), {"id": run_id})
+        thread = threading.Thread(target=lambda: made.extend(again_each({run_id: "key"}, wired.database)))
+        thread.start()
+        waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        eventually(lambda: wired.database.run(waits)[0][0] > 0, what="it to be done again")
+    thread.join()
+    ((run, is_new),) = made
+    assert (run.again_of, is_new, is_there(wired, run.id)) == (run_id, True, True)
 
 
 def test_hosts_forget_what_they_keep_of_a_run_that_is_gone_and_nothing_that_was_never_known(wired: Services) -> None:
