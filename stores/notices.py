@@ -53,8 +53,9 @@ FROM due WHERE n.id = due.id
 RETURNING n.id, n.run_id, n.attempt, n.kind, n.rule, n.url, n.receiver, n.at, n.tries, clock_timestamp() - n.at AS age
 """)
 
+# sent: also one that another process has given up meanwhile.
 SENT = text("""
-UPDATE notices SET state = 'sent', settled_at = clock_timestamp(), reason = NULL WHERE id = :id AND state = 'owed'
+UPDATE notices SET state = 'sent', settled_at = clock_timestamp(), reason = NULL WHERE id = :id AND state <> 'sent'
 """)
 
 # fail: unless another process has begun a later try meanwhile. A test is tried once.

@@ -366,6 +366,17 @@ def test_a_try_whose_process_died_is_made_again_and_a_late_one_changes_nothing(
     assert count(services, NoticeState.SENT) == 1
 
 
+def test_what_was_taken_late_is_sent_though_another_has_given_it_up_meanwhile(services: Services) -> None:
+    ended(services, "https://hooks.example/")
+    (slow,) = services.notices.begin(1, {}, 1, timedelta(0))
+    services.database.run(text("UPDATE notices SET tries = :tries, owed_at = now() - interval '2 days'"), {"tries": 20})
+    (other,) = services.notices.begin(1, {}, 1, timedelta(0))
+    assert services.notices.failed(other, "No.") is NoticeState.UNDELIVERABLE
+    services.notices.sent(slow)
+    assert count(services, NoticeState.SENT) == 1
+    assert services.notices.outbox().complaints == []
+
+
 def test_two_who_look_at_once_try_each_notice_once(services: Services) -> None:
     for _ in range(10):
         ended(services, "https://a.example/", "https://b.example/")
