@@ -69,9 +69,11 @@ def cancel(wanted: WantedBulk, wired: Wired, idempotency_key: RunKey = None) -> 
     choice = _choice(wired, Deed.CANCEL, wanted, idempotency_key)
     if wanted.dry_run:
         return BulkDone(chosen=len(choice.run_ids), more=choice.more, runs=[])
-    cancelled = set[UUID]()
+    held, cancelled = list[UUID](), set[UUID]()
     for page in pages(choice.run_ids, STEP):
-        cancel_each(wired, page)
+        cancel_each(wired, page, held)
+    cancel_each(wired, held)
+    for page in pages(choice.run_ids, STEP):
         cancelled |= {run.id for run in wired.records.of(page) if run.status == "cancelled"}
     runs = [run_id for run_id in choice.run_ids if run_id in cancelled]
     return BulkDone(chosen=len(choice.run_ids), more=choice.more, runs=runs)
@@ -85,7 +87,8 @@ def again(wanted: WantedBulk, request: Request, wired: Wired, idempotency_key: R
         return BulkDone(chosen=len(choice.run_ids), more=choice.more, runs=[])
     key, new = _key(wanted, idempotency_key), []
     for page in pages(choice.run_ids, STEP):
-        keys = {run_id: f"{key}-{run_id}" for run_id in page}
+        there = {run.id for run in wired.records.of(page)}  # A retention may have removed the others.
+        keys = {run_id: f"{key}-{run_id}" for run_id in page if run_id in there}
         new += again_each(keys, wired.database, caller=tracing.caller_of(request.headers))
     return BulkDone(chosen=len(choice.run_ids), more=choice.more, runs=[run.id for run, _ in new])
 

@@ -11,7 +11,7 @@ from reprieve.api.access import MayRead, MayRun, Wired
 from reprieve.api.problems import answers
 from reprieve.client.enqueue import again_each, enqueue_each
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.filters import MAX_WORDS, RunFilter
+from reprieve.models.filters import MAX_WORDS, RunFilter, labels_of
 from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.records import EnqueuedRun, EnqueuedRuns, EventRecord, ExplanationRecord, Run, RunPage
 from reprieve.models.requests import MOST_AT_ONCE, RunRequest
@@ -170,7 +170,7 @@ class Chosen(BaseModel):
         return RunFilter.of(
             statuses=self.status,
             adapter=self.adapter,
-            labels=dict(pair.split("=", 1) for pair in self.label),
+            labels=labels_of((name, value) for name, _, value in (pair.partition("=") for pair in self.label)),
             error=self.error,
             lane=self.lane,
             since=self.since,

@@ -1,6 +1,6 @@
 """Which runs are meant: what a list is asked for with, and a request that ends many or does many again."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -83,6 +83,15 @@ class Deed(StrEnum):
             known = ", ".join(self.statuses)
             raise InvalidRequest(f"{self} is not for runs that are {unfit[0]}; only for those that are {known}.")
         return replace(wanted, statuses=wanted.statuses or self.statuses)
+
+
+def labels_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Labels that all must hold. Raises `InvalidRequest` where one is named with two values: no run has both."""
+    labels = dict[str, str]()
+    for name, value in pairs:
+        if labels.setdefault(name, value) != value:
+            raise InvalidRequest(f"label: {shown(repr(name))[:100]} is named with two values; no run has both.")
+    return labels
 
 
 def _statuses(given: Collection[Status | str]) -> tuple[Status, ...]:

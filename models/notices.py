@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -35,8 +35,9 @@ SENTENCES, SENTENCE_LENGTH = 50, 1_000
 
 #: How long a notice that failed waits; twice as long after each further time, up to the second.
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=5), timedelta(hours=1)
-#: How long it is tried, until it is called undeliverable.
-TRIED_FOR = timedelta(days=1)
+#: How long it is tried, until it is called undeliverable; and how often at the least: one that nobody could send for a
+#: day has had no try, and is not given up at its first.
+TRIED_FOR, LEAST_TRIES = timedelta(days=1), 10
 #: How long one that was sent is kept, and one that could not be; how long the latter is told of by health and metrics.
 SENT_KEPT, UNDELIVERABLE_KEPT, UNDELIVERABLE_TOLD = timedelta(days=7), timedelta(days=30), timedelta(days=1)
 
@@ -234,6 +235,9 @@ Address = IPv4Address | IPv6Address
 _NAT64, _SIX_TO_FOUR, _COMPATIBLE = IPv6Network("64:ff9b::/96"), IPv6Network("2002::/16"), IPv6Network("::/96")
 #: Likewise, for the use of one network (RFC 8215); not every Python knows that.
 _LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+#: Metadata of a cloud at an address that no list calls private: of Oracle (all of this range is for protocols, and not
+#: every Python knows that), and of Azure.
+_OF_CLOUDS = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
 
 
 def is_public(address: str) -> bool:
@@ -246,6 +250,8 @@ def is_public(address: str) -> bool:
 
 def _is_public(address: Address) -> bool:
     if isinstance(address, IPv6Address) and (address.is_site_local or address in _LOCAL_NAT64):
+        return False
+    if any(address in network for network in _OF_CLOUDS):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 

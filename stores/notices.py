@@ -11,6 +11,7 @@ from sqlalchemy import text
 from reprieve.models.errors import InvalidRequest, NoticeNotFound
 from reprieve.models.notice_rules import MAX_RULES, Rule, is_name
 from reprieve.models.notices import (
+    LEAST_TRIES,
     SENT_KEPT,
     TRIED_FOR,
     UNDELIVERABLE_KEPT,
@@ -52,14 +53,16 @@ FROM due WHERE n.id = due.id
 RETURNING n.id, n.run_id, n.attempt, n.kind, n.rule, n.url, n.receiver, n.at, n.tries, clock_timestamp() - n.at AS age
 """)
 
+# sent: also one that another process has given up meanwhile.
 SENT = text("""
-UPDATE notices SET state = 'sent', settled_at = clock_timestamp(), reason = NULL WHERE id = :id AND state = 'owed'
+UPDATE notices SET state = 'sent', settled_at = clock_timestamp(), reason = NULL WHERE id = :id AND state <> 'sent'
 """)
 
 # fail: unless another process has begun a later try meanwhile. A test is tried once.
 FAIL = text("""
 WITH tried AS (
-    SELECT id, kind = 'test' OR clock_timestamp() + :pause > owed_at + :tried_for AS given_up FROM notices
+    SELECT id, kind = 'test' OR (
+        clock_timestamp() + :pause > owed_at + :tried_for AND tries >= :least_tries) AS given_up FROM notices
     WHERE id = :id AND tries = :tries AND state = 'owed' FOR NO KEY UPDATE
 )
 UPDATE notices n SET reason = :reason, next_try_at = clock_timestamp() + :pause,
@@ -166,6 +169,7 @@ class NoticeStore:
             "reason": storable(reason)[:MAX_REASON],
             "pause": pause_after(due.tries),
             "tried_for": TRIED_FOR,
+            "least_tries": LEAST_TRIES,
         }
         return next((NoticeState(row.state) for row in self._database.run(FAIL, values)), None)
 

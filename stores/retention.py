@@ -10,7 +10,7 @@ of the segments do. But with 400 of them, to write one event takes 1.6 times as 
 and to look at the last hour 2.7 times; and all that are there would be one partition, for years.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -46,6 +46,7 @@ _OWES = """(
         a.finished_at IS NULL OR a.log_closed_at IS NULL OR a.termination = 'owed' OR a.adoption = 'owed'))
     OR EXISTS (SELECT FROM log_archives v WHERE v.run_id = r.id AND v.object_key IS NOT NULL)
     OR EXISTS (SELECT FROM spooled h WHERE h.run_id = r.id AND h.seen_at > clock_timestamp() - :believed_for)
+    OR EXISTS (SELECT FROM notices n WHERE n.run_id = r.id AND n.state = 'owed')
 )"""
 
 # objects: what these runs have in the log archive.
@@ -203,14 +204,15 @@ class RetentionStore:
         values = {"ids": [str(run_id) for run_id in sorted(runs)], "believed_for": HOLDER_BELIEVED_FOR}
         return {row.id for row in self._database.run(REMOVE, values)}
 
-    def remove_what_is_left(self, after: UUID, upto: UUID) -> None:
-        """Delete what has no run, of the ids after one and up to another."""
+    def remove_what_is_left(self, after: UUID, upto: UUID, renew: Callable[[], None]) -> None:
+        """Delete what has no run, of the ids after one and up to another; `renew` is called again and again."""
         for statement in LEFT:
             values = {"after": after, "upto": upto, "limit": LEFT_AT_ONCE}
             deleted = LEFT_AT_ONCE
             while deleted == LEFT_AT_ONCE:
                 with self._database.begin() as connection:
                     deleted = connection.execute(statement, values).rowcount
+                renew()
 
     # -- how far it is
 

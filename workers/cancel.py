@@ -24,20 +24,25 @@ def cancel_run(run: Run | UUID | str) -> Run:
         finish(wired, [End.by_cancel(Fence(run_id, found.epoch), from_status=found.status)])
 
 
-def cancel_each(services: Services, run_ids: Sequence[UUID]) -> set[UUID]:
+def cancel_each(services: Services, run_ids: Sequence[UUID], later: list[UUID] | None = None) -> set[UUID]:
     """End those of these runs that have not ended, by as few statements as can be; returns those that this ended.
 
-    One that another transaction holds is waited for, once all others have ended.
+    One that another transaction holds is waited for, once all others have ended; or is added to `later`, where there
+    are others to be ended before.
     """
     ended, left = set[UUID](), list(run_ids)
     while left:
         found = [run for run in services.records.of(left) if not run.status.is_final]
         ends = {run.id: End.by_cancel(Fence(run.id, run.epoch), from_status=run.status) for run in found}
         done, held = finish_free(services, list(ends.values()))
-        done += [one for fence in held for one in finish(services, [ends[fence.run_id]])]
-        ended |= {one.run_id for one in done}
+        over = {one.run_id for one in done}
+        if later is None:
+            over |= {one.run_id for fence in held for one in finish(services, [ends[fence.run_id]])}
+        else:
+            later += [fence.run_id for fence in held]
+        ended |= over
         # A worker has claimed these, or something else has ended them, since they were read.
-        left = [run_id for run_id in ends if run_id not in ended]
+        left = [run_id for run_id in ends if run_id not in over and run_id not in (later or ())]
     return ended
 
 

@@ -44,6 +44,9 @@ LINES_WAIT, LINES_PAUSE = timedelta(seconds=15), timedelta(seconds=1)
 CHUNKS_READ = 100
 #: Threads that read what a notice tells: an archive that hangs keeps few of them.
 READERS = 4
+#: Threads that resolve names, one for each notice under way, and as many for those whose name was given up before the
+#: system's resolver did: a name that nobody resolves holds up no other.
+RESOLVERS = 2 * AT_ONCE
 #: Seconds in which the sender ends.
 CLOSE_TIMEOUT = 5.0
 
@@ -72,6 +75,7 @@ class Sender:
             self._thread.join(CLOSE_TIMEOUT)
 
     async def _send(self) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(RESOLVERS, "names"))
         turns = Turns(self._services)
         while not self._ended.is_set():
             begun = 0

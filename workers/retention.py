@@ -36,8 +36,10 @@ REST = 4.0
 TURN = 20.0
 #: Seconds of a turn that the archive may take for a page: what it has not removed by then stays until the next pass.
 ARCHIVE_FOR = 60.0
-#: For how long a turn that gives no sign keeps others from it: the longest page, and more.
+#: For how long a turn that gives no sign keeps others from it: longer than any of its steps takes.
 LEASE = timedelta(minutes=5)
+#: Seconds of a rest after which the turn says again that it goes on.
+REST_AT_ONCE = 60.0
 #: What is counted as left for the next turn.
 GOES_ON = "goes_on"
 
@@ -78,8 +80,7 @@ def _turn(
     removed, ends_at = 0, time.monotonic() + TURN
     after = services.retention.begin(str(retention))
     while True:
-        page = _page(services, retention, shortest, after)
-        renew()
+        page = _page(services, retention, shortest, after, renew)
         services.retention.record(page)
         removed, after = removed + len(page.removed), page.upto
         if page.is_last:
@@ -89,20 +90,32 @@ def _turn(
             return {"removed": removed, GOES_ON: 1}
 
 
-def _page(services: Services, retention: RunRetention, shortest: timedelta, after: UUID) -> Page:
-    """Remove what is due, and owes nothing, of the next runs."""
+def _page(
+    services: Services, retention: RunRetention, shortest: timedelta, after: UUID, renew: Callable[[], None]
+) -> Page:
+    """Remove what is due, and owes nothing, of the next runs. However long that takes, each of its steps renews."""
     look = services.retention.look(after, shortest, PAGE)
     is_due = due(look.runs, retention, look.now)
     _remove_objects(services, is_due.keys())
+    renew()
     removed = set[UUID]()
     for some in pages(list(is_due), REMOVE_AT_ONCE):
         began = time.monotonic()
-        removed |= _remove(services, some)
-        time.sleep(REST * (time.monotonic() - began))
-    services.retention.remove_what_is_left(after, look.upto)
+        removed |= _remove(services, some, renew)
+        renew()
+        _rest(REST * (time.monotonic() - began), renew)
+    services.retention.remove_what_is_left(after, look.upto, renew)
     kept = [at for run_id, at in is_due.items() if run_id not in removed]
     first_left = next((run.id for run in look.runs if run.id not in removed), None)
     return Page(look.upto, look.is_last, removed, kept, first_left)
+
+
+def _rest(seconds: float, renew: Callable[[], None]) -> None:
+    ends_at = time.monotonic() + seconds
+    while (left := ends_at - time.monotonic()) > REST_AT_ONCE:
+        time.sleep(min(left, REST_AT_ONCE))
+        renew()
+    time.sleep(max(0.0, left))
 
 
 def _remove_objects(services: Services, runs: Collection[UUID]) -> None:
@@ -112,7 +125,7 @@ def _remove_objects(services: Services, runs: Collection[UUID]) -> None:
         remove_logs(services, logs, seconds=ARCHIVE_FOR)
 
 
-def _remove(services: Services, runs: Sequence[UUID]) -> set[UUID]:
+def _remove(services: Services, runs: Sequence[UUID], renew: Callable[[], None]) -> set[UUID]:
     """Delete these runs, together; where that fails, each by itself."""
     try:
         return services.retention.remove(runs)
@@ -126,4 +139,5 @@ def _remove(services: Services, runs: Sequence[UUID]) -> set[UUID]:
 
     for run_id in runs:
         fulfil(services.setbacks, Duty.RETENTION, (run_id, 0), lambda run_id=run_id: remove(run_id))  # type: ignore[misc]
+        renew()
     return removed

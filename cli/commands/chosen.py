@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import typer
 
 from reprieve.cli.commands import AsJson
-from reprieve.cli.commands.runs import moment, pairs
+from reprieve.cli.commands.runs import labels, moment
 from reprieve.cli.sentences import say, say_json
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.filters import Deed, RunFilter
@@ -86,10 +86,15 @@ def cancel(
         say(f"{after.id} {already}{after.status}")
         return
 
-    def act(run_ids: list[UUID]) -> int:
-        return len(cancel_each(services(), run_ids))
+    held = list[UUID]()
 
-    _do_to_all(Deed.CANCEL, wanted, act, yes=yes, done="cancelled", if_cut_off="The others go on.")
+    def act(run_ids: list[UUID]) -> int:
+        return len(cancel_each(services(), run_ids, held))
+
+    def rest() -> int:
+        return len(cancel_each(services(), held))
+
+    _do_to_all(Deed.CANCEL, wanted, act, rest=rest, yes=yes, done="cancelled", if_cut_off="The others go on.")
 
 
 def again(
@@ -140,7 +145,7 @@ def _wanted(
     return RunFilter.of(
         statuses=status or (),
         adapter=adapter,
-        labels=pairs("--label", label),
+        labels=labels(label),
         error=error,
         lane=lane,
         since=_since(since),
@@ -175,13 +180,14 @@ def _do_to_all(
     act: Callable[[list[UUID]], int],
     these: Callable[[list[UUID]], list[UUID]] = list,
     *,
+    rest: Callable[[], int] = int,
     yes: bool,
     done: str,
     if_cut_off: str,
 ) -> None:
     """Count the runs that fit and, if that is wanted, do it to all of them, the newest first, some at a time.
 
-    `these` are those that it is done to of some that fit.
+    `these` are those that it is done to of some that fit; `rest` does what was left for the end.
     """
     if wanted.is_any:
         raise InvalidRequest(f"Which runs? Give one, or choose some, for example `reprieve {deed} --label team=data`.")
@@ -196,9 +202,13 @@ def _do_to_all(
         for ids in _pages(wanted, DONE_AT_ONCE):
             finished += act(these(ids))
             say(f"{finished:,} of {count:,} {done}", problem=True)
+        finished += rest()
     except KeyboardInterrupt:
         say(f"Stopped: {_runs(finished)} {done}, and those of a step that was under way. {if_cut_off}", problem=True)
         raise typer.Exit(130) from None
+    except Exception:
+        say(f"Cut off: {_runs(finished)} {done}, and perhaps those of the step that failed. {if_cut_off}", problem=True)
+        raise
     say(f"{_runs(finished)} {done}.", problem=True)
 
 

@@ -1,5 +1,6 @@
 """The command about what has been: export."""
 
+import fcntl
 import json
 import os
 import sys
@@ -58,8 +59,22 @@ def _written(to: Path | None) -> Iterator[TextIO]:
     if to.exists():
         raise InvalidRequest(f"{to} is there already; remove it, or give --to another name.")
     part = _part(to)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as out:
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as out:
+        _alone(out, part)
+        out.truncate()
         yield out
         out.flush()
         os.fsync(out.fileno())
     part.replace(to)
+
+
+def _alone(out: TextIO, part: Path) -> None:
+    """Two exports that write one file at once would leave neither's. Raises `InvalidRequest`."""
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # It has its own name by now, where the other one has just ended.
+        is_ours = part.exists() and os.path.samestat(os.fstat(out.fileno()), part.stat())
+    except (BlockingIOError, FileNotFoundError):
+        is_ours = False
+    if not is_ours:
+        raise InvalidRequest(f"another export writes {part}; give --to another name, or wait.")

@@ -63,11 +63,11 @@ def notices_add(
     lane: Annotated[str | None, typer.Option(help="The lane that a run must be in.")] = None,
 ) -> None:
     """Add a rule, or put it in the place of that of its name."""
-    from reprieve.cli.commands.runs import pairs
+    from reprieve.cli.commands.runs import labels
     from reprieve.models.notice_rules import checked_rule
     from reprieve.workers.bootstrap import services
 
-    services().notices.put_rule(checked_rule(name, url, kind, pairs("--label", label), lane))
+    services().notices.put_rule(checked_rule(name, url, kind, labels(label), lane))
 
 
 def notices_remove(name: RuleName) -> None:

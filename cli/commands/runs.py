@@ -1,6 +1,7 @@
 """Commands about runs: start, list, read, end, explain."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from reprieve.cli.commands import AsJson, RunId
 from reprieve.cli.sentences import say, say_json
 from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.errors import InvalidRequest
+from reprieve.models.filters import labels_of
 from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.status import Status
 from reprieve.models.text import seconds_of
@@ -68,7 +70,7 @@ def run(
     started = enqueue_run(
         adapter,
         _config(config) | _command_fields(command or [], cwd, env, secret, pty, by_itself=config is None),
-        labels=pairs("--label", label),
+        labels=labels(label),
         max_runtime=max_runtime,
         max_attempts=max_attempts,
         idempotency_key=idempotency_key,
@@ -133,13 +135,20 @@ def _config(given: str | None) -> dict[str, Any]:
 
 
 def pairs(option: str, values: list[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:
-    given = {}
+    return dict(_pairs(option, values, form))
+
+
+def labels(values: list[str] | None) -> dict[str, str]:
+    """Labels that all must hold; a name has one value."""
+    return labels_of(_pairs("--label", values, "NAME=VALUE"))
+
+
+def _pairs(option: str, values: list[str] | None, form: str) -> Iterator[tuple[str, str]]:
     for value in values or []:
         name, equals, rest = value.partition("=")
         if not equals or not name:
             raise InvalidRequest(f"{option} {value!r} is not of the form {form}.")
-        given[name] = rest
-    return given
+        yield name, rest
 
 
 def moment(option: str, given: str) -> datetime:

@@ -16,6 +16,7 @@ from typing import Any
 
 from alembic import op
 from sqlalchemy import Column, Connection, inspect, text
+from sqlalchemy.exc import PendingRollbackError
 
 from reprieve.stores.database import Database
 
@@ -150,16 +151,27 @@ def _beside_others() -> Iterator[tuple[Connection, Told]]:
         with _telling(database, say, what, progress):
             yield
 
-    with context.autocommit_block():
-        connection = op.get_bind()
-        connection.execute(text("SET statement_timeout = 0"))
-        connection.execute(text("SET lock_timeout = 0"))
-        try:
-            yield connection, told
-        finally:
-            if not connection.invalidated:
-                connection.execute(text("RESET statement_timeout"))
-                connection.execute(text("RESET lock_timeout"))
+    failure: BaseException | None = None
+    try:
+        with context.autocommit_block():
+            connection = op.get_bind()
+            try:
+                try:
+                    connection.execute(text("SET statement_timeout = 0"))
+                    connection.execute(text("SET lock_timeout = 0"))
+                    yield connection, told
+                finally:
+                    if not connection.invalidated:
+                        connection.execute(text("RESET statement_timeout"))
+                        connection.execute(text("RESET lock_timeout"))
+            except BaseException as error:
+                failure = error
+                raise
+    except PendingRollbackError:
+        # Of a connection that is lost, the block says only that it cannot end as it should.
+        if failure is None:
+            raise
+        raise failure from None
 
 
 @contextmanager

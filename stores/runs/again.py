@@ -37,9 +37,9 @@ def not_made_with(executor: Executor, key: str, run_ids: Sequence[UUID]) -> list
     statement = f"""
 SELECT run_id FROM {qualified(executor.schema, "run_specs")}
 WHERE run_id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:ids AS jsonb)) AS t(id))
-  AND starts_with(idempotency_key, :key)
+  AND idempotency_key = :key || '-' || CAST(again_of AS text)
 """  # noqa: S608 - our own text, and a quoted name
-    rows = executor.run(statement, {"ids": json.dumps([str(run_id) for run_id in run_ids]), "key": f"{key}-"})
+    rows = executor.run(statement, {"ids": json.dumps([str(run_id) for run_id in run_ids]), "key": key})
     made = {uuid_of(row.run_id) for row in rows}
     return [run_id for run_id in run_ids if run_id not in made]
 

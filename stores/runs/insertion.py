@@ -60,6 +60,7 @@ WITH asked AS (
     INSERT INTO {events} (run_id, attempt, kind, detail)
     SELECT r.id, r.attempt, 'again', jsonb_build_object('run', a.id)
     FROM added d JOIN asked a ON a.id = d.id JOIN {runs} r ON r.id = a.again_of
+    FOR KEY SHARE OF r  -- One that is being removed is told nothing, and is done again all the same.
 )
 SELECT id, created_at, updated_at, start_by FROM added
 """  # noqa: S608 - our own text, and a quoted name

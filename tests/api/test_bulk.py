@@ -93,6 +93,37 @@ def test_a_request_that_was_cut_off_is_done_by_the_next_with_its_key(
     assert status_of(services, later) == "queued"
 
 
+def test_a_run_that_another_transaction_holds_keeps_none_of_the_others_from_their_end(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "STEP", 1)
+    *others, held = [new_run(services, lane="night").id for _ in range(3)]
+    with services.database.engine.connect() as connection:
+        connection.execute(text("SELECT FROM runs WHERE id = :id FOR UPDATE"), {"id": held})
+        ask(client, "cancel", "one", 503, lane="night")
+    assert [status_of(services, run) for run in (*others, held)] == ["cancelled", "cancelled", "queued"]
+    assert len(ask(client, "cancel", "one", lane="night")["runs"]) == 3
+
+
+def test_a_run_that_has_been_removed_since_it_was_chosen_keeps_no_other_from_being_done_again(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "STEP", 1)
+    runs = [ended(services, lane="night") for _ in range(3)][::-1]
+    real, calls = bulk.again_each, []
+
+    def removed_meanwhile(*given: Any, **named: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            services.database.run(text("DELETE FROM runs WHERE id = :id"), {"id": runs[1]})
+        return real(*given, **named)
+
+    monkeypatch.setattr(bulk, "again_each", removed_meanwhile)
+    ask(client, "again", "one", 404, lane="night", limit=3)
+    made = ask(client, "again", "one", lane="night", limit=3)["runs"]
+    assert [services.records.get(UUID(run)).again_of for run in made] == [runs[0], runs[2]]
+
+
 def test_what_cannot_be_meant_is_refused_with_a_sentence(client: TestClient, services: Services) -> None:
     run = new_run(services, lane="night").id
     for deed, unfit in (("cancel", "failed"), ("again", "running")):
@@ -103,6 +134,7 @@ def test_what_cannot_be_meant_is_refused_with_a_sentence(client: TestClient, ser
             ({"status": [unfit]}, f"not for runs that are {unfit}"),
             ({"lane": "night", "limit": 1001}, "limit"),
             ({"lanes": "night"}, "lanes"),
+            ({"label": ["team=data", "team=web"]}, "two values"),
             ({"runs": [str(run)] * 1001}, "runs"),
         ]:
             assert said in ask(client, deed, "key", 422, **body)["detail"], body

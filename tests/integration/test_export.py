@@ -1,5 +1,6 @@
 """`reprieve export`: what a retention is going to remove, whole, a line each."""
 
+import fcntl
 import json
 import os
 import signal
@@ -83,6 +84,25 @@ def test_the_command_writes_a_file_whole_or_under_another_name_and_overwrites_no
     assert list(tmp_path.glob("*.part")) == []
     shown = export(environment, "--before", services.database.now().isoformat())
     assert shown.stdout == line + "\n"
+
+
+def test_of_two_exports_into_one_file_the_second_is_refused_and_the_first_is_whole(
+    services: Services, environment: dict[str, str], tmp_path: Path
+) -> None:
+    ended(services)
+    to, part = tmp_path / "old.ndjson", tmp_path / "old.ndjson.part"
+    wanted = ("--before", services.database.now().isoformat(), "--to", str(to))
+    with part.open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        first.write("what the first has written\n")
+        first.flush()
+        second = export(environment, *wanted)
+        assert (second.returncode, part.read_text()) == (2, "what the first has written\n")
+        assert "another export writes" in second.stderr
+    # What a stopped one has left is written anew.
+    assert export(environment, *wanted).returncode == 0
+    assert "first" not in to.read_text()
+    assert not part.exists()
 
 
 @pytest.mark.parametrize("before", ["soon", "2026-13-01", ""])

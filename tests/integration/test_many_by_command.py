@@ -1,17 +1,21 @@
 """Commands about the runs that options choose: listed, counted, ended, done again."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from click.testing import Result
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from reprieve.cli.commands import chosen
 from reprieve.cli.main import app
-from reprieve.models.errors import InvalidRequest
+from reprieve.client import enqueue
+from reprieve.models.errors import InvalidRequest, Unavailable
 from reprieve.models.work import End, Outcome
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.cancel import cancel_each
@@ -108,6 +112,20 @@ def test_one_who_stops_it_is_told_how_much_is_done_and_the_rest_stays(
     assert [status_of(services, run) for run in runs] == ["cancelled", "cancelled", *["queued"] * 3]
 
 
+def test_a_run_that_another_transaction_holds_keeps_none_of_the_others_from_their_end(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chosen, "DONE_AT_ONCE", 1)
+    *others, held = [new_run(services, lane="night").id for _ in range(3)]
+    with services.database.engine.connect() as connection:
+        connection.execute(text("SELECT FROM runs WHERE id = :id FOR UPDATE"), {"id": held})
+        told = CliRunner().invoke(app, ("cancel", "--lane", "night", "--yes"))
+    assert isinstance(told.exception, OperationalError)
+    assert "Cut off: 2 runs cancelled" in told.stderr
+    assert [status_of(services, run) for run in (*others, held)] == ["cancelled", "cancelled", "queued"]
+    assert reprieve("cancel", "--lane", "night", "--yes").stderr.endswith("1 run cancelled.\n")
+
+
 def test_many_are_done_again_and_none_twice_with_one_key(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chosen, "DONE_AT_ONCE", 2)
     failed = [ended(services, labels={"team": "data"}) for _ in range(3)][::-1]
@@ -123,6 +141,38 @@ def test_many_are_done_again_and_none_twice_with_one_key(services: Services, mon
     repeated = reprieve(*options, "--yes")
     assert repeated.stdout.split() == made
     assert "6 runs of that kind" in reprieve("again", "--label", "team=data").stderr
+
+
+def test_runs_with_keys_of_their_own_are_done_again_whatever_these_begin_with(services: Services) -> None:
+    runs = [ended(services, labels={"team": "data"}, idempotency_key=f"friday-{day}") for day in ("1", uuid4())]
+    done = reprieve("again", "--label", "team=data", "--idempotency-key", "friday", "--yes")
+    assert {services.records.get(UUID(made)).again_of for made in done.stdout.split()} == set(runs)
+    assert "There is nothing" not in reprieve("again", "--label", "team=data", "--idempotency-key", "friday").stderr
+
+
+def test_what_fails_in_the_middle_says_with_which_key_the_others_are_done(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chosen, "DONE_AT_ONCE", 2)
+    failed = [ended(services, lane="night") for _ in range(3)]
+    real, calls = enqueue.again_each, []
+
+    def cut_off(*given: Any) -> Any:
+        calls.append(given)
+        made = real(*given)
+        if len(calls) == 1:
+            raise Unavailable("The answer was lost.")
+        return made
+
+    monkeypatch.setattr(enqueue, "again_each", cut_off)
+    told = CliRunner().invoke(app, ("again", "--lane", "night", "--yes"))
+    assert isinstance(told.exception, Unavailable)
+    assert "Cut off: 0 runs done again" in told.stderr
+    key = re.search(r"--idempotency-key (\S+)", told.stderr)
+    assert key
+    reprieve("again", "--lane", "night", "--yes", "--idempotency-key", key[1])
+    made = [run.again_of for run in services.records.newest() if run.again_of]
+    assert sorted(made) == sorted(failed)
 
 
 def test_one_run_is_done_again_by_a_part_of_its_id(services: Services) -> None:
@@ -141,6 +191,7 @@ def test_what_nobody_can_have_meant_is_refused(services: Services, command: str)
         ((str(run.id), "--lane", "night"), "not both"),
         (("--status", unfit, "--yes"), f"not for runs that are {unfit}"),
         (("--label", "team"), "--label"),
+        (("--label", "team=data", "--label", "team=web", "--yes"), "two values"),
     ]:
         with pytest.raises(InvalidRequest, match=said):
             reprieve(command, *options)

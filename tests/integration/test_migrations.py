@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects.postgresql import BYTEA, JSON, JSONB
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from reprieve.models.errors import SettingsError
 from reprieve.models.rows import Row
@@ -202,6 +202,19 @@ def test_a_migration_that_was_interrupted_goes_on_where_it_was(
     assert index_is_valid(database, "runs_extra")
     with database.begin() as connection:
         assert current_revision(connection) == head_revision()
+    one_more(INDEX)
+    assert migrate(database) == "next"
+
+
+def test_a_migration_whose_connection_is_cut_says_so_and_goes_on_when_it_is_called_again(
+    new_database: NewDatabase, one_more: Callable[[str], None]
+) -> None:
+    database = new_database()
+    migrate(database)
+    cut = 'in_batches("SELECT pg_terminate_backend(pg_backend_pid()), :batch", "cutting")'
+    one_more(f"{INDEX}\n{cut}")
+    with pytest.raises(OperationalError, match="pg_terminate_backend"):
+        migrate(database)
     one_more(INDEX)
     assert migrate(database) == "next"
 

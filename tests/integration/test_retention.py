@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import inspect, text
 from uuid_utils.compat import uuid7
 
+from reprieve.client.enqueue import again_each
 from reprieve.models.errors import RunNotFound
 from reprieve.models.extents import HOLDER_BELIEVED_FOR
 from reprieve.models.owed import TOLD_AFTER, Duty
@@ -195,8 +196,12 @@ def test_a_pass_that_was_turned_off_in_the_middle_begins_anew(
             "INSERT INTO spooled (run_id, attempt, holder, from_seq, to_seq) VALUES (:id, 1, gen_random_uuid(), 3, 3)",
             f"UPDATE spooled SET seen_at = now() - interval '{HOLDER_BELIEVED_FOR.seconds + 1} s' WHERE run_id = :id",
         ),
+        (
+            "INSERT INTO notices (run_id, kind, url) VALUES (:id, 'failed', 'https://here.example/')",
+            "UPDATE notices SET state = 'undeliverable', settled_at = now() WHERE run_id = :id",
+        ),
     ],
-    ids=["termination", "adoption", "its log", "what a spool holds"],
+    ids=["termination", "adoption", "its log", "what a spool holds", "a notice"],
 )
 def test_a_run_that_is_owed_something_stays_until_it_is_done_and_is_told_of(
     wired: Services, owing: str, paid: str
@@ -408,6 +413,26 @@ def test_two_at_once_remove_each_run_once(wired: Services) -> None:
 # -- what others have of a run that is gone
 
 
+def test_however_long_a_page_takes_nobody_else_begins_it_meanwhile(
+    wired: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        ended(wired)
+    monkeypatch.setattr(retention, "REMOVE_AT_ONCE", 1)
+    remove, others = type(wired.retention).remove, []
+
+    def remove_slowly(*given: Any) -> set[uuid.UUID]:
+        with wired.leases.hold("retention of runs", retention.LEASE) as lease:
+            others.append(lease)
+        removed = remove(*given)
+        wired.database.run(text("UPDATE leases SET until = now() - interval '1 s'"))
+        return removed
+
+    monkeypatch.setattr(type(wired.retention), "remove", remove_slowly)
+    assert expire_runs(wired) == {"removed": 3}
+    assert others == [None, None, None]
+
+
 def test_a_key_whose_run_is_gone_asks_for_a_new_run(wired: Services) -> None:
     old = ended(wired, idempotency_key="once")
     ((again, is_new),) = insert(
@@ -443,6 +468,19 @@ def test_a_key_whose_run_goes_while_it_is_asked_for_asks_for_a_new_run(wired: Se
     ((run, is_new),) = insert(Between(), [new])
     assert run.id == uuid.UUID(str(new.id))
     assert is_new
+
+
+def test_a_run_that_goes_while_it_is_done_again_is_done_again(wired: Services) -> None:
+    run_id, made = ended(wired), list[tuple[Any, bool]]()
+    with wired.database.begin() as connection:
+        connection.execute(text("DELETE FROM runs WHERE id = :id"), {"id": run_id})
+        thread = threading.Thread(target=lambda: made.extend(again_each({run_id: "key"}, wired.database)))
+        thread.start()
+        waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        eventually(lambda: wired.database.run(waits)[0][0] > 0, what="it to be done again")
+    thread.join()
+    ((run, is_new),) = made
+    assert (run.again_of, is_new, is_there(wired, run.id)) == (run_id, True, True)
 
 
 def test_hosts_forget_what_they_keep_of_a_run_that_is_gone_and_nothing_that_was_never_known(wired: Services) -> None:

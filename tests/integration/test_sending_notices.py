@@ -7,6 +7,7 @@ import logging
 import random
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from sqlalchemy import text
 
 from reprieve import cancel_run
 from reprieve.models.notice_rules import checked_rule
-from reprieve.models.notices import NoticeState
+from reprieve.models.notices import LEAST_TRIES, NoticeState
 from reprieve.models.status import ErrorCode
 from reprieve.models.work import End, Outcome, Work
 from reprieve.workers import notices as sending
@@ -180,6 +181,29 @@ def test_a_receiver_that_hangs_or_drips_holds_up_none_of_the_others_notices(
         assert len(hanging.received) == len(dripping.received) == sending.TO_ONE_RECEIVER
 
 
+def test_names_that_nobody_resolves_hold_up_none_of_the_others_notices(
+    services: Services, send: Callable[..., Sender], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, over, asked = socket.getaddrinfo, threading.Event(), list[str]()
+
+    def resolve(host: Any, *given: Any, **named: Any) -> Any:
+        if str(host).endswith(".hangs.example"):
+            asked.append(host)
+            over.wait(60)
+        return real(host, *given, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for number in range(sending.AT_ONCE - 1):
+        ended(services, f"http://{number}.hangs.example/")
+    send()
+    try:
+        eventually(lambda: len(set(asked)) == sending.AT_ONCE - 1, what="all of these names to be asked for at once")
+        ended(services, receiver.url)
+        all_sent(services, 1)
+    finally:
+        over.set()
+
+
 @pytest.mark.parametrize("how", ["hang", "drip"])
 def test_an_answer_that_does_not_end_has_an_end(
     services: Services, send: Callable[..., Sender], receiver: Receiver, how: str
@@ -220,6 +244,10 @@ def test_after_a_day_a_notice_is_undeliverable_and_can_be_sent_again_by_hand(
     tried(services)
     assert count(services, NoticeState.OWED) == 1
     age_of_all(services, timedelta(hours=24))
+    make_due(services)
+    tried(services, 2)
+    assert count(services, NoticeState.OWED) == 1, "who could not send it for a day has not tried it for a day"
+    services.database.run(text("UPDATE notices SET tries = :tries"), {"tries": LEAST_TRIES - 1})
     make_due(services)
     eventually(lambda: count(services, NoticeState.UNDELIVERABLE) == 1)
     (given_up,) = services.notices.of_run(run)
@@ -336,6 +364,17 @@ def test_a_try_whose_process_died_is_made_again_and_a_late_one_changes_nothing(
     assert services.notices.failed(dead, "it was slow") is None
     services.notices.sent(dead)
     assert count(services, NoticeState.SENT) == 1
+
+
+def test_what_was_taken_late_is_sent_though_another_has_given_it_up_meanwhile(services: Services) -> None:
+    ended(services, "https://hooks.example/")
+    (slow,) = services.notices.begin(1, {}, 1, timedelta(0))
+    services.database.run(text("UPDATE notices SET tries = :tries, owed_at = now() - interval '2 days'"), {"tries": 20})
+    (other,) = services.notices.begin(1, {}, 1, timedelta(0))
+    assert services.notices.failed(other, "No.") is NoticeState.UNDELIVERABLE
+    services.notices.sent(slow)
+    assert count(services, NoticeState.SENT) == 1
+    assert services.notices.outbox().complaints == []
 
 
 def test_two_who_look_at_once_try_each_notice_once(services: Services) -> None:
