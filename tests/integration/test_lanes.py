@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -16,16 +17,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from typer.testing import CliRunner
+from uuid_utils.compat import uuid7
 
 from reprieve import enqueue_run
 from reprieve.cli.checks.fleet import lanes as lanes_check
 from reprieve.cli.main import app
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.places import Room
+from reprieve.models.requests import NewRun
 from reprieve.models.status import ErrorCode, EventKind, Status
 from reprieve.models.work import End, Outcome, Work
 from reprieve.models.workers import Presence
-from reprieve.stores.runs.claims import LOCK_LANES
+from reprieve.stores.runs.claims import CLAIM_TO_THE_LIMIT, LOCK_LANES
+from reprieve.stores.runs.insertion import insert
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.health import complaints
@@ -249,14 +253,47 @@ def test_a_lane_that_another_is_claiming_from_is_passed_over_and_keeps_back_no_o
     services.lanes.limit("codex", 3)
     queued(services, "claude"), queued(services)
     with services.database.begin() as other:
-        assert other.execute(LOCK_LANES, {"lanes": ["claude"], "rooms": "[]", "worker_id": None}).scalars().all() == [
-            "claude"
-        ]
+        rooms = json.dumps([asdict(room) for room in ROOM])
+        assert other.execute(LOCK_LANES, {"lanes": None, "rooms": rooms, "worker_id": None}).one().held == ["claude"]
         found = services.claims.claim(ROOM, "w")
         assert ([work.lane for work in found.works], found.passed_over) == (["default"], True)
         queued(services, "codex")
         assert [work.lane for work in services.claims.claim(ROOM, "w").works] == ["codex"]
     assert [work.lane for work in services.claims.claim(ROOM, "w").works] == ["claude"]
+
+
+def test_a_run_that_somebody_holds_keeps_its_lane_from_nothing_else(services: Services) -> None:
+    services.lanes.limit("claude", 2)
+    held, second, third, fourth = queued(services, "claude", 4)
+    with services.database.begin() as other:
+        other.execute(text("SELECT FROM runs WHERE id = :id FOR UPDATE"), {"id": held})
+        assert claimed(services) == [second, third]
+        assert claimed(services) == []
+    services.lanes.limit("claude", 4)
+    assert claimed(services) == [held, fourth]
+
+
+@pytest.mark.parametrize("rule", ["tenant:*", None])
+def test_what_is_locked_and_sorted_for_a_claim_does_not_grow_with_the_lanes(
+    services: Services, rule: str | None
+) -> None:
+    lanes = [f"tenant:{number}" for number in range(1_500)]
+    insert(
+        services.database,
+        [NewRun(uuid7(), "process", out_of_process_liveness=False, config={}, lane=lane) for lane in lanes],
+    )
+    for pattern in [rule] if rule else lanes:
+        services.lanes.limit(pattern, 2)
+    values = {"lanes": None, "rooms": json.dumps([asdict(room) for room in ROOM]), "worker_id": None}
+    with services.database.begin() as connection:
+        locked = connection.execute(LOCK_LANES, values).one()
+        assert (locked.open, len(locked.held)) == (1_500, 100)
+        plan = connection.execute(
+            text(f"EXPLAIN (ANALYZE) {CLAIM_TO_THE_LIMIT.text}"),
+            values | {"worker_node": "w", "held": locked.held, "passed_over": True},
+        )
+        assert "Disk:" not in "".join(plan.scalars())
+    assert len(set(claimed(services) + claimed(services))) == 100
 
 
 STEP = st.sampled_from(["enqueue", "claim", "end", "lose", "confirm", "retry", "take back", "cancel", "raise"])
