@@ -34,7 +34,7 @@ SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.started_
                AND s.seen_at > clock_timestamp() - :believed_for)
            OR EXISTS (SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.attempt = r.attempt
                       AND a.adoption IS NOT NULL) AS is_on_its_way,
-       {REPORTS} AS reports
+       {REPORTS} AS reports, r.start_by
 FROM runs r
 WHERE r.id = ANY(CAST(:ids AS uuid[])) AND {MAY_BE_QUIET} ORDER BY r.id
 """)  # noqa: S608 - our own text

@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from reprieve import enqueue_run
 from reprieve.adapters.kinds import find_kind, starts_work
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.liveness import Timing
 from reprieve.models.retrying import with_retry
-from reprieve.models.status import ErrorCode, EventKind, Status
+from reprieve.models.status import ErrorCode, EventKind, Proof, Status
 from reprieve.models.work import End, Fence, Outcome, Retries, Work
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.explaining import explain
+from reprieve.workers.refresh import give_proof
 from reprieve.workers.reporting import heartbeat
 from reprieve.workers.sweep import sweep
 from tests.conftest import StartWorker
@@ -97,6 +99,44 @@ def test_remote_work_may_be_silent_until_the_time_by_which_it_is_to_begin_and_is
     sweep(services, by_hand=True)
     ended = services.runs.get(run.id)
     assert (ended.status, ended.error_code) == ("failed", "not_started")
+
+
+def test_a_worker_that_keeps_remote_work_alive_until_it_is_recorded_has_not_reported_for_it(services: Services) -> None:
+    watch_for(services, 3600)
+    run = new_run(services, adapter="remote", config={}, start_within=timedelta(hours=2))
+    services.tokens.issue(run.id)
+    work = claim(services, run.id, "w")
+    assert work is not None
+    assert give_proof(services, [work.fence], Proof.KEEPALIVE)
+    age(services, run.id, 3600)
+    sweep(services, by_hand=True)
+    assert status_of(services, run.id) == "running"
+    age(services, run.id, 60, "start_by")
+    sweep(services, by_hand=True)
+    assert services.runs.get(run.id).error_code == "not_started"
+
+
+def test_what_remote_work_waited_for_elsewhere_is_no_silence_of_its_own(services: Services) -> None:
+    watch_for(services, 36_000)
+    run = new_run(
+        services, adapter="remote", config={}, start_within=timedelta(hours=2), max_silence=timedelta(minutes=10)
+    )
+    token = services.tokens.issue(run.id)
+    assert claim(services, run.id, "w") is not None
+    age(services, run.id, 3600)
+    age(services, run.id, 3600, "started_at")
+    heartbeat(services, run.id, token)
+    take_reports(services)
+    assert sweep(services, by_hand=True)["stalled"] == 0
+    age(services, run.id, 700, "start_by")
+    assert sweep(services, by_hand=True)["stalled"] == 1
+
+
+def take_reports(services: Services) -> None:
+    """Have an API have taken reports for hours."""
+    services.sweeps.take_reports(timedelta(hours=1), after_a_gap=True)
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE reaper_watch SET reports_since = clock_timestamp() - interval '10 h'"))
 
 
 def test_remote_work_that_has_reported_is_judged_by_its_silence_as_ever(services: Services) -> None:
