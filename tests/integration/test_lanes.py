@@ -466,6 +466,13 @@ def test_a_rule_is_set_paused_resumed_and_forgotten_by_command_and_over_http(
     assert services.lanes.rules() == []
 
 
+def test_a_lane_whose_name_has_slashes_has_a_rule_over_http(services: Services, client: TestClient) -> None:
+    address = "/v1/lanes/owner%2Frepository%3A%2A"
+    assert client.put(address, json={"limit": 2}).json()["pattern"] == "owner/repository:*"
+    assert client.delete(address).status_code == 204
+    assert services.lanes.rules() == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
