@@ -1,5 +1,6 @@
 """When a run may begin, by when it must have, and which of its ends another attempt follows."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,17 @@ def test_a_run_that_has_not_begun_in_time_fails_and_no_worker_takes_it_any_more(
     assert str(ended.error_message).startswith("No worker had begun it by ")
     assert status_of(services, early.id) == "queued"
     assert kinds(services, late.id) == ["enqueued", "failed"]
+
+
+def test_a_sweep_takes_no_longer_for_many_that_have_not_begun_and_the_next_one_goes_on(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reprieve.workers.sweep.PAGE_SIZE", 2)
+    runs = [new_run(services, start_within=timedelta(seconds=60)) for _ in range(5)]
+    for run in runs:
+        age(services, run.id, 1, "start_by")
+    hasty = replace(services, timing=replace(services.timing, sweep_interval=timedelta(milliseconds=1)))
+    assert [sweep(hasty, by_hand=True)["not_started"] for _ in range(4)] == [2, 2, 1, 0]
 
 
 def test_the_time_counts_from_start_at(services: Services) -> None:
