@@ -1,7 +1,7 @@
 """When a run may begin, by when it must have, and which of its ends another attempt follows."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +268,8 @@ def test_a_reap_is_followed_by_another_attempt_where_the_run_asked_for_it_once_t
         ({"retry_on": {"status": [1]}, "max_attempts": 2}, "'status' is no cause; known are exit_status, error_code"),
         ({"retry_on": {"error_code": ["not_started"]}, "max_attempts": 2}, "any of adapter_liveness_lost"),
         ({"start_at": datetime(2026, 12, 1)}, "give a datetime with a time zone"),
+        ({"start_at": datetime.max.replace(tzinfo=UTC)}, "give a moment of the years 1970 to 8999"),
+        ({"start_at": datetime.min.replace(tzinfo=UTC)}, "give a moment of the years 1970 to 8999"),
         ({"start_within": -1}, "start_within is -1; give seconds above 0"),
         ({"priority": 101}, "give a whole number from -100 to 100"),
         ({"lane": "tenant:*"}, "without an asterisk"),
