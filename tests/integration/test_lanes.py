@@ -28,6 +28,7 @@ from reprieve.models.requests import NewRun
 from reprieve.models.status import ErrorCode, EventKind, Status
 from reprieve.models.work import End, Outcome, Work
 from reprieve.models.workers import Presence
+from reprieve.stores.database import Database
 from reprieve.stores.runs.claims import CLAIM_TO_THE_LIMIT, LOCK_LANES
 from reprieve.stores.runs.insertion import insert
 from reprieve.workers.bootstrap import Services
@@ -246,6 +247,23 @@ def test_workers_that_claim_in_the_same_moment_never_exceed_a_limit_together(ser
         taken = [work.run_id for works in pool.map(claim_again_and_again, range(6)) for work in works]
     assert len(set(taken)) == len(taken) >= 12
     assert max(most) <= 3
+
+
+def test_limits_are_counted_under_their_lock_whatever_isolation_the_server_was_given(services: Services) -> None:
+    services.lanes.limit("claude", 1)
+    queued(services, "claude", 2)
+    services.database.run("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'repeatable read'")
+    other = Database(services.settings.require_database_url())
+    try:
+        with other.begin() as connection:
+            connection.execute(text("SELECT FROM lanes"))
+            assert len(claimed(services)) == 1
+            rooms = json.dumps([asdict(room) for room in ROOM])
+            locked = connection.execute(LOCK_LANES, {"lanes": None, "rooms": rooms, "worker_id": None}).one()
+            assert (locked.open, locked.held) == (0, [])
+    finally:
+        services.database.run("ALTER ROLE CURRENT_USER RESET default_transaction_isolation")
+        other.dispose()
 
 
 def test_a_lane_that_another_is_claiming_from_is_passed_over_and_keeps_back_no_other(services: Services) -> None:
