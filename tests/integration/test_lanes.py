@@ -29,7 +29,7 @@ from reprieve.models.status import ErrorCode, EventKind, Status
 from reprieve.models.work import End, Outcome, Work
 from reprieve.models.workers import Presence
 from reprieve.stores.database import Database
-from reprieve.stores.runs.claims import CLAIM_TO_THE_LIMIT, LOCK_LANES
+from reprieve.stores.runs.claims import CLAIM_TO_THE_LIMIT, CLAIM_WITHOUT_LIMIT, LOCK_LANES
 from reprieve.stores.runs.insertion import insert
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
@@ -312,6 +312,28 @@ def test_what_is_locked_and_sorted_for_a_claim_does_not_grow_with_the_lanes(
         )
         assert "Disk:" not in "".join(plan.scalars())
     assert len(set(claimed(services) + claimed(services))) == 100
+
+
+def test_a_claim_reads_the_queue_by_its_index_though_nothing_waited_when_the_table_was_analysed(
+    services: Services,
+) -> None:
+    services.lanes.limit("tenant:*", 2)
+    some = [NewRun(uuid7(), "process", out_of_process_liveness=False, config={}) for _ in range(2_000)]
+    insert(services.database, some)
+    services.database.run("UPDATE runs SET status = 'cancelled', finished_at = clock_timestamp()")
+    services.database.run("ANALYZE runs")
+    lanes = [f"tenant:{number}" for number in range(1_000)]
+    insert(
+        services.database,
+        [NewRun(uuid7(), "process", out_of_process_liveness=False, config={}, lane=lane) for lane in lanes],
+    )
+    values = {"lanes": None, "rooms": json.dumps([asdict(room) for room in ROOM]), "worker_id": None}
+    values |= {"worker_node": "w", "held": ["tenant:1"], "passed_over": True}
+    with services.database.begin() as connection:
+        for claim in (CLAIM_WITHOUT_LIMIT, LOCK_LANES, CLAIM_TO_THE_LIMIT):
+            plan = "".join(connection.execute(text(f"EXPLAIN {claim.text}"), values).scalars())
+            assert "runs_queue" in plan
+            assert "runs_by_" not in plan
 
 
 STEP = st.sampled_from(["enqueue", "claim", "end", "lose", "confirm", "retry", "take back", "cancel", "raise"])
