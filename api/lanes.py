@@ -10,6 +10,7 @@ from reprieve.api.access import MayAdministrate, MayRead, Wired
 from reprieve.api.problems import answers
 from reprieve.models.lanes import LaneState, Rule, checked_limit, checked_pattern
 
+# A lane's name may have slashes in it, which no escape keeps from being taken for those of the address.
 router = APIRouter(prefix="/v1/lanes", tags=["lanes"])
 
 
@@ -82,14 +83,16 @@ def lanes(wired: Wired) -> LaneList:
     return LaneList.of(states, wired.lanes.rules())
 
 
-@router.put("/{pattern}", dependencies=[MayAdministrate], responses=answers(401, 403, 422, 503))
+@router.put("/{pattern:path}", dependencies=[MayAdministrate], responses=answers(401, 403, 422, 503))
 def put(pattern: str, wanted: WantedRule, wired: Wired) -> RuleRecord:
     """Give the lanes that fit a pattern this rule. What is running goes on."""
     checked = checked_pattern(pattern)
     return RuleRecord.of(wired.lanes.put(checked, checked_limit(wanted.limit), paused=wanted.paused))
 
 
-@router.delete("/{pattern}", status_code=204, dependencies=[MayAdministrate], responses=answers(401, 403, 422, 503))
+@router.delete(
+    "/{pattern:path}", status_code=204, dependencies=[MayAdministrate], responses=answers(401, 403, 422, 503)
+)
 def delete(pattern: str, wired: Wired) -> Response:
     """Forget the rule of a pattern, if there is one."""
     wired.lanes.remove(checked_pattern(pattern))

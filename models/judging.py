@@ -70,7 +70,12 @@ class Suspect:
 
     def is_late_to_start(self, now: datetime) -> bool:
         """Whether its work, which is to begin elsewhere, was to have reported by now for the first time."""
-        return self.reports and self.last_proof == Proof.CLAIM and self.start_by is not None and now > self.start_by
+        return self.has_not_begun and self.start_by is not None and now > self.start_by
+
+    @property
+    def has_not_begun(self) -> bool:
+        """Whether its work begins elsewhere, and its worker alone has spoken for it so far."""
+        return self.reports and self.last_proof in (Proof.CLAIM, Proof.KEEPALIVE)
 
     def is_overdue(self, now: datetime) -> bool:
         return self.max_runtime is not None and now - self.started_at > self.max_runtime

@@ -52,7 +52,7 @@ class Listened:
     `output_at` is the last output of which its row knows, `stored_at` when the store took the last chunk of the
     attempt, `attached_at` when another worker last began to follow it. `is_on_its_way`: output of it may be there that
     nobody has stored, since the spool of a living worker holds some, or since nobody follows it just now. `reports`:
-    its work reports over the HTTP API.
+    its work reports over the HTTP API. `start_by` is when it was to have begun at the latest.
     """
 
     run_id: UUID
@@ -70,6 +70,7 @@ class Listened:
     attached_at: datetime | None = None
     is_on_its_way: bool = False
     reports: bool = False
+    start_by: datetime | None = None
     retries: Retries = NO_RETRIES
 
     @property
@@ -88,8 +89,13 @@ class Listened:
 
     @property
     def listened_since(self) -> datetime:
-        """From when on its silence counts: who attaches has still to read what came while nobody followed it."""
-        return max(self.quiet_since, self.attached_at or self.quiet_since)
+        """From when on its silence counts: who attaches has still to read what came while nobody followed it.
+
+        What begins elsewhere may have waited there, as long as it was given to begin.
+        """
+        may_wait = self.reports and self.last_output is None
+        begun_by = self.start_by if may_wait else None
+        return max(self.quiet_since, self.attached_at or self.quiet_since, begun_by or self.quiet_since)
 
 
 def listen_to(one: Listened, watch: Watch, now: datetime, timing: Timing) -> Hush:

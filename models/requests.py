@@ -287,11 +287,18 @@ def _checked_priority(priority: int) -> int:
     return priority
 
 
+#: PostgreSQL has years which no `datetime` can hold, in any zone or with `start_within` added: to read one would fail.
+START_YEARS = range(1970, 9000)
+
+
 def _checked_start(moment: datetime | None) -> datetime | None:
     if moment is None:
         return None
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
         raise InvalidRequest(f"start_at is {_brief(moment)}; give a datetime with a time zone.")
+    if moment.year not in START_YEARS:
+        first, last = START_YEARS[0], START_YEARS[-1]
+        raise InvalidRequest(f"start_at is {_brief(moment)}; give a moment of the years {first} to {last}.")
     return moment
 
 

@@ -90,11 +90,17 @@ class RunRow(Row):
         Index("runs_running", "id", postgresql_where=text("status = 'running'")),
         Index("runs_in_lane", "lane", postgresql_where=text("status = 'running'")),
         Index("runs_start_by", "start_by", postgresql_where=text("status = 'queued' AND start_by IS NOT NULL")),
-        # By these, lists are read, the newest run first (`stores.runs.lists`): in an order in which nobody claims runs,
-        # and without those that a sweep reads, so that neither is ever planned by an index of all runs there are.
-        Index("runs_by_status", "status", text("id DESC"), postgresql_where=text("status <> 'running'")),
-        Index("runs_by_adapter", "adapter", text("id DESC")),
-        Index("runs_by_lane", "lane", text("id DESC")),
+        # By these, lists are read, the newest run first (`stores.runs.lists`): by a collation that lists alone ask for,
+        # and without those that a sweep reads, so that neither a claim nor a sweep is ever planned by an index of all
+        # runs there are. Where none waited when the table was analysed, a claim would read all that do, and sort them.
+        Index(
+            "runs_by_status",
+            *("status", text("id DESC")),
+            postgresql_ops={"status": 'COLLATE "C"'},
+            postgresql_where=text("status <> 'running'"),
+        ),
+        Index("runs_by_adapter", "adapter", text("id DESC"), postgresql_ops={"adapter": 'COLLATE "C"'}),
+        Index("runs_by_lane", "lane", text("id DESC"), postgresql_ops={"lane": 'COLLATE "C"'}),
         Index("runs_by_error", "error_code", text("id DESC"), postgresql_where=text("error_code IS NOT NULL")),
     )
 

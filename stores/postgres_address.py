@@ -50,6 +50,8 @@ SERVER_OPTIONS = {
     **SERVER_KEEPALIVES,
     "tcp_user_timeout": SERVER_UNANSWERED_TIMEOUT_MS,
     "timezone": "UTC",
+    # A statement sees what was committed before it: what is counted under a lock is what its last holder left.
+    "default_transaction_isolation": "read committed",
 }
 
 

@@ -34,21 +34,24 @@ SELECT r.id AS run_id, r.epoch, r.attempt, r.max_attempts, r.adapter, r.started_
                AND s.seen_at > clock_timestamp() - :believed_for)
            OR EXISTS (SELECT FROM run_attempts a WHERE a.run_id = r.id AND a.attempt = r.attempt
                       AND a.adoption IS NOT NULL) AS is_on_its_way,
-       {REPORTS} AS reports
+       {REPORTS} AS reports, r.start_by
 FROM runs r
 WHERE r.id = ANY(CAST(:ids AS uuid[])) AND {MAY_BE_QUIET} ORDER BY r.id
 """)  # noqa: S608 - our own text
 
 # mark: what the sweep has learned of these; of a silence that is new, an event tells. A row that somebody else writes
-# just now is passed over until the next sweep, and so is one that has learned of output, or was snoozed, meanwhile.
+# just now is passed over until the next sweep, and so is one that has learned of output, or was snoozed, meanwhile, or
+# of whose silence another sweep has told, which took the place of one that stood still.
 MARK = text("""
 WITH said AS (
     SELECT * FROM jsonb_to_recordset(CAST(:marks AS jsonb)) AS m (
-        run_id uuid, epoch bigint, known timestamptz, output_at timestamptz, is_quiet boolean, detail jsonb)
+        run_id uuid, epoch bigint, known timestamptz, told_at timestamptz, output_at timestamptz,
+        is_quiet boolean, detail jsonb)
 ), free AS (
     SELECT r.id FROM runs r JOIN said s ON s.run_id = r.id
     WHERE r.epoch = s.epoch AND r.status = 'running' AND r.output_at IS NOT DISTINCT FROM s.known
       AND (r.snoozed_until > clock_timestamp()) IS NOT TRUE
+      AND (r.quiet_at IS NOT DISTINCT FROM s.told_at OR NOT s.is_quiet)
     FOR NO KEY UPDATE OF r SKIP LOCKED
 ), marked AS (
     UPDATE runs r SET output_at = s.output_at, quiet_at = CASE WHEN s.is_quiet THEN clock_timestamp() END
@@ -88,6 +91,7 @@ class Mark:
             "run_id": str(one.run_id),
             "epoch": one.epoch,
             "known": one.output_at.isoformat() if one.output_at else None,
+            "told_at": one.quiet_at.isoformat() if one.quiet_at else None,
             "output_at": one.last_output.isoformat() if one.last_output else None,
             "is_quiet": self.is_quiet,
             "detail": dossier(one, now),

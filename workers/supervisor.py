@@ -36,7 +36,7 @@ INTERVALS |= {"answer": 1.0, "tidy": 20.0}
 #: Seconds that all of them together may take to end.
 CLOSE_TIMEOUT = 20.0
 
-#: Seconds before runs are taken again where that has failed.
+#: Seconds before runs are taken again where that has failed, and between two looks whether a drained worker may.
 TAKE_AGAIN_AFTER = 1.0
 
 
@@ -108,6 +108,9 @@ class Supervisor:
         """Take runs as soon as there is one to take."""
         while not self._ended.is_set():
             self._taking.wait()
+            if self._takes_nothing:
+                # It is a turn that says when the next one is.
+                self._ended.wait(TAKE_AGAIN_AFTER)
             if self._ended.is_set() or self._takes_nothing:
                 continue
             try:

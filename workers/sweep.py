@@ -16,9 +16,11 @@ at each step. A sweep that was frozen, and thaws after another has begun, writes
 
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -91,7 +93,7 @@ def _sweep(services: Services, lease: Lease, watch: Watch, now: datetime) -> dic
     steps: list[tuple[str, bool, Callable[[Services], int]]] = [
         ("orphaned", may_orphan(watch, now, services.timing), _orphan),
         ("waived", may_waive(watch, now, services.timing), _waive),
-        ("not_started", True, _end_not_started),
+        ("not_started", True, partial(_end_not_started, lease=lease)),
         ("resent", True, _resend),
         ("closing", True, send_owed),
     ]
@@ -213,16 +215,17 @@ def _waive(services: Services) -> int:
     return waived
 
 
-def _end_not_started(services: Services) -> int:
+def _end_not_started(services: Services, lease: Lease) -> int:
     """End the runs that wait still, and were to have begun by now."""
-    ended = 0
-    while late := services.deadlines.late_to_start(PAGE_SIZE):
+    ended, until = 0, time.monotonic() + services.timing.sweep_interval.total_seconds() / 2
+    for late in lease.while_going_through(iter(partial(services.deadlines.late_to_start, PAGE_SIZE), [])):
         ends = {one.fence.run_id: end_of_late_to_start(one.fence, one.start_by) for one in late}
         done = in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
         for run_id in done:
             teller().ended(run_id, Status.FAILED, str(ErrorCode.NOT_STARTED))
         ended += len(done)
-        if not done:  # Others hold them, or a worker has just taken them.
+        # Others hold them, or a worker has just taken them; or there are so many that the next sweep would be late.
+        if not done or time.monotonic() > until:
             break
     return ended
 

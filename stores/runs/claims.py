@@ -48,9 +48,7 @@ LOCK_LANES = text(LOCK)
 CLAIM_TO_THE_LIMIT = text(
     CLAIM.format(
         chosen=TO_THE_LIMIT,
-        more=AND_WHAT_WAITS.format(
-            passed_over="SELECT FROM open WHERE room IS NOT NULL AND lane <> ALL(CAST(:held AS text[]))"
-        ),
+        more=AND_WHAT_WAITS.format(passed_over="SELECT WHERE CAST(:passed_over AS boolean)"),
     )
 )
 
@@ -127,7 +125,7 @@ class Claimed:
     """The works that were claimed.
 
     `limited`: runs wait in lanes that have a limit. `passed_over`: some of these lanes have room, and were left out,
-    as was asked for or because another worker is claiming from them.
+    as was asked for, because another worker is claiming from them, or since there are more of them than places.
     """
 
     works: list[Work]
@@ -161,8 +159,9 @@ class ClaimStore:
             with self._database.at_once() as connection:
                 return _claimed(connection.execute(CLAIM_WITHOUT_LIMIT, values).all())
         with self._database.begin() as connection:
-            held = connection.execute(LOCK_LANES, values | {"rooms": "[]"}).scalars().all()
-            return _claimed(connection.execute(CLAIM_TO_THE_LIMIT, values | {"held": held}).all())
+            lanes_now = connection.execute(LOCK_LANES, values).one()
+            held = {"held": lanes_now.held, "passed_over": lanes_now.open > len(lanes_now.held)}
+            return _claimed(connection.execute(CLAIM_TO_THE_LIMIT, values | held).all())
 
     def let_in(self, limit: int) -> int:
         """Put so many of the runs whose time has come into the queue; returns how many these are."""

@@ -13,10 +13,14 @@ OVERDUE = ":now - r.started_at > r.max_runtime"
 #: The run's work has a token to report with.
 REPORTS = "EXISTS (SELECT FROM run_tokens t WHERE t.run_id = r.id)"
 
+#: The run's work has a token, and has not reported anything: its worker alone spoke for it, which claimed it, and kept
+#: it alive while that waited to be recorded (`models.judging.Suspect.has_not_begun`).
+NOT_BEGUN = f"(r.last_proof IN ('claim', 'keepalive') AND {REPORTS})"
+
 #: Silent since `:cutoff`, or overdue at `:now`; or late to begin elsewhere, whose silence until then is no suspicion
 #: (`models.judging.Suspect.is_late_to_start`).
 SUSPICIOUS = f"""(
-    {OVERDUE} OR CASE WHEN r.start_by IS NOT NULL AND r.last_proof = 'claim' AND {REPORTS}
+    {OVERDUE} OR CASE WHEN r.start_by IS NOT NULL AND {NOT_BEGUN}
     THEN r.start_by < :now ELSE r.updated_at < :cutoff END)"""
 
 #: Another worker can follow the attempt: it runs outside its worker, has a handle, and is not up for adoption yet.

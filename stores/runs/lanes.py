@@ -10,7 +10,7 @@ from sqlalchemy import text
 from reprieve.models.lanes import LaneState, Rule
 from reprieve.stores.database import Database
 from reprieve.stores.runs.conditions import CLAIMABLE, DRAINED
-from reprieve.stores.runs.queue import WAITING, fits, rule_of
+from reprieve.stores.runs.queue import PATTERNS, WAITING, fits, rule_of
 
 SET = text("""
 INSERT INTO lanes (pattern, at_once) VALUES (:pattern, :limit)
@@ -45,7 +45,7 @@ def _served(lane: str) -> str:
 # states: of all lanes that have a run under way or in the queue, and of those that have a rule by their own name; or of
 # one. A lane is served where a worker was seen of late that serves it.
 STATES = text(f"""
-WITH running AS (
+WITH {PATTERNS}, running AS (
     SELECT lane, count(*) AS n FROM runs
     WHERE status = 'running' AND (CAST(:lane AS text) IS NULL OR lane = :lane) GROUP BY lane
 ), ending AS (

@@ -33,8 +33,8 @@ CLOCKS_DIFFER = timedelta(hours=1)
 CONDITIONS = {
     "error": "r.error_code = :error",
     "statuses": "r.status IN (SELECT jsonb_array_elements_text(CAST(:statuses AS jsonb)))",
-    "adapter": "r.adapter = :adapter",
-    "lane": "r.lane = :lane",
+    "adapter": 'r.adapter COLLATE "C" = :adapter',
+    "lane": 'r.lane COLLATE "C" = :lane',
     "labels": "s.labels @> CAST(:labels AS jsonb)",
     "since": "r.created_at >= CAST(:since AS timestamptz)",
     "text": """(strpos(lower(concat_ws(' ', r.error_code, r.error_message)), lower(CAST(:text AS text))) > 0
@@ -106,7 +106,7 @@ class Listing:
         """The ids that the index names, or all; the newest first."""
         if self._index == "statuses":
             # Named in the statement: each has a partial index.
-            of_each = [self._ids([f"r.status = '{status}'"]) for status in self._wanted.statuses]
+            of_each = [self._ids([_of_status(status)]) for status in self._wanted.statuses]
             together = " UNION ALL ".join(f"({one})" for one in of_each)
             return f"SELECT id FROM ({together}) o ORDER BY id DESC LIMIT :looks"  # noqa: S608 - our own text
         return self._ids([CONDITIONS[self._index]] if self._index else [])
@@ -165,6 +165,13 @@ def _values(wanted: RunFilter, before: UUID | None) -> dict[str, Any]:
         "before": before and str(before),
     }
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _of_status(status: Status) -> str:
+    """The condition as the index of lists has it; what is running has one of its own."""
+    if status is Status.RUNNING:
+        return "r.status = 'running'"
+    return f"r.status COLLATE \"C\" = '{status}' AND r.status <> 'running'"
 
 
 def _milliseconds(wanted: RunFilter) -> int:

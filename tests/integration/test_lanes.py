@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -16,16 +17,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from typer.testing import CliRunner
+from uuid_utils.compat import uuid7
 
 from reprieve import enqueue_run
 from reprieve.cli.checks.fleet import lanes as lanes_check
 from reprieve.cli.main import app
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.places import Room
+from reprieve.models.requests import NewRun
 from reprieve.models.status import ErrorCode, EventKind, Status
 from reprieve.models.work import End, Outcome, Work
 from reprieve.models.workers import Presence
-from reprieve.stores.runs.claims import LOCK_LANES
+from reprieve.stores.database import Database
+from reprieve.stores.runs.claims import CLAIM_TO_THE_LIMIT, CLAIM_WITHOUT_LIMIT, LOCK_LANES
+from reprieve.stores.runs.insertion import insert
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.health import complaints
@@ -244,19 +249,91 @@ def test_workers_that_claim_in_the_same_moment_never_exceed_a_limit_together(ser
     assert max(most) <= 3
 
 
+def test_limits_are_counted_under_their_lock_whatever_isolation_the_server_was_given(services: Services) -> None:
+    services.lanes.limit("claude", 1)
+    queued(services, "claude", 2)
+    services.database.run("ALTER ROLE CURRENT_USER SET default_transaction_isolation = 'repeatable read'")
+    other = Database(services.settings.require_database_url())
+    try:
+        with other.begin() as connection:
+            connection.execute(text("SELECT FROM lanes"))
+            assert len(claimed(services)) == 1
+            rooms = json.dumps([asdict(room) for room in ROOM])
+            locked = connection.execute(LOCK_LANES, {"lanes": None, "rooms": rooms, "worker_id": None}).one()
+            assert (locked.open, locked.held) == (0, [])
+    finally:
+        services.database.run("ALTER ROLE CURRENT_USER RESET default_transaction_isolation")
+        other.dispose()
+
+
 def test_a_lane_that_another_is_claiming_from_is_passed_over_and_keeps_back_no_other(services: Services) -> None:
     services.lanes.limit("claude", 3)
     services.lanes.limit("codex", 3)
     queued(services, "claude"), queued(services)
     with services.database.begin() as other:
-        assert other.execute(LOCK_LANES, {"lanes": ["claude"], "rooms": "[]", "worker_id": None}).scalars().all() == [
-            "claude"
-        ]
+        rooms = json.dumps([asdict(room) for room in ROOM])
+        assert other.execute(LOCK_LANES, {"lanes": None, "rooms": rooms, "worker_id": None}).one().held == ["claude"]
         found = services.claims.claim(ROOM, "w")
         assert ([work.lane for work in found.works], found.passed_over) == (["default"], True)
         queued(services, "codex")
         assert [work.lane for work in services.claims.claim(ROOM, "w").works] == ["codex"]
     assert [work.lane for work in services.claims.claim(ROOM, "w").works] == ["claude"]
+
+
+def test_a_run_that_somebody_holds_keeps_its_lane_from_nothing_else(services: Services) -> None:
+    services.lanes.limit("claude", 2)
+    held, second, third, fourth = queued(services, "claude", 4)
+    with services.database.begin() as other:
+        other.execute(text("SELECT FROM runs WHERE id = :id FOR UPDATE"), {"id": held})
+        assert claimed(services) == [second, third]
+        assert claimed(services) == []
+    services.lanes.limit("claude", 4)
+    assert claimed(services) == [held, fourth]
+
+
+@pytest.mark.parametrize("rule", ["tenant:*", None])
+def test_what_is_locked_and_sorted_for_a_claim_does_not_grow_with_the_lanes(
+    services: Services, rule: str | None
+) -> None:
+    lanes = [f"tenant:{number}" for number in range(1_500)]
+    insert(
+        services.database,
+        [NewRun(uuid7(), "process", out_of_process_liveness=False, config={}, lane=lane) for lane in lanes],
+    )
+    for pattern in [rule] if rule else lanes:
+        services.lanes.limit(pattern, 2)
+    values = {"lanes": None, "rooms": json.dumps([asdict(room) for room in ROOM]), "worker_id": None}
+    with services.database.begin() as connection:
+        locked = connection.execute(LOCK_LANES, values).one()
+        assert (locked.open, len(locked.held)) == (1_500, 100)
+        plan = connection.execute(
+            text(f"EXPLAIN (ANALYZE) {CLAIM_TO_THE_LIMIT.text}"),
+            values | {"worker_node": "w", "held": locked.held, "passed_over": True},
+        )
+        assert "Disk:" not in "".join(plan.scalars())
+    assert len(set(claimed(services) + claimed(services))) == 100
+
+
+def test_a_claim_reads_the_queue_by_its_index_though_nothing_waited_when_the_table_was_analysed(
+    services: Services,
+) -> None:
+    services.lanes.limit("tenant:*", 2)
+    some = [NewRun(uuid7(), "process", out_of_process_liveness=False, config={}) for _ in range(2_000)]
+    insert(services.database, some)
+    services.database.run("UPDATE runs SET status = 'cancelled', finished_at = clock_timestamp()")
+    services.database.run("ANALYZE runs")
+    lanes = [f"tenant:{number}" for number in range(1_000)]
+    insert(
+        services.database,
+        [NewRun(uuid7(), "process", out_of_process_liveness=False, config={}, lane=lane) for lane in lanes],
+    )
+    values = {"lanes": None, "rooms": json.dumps([asdict(room) for room in ROOM]), "worker_id": None}
+    values |= {"worker_node": "w", "held": ["tenant:1"], "passed_over": True}
+    with services.database.begin() as connection:
+        for claim in (CLAIM_WITHOUT_LIMIT, LOCK_LANES, CLAIM_TO_THE_LIMIT):
+            plan = "".join(connection.execute(text(f"EXPLAIN {claim.text}"), values).scalars())
+            assert "runs_queue" in plan
+            assert "runs_by_" not in plan
 
 
 STEP = st.sampled_from(["enqueue", "claim", "end", "lose", "confirm", "retry", "take back", "cancel", "raise"])
@@ -426,6 +503,13 @@ def test_a_rule_is_set_paused_resumed_and_forgotten_by_command_and_over_http(
         "paused_at": None,
     }
     assert client.delete("/v1/lanes/tenant:*").status_code == 204
+    assert services.lanes.rules() == []
+
+
+def test_a_lane_whose_name_has_slashes_has_a_rule_over_http(services: Services, client: TestClient) -> None:
+    address = "/v1/lanes/owner%2Frepository%3A%2A"
+    assert client.put(address, json={"limit": 2}).json()["pattern"] == "owner/repository:*"
+    assert client.delete(address).status_code == 204
     assert services.lanes.rules() == []
 
 

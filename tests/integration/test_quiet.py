@@ -15,6 +15,7 @@ from reprieve import cancel_run, enqueue_run
 from reprieve.cli.main import app
 from reprieve.models.status import EventKind, Proof, Status
 from reprieve.models.work import End, Fence, Outcome, Work
+from reprieve.stores.quiet import Mark
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.quiet import snooze_run
@@ -242,6 +243,16 @@ def test_a_row_that_another_transaction_holds_is_told_of_by_the_next_sweep(servi
     assert kinds(services, free.run_id).count("quiet") == 1
     assert sweep_now(services)["quiet"] == 1
     assert kinds(services, held.run_id).count("quiet") == 1
+
+
+def test_a_sweep_that_stood_still_tells_nothing_that_its_successor_has_told(services: Services) -> None:
+    work = in_process(services, quiet_after=HOUR)
+    started_ago(services, work, 3700)
+    now = services.records.now()
+    ((one,),) = services.quiet.listened(now, 10)
+    assert sweep_now(services)["quiet"] == 1
+    assert services.quiet.mark([Mark(one, is_quiet=True)], now) == []
+    assert kinds(services, work.run_id).count("quiet") == 1
 
 
 def test_the_next_attempt_begins_anew(services: Services) -> None:

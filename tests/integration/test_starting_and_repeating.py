@@ -1,20 +1,23 @@
 """When a run may begin, by when it must have, and which of its ends another attempt follows."""
 
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from reprieve import enqueue_run
 from reprieve.adapters.kinds import find_kind, starts_work
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.liveness import Timing
 from reprieve.models.retrying import with_retry
-from reprieve.models.status import ErrorCode, EventKind, Status
+from reprieve.models.status import ErrorCode, EventKind, Proof, Status
 from reprieve.models.work import End, Fence, Outcome, Retries, Work
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.explaining import explain
+from reprieve.workers.refresh import give_proof
 from reprieve.workers.reporting import heartbeat
 from reprieve.workers.sweep import sweep
 from tests.conftest import StartWorker
@@ -68,6 +71,17 @@ def test_a_run_that_has_not_begun_in_time_fails_and_no_worker_takes_it_any_more(
     assert kinds(services, late.id) == ["enqueued", "failed"]
 
 
+def test_a_sweep_takes_no_longer_for_many_that_have_not_begun_and_the_next_one_goes_on(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reprieve.workers.sweep.PAGE_SIZE", 2)
+    runs = [new_run(services, start_within=timedelta(seconds=60)) for _ in range(5)]
+    for run in runs:
+        age(services, run.id, 1, "start_by")
+    hasty = replace(services, timing=replace(services.timing, sweep_interval=timedelta(milliseconds=1)))
+    assert [sweep(hasty, by_hand=True)["not_started"] for _ in range(4)] == [2, 2, 1, 0]
+
+
 def test_the_time_counts_from_start_at(services: Services) -> None:
     at = services.database.now() + timedelta(days=1)
     run = new_run(services, start_at=at, start_within=timedelta(hours=1))
@@ -97,6 +111,44 @@ def test_remote_work_may_be_silent_until_the_time_by_which_it_is_to_begin_and_is
     sweep(services, by_hand=True)
     ended = services.runs.get(run.id)
     assert (ended.status, ended.error_code) == ("failed", "not_started")
+
+
+def test_a_worker_that_keeps_remote_work_alive_until_it_is_recorded_has_not_reported_for_it(services: Services) -> None:
+    watch_for(services, 3600)
+    run = new_run(services, adapter="remote", config={}, start_within=timedelta(hours=2))
+    services.tokens.issue(run.id)
+    work = claim(services, run.id, "w")
+    assert work is not None
+    assert give_proof(services, [work.fence], Proof.KEEPALIVE)
+    age(services, run.id, 3600)
+    sweep(services, by_hand=True)
+    assert status_of(services, run.id) == "running"
+    age(services, run.id, 60, "start_by")
+    sweep(services, by_hand=True)
+    assert services.runs.get(run.id).error_code == "not_started"
+
+
+def test_what_remote_work_waited_for_elsewhere_is_no_silence_of_its_own(services: Services) -> None:
+    watch_for(services, 36_000)
+    run = new_run(
+        services, adapter="remote", config={}, start_within=timedelta(hours=2), max_silence=timedelta(minutes=10)
+    )
+    token = services.tokens.issue(run.id)
+    assert claim(services, run.id, "w") is not None
+    age(services, run.id, 3600)
+    age(services, run.id, 3600, "started_at")
+    heartbeat(services, run.id, token)
+    take_reports(services)
+    assert sweep(services, by_hand=True)["stalled"] == 0
+    age(services, run.id, 700, "start_by")
+    assert sweep(services, by_hand=True)["stalled"] == 1
+
+
+def take_reports(services: Services) -> None:
+    """Have an API have taken reports for hours."""
+    services.sweeps.take_reports(timedelta(hours=1), after_a_gap=True)
+    with services.database.begin() as connection:
+        connection.execute(text("UPDATE reaper_watch SET reports_since = clock_timestamp() - interval '10 h'"))
 
 
 def test_remote_work_that_has_reported_is_judged_by_its_silence_as_ever(services: Services) -> None:
@@ -216,6 +268,8 @@ def test_a_reap_is_followed_by_another_attempt_where_the_run_asked_for_it_once_t
         ({"retry_on": {"status": [1]}, "max_attempts": 2}, "'status' is no cause; known are exit_status, error_code"),
         ({"retry_on": {"error_code": ["not_started"]}, "max_attempts": 2}, "any of adapter_liveness_lost"),
         ({"start_at": datetime(2026, 12, 1)}, "give a datetime with a time zone"),
+        ({"start_at": datetime.max.replace(tzinfo=UTC)}, "give a moment of the years 1970 to 8999"),
+        ({"start_at": datetime.min.replace(tzinfo=UTC)}, "give a moment of the years 1970 to 8999"),
         ({"start_within": -1}, "start_within is -1; give seconds above 0"),
         ({"priority": 101}, "give a whole number from -100 to 100"),
         ({"lane": "tenant:*"}, "without an asterisk"),

@@ -16,7 +16,7 @@ from reprieve.models.nodes import Node
 from reprieve.models.places import Room
 from reprieve.models.workers import Presence
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.supervisor import Supervisor
+from reprieve.workers.supervisor import TAKE_AGAIN_AFTER, Supervisor
 from reprieve.workers.sweep import sweep
 from tests.support.nodes import a_node
 from tests.support.rows import new_run, record_handle, running, status_of, watch_for
@@ -228,6 +228,23 @@ def test_a_child_of_a_drained_worker_is_left_alone(services: Services, superviso
     services.workers.drain("runs@ours")
     supervisor.heed()
     assert not context.is_told
+
+
+def test_a_drained_worker_rests_between_two_looks_whether_it_may_take_runs_again(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, rests = [], []
+    supervisor._draining.is_drained = True
+
+    def look() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            supervisor._ended.set()
+
+    monkeypatch.setattr(supervisor._taking, "wait", look)
+    monkeypatch.setattr(supervisor._ended, "wait", rests.append)
+    supervisor._take()
+    assert rests == [TAKE_AGAIN_AFTER] * 3
 
 
 def test_a_worker_that_is_drained_in_the_middle_hands_over_and_takes_again_when_it_is_undrained(

@@ -27,9 +27,9 @@ ALTER INDEX run_events_at SET (autosummarize = on);
 
 def upgrade() -> None:
     op.execute(TABLES)
-    create_index_online("runs_by_status", "runs", ["status", "id DESC"], where="status <> 'running'")
-    create_index_online("runs_by_adapter", "runs", ["adapter", "id DESC"])
-    create_index_online("runs_by_lane", "runs", ["lane", "id DESC"])
+    create_index_online("runs_by_status", "runs", ['status COLLATE "C"', "id DESC"], where="status <> 'running'")
+    create_index_online("runs_by_adapter", "runs", ['adapter COLLATE "C"', "id DESC"])
+    create_index_online("runs_by_lane", "runs", ['lane COLLATE "C"', "id DESC"])
     create_index_online("runs_by_error", "runs", ["error_code", "id DESC"], where="error_code IS NOT NULL")
     labels = ["labels jsonb_path_ops"]
     create_index_online("run_specs_labels", "run_specs", labels, using="gin", options="fastupdate = off")
