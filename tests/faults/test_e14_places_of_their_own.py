@@ -20,6 +20,7 @@ from reprieve.models.errors import LogUnavailable
 from reprieve.models.health import ailments
 from reprieve.models.judging import Judgement, judge
 from reprieve.models.liveness import Timing
+from reprieve.models.records import RunPage
 from reprieve.models.watching import Watch
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores import objects
@@ -166,12 +167,12 @@ def test_who_holds_all_threads_and_connections_of_the_api_holds_none_of_those_fo
     work, token = remote_with_token(services)
     may_go_on = threading.Event()
 
-    def stuck(*_: object, **__: object) -> list[Any]:
+    def stuck(*_: object, **__: object) -> RunPage:
         with services.database.begin():
             may_go_on.wait(60)
-        return []
+        return RunPage(runs=[], next=None)
 
-    monkeypatch.setattr(services.records, "newest", stuck)
+    monkeypatch.setattr(services.records, "page", stuck)
     headers = {"Authorization": f"Bearer {token}"}
     with (
         serving(services) as served,
