@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from reprieve.api.access import MayAdministrate, MayRead, Wired
 from reprieve.api.problems import answers
 from reprieve.models.lanes import LaneState, Rule, checked_limit, checked_pattern
+from reprieve.models.text import in_seconds
 
 # A lane's name may have slashes in it, which no escape keeps from being taken for those of the address.
 router = APIRouter(prefix="/v1/lanes", tags=["lanes"])
@@ -61,7 +62,7 @@ class LaneRecord(BaseModel):
             ending=lane.ending,
             waiting=lane.waiting,
             later=lane.later,
-            oldest_waiting_seconds=lane.oldest.total_seconds() if lane.oldest else None,
+            oldest_waiting_seconds=in_seconds(lane.oldest),
             served=lane.is_served,
             why_waiting=lane.why_waiting,
         )

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from reprieve.models.errors import InvalidRequest, RunNotFound
 from reprieve.models.records import Run
-from reprieve.models.text import shown
+from reprieve.models.text import as_given
 
 #: A run, or its whole id.
 SomeRun = Run | UUID | str
@@ -21,7 +21,7 @@ def id_of(run: SomeRun) -> UUID:
     try:
         return run if isinstance(run, UUID) else UUID(run)
     except (ValueError, AttributeError, TypeError):
-        raise RunNotFound(f"{shown(repr(run))[:60]} is no run; give one, or its whole id.") from None
+        raise RunNotFound(f"{as_given(run, 60)} is no run; give one, or its whole id.") from None
 
 
 def check_place(attempt: int | None, after: int) -> None:

@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.status import ErrorCode, Status
-from reprieve.models.text import is_plain_text, shown
+from reprieve.models.text import as_given, is_plain_text
 
 #: Characters of free text that are looked for.
 MAX_WORDS = 200
@@ -90,7 +90,7 @@ def labels_of(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     labels = dict[str, str]()
     for name, value in pairs:
         if labels.setdefault(name, value) != value:
-            raise InvalidRequest(f"label: {shown(repr(name))[:100]} is named with two values; no run has both.")
+            raise InvalidRequest(f"label: {as_given(name, 100)} is named with two values; no run has both.")
     return labels
 
 
@@ -100,7 +100,7 @@ def _statuses(given: Collection[Status | str]) -> tuple[Status, ...]:
         return tuple(dict.fromkeys(map(Status, wanted)))
     except ValueError:
         known = ", ".join(Status)
-        raise InvalidRequest(f"statuses is {shown(repr(given))[:100]}; give a list of any of {known}.") from None
+        raise InvalidRequest(f"statuses is {as_given(given, 100)}; give a list of any of {known}.") from None
 
 
 def _plain(name: str, given: str | None) -> str | None:
@@ -121,12 +121,12 @@ def _error(given: ErrorCode | str | None) -> ErrorCode | None:
     try:
         return None if given is None else ErrorCode(given)
     except ValueError:
-        raise InvalidRequest(f"error is {shown(repr(given))[:100]}; give one of {', '.join(ErrorCode)}.") from None
+        raise InvalidRequest(f"error is {as_given(given, 100)}; give one of {', '.join(ErrorCode)}.") from None
 
 
 def _moment(given: datetime | None) -> datetime | None:
     if given is not None and (not isinstance(given, datetime) or given.tzinfo is None):
-        raise InvalidRequest(f"since is {shown(repr(given))[:100]}; give a datetime with a time zone.")
+        raise InvalidRequest(f"since is {as_given(given, 100)}; give a datetime with a time zone.")
     return given
 
 

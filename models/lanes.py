@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.text import is_plain_text, shown
+from reprieve.models.text import as_given, is_plain_text, shown
 
 #: The lane of a run that names none.
 DEFAULT_LANE = "default"
@@ -27,7 +27,7 @@ def checked_lane(lane: object) -> str:
     """The name of a lane that a run may wait in. Raises `InvalidRequest`."""
     if not isinstance(lane, str) or not _is_name(lane) or "*" in lane:
         raise InvalidRequest(
-            f"lane is {shown(repr(lane))[:200]}; give text of 1 to {MAX_LANE_LENGTH} characters, without an asterisk, "
+            f"lane is {as_given(lane, 200)}; give text of 1 to {MAX_LANE_LENGTH} characters, without an asterisk, "
             "a comma, or a space at either end."
         )
     return lane
@@ -37,7 +37,7 @@ def checked_pattern(pattern: object) -> str:
     """A lane's name, or the beginning of names and an asterisk. Raises `InvalidRequest`."""
     if not isinstance(pattern, str) or not is_pattern(pattern):
         raise InvalidRequest(
-            f"{shown(repr(pattern))[:200]} is no lane: give its name, or the beginning of names and one asterisk, as "
+            f"{as_given(pattern, 200)} is no lane: give its name, or the beginning of names and one asterisk, as "
             f"in tenant:*; 1 to {MAX_LANE_LENGTH} characters, without a comma, or a space at either end."
         )
     return pattern
@@ -54,7 +54,7 @@ def checked_limit(limit: object) -> int | None:
         return None
     if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= MOST_AT_ONCE:
         raise InvalidRequest(
-            f"limit is {shown(repr(limit))[:100]}; give a whole number from 1 to {MOST_AT_ONCE:,}, or none for no "
+            f"limit is {as_given(limit, 100)}; give a whole number from 1 to {MOST_AT_ONCE:,}, or none for no "
             "limit. To have none of its runs begin, pause the lane."
         )
     return limit

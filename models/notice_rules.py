@@ -8,7 +8,7 @@ from reprieve.models.errors import InvalidRequest
 from reprieve.models.lanes import checked_lane
 from reprieve.models.notices import KINDS, NoticeKind, address_of, checked_url
 from reprieve.models.requests import checked_labels
-from reprieve.models.text import shown
+from reprieve.models.text import as_given
 
 #: Rules that there may be: whatever happens to a run is held against all of them.
 MAX_RULES = 100
@@ -50,7 +50,7 @@ def checked_rule(
         )
     for kind in kinds or ():
         if kind not in list(KINDS):
-            raise InvalidRequest(f"{shown(repr(kind))[:50]} is no kind of notice; known are {', '.join(KINDS)}.")
+            raise InvalidRequest(f"{as_given(kind, 50)} is no kind of notice; known are {', '.join(KINDS)}.")
     return Rule(
         name=name,
         url=checked_url(url),

@@ -25,6 +25,7 @@ from reprieve.models.liveness import Timing
 from reprieve.models.reaping import Brake
 from reprieve.models.retrying import end_of_lost
 from reprieve.models.status import ErrorCode
+from reprieve.models.text import in_seconds
 from reprieve.models.watching import Watch, hears_reports
 from reprieve.models.work import NO_RETRIES, End, Fence, Retries
 
@@ -140,8 +141,8 @@ def dossier(one: Listened, now: datetime) -> dict[str, Any]:
     return {
         "output_at": one.last_output.isoformat() if one.last_output else None,
         "quiet_seconds": round((now - one.quiet_since).total_seconds(), 3),
-        "quiet_after_seconds": _seconds(one.quiet_after),
-        "max_silence_seconds": _seconds(one.max_silence),
+        "quiet_after_seconds": in_seconds(one.quiet_after),
+        "max_silence_seconds": in_seconds(one.max_silence),
     }
 
 
@@ -157,10 +158,6 @@ def checked_snooze(seconds: float) -> timedelta:
             f"{LONGEST_SNOOZE.days} days."
         )
     return length
-
-
-def _seconds(length: timedelta | None) -> float | None:
-    return None if length is None else length.total_seconds()
 
 
 def _clock(moment: datetime) -> str:

@@ -12,7 +12,7 @@ from reprieve.models.errors import InvalidRequest
 from reprieve.models.lanes import DEFAULT_LANE, checked_lane
 from reprieve.models.notices import checked_url
 from reprieve.models.status import ErrorCode
-from reprieve.models.text import is_plain_text, shown
+from reprieve.models.text import LONGEST_GIVEN, as_given, is_plain_text, shown
 
 #: Labels are for filters and for people: so many, each side so long.
 MAX_LABELS = 16
@@ -20,8 +20,6 @@ MAX_LABEL_LENGTH = 128
 MAX_KEY_LENGTH = 255
 #: Runs that are asked for in one call at the most.
 MOST_AT_ONCE = 10_000
-#: Characters of what was given that an error repeats: a whole key, and not all of what is no key.
-LONGEST_SHOWN = 2 * MAX_KEY_LENGTH
 #: A longer limit is none.
 MAX_RUNTIME = timedelta(days=3650)
 #: Priorities, from the least urgent to the most.
@@ -96,7 +94,7 @@ class RunRequest:
         known = [one.name for one in fields(cls)]
         if unknown := [name for name in given if name not in known]:
             raise InvalidRequest(
-                f"{shown(unknown[0])[:LONGEST_SHOWN]} is not known of a run; known are {', '.join(known)}."
+                f"{shown(unknown[0])[:LONGEST_GIVEN]} is not known of a run; known are {', '.join(known)}."
             )
         if missing := [name for name in ("adapter", "config") if name not in given]:
             raise InvalidRequest(f"{missing[0]} is missing.")
@@ -131,7 +129,7 @@ class RunRequest:
     @property
     def name(self) -> str:
         """What a person may find it by among others; empty for one without a key."""
-        return f" (idempotency_key {shown(_brief(self.idempotency_key))})" if self.idempotency_key is not None else ""
+        return f" (idempotency_key {as_given(self.idempotency_key)})" if self.idempotency_key is not None else ""
 
 
 def asked_for(requests: Iterable[RunRequest | Mapping[str, Any]]) -> list[RunRequest]:
@@ -197,14 +195,6 @@ class NewRun:
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
-def _brief(value: object) -> str:
-    """What was given, as far as it can be shown: Python writes no number of more than 4,300 digits."""
-    try:
-        return repr(value)[:LONGEST_SHOWN]
-    except ValueError:
-        return f"of type {type(value).__name__}, and too long"
-
-
 def _checked_config(config: dict[str, Any]) -> dict[str, Any]:
     """What JSON or PostgreSQL cannot hold would be refused only by the database, and with it all that is beside it."""
     try:
@@ -225,7 +215,7 @@ def _as_kept(config: dict[str, Any]) -> Any:
 def _check_names(config: object) -> None:
     for name in (name for part in _parts(config) if isinstance(part, Mapping) for name in part):
         if not isinstance(name, str):
-            raise InvalidRequest(f"config: {shown(_brief(name))[:100]} is no name; a name is text.")
+            raise InvalidRequest(f"config: {as_given(name, 100)} is no name; a name is text.")
 
 
 def _texts(config: object) -> Iterator[str]:
@@ -256,13 +246,13 @@ def checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
     for name, value in labels.items():
         for part in (name, value):
             if not is_plain_text(part) or len(part) > MAX_LABEL_LENGTH:
-                raise InvalidRequest(f"labels: {_brief(name)} must be text of at most {MAX_LABEL_LENGTH} characters.")
+                raise InvalidRequest(f"labels: {as_given(name)} must be text of at most {MAX_LABEL_LENGTH} characters.")
     return dict(labels)
 
 
 def _checked_attempts(max_attempts: int) -> int:
     if not isinstance(max_attempts, int) or isinstance(max_attempts, bool) or not 1 <= max_attempts <= 100:
-        raise InvalidRequest(f"max_attempts is {_brief(max_attempts)}; give a whole number from 1 to 100.")
+        raise InvalidRequest(f"max_attempts is {as_given(max_attempts)}; give a whole number from 1 to 100.")
     return max_attempts
 
 
@@ -275,7 +265,8 @@ def _checked_span(name: str, given: float | timedelta | None) -> timedelta | Non
         limit = timedelta(0)
     if not timedelta(0) < limit <= MAX_RUNTIME:
         raise InvalidRequest(
-            f"{name} is {_brief(given)}; give seconds above 0 and up to {MAX_RUNTIME.days} days, or None for no limit."
+            f"{name} is {as_given(given)}; give seconds above 0 and up to {MAX_RUNTIME.days} days, or None for no "
+            "limit."
         )
     return limit
 
@@ -283,7 +274,7 @@ def _checked_span(name: str, given: float | timedelta | None) -> timedelta | Non
 def _checked_priority(priority: int) -> int:
     if not isinstance(priority, int) or isinstance(priority, bool) or priority not in PRIORITIES:
         least, most = PRIORITIES[0], PRIORITIES[-1]
-        raise InvalidRequest(f"priority is {_brief(priority)}; give a whole number from {least} to {most}.")
+        raise InvalidRequest(f"priority is {as_given(priority)}; give a whole number from {least} to {most}.")
     return priority
 
 
@@ -295,10 +286,10 @@ def _checked_start(moment: datetime | None) -> datetime | None:
     if moment is None:
         return None
     if not isinstance(moment, datetime) or moment.utcoffset() is None:
-        raise InvalidRequest(f"start_at is {_brief(moment)}; give a datetime with a time zone.")
+        raise InvalidRequest(f"start_at is {as_given(moment)}; give a datetime with a time zone.")
     if moment.year not in START_YEARS:
         first, last = START_YEARS[0], START_YEARS[-1]
-        raise InvalidRequest(f"start_at is {_brief(moment)}; give a moment of the years {first} to {last}.")
+        raise InvalidRequest(f"start_at is {as_given(moment)}; give a moment of the years {first} to {last}.")
     return moment
 
 
@@ -326,13 +317,13 @@ def _checked_cause(name: str, values: Sequence[int | str]) -> list[int | str]:
         "reason": ("texts", lambda one: is_plain_text(one) and 0 < len(one) <= MAX_LABEL_LENGTH),
     }
     if name not in known:
-        raise InvalidRequest(f"retry_on: {shown(_brief(name))[:100]} is no cause; known are {', '.join(known)}.")
+        raise InvalidRequest(f"retry_on: {as_given(name, 100)} is no cause; known are {', '.join(known)}.")
     what, fits = known[name]
     if isinstance(values, str) or not isinstance(values, Sequence) or not 0 < len(values) <= MAX_CAUSES:
         raise InvalidRequest(f"retry_on: {name} must be a list of 1 to {MAX_CAUSES} {what}.")
     for value in values:
         if not fits(value):
-            raise InvalidRequest(f"retry_on: {name} holds {shown(_brief(value))[:100]}; give {what}.")
+            raise InvalidRequest(f"retry_on: {name} holds {as_given(value, 100)}; give {what}.")
     return list(values)
 
 

@@ -40,14 +40,11 @@ from reprieve.models.notices import NoticeKind, NoticeState
 from reprieve.models.owed import Duty
 from reprieve.models.process import ProcessIdentity, process_of, work_of
 from reprieve.models.status import ErrorCode, EventKind, Proof, Status
+from reprieve.models.text import in_seconds
 
 
 def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
-
-
-def _seconds(length: timedelta | None) -> float | None:
-    return length.total_seconds() if length else None
 
 
 class Row(DeclarativeBase):
@@ -140,15 +137,15 @@ class RunRow(Row):
 
     @property
     def max_runtime_seconds(self) -> float | None:
-        return _seconds(self.max_runtime)
+        return in_seconds(self.max_runtime)
 
     @property
     def quiet_after_seconds(self) -> float | None:
-        return _seconds(self.quiet_after)
+        return in_seconds(self.quiet_after)
 
     @property
     def max_silence_seconds(self) -> float | None:
-        return _seconds(self.max_silence)
+        return in_seconds(self.max_silence)
 
     @property
     def retry_on(self) -> dict[str, Any] | None:
@@ -156,7 +153,7 @@ class RunRow(Row):
 
     @property
     def retry_delay_seconds(self) -> float | None:
-        return _seconds(self.spec.retry_delay)
+        return in_seconds(self.spec.retry_delay)
 
     @property
     def again_of(self) -> uuid.UUID | None:
@@ -274,7 +271,7 @@ class RunAttempt(Row):
 
     @property
     def longest_silence_seconds(self) -> float | None:
-        return _seconds(self.longest_silence)
+        return in_seconds(self.longest_silence)
 
     @property
     def process(self) -> ProcessIdentity | None:

@@ -10,6 +10,9 @@ _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0e\uffa0\U000e0100-\U000e01ef]"
 )
 
+#: Characters of what was given that an error repeats: a whole idempotency key, and not all of what is none.
+LONGEST_GIVEN = 510
+
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LENGTH = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?([smhd]?)", re.ASCII)
 
@@ -35,10 +38,27 @@ def shown(text: object) -> str:
     return "".join(map(_shown, text if isinstance(text, str) else str(text)))
 
 
+def as_given(value: object, most: int = LONGEST_GIVEN) -> str:
+    """What was given and is refused, as Python writes it, in at most so many characters that do nothing.
+
+    Cut before it is shown: that takes seconds for millions of characters. Python writes no number of more than 4,300
+    digits.
+    """
+    try:
+        return shown(repr(value)[:most])[:most]
+    except ValueError:
+        return f"of type {type(value).__name__}, and too long"
+
+
 def _shown(character: str) -> str:
     if character.isprintable() and not _UNSEEN.match(character):
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def in_seconds(length: timedelta | None) -> float | None:
+    """A length as a plain number; None where there is none."""
+    return None if length is None else length.total_seconds()
 
 
 def span(duration: timedelta | float) -> str:
@@ -59,7 +79,7 @@ def seconds_of(length: str) -> float:
     """The seconds of a length as a person writes it: `90`, `30s`, `45m`, `1h`, `2d`. Raises `InvalidRequest`."""
     found = _LENGTH.fullmatch(length.strip())
     if found is None:
-        raise InvalidRequest(f"{shown(repr(length))[:100]} is no length of time; give one like 90, 30s, 45m, 1h or 2d.")
+        raise InvalidRequest(f"{as_given(length, 100)} is no length of time; give one like 90, 30s, 45m, 1h or 2d.")
     return float(found[1]) * _UNITS[found[2]]
 
 

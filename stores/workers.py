@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.nodes import Node
-from reprieve.models.text import shown
+from reprieve.models.text import as_given
 from reprieve.models.workers import DrainRecord, Presence, WorkerRecord
 from reprieve.stores.database import Database
 from reprieve.stores.runs.conditions import DRAINED
@@ -116,14 +116,14 @@ class WorkerStore:
     def drain(self, name: str) -> None:
         """Have a worker, or all of a host, take nothing new. Raises `InvalidRequest` where there is neither."""
         if not self._database.run(DRAIN, {"name": name}):
-            named = shown(repr(name))[:300]
+            named = as_given(name, 300)
             raise InvalidRequest(f"There is no worker or host {named}; `reprieve workers` shows those that there are.")
 
     def undrain(self, name: str) -> None:
         """Have it take runs again. Raises `InvalidRequest` where it is not drained."""
         if not self._database.run(UNDRAIN, {"name": name}):
             raise InvalidRequest(
-                f"{shown(repr(name))[:300]} is not drained, by this name; `reprieve workers` shows what is."
+                f"{as_given(name, 300)} is not drained, by this name; `reprieve workers` shows what is."
             )
 
     def forget_drains(self, forgotten_after: timedelta) -> None:

@@ -13,14 +13,10 @@ from reprieve.stores.leases import Lease
 from reprieve.stores.quiet import Mark
 from reprieve.workers import metrics
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.bulk import in_bulk
-from reprieve.workers.finish import finish_free
+from reprieve.workers.bulk import PAGE_SIZE, end_in_bulk, in_bulk
 from reprieve.workers.telling import teller
 
 logger = logging.getLogger(__name__)
-
-#: Runs that are read, and marked, together.
-PAGE_SIZE = 500
 
 
 def find_quiet(services: Services, lease: Lease, watch: Watch, now: datetime) -> dict[str, int]:
@@ -42,7 +38,7 @@ def find_quiet(services: Services, lease: Lease, watch: Watch, now: datetime) ->
     }
     if len(ends) < len(stalled):
         logger.error("%d runs have stalled at once: %d of them are ended now.", len(stalled), len(ends))
-    ended = in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
+    ended = end_in_bulk(services, ends)
     for one in stalled:
         if one.run_id in ended:
             metrics.STALLED.labels(one.adapter).inc()

@@ -38,9 +38,8 @@ from reprieve.workers import metrics, tracing
 from reprieve.workers.app import app
 from reprieve.workers.asking import ask
 from reprieve.workers.bootstrap import Services, services
-from reprieve.workers.bulk import in_bulk
+from reprieve.workers.bulk import PAGE_SIZE, end_in_bulk, in_bulk
 from reprieve.workers.closing import send_owed
-from reprieve.workers.finish import finish_free
 from reprieve.workers.hints import send_execute, send_hint
 from reprieve.workers.ping import ping
 from reprieve.workers.quiet import find_quiet
@@ -48,9 +47,6 @@ from reprieve.workers.refresh import give_proof
 from reprieve.workers.telling import teller
 
 logger = logging.getLogger(__name__)
-
-#: Suspects judged and reaped together: one UPDATE per page.
-PAGE_SIZE = 500
 
 
 @app.task(name="reaper.sweep")  # type: ignore[untyped-decorator]
@@ -157,7 +153,7 @@ def _reap(services: Services, ruling: Ruling, verdicts: Sequence[Verdict]) -> in
     asked = services.runs.retries(one.suspect.run_id for one in verdicts if one.judgement.error_code)
     given = [ruling.end_of(one, asked.get(one.suspect.run_id, NO_RETRIES)) for one in verdicts]
     ends = {end.fence.run_id: end for end in given if end}
-    ended = in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
+    ended = end_in_bulk(services, ends)
     reaped = [one for one in verdicts if one.suspect.run_id in ended]
     for one in reaped:
         end = ends[one.suspect.run_id]
@@ -220,7 +216,7 @@ def _end_not_started(services: Services, lease: Lease) -> int:
     ended, until = 0, time.monotonic() + services.timing.sweep_interval.total_seconds() / 2
     for late in lease.while_going_through(iter(partial(services.deadlines.late_to_start, PAGE_SIZE), [])):
         ends = {one.fence.run_id: end_of_late_to_start(one.fence, one.start_by) for one in late}
-        done = in_bulk(lambda some: [run.run_id for run in finish_free(services, some)[0]], ends)
+        done = end_in_bulk(services, ends)
         for run_id in done:
             teller().ended(run_id, Status.FAILED, str(ErrorCode.NOT_STARTED))
         ended += len(done)

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from reprieve.models.places import Room
+from reprieve.models.text import in_seconds
 from reprieve.models.work import Fence, Work, retries_of
 from reprieve.stores.database import Database
 from reprieve.stores.runs.queue import LOCK, TO_THE_LIMIT, WITHOUT_LIMIT
@@ -200,7 +201,7 @@ def work_of(row: Any, runtime_left: timedelta | None) -> Work:
         adapter=row.adapter,
         config=row.config,
         labels=row.labels,
-        max_runtime_seconds=runtime_left.total_seconds() if runtime_left is not None else None,
+        max_runtime_seconds=in_seconds(runtime_left),
         max_attempts=row.max_attempts,
         trace_parent=row.trace_parent,
         lane=row.lane,

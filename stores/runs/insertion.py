@@ -12,6 +12,7 @@ from reprieve.models.faults import sqlstate_of
 from reprieve.models.records import Run
 from reprieve.models.requests import NewRun
 from reprieve.models.status import Status
+from reprieve.models.text import in_seconds
 from reprieve.stores.runs.records import RunRecords
 from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
@@ -155,7 +156,7 @@ def _record(one: NewRun, row: Any) -> Run:
         attempt=0,
         epoch=0,
         max_attempts=one.max_attempts,
-        max_runtime_seconds=_seconds(one.max_runtime),
+        max_runtime_seconds=in_seconds(one.max_runtime),
         labels=one.labels,
         error_code=None,
         error_message=None,
@@ -170,15 +171,11 @@ def _record(one: NewRun, row: Any) -> Run:
         not_before=one.start_at,
         start_by=row.start_by,
         retry_on=one.retry_on,
-        retry_delay_seconds=_seconds(one.retry_delay),
-        quiet_after_seconds=_seconds(one.quiet_after),
-        max_silence_seconds=_seconds(one.max_silence),
+        retry_delay_seconds=in_seconds(one.retry_delay),
+        quiet_after_seconds=in_seconds(one.quiet_after),
+        max_silence_seconds=in_seconds(one.max_silence),
         again_of=one.again_of,
     )
-
-
-def _seconds(length: timedelta | None) -> float | None:
-    return None if length is None else length.total_seconds()
 
 
 def _as_before(executor: Executor, new: Sequence[NewRun]) -> dict[UUID, tuple[Run, bool]] | None:

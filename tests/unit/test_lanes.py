@@ -54,6 +54,15 @@ def test_a_limit_is_a_whole_number_from_one_on_or_none(limit: int | None, fits: 
             checked_limit(limit)
 
 
+@pytest.mark.parametrize("given", [10**5000, "[\x1b[2J]\n\0" * 1_000_000], ids=["a number", "text"])
+def test_what_is_refused_is_told_in_a_short_line_however_large_it_is(given: object) -> None:
+    for check in (checked_lane, checked_pattern, checked_limit):
+        with pytest.raises(InvalidRequest) as refused:
+            check(given)
+        assert len(str(refused.value)) < 500
+        assert str(refused.value).isprintable()
+
+
 def test_a_worker_names_the_lanes_that_it_serves() -> None:
     assert served(" gpu , tenant:* ") == ["gpu", "tenant:*"]
     for given in ("", " , ", ",".join("a" * (n + 1) for n in range(101))):
