@@ -50,7 +50,8 @@ def test_a_worker_whose_adapter_never_gives_its_thread_back_ends_all_the_same(
     extra = {"ODD_WORKER": "1", "REPRIEVE_DRAIN_SECONDS": "1"}
     worker = start_worker("runs", application="tests.support.odd_worker", extra=extra)
     odd: dict[str, Any] = {"adapter": "odd-loop", "out_of_process_liveness": False, "config": {"what": "lingers"}}
-    run = new_run(services, **odd).id
-    eventually(lambda: status_of(services, run) == "running")
+    new_run(services, **odd)
+    # That the run is running says only that it is claimed: a worker that is told so early has no thread to wait for.
+    eventually(lambda: list(services.settings.data_dir.rglob("lingering")))
     worker.send(how)
     assert worker.popen.wait(timeout=60) == (0 if how is signal.SIGTERM else 1)

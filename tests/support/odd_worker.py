@@ -114,6 +114,7 @@ class OddInside:
     config_model = OddConfig
 
     def __init__(self, folder: Path, host: str) -> None:
+        self._folder = folder
         self._seen: dict[Any, int] = {}
         self._lock = threading.Lock()
 
@@ -161,10 +162,15 @@ class OddLoop(OddInside):
 
     async def execute(self, run: Work, context: Any) -> Any:
         if run.config["what"] == "lingers":
-            await asyncio.to_thread(threading.Event().wait)
+            await asyncio.to_thread(self._linger)
         if run.config["what"] == "blocks":
             threading.Event().wait()
         return self._act(run, context)
+
+    def _linger(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "lingering").touch()
+        threading.Event().wait()
 
 
 class Unbuildable(OddInside):
