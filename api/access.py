@@ -9,7 +9,8 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from reprieve.api.peers import caller, is_loopback
-from reprieve.models.access import Scope
+from reprieve.models.access import Holder, Scope
+from reprieve.models.asker import this_process
 from reprieve.stores.tokens import hash_of
 from reprieve.workers.bootstrap import Services
 
@@ -37,11 +38,12 @@ def allow(needed: Scope) -> Callable[..., None]:
         if token is None:
             _without_a_token(request, wired)
             return
-        scope = scope_of(wired, token)
-        if scope is None:
+        holder = holder_of(wired, token)
+        if holder is None:
             raise HTTPException(401, "The token is not known here; `reprieve token create` makes one.")
-        if not scope.includes(needed):
-            raise HTTPException(403, f"The token has the scope {scope}; this needs {needed}.")
+        if not holder.scope.includes(needed):
+            raise HTTPException(403, f"The token has the scope {holder.scope}; this needs {needed}.")
+        request.state.holder = holder
 
     return check
 
@@ -90,15 +92,23 @@ def _without_a_token(request: Request, wired: Services) -> None:
         raise HTTPException(403, "This came from a page of another site; without a token, only our own may ask.")
 
 
-def scope_of(services: Services, token: str) -> Scope | None:
-    """The scope of a token; compared in constant time."""
+def holder_of(services: Services, token: str) -> Holder | None:
+    """Whose token it is; compared in constant time. Those of the configuration have no names of their own."""
     given = hash_of(token)
     found = None
     for scope, secret in services.settings.api_tokens:
         if hmac.compare_digest(hash_of(secret.get_secret_value()), given):
-            found = scope
-    return found or services.tokens.scope_of(token)
+            found = Holder(f"a configured token ({scope})", scope)
+    return found or services.tokens.holder_of(token)
 
+
+async def asker_of(request: Request) -> str:
+    """Who asks, by the name of the token; without one it is the user of this machine that this API is open to."""
+    holder: Holder | None = getattr(request.state, "holder", None)
+    return this_process() if holder is None else holder.name
+
+
+AskedBy = Annotated[str, Depends(asker_of)]
 
 MayRead = Depends(allow(Scope.READ))
 MayRun = Depends(allow(Scope.RUN))

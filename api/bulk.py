@@ -6,10 +6,10 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from reprieve.api.access import MayRun, Wired
+from reprieve.api.access import AskedBy, MayRun, Wired
 from reprieve.api.problems import answers
 from reprieve.api.runs import Chosen, RunKey, key_of
-from reprieve.client.enqueue import again_each
+from reprieve.client.enqueue import Asker, again_each
 from reprieve.models.errors import InvalidRequest, RunNotFound
 from reprieve.models.filters import Deed, RunFilter
 from reprieve.models.paging import pages
@@ -64,15 +64,15 @@ RESPONSES = answers(401, 403, 404, 409, 422, 503)
 
 
 @router.post("/cancel", dependencies=[MayRun], responses=RESPONSES)
-def cancel(wanted: WantedBulk, wired: Wired, idempotency_key: RunKey = None) -> BulkDone:
+def cancel(wanted: WantedBulk, wired: Wired, by: AskedBy, idempotency_key: RunKey = None) -> BulkDone:
     """End many runs and their work. Those that have ended meanwhile stay as they are."""
     choice = _choice(wired, Deed.CANCEL, wanted, idempotency_key)
     if wanted.dry_run:
         return BulkDone(chosen=len(choice.run_ids), more=choice.more, runs=[])
     held, cancelled = list[UUID](), set[UUID]()
     for page in pages(choice.run_ids, STEP):
-        cancel_each(wired, page, held)
-    cancel_each(wired, held)
+        cancel_each(wired, page, held, by=by)
+    cancel_each(wired, held, by=by)
     for page in pages(choice.run_ids, STEP):
         cancelled |= {run.id for run in wired.records.of(page) if run.status == "cancelled"}
     runs = [run_id for run_id in choice.run_ids if run_id in cancelled]
@@ -80,16 +80,17 @@ def cancel(wanted: WantedBulk, wired: Wired, idempotency_key: RunKey = None) -> 
 
 
 @router.post("/again", dependencies=[MayRun], responses=RESPONSES)
-def again(wanted: WantedBulk, request: Request, wired: Wired, idempotency_key: RunKey = None) -> BulkDone:
+def again(wanted: WantedBulk, request: Request, wired: Wired, by: AskedBy, idempotency_key: RunKey = None) -> BulkDone:
     """Start a new run for each of many that have ended, which does the same again."""
     choice = _choice(wired, Deed.AGAIN, wanted, idempotency_key)
     if wanted.dry_run:
         return BulkDone(chosen=len(choice.run_ids), more=choice.more, runs=[])
     key, new = _key(wanted, idempotency_key), []
+    asker = Asker(by, tracing.caller_of(request.headers))
     for page in pages(choice.run_ids, STEP):
         there = {run.id for run in wired.records.of(page)}  # A retention may have removed the others.
         keys = {run_id: f"{key}-{run_id}" for run_id in page if run_id in there}
-        new += again_each(keys, wired.database, caller=tracing.caller_of(request.headers))
+        new += again_each(keys, wired.database, asker=asker)
     return BulkDone(chosen=len(choice.run_ids), more=choice.more, runs=[run.id for run, _ in new])
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, HTTPException, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
-from reprieve.api.access import Wired, cookie_name, scope_of
+from reprieve.api.access import Wired, cookie_name, holder_of
 from reprieve.api.problems import answers
 
 router = APIRouter()
@@ -27,7 +27,7 @@ def index(request: Request, wired: Wired, token: str | None = None) -> Response:
     if token is None:
         return _file("index.html")
     answer = RedirectResponse("/", 303, {"Cache-Control": "no-store"})
-    if scope_of(wired, token) is not None:
+    if holder_of(wired, token) is not None:
         _keep(answer, request, token)
     return answer
 
@@ -48,7 +48,7 @@ def _file(name: str) -> FileResponse:
 @router.post("/session", status_code=204, include_in_schema=False, responses=answers(401))
 def begin(request: Request, wired: Wired, token: Annotated[str, Body(embed=True)]) -> Response:
     """Keep a token in a cookie that scripts cannot read and other sites cannot send."""
-    if scope_of(wired, token) is None:
+    if holder_of(wired, token) is None:
         raise HTTPException(401, "The token is not known here; `reprieve token create` makes one.")
     answer = Response(status_code=204)
     _keep(answer, request, token)

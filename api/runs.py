@@ -7,13 +7,13 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from reprieve.api.access import MayRead, MayRun, Wired
+from reprieve.api.access import AskedBy, MayRead, MayRun, Wired
 from reprieve.api.problems import answers
-from reprieve.client.enqueue import again_each, enqueue_each
+from reprieve.client.enqueue import Asker, again_each, enqueue_each
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.filters import MAX_WORDS, RunFilter, labels_of
 from reprieve.models.lanes import DEFAULT_LANE
-from reprieve.models.records import EnqueuedRun, EnqueuedRuns, EventRecord, ExplanationRecord, Run, RunPage
+from reprieve.models.records import AskedRecord, EnqueuedRun, EnqueuedRuns, EventRecord, ExplanationRecord, Run, RunPage
 from reprieve.models.requests import MOST_AT_ONCE, RunRequest
 from reprieve.models.status import ErrorCode, Status
 from reprieve.workers import tracing
@@ -120,11 +120,11 @@ RunKey = Annotated[str | None, Header(alias="Idempotency-Key", description="The 
     },
 )
 def create(
-    wanted: WantedRun, request: Request, response: Response, wired: Wired, idempotency_key: RunKey = None
+    wanted: WantedRun, request: Request, response: Response, wired: Wired, by: AskedBy, idempotency_key: RunKey = None
 ) -> Run:
     """Start a run: 201 and its address, or 200 with the run that the idempotency key gave before."""
     asked = replace(wanted.asked, idempotency_key=key_of(idempotency_key, wanted.idempotency_key))
-    ((run, is_new),) = enqueue_each([asked], wired.database, caller=tracing.caller_of(request.headers))
+    ((run, is_new),) = enqueue_each([asked], wired.database, asker=Asker(by, tracing.caller_of(request.headers)))
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run
@@ -136,10 +136,10 @@ def create(
     response_model=EnqueuedRuns,
     responses=answers(400, 401, 403, 409, 413, 422, 503),
 )
-def create_batch(wanted: WantedRuns, request: Request, wired: Wired) -> Response:
+def create_batch(wanted: WantedRuns, request: Request, wired: Wired, by: AskedBy) -> Response:
     """Start many runs, or none of them: `idempotency_key` of each gives the same run again."""
     asked = [each.asked for each in wanted.runs]
-    found = enqueue_each(asked, wired.database, caller=tracing.caller_of(request.headers))
+    found = enqueue_each(asked, wired.database, asker=Asker(by, tracing.caller_of(request.headers)))
     told = EnqueuedRuns(runs=[EnqueuedRun(is_new=is_new, run=run) for run, is_new in found])
     # Made here, on a thread: thousands of runs as JSON would hold up all that the event loop serves.
     return Response(told.model_dump_json(), media_type="application/json")
@@ -199,6 +199,12 @@ def get(run_id: RunId, wired: Wired) -> Run:
     return wired.records.get(run_id)
 
 
+@router.get("/{run_id}/request", dependencies=[MayRun], responses=answers(401, 403, 404, 422, 503))
+def asked(run_id: RunId, wired: Wired) -> AskedRecord:
+    """What a run was asked for with: its config, too, which may hold what is not for everybody who may look."""
+    return wired.records.asked(run_id)
+
+
 class WantedAgain(BaseModel):
     """A run that is to be done again."""
 
@@ -221,21 +227,22 @@ def again(
     request: Request,
     response: Response,
     wired: Wired,
+    by: AskedBy,
     wanted: WantedAgain | None = None,
     idempotency_key: RunKey = None,
 ) -> Run:
     """Start a new run that does the same as this one: all that it was asked for with but its key and its `start_at`."""
     key = key_of(idempotency_key, wanted.idempotency_key if wanted else None)
-    ((run, is_new),) = again_each({run_id: key}, wired.database, caller=tracing.caller_of(request.headers))
+    ((run, is_new),) = again_each({run_id: key}, wired.database, asker=Asker(by, tracing.caller_of(request.headers)))
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/v1/runs/{run.id}"
     return run
 
 
 @router.post("/{run_id}/cancel", dependencies=[MayRun], responses=answers(401, 403, 404, 422, 503))
-def cancel(run_id: RunId) -> Run:
+def cancel(run_id: RunId, by: AskedBy) -> Run:
     """End a run and its work. One that has already ended stays as it is."""
-    return cancel_run(run_id)
+    return cancel_run(run_id, by=by)
 
 
 @router.post("/{run_id}/snooze", dependencies=[MayRun], responses=answers(401, 403, 404, 422, 503))

@@ -5,7 +5,7 @@ message, is healed by the sweep, which sends again what stays queued.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 from uuid import UUID
@@ -15,11 +15,12 @@ from uuid_utils.compat import uuid7
 from reprieve.adapters.kinds import find_kind, starts_work, validate_config
 from reprieve.client.arguments import SomeRun, id_of
 from reprieve.client.link import link
+from reprieve.models.asker import this_process
 from reprieve.models.errors import InvalidRequest, ReprieveError
 from reprieve.models.records import Run
 from reprieve.models.requests import NewRun, RunOptions, RunRequest, asked_for, checked_key
 from reprieve.stores.runs.again import as_asked
-from reprieve.stores.runs.insertion import insert
+from reprieve.stores.runs.insertion import By, insert
 from reprieve.stores.statements import Executor
 from reprieve.workers import tracing
 
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 #: Mistakes that are named of the runs that are asked for in one call.
 MISTAKES_NAMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, where it is not this process for itself: by name, and from which place in a trace."""
+
+    name: str
+    context: "Context | None" = None
 
 
 def enqueue_run(
@@ -82,15 +91,14 @@ def enqueue_each(
     executor: Executor,
     *,
     after_commit: Callable[[Callable[[], None]], None] = _at_once,
-    caller: "Context | None" = None,
+    asker: Asker | None = None,
 ) -> list[tuple[Run, bool]]:
     """Write these runs, or none of them, and have the broker told. Returns each one, and whether it is new.
 
-    `after_commit` calls what it is given once the runs are committed; `caller` is a place in a trace, where it is not
-    this thread's own.
+    `after_commit` calls what it is given once the runs are committed.
     """
     adapters = {str(request.adapter) for request in requests}
-    return _written(adapters, partial(checked, requests), executor, after_commit, caller) if requests else []
+    return _written(adapters, partial(checked, requests), executor, after_commit, asker) if requests else []
 
 
 def run_again(run: SomeRun, *, idempotency_key: str | None = None) -> Run:
@@ -105,44 +113,41 @@ def run_again(run: SomeRun, *, idempotency_key: str | None = None) -> Run:
 
 
 def again_each(
-    keys: Mapping[UUID, str | None], executor: Executor, *, caller: "Context | None" = None
+    keys: Mapping[UUID, str | None], executor: Executor, *, asker: Asker | None = None
 ) -> list[tuple[Run, bool]]:
     """Do these runs again, each by its idempotency key, or none. Returns each one's run, and whether that is new."""
     asked = [
         replace(one, idempotency_key=checked_key(key))
         for one, key in zip(as_asked(executor, [*keys]), keys.values(), strict=True)
     ]
-
-    def at(place: str | None) -> list[NewRun]:
-        return [replace(one, trace_parent=place) for one in asked]
-
-    return _written({one.adapter for one in asked}, at, executor, _at_once, caller) if asked else []
+    return _written({one.adapter for one in asked}, lambda: asked, executor, _at_once, asker) if asked else []
 
 
 def _written(
     adapters: Iterable[str],
-    new: Callable[[str | None], list[NewRun]],
+    new: Callable[[], list[NewRun]],
     executor: Executor,
     after_commit: Callable[[Callable[[], None]], None],
-    caller: "Context | None",
+    asker: Asker | None,
 ) -> list[tuple[Run, bool]]:
-    """Write what `new` makes for a place in a trace, all or none; tell the broker of those that are new."""
-    with tracing.enqueueing(adapters, caller) as span:
-        runs = insert(executor, new(tracing.place()))
+    """Write what `new` makes, all or none; tell the broker of those that are new."""
+    asker = asker or Asker(this_process())
+    with tracing.enqueueing(adapters, asker.context) as span:
+        runs = insert(executor, new(), By(asker.name, tracing.place()))
         tracing.enqueued(span, [run.id for run, _ in runs])
         ids = [run.id for run, is_new in runs if is_new]
         after_commit(lambda: link().hints.announce(ids))
     return runs
 
 
-def checked(requests: Sequence[RunRequest], trace_parent: str | None) -> list[NewRun]:
+def checked(requests: Sequence[RunRequest]) -> list[NewRun]:
     """The runs to be written. Raises what is wrong with one, or `InvalidRequest` with what is wrong with each."""
     if len(requests) == 1:
-        return [_checked(requests[0], trace_parent)]
+        return [_checked(requests[0])]
     new, mistakes = [], []
     for place, request in enumerate(requests):
         try:
-            new.append(_checked(request, trace_parent))
+            new.append(_checked(request))
         except ReprieveError as error:
             mistakes.append(f"Run {place}{request.name}: {error}")
     if mistakes:
@@ -152,7 +157,7 @@ def checked(requests: Sequence[RunRequest], trace_parent: str | None) -> list[Ne
     return new
 
 
-def _checked(request: RunRequest, trace_parent: str | None) -> NewRun:
+def _checked(request: RunRequest) -> NewRun:
     kind = find_kind(request.adapter)
     if request.retry_on and not starts_work(kind):
         raise InvalidRequest(f"retry_on: nobody but its caller starts the work of the adapter {kind.type!r}.")
@@ -161,5 +166,4 @@ def _checked(request: RunRequest, trace_parent: str | None) -> NewRun:
         uuid7(),
         outlives=kind.has_out_of_process_liveness,
         config=validate_config(kind, request.config),
-        trace_parent=trace_parent,
     )

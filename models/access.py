@@ -19,6 +19,15 @@ class Scope(StrEnum):
 
 _ORDER = list(Scope)
 
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whoever sends a token: by its name, and what it is good for."""
+
+    name: str
+    scope: Scope
+
+
 #: Headers by which a proxy says that a request is somebody else's, and how the names of others of their kind begin.
 PROXY_HEADERS = frozenset(
     {"forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip"}

@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.notices import NoticeKind, NoticeState
 from reprieve.models.status import ErrorCode, EventKind, Proof, Status
+from reprieve.models.what_runs import what_runs
 
 if TYPE_CHECKING:
     # A service that only asks for runs reads none through SQLAlchemy.
@@ -86,6 +87,9 @@ class Run(RowRecord):
     quiet_at: datetime | None = Field(default=None, description="Since when it is called quiet.")
     snoozed_until: datetime | None = Field(default=None, description="Until when nobody is told that it is quiet.")
     again_of: UUID | None = Field(default=None, description="The run that it does again.")
+    asked_by: str | None = Field(
+        default=None, description="Who asked for it: over HTTP the token's name, else the service, or USER@HOST."
+    )
 
     @property
     def is_quiet(self) -> bool:
@@ -96,6 +100,20 @@ class Run(RowRecord):
     def came_late(self) -> bool:
         """Whether something came of an attempt after it was reaped: perhaps it was alive."""
         return any(attempt.late_output_at or attempt.late_result_at for attempt in self.attempts)
+
+
+class AskedRecord(RowRecord):
+    """What a run was asked for with, beside what its record says. It may hold what is not for everybody."""
+
+    config: dict[str, Any] = Field(description="As the adapter's `config_schema` has it.")
+    idempotency_key: str | None
+    start_within_seconds: float | None
+    notify: list[str] | None
+
+    @computed_field(description="What it runs, as a person would type it: its command, its image, its folder.")  # type: ignore[prop-decorator]
+    @property
+    def what(self) -> str | None:
+        return what_runs(self.config)
 
 
 class RunPage(Record):
@@ -222,6 +240,8 @@ class ExplanationRecord(Record):
     """Everything that is known of a run."""
 
     run: Run
+    why: str = Field(default="", description="What ended it, what it waits for, or how it runs: read first.")
+    next: str | None = Field(default=None, description="Where to look next.")
     logs: list[LogRecord]
     events: list[EventRecord]
     sparings: list[SparingRecord]

@@ -157,7 +157,6 @@ class NewRun:
     max_attempts: int = 1
     max_runtime: timedelta | None = None
     idempotency_key: str | None = None
-    trace_parent: str | None = None
     lane: str = DEFAULT_LANE
     priority: int = 0
     start_at: datetime | None = None
@@ -171,9 +170,7 @@ class NewRun:
     """The run that it does again."""
 
     @classmethod
-    def of(
-        cls, request: RunRequest, run_id: UUID, *, outlives: bool, config: dict[str, Any], trace_parent: str | None
-    ) -> Self:
+    def of(cls, request: RunRequest, run_id: UUID, *, outlives: bool, config: dict[str, Any]) -> Self:
         """What was asked for, with the config as its adapter stores it; `outlives` says whether the work outlives its
         worker. Raises `InvalidRequest`, naming the argument and what would do.
         """
@@ -182,7 +179,6 @@ class NewRun:
             adapter=request.adapter,
             out_of_process_liveness=outlives,
             config=_checked_config(config),
-            trace_parent=trace_parent,
             **request.terms(),
         )
 

@@ -159,6 +159,10 @@ class RunRow(Row):
     def again_of(self) -> uuid.UUID | None:
         return self.spec.again_of
 
+    @property
+    def asked_by(self) -> str | None:
+        return self.spec.asked_by
+
 
 class Lane(Row):
     """The rule of the lanes that fit `pattern`: a name, or the beginning of names and an asterisk.
@@ -177,7 +181,8 @@ class Lane(Row):
 class RunSpec(Row):
     """What was asked for: written once, read when the work starts.
 
-    `trace_parent` is the caller's place in a trace, as W3C Trace Context writes it.
+    `trace_parent` is the caller's place in a trace, as W3C Trace Context writes it; `asked_by` is the
+    caller's name.
     """
 
     __tablename__ = "run_specs"
@@ -209,6 +214,7 @@ class RunSpec(Row):
     notify: Mapped[list[str] | None] = mapped_column(JSONB)
     start_within: Mapped[timedelta | None]
     again_of: Mapped[uuid.UUID | None]
+    asked_by: Mapped[str | None]
 
 
 class RunAttempt(Row):

@@ -188,5 +188,12 @@ class End:
         return replace(self, error_message=message, outcome=said, detail=said)
 
     @classmethod
-    def by_cancel(cls, fence: Fence, from_status: Status) -> "End":
-        return cls(fence=fence, status=Status.CANCELLED, kind=EventKind.CANCELLED, from_status=from_status)
+    def by_cancel(cls, fence: Fence, from_status: Status, by: str | None = None) -> "End":
+        """The end that somebody asked for: `by` says who."""
+        return cls(
+            fence=fence,
+            status=Status.CANCELLED,
+            kind=EventKind.CANCELLED,
+            from_status=from_status,
+            detail={} if by is None else {"by": by},
+        )

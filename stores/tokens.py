@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import select, text
 
-from reprieve.models.access import Scope
+from reprieve.models.access import Holder, Scope
 from reprieve.models.errors import InvalidRequest, RunNotFound, SettingsError, cannot_be_written
 from reprieve.models.rows import ApiToken
 from reprieve.models.text import is_plain_text
@@ -40,8 +40,8 @@ CREATE = text("""
 INSERT INTO api_tokens (name, hash, scope) VALUES (:name, :hash, :scope) ON CONFLICT (name) DO NOTHING RETURNING name
 """)
 
-# scope: found by the hash of the given token, which reveals nothing about other hashes.
-SCOPE = text("SELECT scope FROM api_tokens WHERE hash = :hash")
+# find-holder: by the hash of the given token, which reveals nothing about other hashes.
+HOLDER = text("SELECT name, scope FROM api_tokens WHERE hash = :hash")
 
 #: Characters of a token's name.
 MAX_NAME_LENGTH = 64
@@ -93,9 +93,10 @@ class TokenStore:
         with self._database.begin() as connection:
             return bool(connection.execute(text("SELECT EXISTS (SELECT FROM api_tokens)")).scalar())
 
-    def scope_of(self, token: str) -> Scope | None:
-        """What a token is good for; None for one that is not known."""
-        return next((Scope(row.scope) for row in self._database.run(SCOPE, {"hash": hash_of(token)})), None)
+    def holder_of(self, token: str) -> Holder | None:
+        """Whose a token is; None for one that is not known."""
+        rows = self._database.run(HOLDER, {"hash": hash_of(token)})
+        return next((Holder(row.name, Scope(row.scope)) for row in rows), None)
 
 
 def own_token(data_dir: Path) -> str | None:

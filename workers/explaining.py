@@ -1,11 +1,13 @@
 """Why a run is in its state: everything known about it, in sentences for the person who was woken up."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from reprieve.models.causes import cause, look_next
 from reprieve.models.health import Refusal
 from reprieve.models.judging import Judgement
 from reprieve.models.lanes import MOST_COUNTED, LaneState
@@ -72,28 +74,68 @@ class Explanation:
 
     @property
     def sentences(self) -> list[str]:
-        """What came of it and why, the evidence of a reap first of all."""
+        """Why it is as it is first of all, then what is known of it, and where to look next."""
         run = self.run
-        lines = [f"Run {run.id}", f"{run.adapter}: {_status_sentence(run, self.now)}"]
-        if run.error_message:
+        why = self._why
+        lines = [f"Run {run.id}", *why, self._status]
+        if run.error_message and not any(run.error_message.strip() in sentence for sentence in why):
             lines.append(run.error_message)
-        if run.labels:
-            lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
+        lines += self._asked_sentences()
         lines += _quiet_sentences(run, self.now)
         lines += _again_sentences(run, self.events)
-        lines += [_sparing_sentence(sparing) for sparing in self.sparings]
+        lines += _sparing_sentences(self.sparings)
         lines += [sentence for event in self.events if (sentence := _dossier_sentence(event))]
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
-        lines += _owed_sentences(run)
-        lines += _waiting_sentences(run, self.events)
-        lines += _queue_sentences(run, self.lane, self.ahead, self.now)
-        if run.status == Status.QUEUED and self.idle:
-            lines.append(f"No worker takes runs: drained, or asked to stop, are all, {', '.join(self.idle)}.")
+        lines += self._waiting
         lines += _adoption_sentences(run, self.now)
         lines += [sentence for log in self.logs for sentence in _log_sentences(log)]
         lines += [failing.sentence(self.now) for failing in self.failing]
         lines += [notice.sentence(self.now) for notice in self.notices]
-        return lines + _refusal_sentences(self.logs, self.refusals)
+        lines += _refusal_sentences(self.logs, self.refusals)
+        lines += [self.next] if self.next else []
+        return list(dict.fromkeys(lines))
+
+    @property
+    def why(self) -> str:
+        """The sentence that is read first."""
+        return (self._why or [self._status])[0]
+
+    @property
+    def _status(self) -> str:
+        return f"{self.run.adapter}: {_status_sentence(self.run, self.now)}"
+
+    @property
+    def _why(self) -> list[str]:
+        """The sentence that is read first, of a run that has ended or waits; one that is running says how it is."""
+        run = self.run
+        if Status(run.status).is_final:
+            return [cause(run, self.events)]
+        if run.status == Status.QUEUED:
+            return self._waiting[:1]
+        return []
+
+    @property
+    def _waiting(self) -> list[str]:
+        """Why it waits, what must come first before what it waits for then."""
+        run = self.run
+        lines = _owed_sentences(run) + _waiting_sentences(run, self.events)
+        if run.status == Status.QUEUED and self.idle:
+            lines.append(f"No worker takes runs: drained, or asked to stop, are all, {', '.join(self.idle)}.")
+        return lines + _queue_sentences(run, self.lane, self.ahead, self.now)
+
+    @property
+    def next(self) -> str | None:
+        """Where to look next; None where there is nothing to be found out."""
+        last = self.run.attempts[-1] if self.run.attempts else None
+        return look_next(self.run, last.worker_node if last else None, last.host if last else None)
+
+    def _asked_sentences(self) -> list[str]:
+        """Who asked for it, when, and how it is labelled."""
+        run = self.run
+        lines = [f"Asked for at {_moment(run.created_at)}{f' by {run.asked_by}' if run.asked_by else ''}."]
+        if run.labels:
+            lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
+        return lines
 
     @property
     def lines(self) -> list[str]:
@@ -110,6 +152,8 @@ class Explanation:
         """The same for a program."""
         return ExplanationRecord(
             run=Run.of(self.run),
+            why=self.why,
+            next=self.next,
             logs=[log.record for log in self.logs],
             events=[EventRecord.of(event) for event in self.events],
             sparings=[SparingRecord.of(sparing) for sparing in self.sparings],
@@ -219,14 +263,30 @@ def _dossier_sentence(event: RunEvent) -> str | None:
     )
 
 
-def _sparing_sentence(sparing: Sparing) -> str:
-    """Why a suspect was left alone, in words."""
-    times = "once" if sparing.times == 1 else f"{sparing.times} times, last"
-    why = SPARED.get(sparing.judgement, f"of {sparing.judgement}, which a newer release knows")
-    return (
-        f"Attempt {sparing.attempt} was suspect and spared {times} at {sparing.last_at:%H:%M:%S} UTC, since {why}: "
-        f"it was then silent for {_evidence(sparing.detail)}"
-    )
+def _sparing_sentences(sparings: Sequence[Sparing]) -> list[str]:
+    """Why a suspect was left alone, in words: the last time with the evidence, the times before in one sentence."""
+    if not sparings:
+        return []
+    *before, last = sorted(sparings, key=lambda one: one.last_at)
+    lines = [
+        f"Attempt {last.attempt} was suspect and spared {_times(last.times)} at {_moment(last.last_at)}, since "
+        f"{_spared(last)}: it was then silent for {_evidence(last.detail)}"
+    ]
+    if before:
+        counted = Counter[str]()
+        for one in before:
+            counted[_spared(one)] += one.times
+        whys = "; ".join(f"{_times(times, '')} since {why}" for why, times in counted.most_common())
+        lines.append(f"Before that it was spared, in {len(before)} silences: {whys}.")
+    return lines
+
+
+def _times(count: int, which: str = ", last") -> str:
+    return "once" if count == 1 else f"{count} times{which}"
+
+
+def _spared(sparing: Sparing) -> str:
+    return SPARED.get(sparing.judgement, f"of {sparing.judgement}, which a newer release knows")
 
 
 def _evidence(detail: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""New runs in PostgreSQL: however many, by one statement with one value, so in one round trip and by any driver."""
+"""New runs in PostgreSQL: however many, by one statement with few values, so in one round trip and by any driver."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -37,14 +38,15 @@ def _insert(schema: str | None) -> str:
 WITH asked AS (
     SELECT * FROM jsonb_to_recordset(CAST(:asked AS jsonb)) AS a(
         id uuid, adapter text, outlives boolean, max_attempts integer, max_runtime text,
-        config jsonb, labels jsonb, idempotency_key text, trace_parent text, lane text, priority smallint,
+        config jsonb, labels jsonb, idempotency_key text, lane text, priority smallint,
         start_at timestamptz, start_within text, retry_on jsonb, retry_delay text, notify jsonb, quiet_after text,
         max_silence text, again_of uuid)
 ), specified AS (
-    INSERT INTO {specs} (run_id, config, labels, idempotency_key, trace_parent,
+    INSERT INTO {specs} (run_id, config, labels, idempotency_key, trace_parent, asked_by,
                          retry_on, retry_delay, notify, start_within, again_of)
-    SELECT id, config, labels, idempotency_key, trace_parent, nullif(retry_on, 'null'),
-           CAST(retry_delay AS interval), nullif(notify, 'null'), CAST(start_within AS interval), again_of
+    SELECT id, config, labels, idempotency_key, CAST(:trace_parent AS text), CAST(:asked_by AS text),
+           nullif(retry_on, 'null'), CAST(retry_delay AS interval), nullif(notify, 'null'),
+           CAST(start_within AS interval), again_of
     FROM asked ORDER BY idempotency_key, id
     ON CONFLICT DO NOTHING RETURNING run_id
 ), added AS (
@@ -78,7 +80,18 @@ WHERE s.run_id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:
 """  # noqa: S608 - our own text, and a quoted name
 
 
-def insert(executor: Executor, new: Sequence[NewRun]) -> list[tuple[Run, bool]]:
+@dataclass(frozen=True, slots=True)
+class By:
+    """Who asks for runs, and from which place in a trace, as W3C Trace Context writes it."""
+
+    asked_by: str | None = None
+    trace_parent: str | None = None
+
+
+NOBODY = By()
+
+
+def insert(executor: Executor, new: Sequence[NewRun], by: By = NOBODY) -> list[tuple[Run, bool]]:
     """Write these runs, or none of them. Returns each one's record, and whether it is new, in the same order.
 
     A known idempotency key gives its run; raises `IdempotencyConflict` when that has another adapter or config, and
@@ -90,9 +103,9 @@ def insert(executor: Executor, new: Sequence[NewRun]) -> list[tuple[Run, bool]]:
     may_fail = len(asked) > SURELY_TAKEN or (len(new) > 1 and any(one.idempotency_key is not None for one in new))
     try:
         if not may_fail:
-            return _inserted(executor, new, asked)
+            return _inserted(executor, new, asked, by)
         with executor.together() as transaction:
-            return _inserted(transaction, new, asked)
+            return _inserted(transaction, new, asked, by)
     except Exception as error:
         if sqlstate_of(error) == TOO_MUCH:
             raise _too_much(len(new), asked) from error
@@ -106,13 +119,14 @@ def _too_much(runs: int, asked: str) -> InvalidRequest:
     return InvalidRequest(f"{what} {size}, and PostgreSQL does not take as much at once; {way}.")
 
 
-def _inserted(executor: Executor, new: Sequence[NewRun], asked: str) -> list[tuple[Run, bool]]:
-    added = {str(row.id): row for row in executor.run(_insert(executor.schema), {"asked": asked})}
+def _inserted(executor: Executor, new: Sequence[NewRun], asked: str, by: By) -> list[tuple[Run, bool]]:
+    values = {"asked": asked, "asked_by": by.asked_by, "trace_parent": by.trace_parent}
+    added = {str(row.id): row for row in executor.run(_insert(executor.schema), values)}
     found = [(one, added.get(str(one.id))) for one in new]
     others = _as_before(executor, [one for one, row in found if row is None])
     if others is None:
-        return _inserted(executor, new, asked)
-    return [(_record(one, row), True) if row else others[one.id] for one, row in found]
+        return _inserted(executor, new, asked, by)
+    return [(_record(one, row, by), True) if row else others[one.id] for one, row in found]
 
 
 def _asked(one: NewRun) -> dict[str, Any]:
@@ -125,7 +139,6 @@ def _asked(one: NewRun) -> dict[str, Any]:
         "config": one.config,
         "labels": one.labels,
         "idempotency_key": one.idempotency_key,
-        "trace_parent": one.trace_parent,
         "lane": one.lane,
         "priority": one.priority,
         "start_at": None if one.start_at is None else one.start_at.isoformat(),
@@ -146,7 +159,7 @@ def _interval(length: timedelta | None) -> str | None:
     return f"{length.days} days {length.seconds}.{length.microseconds:06} seconds"
 
 
-def _record(one: NewRun, row: Any) -> Run:
+def _record(one: NewRun, row: Any, by: By) -> Run:
     """A run as its row is the moment after it was written."""
     return Run(
         id=one.id,
@@ -175,6 +188,7 @@ def _record(one: NewRun, row: Any) -> Run:
         quiet_after_seconds=in_seconds(one.quiet_after),
         max_silence_seconds=in_seconds(one.max_silence),
         again_of=one.again_of,
+        asked_by=by.asked_by,
     )
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from reprieve.models.errors import RunNotFound
 from reprieve.models.filters import END_OF_ID, RunChoice, RunFilter
 from reprieve.models.process import work_of
-from reprieve.models.records import Run, RunPage
+from reprieve.models.records import AskedRecord, Run, RunPage
 from reprieve.stores.runs.lists import Listing
 from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
@@ -22,7 +22,7 @@ r.not_before, r.start_by, s.retry_on,
 CAST(extract(epoch FROM s.retry_delay) AS double precision) AS retry_delay_seconds,
 CAST(extract(epoch FROM r.quiet_after) AS double precision) AS quiet_after_seconds,
 CAST(extract(epoch FROM r.max_silence) AS double precision) AS max_silence_seconds,
-r.output_at, r.quiet_at, r.snoozed_until, s.again_of
+r.output_at, r.quiet_at, r.snoozed_until, s.again_of, s.asked_by
 """
 
 
@@ -46,6 +46,21 @@ WHERE r.id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:ids 
 """  # noqa: S608 - our own text, and quoted names
         rows = self._executor.run(statement, {"ids": json.dumps([str(run_id) for run_id in run_ids])})
         return [_record(row) for row in rows]
+
+    def asked(self, run_id: UUID) -> AskedRecord:
+        """What it was asked for with. Raises `RunNotFound`."""
+        statement = f"""
+SELECT config, idempotency_key, notify, CAST(extract(epoch FROM start_within) AS double precision) AS start_within
+FROM {self._table("run_specs")} WHERE run_id = :id
+"""  # noqa: S608 - our own text, and a quoted name
+        for row in self._executor.run(statement, {"id": str(run_id)}):
+            return AskedRecord(
+                config=json_of(row.config),
+                idempotency_key=row.idempotency_key,
+                start_within_seconds=row.start_within,
+                notify=json_of(row.notify),
+            )
+        raise RunNotFound(f"There is no run {run_id}.")
 
     def page(self, wanted: RunFilter, *, before: UUID | None = None, limit: int = 50) -> RunPage:
         """The newest runs of these, the newest first; `before` is `next` of the page before.

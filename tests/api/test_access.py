@@ -13,7 +13,7 @@ from reprieve.api.app import create_app
 from reprieve.api.limits import LARGEST_BODY
 from reprieve.cli.main import app
 from reprieve.cli.serve import serve
-from reprieve.models.access import Scope
+from reprieve.models.access import Holder, Scope
 from reprieve.models.errors import InvalidRequest, SettingsError
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.settings import load_settings
@@ -113,7 +113,7 @@ def test_tokens_are_made_listed_and_revoked_by_command(services: Services) -> No
         return done.stdout.strip()
 
     token = reprieve("create", "grafana", "--scope", "read")
-    assert services.tokens.scope_of(token) is Scope.READ
+    assert services.tokens.holder_of(token) == Holder("grafana", Scope.READ)
     assert reprieve("list").startswith("grafana  read  ")
     assert token not in reprieve("list")
     with pytest.raises(InvalidRequest, match="already"):

@@ -79,11 +79,11 @@ def test_a_request_that_was_cut_off_is_done_by_the_next_with_its_key(
     runs = [new_run(services, lane="night").id for _ in range(3)][::-1]
     real, calls = bulk.cancel_each, []
 
-    def cut_off(*given: Any) -> Any:
+    def cut_off(*given: Any, **by: Any) -> Any:
         calls.append(given)
         if len(calls) == 2:
             raise RuntimeError("killed")
-        return real(*given)
+        return real(*given, **by)
 
     monkeypatch.setattr(bulk, "cancel_each", cut_off)
     ask(client, "cancel", "one", 500, lane="night", limit=3)

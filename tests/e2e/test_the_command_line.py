@@ -52,15 +52,15 @@ class Terminal:
         env = {**inherited, **self.environment, **extra}
         return run_command([REPRIEVE, *arguments], env=env, cwd=cwd, text=True, timeout=90)
 
-    def processes(self) -> list[psutil.Process]:
-        """Everything that belongs to this data folder and still runs."""
+    def processes(self, argument: str | None = None) -> list[psutil.Process]:
+        """Everything that belongs to this data folder, was started with this argument, and still runs."""
         found = []
         for process in psutil.process_iter():
             try:
-                traces = [*process.cmdline(), process.environ().get("REPRIEVE_DATA_DIR", "")]
+                command, folder = process.cmdline(), process.environ().get("REPRIEVE_DATA_DIR", "")
             except psutil.Error:
                 continue
-            if any(str(self.data_dir) in trace for trace in traces):
+            if any(str(self.data_dir) in trace for trace in (*command, folder)) and argument in (None, *command):
                 found.append(process)
         return found
 
@@ -207,7 +207,7 @@ def test_a_sweep_by_hand_says_what_it_did(terminal: Terminal) -> None:
 
 def test_a_killed_worker_is_started_again(terminal: Terminal) -> None:
     def of_logs() -> list[psutil.Process]:
-        return [process for process in terminal.processes() if "--queues=logs" in process.cmdline()]
+        return terminal.processes("--queues=logs")
 
     (worker,) = eventually(of_logs, what="the worker, which supervisord may not have started yet")
     worker.kill()

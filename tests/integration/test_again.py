@@ -33,7 +33,8 @@ ASKED: dict[str, Any] = {
 #: What belongs to one run, and not to what it was asked for with.
 ITS_OWN = {"id", "run_id", "created_at", "updated_at", "started_at", "finished_at", "start_by", "again_of"}
 ITS_OWN |= {"idempotency_key", "not_before", "status", "attempt", "epoch", "error_code", "error_message"}
-ITS_OWN |= {"last_proof", "sends", "trace_parent", "output_at", "quiet_at", "snoozed_until", "longest_silence"}
+ITS_OWN |= {"last_proof", "sends", "trace_parent", "asked_by", "output_at", "quiet_at"}
+ITS_OWN |= {"snoozed_until", "longest_silence"}
 
 
 def asked_with(services: Services, run_id: UUID) -> dict[str, Any]:

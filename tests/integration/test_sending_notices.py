@@ -112,7 +112,7 @@ def test_a_notice_tells_of_the_run_its_error_why_and_its_last_lines_and_is_signe
     assert told["data"]["run"]["id"] == str(work.run_id)
     assert told["data"]["run"]["labels"] == {"team": "data"}
     assert told["data"]["error"] == {"code": "exit_status", "message": "exit status 3"}
-    assert "exit status 3" in told["data"]["sentences"]
+    assert "Failed: exit status 3" in told["data"]["sentences"]
     assert told["data"]["lines"] == [f"line {number}" for number in range(11, 30)] + ["oh no�"]
     assert told["data"]["link"].endswith(f"/#/runs/{work.run_id}")
     assert proves(received)

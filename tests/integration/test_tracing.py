@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from reprieve import enqueue_run
+from reprieve.stores.runs.insertion import By
 from reprieve.workers import tracing
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.hints import send_execute
@@ -47,7 +48,7 @@ def sending(collecting: Collector) -> dict[str, str]:
 
 def placed_run(services: Services, command: list[str]) -> UUID:
     """A queued run whose asker was at `CALLER`; nobody has been told of it."""
-    return new_run(services, config={"command": command}, trace_parent=CALLER).id
+    return new_run(services, By(trace_parent=CALLER), config={"command": command}).id
 
 
 def test_the_attempt_is_in_the_trace_of_whoever_asked_and_the_work_is_told_its_place(

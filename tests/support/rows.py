@@ -18,21 +18,21 @@ from reprieve.models.work import Fence, Work
 from reprieve.stores.runs.attempts import Start
 from reprieve.stores.runs.claims import CLAIM, OF_CLAIMED, work_of
 from reprieve.stores.runs.conditions import CLAIMABLE
-from reprieve.stores.runs.insertion import insert
+from reprieve.stores.runs.insertion import NOBODY, By, insert
 from reprieve.stores.throttle import proof_key
 from reprieve.testing.waiting import eventually
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 
 
-def new_run(services: Services, **changes: Any) -> Run:
+def new_run(services: Services, by: By = NOBODY, **changes: Any) -> Run:
     """A queued run, written without sending any message."""
     values: dict[str, Any] = {
         "adapter": "detached",
         "out_of_process_liveness": True,
         "config": {"command": ["true"]},
     }
-    ((run, _),) = insert(services.database, [NewRun(uuid7(), **values | changes)])
+    ((run, _),) = insert(services.database, [NewRun(uuid7(), **values | changes)], by)
     return run
 
 

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 #: Seconds that a platform has to say whether overdue work has ended by itself.
 OVERDUE_ASK_LIMIT = 2.0
 
+#: Who ends a run whose task was revoked: Celery does not say who did that.
+REVOKED = "a revocation of its task"
+
 
 class Stopping:
     """Stops runs."""
@@ -42,7 +45,9 @@ class Stopping:
         revoked = set(worker_state.revoked)
         for task_id in revoked - self._heeded:
             with suppress(ValueError, RunNotFound):
-                logger.info("Task %s was revoked: its run is %s.", task_id, cancel_run(UUID(task_id)).status)
+                logger.info(
+                    "Task %s was revoked: its run is %s.", task_id, cancel_run(UUID(task_id), by=REVOKED).status
+                )
         self._heeded = revoked
 
     def heed_signals(self, contexts: Contexts) -> None:
