@@ -49,8 +49,17 @@ def allow(needed: Scope) -> Callable[..., None]:
 
 
 def cookie_name(request: Request) -> str:
-    """The cookie of a caller who gave the page a token: browsers tell hosts apart by it, but not ports."""
-    return f"reprieve_token_{request.url.port or request.url.scheme}"
+    """The cookie of a caller who gave the page a token: browsers tell hosts apart by it, but not ports.
+
+    Of two that are below paths of one host, a browser sends both cookies to the lower one.
+    """
+    below = root_path(request).replace("/", "~")
+    return f"reprieve_token_{request.url.port or request.url.scheme}{below}"
+
+
+def root_path(request: Request) -> str:
+    """The path below which a proxy, or another application, has us; empty where none does."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
 
 
 def _token_of_page(request: Request) -> str | None:

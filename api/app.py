@@ -24,6 +24,7 @@ from reprieve.api import (
 from reprieve.api.desks import Desks
 from reprieve.api.hearing import hearing
 from reprieve.api.limits import Limits
+from reprieve.api.proxies import Proxied
 from reprieve.workers.bootstrap import Services
 
 DESCRIPTION = """\
@@ -59,4 +60,5 @@ def create_app(wired: Services) -> FastAPI:
         app.include_router(room.router)
     problems.install(app)
     app.add_middleware(Limits)
+    app.add_middleware(Proxied)
     return app

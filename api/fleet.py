@@ -135,12 +135,14 @@ def adapters() -> AdapterList:
     )
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> dict[str, bool]:
     """Whether this process answers. Needs no thread."""
     return {"live": True}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses={503: {"model": Ready, "description": "Something is wrong."}})
 async def ready(desk: HealthDesk) -> Response:
     """Whether the system keeps its promises; 503 with the reasons if it does not.

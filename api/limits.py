@@ -6,6 +6,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from reprieve.api.access import TOKEN_NEEDED
+from reprieve.api.proxies import path_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -64,4 +65,4 @@ def _is_anonymous(scope: Scope) -> bool:
     """Whether this is a request to a closed API without anything that could be a token."""
     names = {name for name, _ in scope["headers"]}
     is_open = scope["app"].state.services.settings.api_open
-    return scope["path"].startswith("/v1/") and not is_open and not names & {b"authorization", b"cookie"}
+    return path_of(scope).startswith("/v1/") and not is_open and not names & {b"authorization", b"cookie"}

@@ -48,6 +48,9 @@ PING = 15
 SEND_TIMEOUT = 30.0
 #: Chunks in one event, and read at once.
 PAGE = 200
+#: Bytes of output that are enough for one who wants no stream; a gap counts as so many.
+ENOUGH_AT_ONCE = 2 * 1024 * 1024
+GAP_SIZE = 1024
 #: Threads that read the store for readers, and as many again for closed logs: an archive that hangs holds up no reader
 #: of running work.
 STORE_THREADS = 8
@@ -194,6 +197,17 @@ class Reader:
             if known is not None:
                 yield known
 
+    async def items_now(self) -> AsyncIterator[Item | Extents]:
+        """The same, of what is in the store now, until that is `ENOUGH_AT_ONCE`."""
+        reading, known = self._reading, await self._look()
+        size = 0
+        while (step := reading.step(known)) is Step.READ and known is not None and size < ENOUGH_AT_ONCE:
+            for item in await self._next(known.of[reading.attempt]):
+                size += GAP_SIZE if isinstance(item, Gap) else sum(len(chunk.data) for chunk in item)
+                yield item
+        if step is Step.END and known is not None:
+            yield known
+
     async def _next(self, extent: Extent) -> list[Item]:
         attempt = self._reading.attempt
         limiter = self._hub.closed if extent.archived is not None else self._hub.store
@@ -231,6 +245,7 @@ async def live(
     wired: Wired,
     attempt: Annotated[int, Query(ge=1, le=2**31 - 1)] = 1,
     after: Annotated[int, Query(ge=0, le=2**62)] = 0,
+    once: Annotated[bool, Query(description="Only what is there now: the stream ends with it; ask again.")] = False,
     last_event_id: Annotated[str | None, Header(description="ATTEMPT:SEQ, as the events have it.")] = None,
 ) -> Response:
     """A run's output as it comes, all attempts of it. Who comes back says where it was, and misses nothing."""
@@ -245,7 +260,7 @@ async def live(
         raise HTTPException(503, f"{most} streams are open here; come again later.", {"Retry-After": "5"})
     reader = Reader(wired, hub, run_id, attempt, after)
     return EventSourceResponse(
-        _events(reader),
+        _events(reader.items_now() if once else reader.items()),
         ping=PING,
         send_timeout=SEND_TIMEOUT,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
@@ -261,9 +276,9 @@ def _position_of(event_id: str) -> tuple[int, int]:
     return max(1, min(int(attempt), 2**31 - 1)), min(int(seq), 2**62)
 
 
-async def _events(reader: Reader) -> AsyncIterator[ServerSentEvent]:
+async def _events(items: AsyncIterator[Item | Extents]) -> AsyncIterator[ServerSentEvent]:
     try:
-        async for item in reader.items():
+        async for item in items:
             yield _as_event(item)
     except LogUnavailable as error:  # Without an id: a browser comes back to where it was.
         yield ServerSentEvent(json.dumps({"detail": str(error)}), event="unavailable", retry=COME_BACK)

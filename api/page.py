@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, HTTPException, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
-from reprieve.api.access import Wired, cookie_name, holder_of
+from reprieve.api.access import Wired, cookie_name, holder_of, root_path
 from reprieve.api.problems import answers
 
 router = APIRouter()
@@ -21,17 +21,22 @@ POLICY = (
 )
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 def index(request: Request, wired: Wired, token: str | None = None) -> Response:
-    """The page. A token in its address, as `reprieve up` prints it, becomes the cookie and leaves the address."""
+    """The page. A token in its address, as `reprieve up` prints it, becomes the cookie and leaves the address.
+
+    By a relative address: whatever path a proxy has us below, and whether it says so or not.
+    """
     if token is None:
         return _file("index.html")
-    answer = RedirectResponse("/", 303, {"Cache-Control": "no-store"})
+    answer = RedirectResponse("./", 303, {"Cache-Control": "no-store"})
     if holder_of(wired, token) is not None:
         _keep(answer, request, token)
     return answer
 
 
+@router.head("/page/{name}", include_in_schema=False)
 @router.get("/page/{name}", include_in_schema=False)
 def file(name: str) -> FileResponse:
     return _file(name)
@@ -57,7 +62,8 @@ def begin(request: Request, wired: Wired, token: Annotated[str, Body(embed=True)
 
 def _keep(answer: Response, request: Request, token: str) -> None:
     secure = request.url.scheme == "https"
-    answer.set_cookie(cookie_name(request), token, httponly=True, samesite="strict", secure=secure)
+    path = f"{root_path(request)}/"
+    answer.set_cookie(cookie_name(request), token, path=path, httponly=True, samesite="strict", secure=secure)
 
 
 @router.get("/session", include_in_schema=False)
@@ -70,5 +76,6 @@ def session(request: Request) -> dict[str, bool]:
 def end(request: Request) -> Response:
     """Forget the token."""
     answer = Response(status_code=204)
-    answer.delete_cookie(cookie_name(request), httponly=True, samesite="strict")
+    path = f"{root_path(request)}/"
+    answer.delete_cookie(cookie_name(request), path=path, httponly=True, samesite="strict")
     return answer

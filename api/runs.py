@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from reprieve.api.access import AskedBy, MayRead, MayRun, Wired
+from reprieve.api.access import AskedBy, MayRead, MayRun, Wired, root_path
 from reprieve.api.problems import answers
 from reprieve.client.enqueue import Asker, again_each, enqueue_each
 from reprieve.models.errors import InvalidRequest
@@ -126,7 +126,7 @@ def create(
     asked = replace(wanted.asked, idempotency_key=key_of(idempotency_key, wanted.idempotency_key))
     ((run, is_new),) = enqueue_each([asked], wired.database, asker=Asker(by, tracing.caller_of(request.headers)))
     response.status_code = 201 if is_new else 200
-    response.headers["Location"] = f"/v1/runs/{run.id}"
+    response.headers["Location"] = f"{root_path(request)}/v1/runs/{run.id}"
     return run
 
 
@@ -235,7 +235,7 @@ def again(
     key = key_of(idempotency_key, wanted.idempotency_key if wanted else None)
     ((run, is_new),) = again_each({run_id: key}, wired.database, asker=Asker(by, tracing.caller_of(request.headers)))
     response.status_code = 201 if is_new else 200
-    response.headers["Location"] = f"/v1/runs/{run.id}"
+    response.headers["Location"] = f"{root_path(request)}/v1/runs/{run.id}"
     return run
 
 

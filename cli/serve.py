@@ -48,6 +48,8 @@ def serve(services: Services) -> None:
         access_log=False,
         log_config=None,
         ws="none",
+        # uvicorn would believe any process of this machine; whom to believe is ours to be told (`api.proxies`).
+        proxy_headers=not services.settings.api_trusted_proxies,
     )
     run(config, listening, most)
 
@@ -78,7 +80,8 @@ def with_own_token(services: Services) -> Services:
                 "one (`reprieve token create NAME --scope admin`), or set REPRIEVE_API_TOKENS."
             )
         token = make_own_token(settings.data_dir)
-        told = page_address(settings.api_address, token) if sys.stderr.isatty() else "`reprieve token show` prints it"
+        page = page_address(f"{settings.api_address}{settings.api_root_path}", token)
+        told = page if sys.stderr.isatty() else "`reprieve token show` prints it"
         say(f"There was no token; one was made, in {settings.data_dir / OWN_TOKEN}: {told}", problem=True)
     if token is None:
         return services

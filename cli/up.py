@@ -30,9 +30,10 @@ def run_up() -> None:
 def _print_addresses(settings: Settings, stack: Stack, password: Path | None, token: str | None) -> None:
     say(f"PostgreSQL  {Url.parse(stack.database_url or '').shown}")
     say(f"Redis       {Url.parse(stack.redis_url or '').shown}")
+    page = page_address(f"{stack.api_address}{settings.api_root_path}", token)
     known = f"the password is in {password}" if password else "the password is REPRIEVE_FLOWER_PASSWORD"
     say(f"Flower      http://127.0.0.1:{stack.flower_port}  user reprieve; {known}")
-    say(f"The page    {page_address(stack.api_address, token)}  and the HTTP API, described at /openapi.json")
+    say(f"The page    {page}  and the HTTP API, described at /openapi.json")
     say(f"Data        {settings.data_dir}  (logs of the processes in {stack.logs})")
     say("Try it      reprieve run --follow -- echo hello")
     say("Ctrl-C ends everything.")

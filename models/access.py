@@ -1,8 +1,27 @@
 """Who may do what over HTTP: three scopes, each of which includes those before it, and who needs no token at all."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+#: Whose word is taken for where a request came from.
+Networks = tuple[IPv4Network | IPv6Network, ...]
+
+#: Paths of our own: below one of these, nobody could tell which part of an address is whose.
+OUR_PATHS = frozenset({"v1", "page", "session", "health"})
+
+
+def networks_of(given: str) -> Networks:
+    """Addresses and networks with commas or spaces between them. Raises `ValueError`."""
+    return tuple(ip_network(one, strict=False) for one in re.split(r"[\s,]+", given.strip()) if one)
+
+
+def is_root_path(path: str) -> bool:
+    """Whether this can be the path below which we are: `/reprieve`, or longer."""
+    plain = re.fullmatch(r"(/[A-Za-z0-9._~-]+){1,8}", path) is not None and len(path) <= 200
+    return plain and not OUR_PATHS & set(path.split("/")) and not {".", ".."} & set(path.split("/"))
 
 
 class Scope(StrEnum):

@@ -7,6 +7,7 @@ holds each setting with its check and its description is longer than other files
 
 import re
 import socket
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from reprieve.models.access import Scope
+from reprieve.models.access import OUR_PATHS, Scope, is_root_path, networks_of
 from reprieve.models.capacity import SPOOL_BYTES
 from reprieve.models.errors import InvalidRequest, SettingsError, TimingRefused
 from reprieve.models.lanes import served
@@ -143,9 +144,20 @@ class Settings(BaseSettings):
         default=(),
         description="Tokens of the HTTP API, SCOPE=TOKEN with commas between them; scopes are read, run and admin.",
     )
+    api_root_path: str = Field(
+        default="",
+        description="The path below which a proxy has the API and the page, for example /reprieve; whether it takes "
+        "that off or not.",
+    )
+    api_trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        default=(),
+        description="Addresses and networks, with commas between them, of proxies whose X-Forwarded-Proto, -Host, "
+        "-Port, -Prefix and -For are believed.",
+    )
     page_url: str | None = Field(
         default=None,
-        description="Where people reach the page, for the links of notices; http:// and api_address by default.",
+        description="Where people reach the page, for the links of notices; http://, api_address and api_root_path by "
+        "default.",
     )
     notice_secret: SecretStr | None = Field(
         default=None,
@@ -276,6 +288,25 @@ class Settings(BaseSettings):
                 )
         return tuple((Scope(scope), SecretStr(token)) for scope, _, token in pairs)
 
+    @field_validator("api_root_path")
+    @classmethod
+    def _is_below_us(cls, value: str) -> str:
+        path = value.rstrip("/")
+        if path and not is_root_path(path):
+            raise ValueError(
+                "must be a path like /reprieve: letters, digits, . _ ~ -, and none of our own "
+                f"({', '.join(sorted(OUR_PATHS))}) in it"
+            )
+        return path
+
+    @field_validator("api_trusted_proxies", mode="before")
+    @classmethod
+    def _addresses_of_proxies(cls, value: object) -> object:
+        try:
+            return networks_of(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise ValueError(f"must be addresses and networks, for example 10.0.0.5,10.1.0.0/16 ({error})") from None
+
     @field_validator("lanes", mode="before")
     @classmethod
     def _are_lanes(cls, value: object) -> object:
@@ -339,7 +370,7 @@ class Settings(BaseSettings):
 
     @property
     def link_to_page(self) -> str:
-        return (self.page_url or f"http://{self.api_address}").rstrip("/")
+        return (self.page_url or f"http://{self.api_address}{self.api_root_path}").rstrip("/")
 
     @property
     def notice_secrets(self) -> tuple[str, ...]:

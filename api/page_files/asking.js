@@ -7,11 +7,17 @@ export class Problem extends Error {
   }
 }
 
+const LOOKS = 15_000; // Milliseconds that a question may take,
+const DEEDS = 60_000; // and what changes something.
+
+/** What the API answers; a `Problem` where it refuses, and another error where it does not answer in time. */
 export async function ask(path, options = {}) {
-  const answer = await fetch(path, { headers: { "Content-Type": "application/json" }, ...options });
-  const body = answer.status === 204 ? null : await answer.json();
-  if (!answer.ok) throw new Problem(answer.status, body.detail ?? answer.statusText);
-  return body;
+  const signal = AbortSignal.timeout(options.method ? DEEDS : LOOKS);
+  const answer = await fetch(path, { headers: { "Content-Type": "application/json" }, signal, ...options });
+  if (answer.ok) return answer.status === 204 ? null : answer.json();
+  // A proxy that cannot reach the API answers for it, and not in JSON.
+  const body = await answer.json().catch(() => ({}));
+  throw new Problem(answer.status, body.detail ?? `The answer was ${answer.status} ${answer.statusText}`.trim() + ".");
 }
 
 /** A new idempotency key; `randomUUID` is not there for a page that came without TLS. */

@@ -1,10 +1,17 @@
 // What all views share: an element made, a view shown, a look that is repeated, the health, what went wrong.
 
 import { ask } from "./asking.js";
-import { setClock, span } from "./words.js";
+import { clock, setClock, span } from "./words.js";
 
 const EVERY = 2000; // Milliseconds between two looks.
+const OLD = 7000; // Milliseconds after which what is shown is called old: three looks in vain.
 const main = document.getElementById("main");
+const health = document.getElementById("health");
+const aloud = document.getElementById("health-aloud");
+const asOf = document.getElementById("as-of");
+const refusal = document.getElementById("refusal");
+let saidLast = "";
+let answeredAt = null; // By this machine's clock, in milliseconds.
 let leaveView = () => {};
 let showAgain = () => {};
 let windowSeconds = 300;
@@ -38,30 +45,67 @@ export function view(name) {
 export function repeat(look, every = EVERY) {
   let timer = 0;
   let left = false;
+  let isLooking = false;
   const turn = async () => {
-    if (left) return;
+    if (left || isLooking || document.hidden) return;
+    clearTimeout(timer);
+    isLooking = true;
     try {
-      if (!document.hidden) await look();
+      await look();
     } catch (problem) {
-      if (!left) told(problem);
+      if (!left) unanswered(problem);
     }
+    isLooking = false;
     if (!left) timer = setTimeout(turn, every);
   };
+  document.addEventListener("visibilitychange", turn);
   turn();
   return () => {
     left = true;
+    document.removeEventListener("visibilitychange", turn);
     clearTimeout(timer);
   };
 }
 
+/** Something that was asked for was refused, or did not come about: it stays until somebody has read it. */
 export function told(problem) {
   if (problem.status === 401) return askForToken();
-  if (problem.status === 404) return showProblem(problem.message);
-  const health = document.getElementById("health");
-  health.className = "ill";
-  health.textContent = problem.status ? problem.message : "The API does not answer; trying again …";
+  refusal.hidden = false;
+  refusal.querySelector("p").textContent = problem.status ? problem.message : "The API did not answer; it may be done, or not.";
   return undefined;
 }
+
+refusal.querySelector("button").addEventListener("click", () => {
+  refusal.hidden = true;
+  main.focus();
+});
+
+/** A look at the API was in vain; the next one may not be. */
+function unanswered(problem) {
+  if (problem.status === 401) return askForToken();
+  if (problem.status === 404) return showProblem(problem.message);
+  said("ill", problem.status ? problem.message : "The API does not answer; trying again …");
+  return undefined;
+}
+
+/** Says how the fleet is; a reader of screens hears of it where that changes, and not of each second. */
+function said(className, words, key = words) {
+  health.className = className;
+  health.textContent = words;
+  if (key === saidLast) return;
+  saidLast = key;
+  aloud.textContent = words;
+}
+
+/** What is shown is not true any more, perhaps: it says from when it is, and turns grey. */
+function mark() {
+  const isOld = answeredAt !== null && Date.now() - answeredAt > OLD;
+  document.body.classList.toggle("old", isOld);
+  asOf.hidden = !isOld;
+  if (isOld) asOf.textContent = `As of ${clock(answeredAt)}; no answer since.`;
+}
+setInterval(mark, 1000);
+document.addEventListener("visibilitychange", mark);
 
 function showProblem(sentence) {
   leaveView();
@@ -72,8 +116,10 @@ function showProblem(sentence) {
 function askForToken() {
   leaveView();
   leaveView = () => {};
+  answeredAt = null; // Nothing is shown that could be old.
+  mark();
   const at = view("token-view");
-  document.getElementById("health").textContent = "";
+  said("", "");
   at("token").focus();
   at("token-form").addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -81,7 +127,7 @@ function askForToken() {
       await ask("session", { method: "POST", body: JSON.stringify({ token: at("token").value }) });
       showAgain();
     } catch (problem) {
-      at("token-problem").textContent = problem.message;
+      at("token-problem").textContent = problem.status ? problem.message : "The API does not answer.";
     }
   });
 }
@@ -89,18 +135,18 @@ function askForToken() {
 export async function showHealth() {
   const fleet = await ask("v1/fleet");
   setClock(fleet.now);
+  answeredAt = Date.now();
+  mark();
   windowSeconds = fleet.window_seconds;
   const { healthy, reasons, sweep_age_seconds: age, canary_age_seconds: lag, last_report: report } = fleet.health;
-  const health = document.getElementById("health");
-  health.className = healthy ? "well" : "ill";
   const judged = report?.judgements ?? {};
   const doing = [
     judged.spare_warming_up ? "The reaper is warming up" : "",
     judged.spare_lagging ? "The reaper listens for the log pipeline" : "",
     judged.spare_braked ? `The reaper brakes: ${judged.spare_braked} convictions are put off` : "",
   ].filter(Boolean);
-  health.textContent = healthy
-    ? [`Last sweep ${span(age)} ago; output is at most ${span(lag)} late`, ...doing].join(". ") + "."
-    : reasons.join(" ");
+  const well = [`Last sweep ${span(age)} ago; output is at most ${span(lag)} late`, ...doing].join(". ");
+  if (healthy) said("well", `${well}.`, ["All is well", ...doing].join(". "));
+  else said("ill", reasons.join(" "));
   return fleet;
 }

@@ -29,10 +29,36 @@ export function ago(moment) {
   return (now() - Date.parse(moment)) / 1000;
 }
 
+const TIME = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const DAY = { month: "short", day: "numeric" };
+
+/** A time of day, to the second, of a moment in milliseconds or as the API writes it. */
+export function clock(moment) {
+  return new Date(moment).toLocaleTimeString("en", { ...TIME, second: "2-digit" });
+}
+
+/** A moment in the reader's time zone, as short as it can be: "today 03:12", "Nov 29 03:12", "Nov 29 2025". */
+export function day(moment) {
+  const [at, today] = [new Date(moment), new Date(now())];
+  if (at.toDateString() === today.toDateString()) return `today ${at.toLocaleTimeString("en", TIME)}`;
+  const its = at.toLocaleDateString("en", DAY);
+  return at.getFullYear() === today.getFullYear() ? `${its} ${at.toLocaleTimeString("en", TIME)}` : `${its} ${at.getFullYear()}`;
+}
+
+/** A moment to the second, with its date and its time zone. */
+export function exact(moment) {
+  return new Date(moment).toLocaleString("en", { dateStyle: "full", timeStyle: "long", hourCycle: "h23" });
+}
+
 export function short(id) {
   return id.slice(id.lastIndexOf("-") + 1);
 }
 
 export function many(count) {
-  return count === 1 ? "1 run" : `${count} runs`;
+  return count === 1 ? "1 run" : `${grouped(count)} runs`;
+}
+
+/** A number as a person reads it: 1,000,000. */
+export function grouped(count) {
+  return count.toLocaleString("en");
 }

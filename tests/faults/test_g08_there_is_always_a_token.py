@@ -178,7 +178,7 @@ def test_an_address_with_a_token_becomes_a_cookie_and_an_address_without(service
     with TestClient(create_app(with_token(services)), base_url=LOCAL) as client:
         for token, status in (("a guess", 401), (bearer()["Authorization"].split()[1], 200)):
             moved = client.get("/", params={"token": token}, follow_redirects=False)
-            assert (moved.status_code, moved.headers["location"]) == (303, "/")
+            assert (moved.status_code, moved.headers["location"]) == (303, "./")
             assert (moved.headers["referrer-policy"], moved.headers["cache-control"]) == ("no-referrer", "no-store")
             assert client.get("/v1/runs").status_code == status
         kept = moved.headers["set-cookie"].lower()
