@@ -78,13 +78,14 @@ class Explanation:
         run = self.run
         why = self._why
         lines = [f"Run {run.id}", *why, self._status]
-        if run.error_message and not any(run.error_message.strip() in sentence for sentence in why):
-            lines.append(run.error_message)
         lines += self._asked_sentences()
         lines += _quiet_sentences(run, self.now)
         lines += _again_sentences(run, self.events)
         lines += _sparing_sentences(self.sparings)
-        lines += [sentence for event in self.events if (sentence := _dossier_sentence(event))]
+        evidence = [sentence for event in self.events if (sentence := _dossier_sentence(event))]
+        lines += evidence
+        if run.error_message and not evidence and not any(run.error_message.strip() in sentence for sentence in why):
+            lines.append(run.error_message)
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
         lines += self._waiting
         lines += _adoption_sentences(run, self.now)

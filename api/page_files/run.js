@@ -1,35 +1,65 @@
-// One run: how it is, why, what it prints, what happened.
+// One run: what became of it and why, what it runs, its attempts, what it prints, what happened.
 
 import { ask, change, newKey } from "./asking.js";
-import { isActive, life, quiet } from "./life.js";
+import { facts } from "./facts.js";
+import { isActive, quiet } from "./life.js";
 import { output } from "./output.js";
+import { drawn, moment } from "./timeline.js";
+import { pictured, words } from "./used.js";
 import { made, repeat, showHealth, told, view } from "./view.js";
+
+const EVERY_SAMPLE = 20_000; // Milliseconds between two looks at what it uses: a worker looks as often.
 
 export function showRun(id) {
   const at = view("run-view");
   at("run-title").textContent = `Run ${id}`;
   const printed = output(at, id);
   let explained = "";
+  let why = null;
+  let run = null;
 
   const stopLooking = repeat(async () => {
     await showHealth();
-    const run = await ask(`v1/runs/${id}`);
-    at("run-state").className = run.status;
-    at("run-state").textContent = [run.adapter, run.status + quiet(run), run.error_code, run.error_message].filter(Boolean).join(" · ");
-    at("run-life").replaceChildren(run.status === "running" ? life(run) : "");
+    run = await ask(`v1/runs/${id}`);
     at("snooze").hidden = !quiet(run);
     at("cancel").hidden = !isActive(run);
+    at("facts").replaceChildren(...facts(run).map(([name, value]) => made("div", {}, made("dt", { textContent: name }), made("dd", {}, value))));
     printed.of(run);
     const state = `${run.status} ${run.epoch} ${run.updated_at} ${run.quiet_at} ${run.snoozed_until}`;
-    if (state !== explained) {
-      const why = await ask(`v1/runs/${id}/explain`);
+    if (state !== explained || run.status === "queued") {
+      why = await ask(`v1/runs/${id}/explain`);
       // What is owed is soon sent, and that changes nothing of the run itself.
       explained = why.notices?.some((notice) => notice.state === "owed") ? "" : state;
-      at("why").replaceChildren(...why.sentences.slice(1).map((sentence) => made("li", { textContent: sentence })));
-      at("events").replaceChildren(...why.events.map(happened));
+      say(why, run.status);
     }
+    at("attempts").replaceChildren(...drawn(run, why.events));
   });
 
+  const say = (told_, status) => {
+    at("run-why").className = status;
+    at("run-why").textContent = told_.why;
+    at("run-next").hidden = !told_.next;
+    at("run-next").textContent = told_.next ?? "";
+    // The first names the run; the cause and where to look next stand above.
+    const rest = told_.sentences.slice(1).filter((sentence) => ![told_.why, told_.next].includes(sentence));
+    at("why").replaceChildren(...rest.map((sentence) => made("li", { textContent: sentence })));
+    at("events").replaceChildren(...told_.events.map(happened));
+  };
+
+  const stopPlotting = repeat(async () => {
+    if (!run?.attempt) return;
+    const { samples } = await ask(`v1/runs/${id}/attempts/${run.attempt}/samples`).catch((problem) => {
+      if (problem.status) return { samples: [] }; // Whatever is the matter with it, the run is shown without.
+      throw problem;
+    });
+    at("used").hidden = samples.length < 2;
+    if (at("used").hidden) return;
+    at("used-picture").replaceChildren(...pictured(samples));
+    at("used-words").textContent = words(samples);
+    at("used-picture").setAttribute("aria-label", words(samples));
+  }, EVERY_SAMPLE);
+
+  showWhatRuns(at, id);
   at("history-file").href = `v1/runs/${id}/explain`;
   at("history-file").download = `${id}.json`;
   at("snooze").addEventListener("click", async () => {
@@ -52,14 +82,29 @@ export function showRun(id) {
   });
   return () => {
     stopLooking();
+    stopPlotting();
     printed.leave();
   };
 }
 
+/** What it runs, for those who may run it themselves. */
+async function showWhatRuns(at, id) {
+  let asked;
+  try {
+    asked = await ask(`v1/runs/${id}/request`);
+  } catch {
+    return; // It is not for everybody; and whatever else is the matter, the view says anyhow.
+  }
+  if (!at("asked")) return; // The view was left meanwhile.
+  at("run-what").hidden = !asked.what;
+  at("run-what").firstElementChild.textContent = asked.what;
+  at("config").textContent = JSON.stringify(asked.config, null, 2);
+  at("asked").hidden = false;
+}
+
 function happened(event) {
   const detail = Object.entries(event.detail).filter(([, value]) => value !== null && typeof value !== "object");
-  const words = event.kind === "reaped" ? [["as", event.detail.error_code]] : detail;
-  return made("li", {},
-    made("time", { dateTime: event.at, textContent: new Date(event.at).toLocaleTimeString() }),
-    `attempt ${event.attempt}: ${event.kind} ${words.map(([name, value]) => `${name} ${value}`).join(", ")}`);
+  const said = event.kind === "reaped" ? [["as", event.detail.error_code]] : detail;
+  return made("li", {}, moment(event.at),
+    ` attempt ${event.attempt}: ${event.kind} ${said.map(([name, value]) => `${name} ${value}`).join(", ")}`);
 }

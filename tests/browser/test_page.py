@@ -1,7 +1,6 @@
 """The page in a real Chromium: as somebody uses it who watches a run, is cut off, and ends it."""
 
 import json
-import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +19,7 @@ from reprieve.stores.runs import lists
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
+from tests.browser.views import open_run, screenshot
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
 from tests.support.nodes import a_node
@@ -50,17 +50,6 @@ def shown(page: Page) -> list[str]:
     """The lines of the log that can be seen."""
     texts: list[str] = page.locator("#lines .row").all_inner_texts()
     return texts
-
-
-def open_run(page: Page, run_id: UUID) -> None:
-    page.goto(f"/#/runs/{run_id}")
-    expect(page.get_by_role("heading", name=f"Run {run_id}")).to_be_visible()
-
-
-def screenshot(page: Page, name: str) -> None:
-    """For the README, where `SCREENSHOTS` names a folder."""
-    if folder := os.environ.get("SCREENSHOTS"):
-        page.screenshot(path=str(Path(folder) / f"page-{name}.png"))
 
 
 @pytest.mark.usefixtures("work")
