@@ -20,6 +20,7 @@ from reprieve.api import (
     problems,
     reports,
     runs,
+    searching,
 )
 from reprieve.api.desks import Desks
 from reprieve.api.hearing import hearing
@@ -55,7 +56,10 @@ def create_app(wired: Services) -> FastAPI:
     app.state.desks = Desks(wired)
     app.state.hub = live.Hub(wired)
     app.state.watcher = events.Watcher(wired)
-    of_runs, of_all = (live, events, bulk, runs, logs, downloads, reports), (notices, fleet, lanes, metrics, page)
+    of_runs, of_all = (
+        (live, events, bulk, runs, logs, downloads, reports),
+        (searching, notices, fleet, lanes, metrics, page),
+    )
     for room in (*of_runs, *of_all):
         app.include_router(room.router)
     problems.install(app)

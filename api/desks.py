@@ -23,6 +23,8 @@ REPORTS_AT_ONCE = 8
 HEALTH_AT_ONCE = 2
 #: Closed logs that are read at once for pages and downloads.
 LOGS_AT_ONCE = 8
+#: Searches of many logs at once; each reads four of them at a time.
+SEARCHES_AT_ONCE = 2
 #: Seconds that a request waits for its turn at a desk.
 LONGEST_WAIT = 10.0
 
@@ -59,6 +61,7 @@ class Desks:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self.searches = Desk(services, SEARCHES_AT_ONCE, "Logs are being searched for others.")
         self.logs = Desk(services, LOGS_AT_ONCE, "Too many logs are being read, or the log archive does not answer.")
 
     @cached_property
@@ -95,6 +98,11 @@ async def _logs(request: Request) -> Desk:
     return desks_of(request).logs
 
 
+async def _searches(request: Request) -> Desk:
+    return desks_of(request).searches
+
+
 ReportDesk = Annotated[Desk, Depends(_reports)]
 HealthDesk = Annotated[Desk, Depends(_health)]
 LogDesk = Annotated[Desk, Depends(_logs)]
+SearchDesk = Annotated[Desk, Depends(_searches)]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reprieve.cli.commands import checks, chosen, history, lanes, notices, runs, servers, tokens, workers
+from reprieve.cli.commands import checks, chosen, history, lanes, logs, notices, runs, servers, tokens, workers
 from reprieve.cli.sentences import say
 from reprieve.cli.troubles import give_up_output, sentence_of
 from reprieve.workers.secrecy import conceal
@@ -20,7 +20,7 @@ COMMANDS: dict[str, Command] = {
     "up": servers.up,
     "run": runs.run,
     "ps": chosen.ps,
-    "logs": runs.logs,
+    "logs": logs.logs,
     "start": servers.start_role,
     "api": servers.api,
     "exec": runs.exec_reported,

@@ -48,7 +48,7 @@ def ps(
     """List runs, the newest first."""
     from reprieve.client.link import link
 
-    wanted = _wanted(status, adapter, label, error, lane, since, text)
+    wanted = chosen(status, adapter, label, error, lane, since, text)
     runs = link().records.first(wanted, limit)
     if as_json:
         say_json([each.model_dump(mode="json") for each in runs])
@@ -77,7 +77,7 @@ def cancel(
     from reprieve.workers.bootstrap import services
     from reprieve.workers.cancel import cancel_each, cancel_run
 
-    wanted = _wanted(status, adapter, label, error, lane, since, text)
+    wanted = chosen(status, adapter, label, error, lane, since, text)
     if run_id is not None:
         _refuse_both(wanted)
         before = services().records.get(services().records.resolve(run_id))
@@ -114,7 +114,7 @@ def again(
     from reprieve.client.link import link
     from reprieve.stores.runs.again import not_made_with
 
-    wanted = _wanted(status, adapter, label, error, lane, since, text)
+    wanted = chosen(status, adapter, label, error, lane, since, text)
     if run_id is not None:
         _refuse_both(wanted)
         say(run_again(link().records.resolve(run_id), idempotency_key=idempotency_key).id)
@@ -133,7 +133,7 @@ def again(
     _do_to_all(Deed.AGAIN, wanted, act, others, yes=yes, done="done again", if_cut_off=goes_on)
 
 
-def _wanted(
+def chosen(
     status: list[Status] | None,
     adapter: str | None,
     label: list[str] | None,

@@ -185,41 +185,9 @@ def _follow_to_the_end(wired: "Services", started: "Run") -> int:
     return output.exit_status(ended)
 
 
-def _find(wired: "Services", run_id: str) -> "Run":
+def find(wired: "Services", run_id: str) -> "Run":
     """The run that a person means; raises `RunNotFound`."""
     return wired.records.get(wired.records.resolve(run_id))
-
-
-def logs(
-    run_id: RunId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="From this attempt on; the first by default.")] = None,
-    after: Annotated[int, typer.Option(min=0, help="After this sequence number of that attempt.")] = 0,
-    stream: Annotated[str | None, typer.Option(help="Only this stream, for example stdout.")] = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="With --stream: its bytes on standard output, of one attempt, the last one.")
-    ] = False,
-) -> None:
-    """Show what a run has printed, byte for byte. Exit status 1 if some of it is missing."""
-    if raw and stream is None:
-        raise InvalidRequest("--raw needs --stream, for example --stream stdout: one file cannot hold two streams.")
-    from reprieve.cli import output
-    from reprieve.workers.bootstrap import services
-
-    wired = services()
-    wanted = _find(wired, run_id)
-    if attempt is not None and attempt > wanted.attempt and not follow:
-        raise InvalidRequest(f"There is no attempt {attempt} (yet): the run has had {wanted.attempt}.")
-    first = attempt or (max(wanted.attempt, 1) if raw else 1)
-    reader = wired.log_of(wanted.id)
-    attempts = range(first, wanted.attempt + 1)[: 1 if raw else None]
-    stored = (item for number in attempts for item in reader.stored(number, after if number == first else 0))
-    try:
-        whole = output.write(reader.follow(first, after) if follow else stored, stream=stream, raw=raw)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    if not whole:
-        raise typer.Exit(1)
 
 
 def snooze(
@@ -231,7 +199,7 @@ def snooze(
     from reprieve.workers.quiet import snooze_run
 
     seconds, wired = seconds_of(length), services()
-    after = snooze_run(wired, _find(wired, run_id).id, seconds)
+    after = snooze_run(wired, find(wired, run_id).id, seconds)
     if after.status.is_final:
         say(f"{after.id} had already ended: {after.status}")
     elif seconds:
