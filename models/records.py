@@ -54,6 +54,16 @@ class AttemptRecord(RowRecord):
     )
 
 
+class ReportRecord(RowRecord):
+    """What a run says of itself: of its current attempt what is newest, of all of them what they used."""
+
+    progress: float | None = Field(description="How far its current attempt is, from 0 to 1.")
+    sentence: str | None = Field(description="What its current attempt does, in its own words.")
+    at: datetime | None = Field(description="When its current attempt last said anything.")
+    usage: dict[str, int | float] = Field(description="What it has used, by names of its own: sums over its attempts.")
+    result_bytes: int | None = Field(description="The size of its result, which `/v1/runs/{id}/result` gives.")
+
+
 class Run(RowRecord):
     """A run and its attempts."""
 
@@ -86,6 +96,7 @@ class Run(RowRecord):
     quiet_at: datetime | None = Field(default=None, description="Since when it is called quiet.")
     snoozed_until: datetime | None = Field(default=None, description="Until when nobody is told that it is quiet.")
     again_of: UUID | None = Field(default=None, description="The run that it does again.")
+    report: ReportRecord | None = Field(default=None, description="What it says of itself; null where it says nothing.")
 
     @property
     def is_quiet(self) -> bool:

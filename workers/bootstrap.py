@@ -32,6 +32,7 @@ from reprieve.stores.runs.claims import ClaimStore
 from reprieve.stores.runs.deadlines import DeadlineStore
 from reprieve.stores.runs.lanes import LaneStore
 from reprieve.stores.runs.records import RunRecords
+from reprieve.stores.runs.reports import ReportStore
 from reprieve.stores.runs.resends import ResendStore
 from reprieve.stores.runs.store import RunStore
 from reprieve.stores.runs.terminations import TerminationStore
@@ -58,6 +59,7 @@ class Services:
     lanes: LaneStore
     deadlines: DeadlineStore
     attempts: AttemptStore
+    reports: ReportStore
     resends: ResendStore
     terminations: TerminationStore
     workers: WorkerStore
@@ -136,6 +138,7 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "lanes": LaneStore(database),
         "deadlines": DeadlineStore(database),
         "attempts": AttemptStore(database),
+        "reports": ReportStore(database),
         "resends": ResendStore(database),
         "terminations": TerminationStore(database),
         "workers": WorkerStore(database),

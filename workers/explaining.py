@@ -15,6 +15,7 @@ from reprieve.models.notices import Told
 from reprieve.models.owed import Failing
 from reprieve.models.records import EventRecord, ExplanationRecord, NoticeRecord, Run, SparingRecord
 from reprieve.models.rows import RunAttempt, RunEvent, RunRow, Sparing
+from reprieve.models.saying import sentences_of
 from reprieve.models.status import EventKind, Status
 from reprieve.models.text import shown, span
 from reprieve.stores.closings import LogState
@@ -79,6 +80,7 @@ class Explanation:
             lines.append(run.error_message)
         if run.labels:
             lines.append("Labels: " + " ".join(f"{name}={value}" for name, value in run.labels.items()))
+        lines += sentences_of(run.report, self.now)
         lines += _quiet_sentences(run, self.now)
         lines += _again_sentences(run, self.events)
         lines += [_sparing_sentence(sparing) for sparing in self.sparings]
