@@ -20,6 +20,7 @@ from reprieve.api import (
     problems,
     reports,
     runs,
+    usage,
 )
 from reprieve.api.desks import Desks
 from reprieve.api.hearing import hearing
@@ -54,7 +55,10 @@ def create_app(wired: Services) -> FastAPI:
     app.state.desks = Desks(wired)
     app.state.hub = live.Hub(wired)
     app.state.watcher = events.Watcher(wired)
-    of_runs, of_all = (live, events, bulk, runs, logs, downloads, reports), (notices, fleet, lanes, metrics, page)
+    of_runs, of_all = (
+        (live, events, bulk, runs, logs, downloads, reports),
+        (notices, fleet, lanes, usage, metrics, page),
+    )
     for room in (*of_runs, *of_all):
         app.include_router(room.router)
     problems.install(app)

@@ -109,6 +109,27 @@ class Run(RowRecord):
         return any(attempt.late_output_at or attempt.late_result_at for attempt in self.attempts)
 
 
+class UsageGroup(Record):
+    """What runs that have something in common have used."""
+
+    group: str | None = Field(description="What they have in common; null for those without that label.")
+    runs: int
+    attempts: int
+    wall_seconds: float = Field(description="For how long their attempts ran, those under way so far.")
+    usage: dict[str, int | float] = Field(description="Sums of what they said they used, the 100 most frequent names.")
+    unlisted_names: int
+
+
+class UsageSummary(Record):
+    """What runs have used since a time."""
+
+    by: str
+    since: datetime = Field(description="When the oldest of these runs was asked for, where it is not complete.")
+    complete: bool = Field(description="Whether it is of all that were asked about: 100,000 runs at the most.")
+    groups: list[UsageGroup] = Field(description="Those of most runs first, 1,000 at the most.")
+    unlisted_groups: int
+
+
 class RunPage(Record):
     """Runs, the newest first."""
 

@@ -36,6 +36,7 @@ from reprieve.stores.runs.reports import ReportStore
 from reprieve.stores.runs.resends import ResendStore
 from reprieve.stores.runs.store import RunStore
 from reprieve.stores.runs.terminations import TerminationStore
+from reprieve.stores.runs.usage import UsageStore
 from reprieve.stores.sizes import Sizes
 from reprieve.stores.spooled import SpooledStore
 from reprieve.stores.sweeps import SweepStore
@@ -61,6 +62,7 @@ class Services:
     attempts: AttemptStore
     reports: ReportStore
     resends: ResendStore
+    usage: UsageStore
     terminations: TerminationStore
     workers: WorkerStore
     adoptions: AdoptionStore
@@ -140,6 +142,7 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "attempts": AttemptStore(database),
         "reports": ReportStore(database),
         "resends": ResendStore(database),
+        "usage": UsageStore(database),
         "terminations": TerminationStore(database),
         "workers": WorkerStore(database),
         "adoptions": AdoptionStore(database, logs),

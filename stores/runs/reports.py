@@ -20,13 +20,14 @@ from reprieve.stores.database import Database
 # The attempt is looked at, and not locked: an adoption raises the row's own epoch (`stores.adoptions`).
 SAY = text("""
 INSERT INTO run_reports AS t (run_id, attempt, epoch, number, progress, sentence, usage, result, at)
-SELECT a.run_id, a.attempt, e.epoch, e.number, e.progress, e.sentence, e.usage, e.result,
+SELECT DISTINCT ON (a.run_id, a.attempt)
+       a.run_id, a.attempt, e.epoch, e.number, e.progress, e.sentence, e.usage, e.result,
        clock_timestamp() - e.age * interval '1 s'
 FROM jsonb_to_recordset(CAST(:said AS jsonb)) AS e (
     run_id uuid, attempt int, epoch bigint, number bigint, progress float, sentence text, usage jsonb, result text,
     age float)
 JOIN run_attempts a ON a.run_id = e.run_id AND a.attempt = e.attempt AND a.epoch = e.epoch
-ORDER BY a.run_id, a.attempt
+ORDER BY a.run_id, a.attempt, e.number DESC
 ON CONFLICT (run_id, attempt) DO UPDATE
 SET epoch = EXCLUDED.epoch, number = EXCLUDED.number, progress = EXCLUDED.progress, sentence = EXCLUDED.sentence,
     usage = EXCLUDED.usage, result = coalesce(EXCLUDED.result, t.result), at = EXCLUDED.at

@@ -1,7 +1,6 @@
 """What a report may say, and what several of them come to."""
 
 import json
-import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
