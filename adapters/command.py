@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from signal import SIGKILL
 from socket import SHUT_WR, socket, socketpair
 from typing import IO
@@ -24,6 +25,7 @@ from reprieve.adapters.protocol import AsyncContext
 from reprieve.adapters.secrets import SecretUnavailable, patterns_of_all, resolve
 from reprieve.models.faults import is_unfit
 from reprieve.models.process import ProcessIdentity
+from reprieve.models.saying import VARIABLE
 from reprieve.models.work import Work
 
 #: Seconds between two tries to start a command on a host that is short of something.
@@ -200,8 +202,8 @@ async def started(
             raise CannotStart("the run has ended before this host could start it")
 
 
-async def launch(run: Work, mode: str, files: Sequence[int] = ()) -> Launched:
-    """Have a launcher for a run's command, in a session of its own.
+async def launch(run: Work, mode: str, files: Sequence[int] = (), report: Path | None = None) -> Launched:
+    """Have a launcher for a run's command, in a session of its own; it may say something of itself in `report`.
 
     `mode` is `own`, or the folder of an attempt that outlives the worker: the launcher then copies the command's output
     to `files`, for standard output and standard error, and writes the record of its exit there. With `own`, the output
@@ -213,7 +215,7 @@ async def launch(run: Work, mode: str, files: Sequence[int] = ()) -> Launched:
     secrets = await asyncio.to_thread(resolved_secrets, config) if config.secrets else {}
     marker = uuid4().hex
     command = [os.fsencode(word) for word in config.command]
-    environment = _environment(run, config, secrets, marker)
+    environment = _environment(run, config, secrets, {MARKER: marker} | ({VARIABLE: str(report)} if report else {}))
     if is_too_long(command, environment):
         raise CannotStart(TOO_LONG)
     with ExitStack() as lent, ExitStack() as kept:
@@ -320,7 +322,9 @@ def resolved_secrets(config: CommandConfig) -> dict[str, str]:
         raise CannotStart(str(problem)) from None
 
 
-def _environment(run: Work, config: CommandConfig, secrets: Mapping[str, str], marker: str) -> dict[bytes, bytes]:
-    """What the command inherits. The marker stands last: no config drops it by mistake."""
-    whole = {**inherited_environment(), **run.environment, **config.env, **secrets, MARKER: marker}
+def _environment(
+    run: Work, config: CommandConfig, secrets: Mapping[str, str], ours: Mapping[str, str]
+) -> dict[bytes, bytes]:
+    """What the command inherits. Ours stands last: no config drops it by mistake."""
+    whole = {**inherited_environment(), **run.environment, **config.env, **secrets, **ours}
     return {os.fsencode(name): os.fsencode(value) for name, value in whole.items()}

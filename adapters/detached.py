@@ -29,6 +29,7 @@ from reprieve.adapters.ending import end
 from reprieve.adapters.kinds import DetachedKind
 from reprieve.adapters.masking import Masker
 from reprieve.adapters.protocol import AsyncContext, Attempt
+from reprieve.adapters.report_files import ReportFile, ReportFiles
 from reprieve.adapters.secrets import patterns_of_all
 from reprieve.models.errors import OutsideRoot
 from reprieve.models.paths import inside
@@ -56,17 +57,19 @@ class DetachedAdapter(DetachedKind):
 
     def __init__(self, folder: Path, host_name: str) -> None:
         self._folder = folder
+        self._reports = ReportFiles(folder / "reports")
         self._host_name = host_name
 
     async def execute(self, run: Work, context: AsyncContext) -> Outcome:
         name = f"{run.run_id}/{run.attempt}"
         folder = self._folder / name
+        report = self._reports.ready((run.run_id, run.attempt))
 
         async def launch_here() -> Launched:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with ExitStack() as lent:
                 files = [lent.enter_context((folder / stream).open("ab")).fileno() for stream in STREAMS]
-                launched = await launch(run, str(folder), files)
+                launched = await launch(run, str(folder), files, report)
             try:
                 await launched.ready()
             except BaseException:
@@ -83,7 +86,7 @@ class DetachedAdapter(DetachedKind):
                 pass
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
-        return await _Following(folder, launched.identity, launched.masker, context).to_the_end()
+        return await self._follow(folder, launched.identity, launched.masker, context)
 
     async def attach(self, run: Work, handle: dict[str, Any], context: AsyncContext) -> Outcome:
         folder, launcher = inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle)
@@ -95,7 +98,13 @@ class DetachedAdapter(DetachedKind):
                 await _end(folder, launcher)
                 return Outcome.failed("Stopped.")
             await context.wait(SECRETS_INTERVAL)
-        return await _Following(folder, launcher, partial(Masker, patterns), context).to_the_end()
+        return await self._follow(folder, launcher, partial(Masker, patterns), context)
+
+    async def _follow(
+        self, folder: Path, launcher: ProcessIdentity, masker: Callable[[], Masker], context: AsyncContext
+    ) -> Outcome:
+        with self._reports.followed(context, masker) as said:
+            return await _Following(folder, launcher, masker, context, said).to_the_end()
 
     def probe(self, handles: Sequence[dict[str, Any]]) -> list[Probe]:
         return [self._probe(handle) for handle in handles]
@@ -119,7 +128,8 @@ class DetachedAdapter(DetachedKind):
             host.terminate(launcher)
 
     def kept(self) -> list[Attempt]:
-        return [found for path in self._folder.glob("*/*") if (found := _attempt_of(path)) is not None]
+        folders = (found for path in self._folder.glob("*/*") if (found := _attempt_of(path)) is not None)
+        return list(dict.fromkeys([*folders, *self._reports.kept()]))
 
     def forget(self, attempt: Attempt) -> None:
         run_id, number = attempt
@@ -127,6 +137,7 @@ class DetachedAdapter(DetachedKind):
         shutil.rmtree(folder / str(number), ignore_errors=True)
         with suppress(OSError):  # Another attempt is kept there, or it is gone.
             folder.rmdir()
+        self._reports.forget(attempt)
 
 
 def _is_unstarted(folder: Path) -> bool:
@@ -226,9 +237,15 @@ class _Following:
     """
 
     def __init__(
-        self, folder: Path, launcher: ProcessIdentity, masker: Callable[[], Masker], context: AsyncContext
+        self,
+        folder: Path,
+        launcher: ProcessIdentity,
+        masker: Callable[[], Masker],
+        context: AsyncContext,
+        said: ReportFile,
     ) -> None:
         self._folder = folder
+        self._said = said
         self._launcher = launcher
         self._context = context
         cursor = context.cursor
@@ -245,8 +262,10 @@ class _Following:
             # Look for the end before reading: what was written before it is then read too.
             returncode = _exit_code(self._exit)
             grown = await self._read_new()
+            await self._said.take()
             if returncode is not None and not grown:
                 await self._flush()
+                await self._said.take_rest()
                 return Outcome.of_exit(returncode)
             self._look_whether_it_is_alive()
             if self._context.stopping:
@@ -254,6 +273,7 @@ class _Following:
                 while await self._read_new():
                     pass
                 await self._flush()
+                await self._said.take_rest()
                 return Outcome.failed("Stopped.")
             # Where there is more to read, it only waits for its turn.
             await self._context.wait(0 if grown else self._pause)

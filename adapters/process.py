@@ -20,8 +20,9 @@ from reprieve.adapters.command_files import LAST_READS, read_output
 from reprieve.adapters.ending import end
 from reprieve.adapters.kinds import ProcessKind
 from reprieve.adapters.launcher import DRAIN_SECONDS, OWN
-from reprieve.adapters.protocol import AsyncContext
+from reprieve.adapters.protocol import AsyncContext, Attempt
 from reprieve.adapters.readers import Readers
+from reprieve.adapters.report_files import ReportFile, ReportFiles
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.work import Outcome, Work
 
@@ -36,17 +37,19 @@ class ProcessAdapter(ProcessKind):
 
     own_limit: ClassVar[int | None] = None
 
-    def __init__(self, folder: Path, host_name: str) -> None:
-        """Needs neither: a child is recorded by its context, and leaves nothing behind."""
+    def __init__(self, folder: Path, host_name: str) -> None:  # noqa: ARG002 - none needs it
+        """A child is recorded by its context, and leaves nothing behind but what it said of itself."""
+        self._reports = ReportFiles(folder)
 
     async def execute(self, run: Work, context: AsyncContext) -> Outcome:
         async def record(launched: Launched) -> None:
             one = launched.identity
             await context.on_spawn(one.pid, one.process_group_id, one.started_at, one.marker)
 
+        report = self._reports.ready((context.run_id, context.attempt))
         try:
-            async with started(partial(launch, run, OWN), record, context) as launched:
-                outcome = await _Following(launched, context).to_the_end()
+            async with started(partial(launch, run, OWN, report=report), record, context) as launched:
+                outcome = await _Following(launched, context, self._reports).to_the_end()
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
         return outcome
@@ -54,12 +57,19 @@ class ProcessAdapter(ProcessKind):
     def terminate(self, handle: dict[str, Any]) -> None:
         host.terminate(ProcessIdentity.from_handle(handle))
 
+    def kept(self) -> list[Attempt]:
+        return self._reports.kept()
+
+    def forget(self, attempt: Attempt) -> None:
+        self._reports.forget(attempt)
+
 
 class _Following:
     """Hands over what the command prints until it has ended; then ends what is left of it."""
 
-    def __init__(self, launched: Launched, context: AsyncContext) -> None:
+    def __init__(self, launched: Launched, context: AsyncContext, reports: ReportFiles) -> None:
         self._launched = launched
+        self._reports = reports
         self._context = context
         self._readers = Readers()
         self._streams = {fd: stream for stream, fd in launched.outputs.items()}
@@ -78,7 +88,9 @@ class _Following:
                 self._hear()
             else:
                 self._readers.watch([self._launched.channel.fileno()])
-            exited = await self._follow(told)
+            with self._reports.followed(self._context, self._launched.masker, self._readers.wake) as said:
+                exited = await self._follow(told, said)
+                await said.take_rest()
             for stream, masker in self._maskers.items():
                 await self._hand_over(stream, masker.flush())
         finally:
@@ -97,7 +109,7 @@ class _Following:
             told.exception()  # Raised again where it is followed, if it still is.
         self._readers.wake()
 
-    async def _follow(self, told: asyncio.Task[None]) -> Exited:
+    async def _follow(self, told: asyncio.Task[None], said: ReportFile) -> Exited:
         """Until the command has ended and its output is closed; told to stop, or drained for long enough, see to it."""
         while self._exited is None or self._streams:
             for fd in await self._readers.next(self._seconds_to_drain()):
@@ -105,6 +117,7 @@ class _Following:
                     await self._read(fd)
                 else:
                     self._hear()
+            await said.take()
             if self._ending is not None:
                 # Of a launcher that has just ended, the last word may not be heard yet.
                 if self._ending.done() and (self._exited is not None or not self._all_ended):

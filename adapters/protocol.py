@@ -1,7 +1,7 @@
 """What an adapter is, and what it is given: the two protocols between Reprieve and whatever does the work."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
 from uuid import UUID
@@ -76,6 +76,29 @@ class Context(Protocol):
         """
         ...
 
+    def report(
+        self,
+        *,
+        progress: float | None = None,
+        say: str | None = None,
+        result: Any = None,
+        usage: Mapping[str, float] | None = None,
+        number: int | None = None,
+    ) -> None:
+        """What the work says of itself: how far it is (0 to 1), a sentence, a result (JSON, 64 KiB), what it has used.
+
+        Progress, sentence and result replace those before; `usage`, numbers by name, is added to what was used before.
+        Costs next to nothing, and is no proof of life: it is written once in ten seconds, and with the end. `number` is
+        the report's own among those of the attempt, where they have numbers that grow: one that is not greater than
+        `reported` was taken before, and changes nothing. Raises `InvalidRequest`, which says what is wrong.
+        """
+        ...
+
+    @property
+    def reported(self) -> int:
+        """The number of the last report that was taken, also by those who followed the work before; 0 for none."""
+        ...
+
     def heartbeat(self) -> None:
         """The work was seen alive just now. Costs nothing: call it as often as you look."""
         ...
@@ -110,6 +133,19 @@ class AsyncContext(Protocol):
     async def on_dispatch(self, handle: dict[str, Any], host: str | None = None) -> None: ...
 
     async def note(self, sentence: str) -> None: ...
+
+    def report(
+        self,
+        *,
+        progress: float | None = None,
+        say: str | None = None,
+        result: Any = None,
+        usage: Mapping[str, float] | None = None,
+        number: int | None = None,
+    ) -> None: ...
+
+    @property
+    def reported(self) -> int: ...
 
     def heartbeat(self) -> None: ...
 

@@ -31,6 +31,7 @@ from reprieve.adapters.spool_reader import SpoolReader
 from reprieve.models.chunks import Chunk, encode, split_output
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.paging import pages
+from reprieve.models.saying import NOTHING, Report
 from reprieve.models.work import Outcome
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_INTERVAL = 20.0
 #: Seconds between two looks for output to send.
 SEND_INTERVAL = 0.2
+#: Seconds between two reports of what the work says of itself; the last is sent before its result.
+SAY_INTERVAL = 10.0
 #: Seconds between two looks whether a worker has claimed the run.
 CLAIM_INTERVAL = 1.0
 #: Bytes and chunks of one report, below what the server takes.
@@ -66,7 +69,7 @@ class Transport(Protocol):
     """The way to the server."""
 
     def post(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer to `output`, `heartbeat` or `finish`. Raises `Away` and `Refused`."""
+        """The answer to `output`, `heartbeat`, `report` or `finish`. Raises `Away` and `Refused`."""
         ...
 
 
@@ -142,6 +145,11 @@ class Reporter:
         self._answered = False
         self._all_added = threading.Event()
         self._result: dict[str, Any] = {}
+        #: What the work has said of itself that is not on its way, and what is, with its number.
+        self._said = NOTHING
+        self._saying: dict[str, Any] | None = None
+        self._says_at = 0.0
+        self._say_lock = threading.Lock()
         self._done = threading.Event()
         self._problem: str | None = None
         self._sender = threading.Thread(target=self._send_all, name="reporter", daemon=True)
@@ -177,6 +185,14 @@ class Reporter:
         at = time.time_ns() // 1_000_000
         self._spool.append(self._log, [encode((at, stream, piece, None)) for piece in split_output(data)])
 
+    def say(self, report: Report) -> None:
+        """Take over what the work says of itself. It is sent once in ten seconds, what was said meanwhile as one.
+
+        Raises `InvalidRequest` where that has too many names.
+        """
+        with self._say_lock:
+            self._said = self._said.then(report)
+
     def send_result(self, outcome: Outcome) -> str | None:
         """Report the result, after all output, for as long as it takes; None when it was taken, or why it was not.
 
@@ -197,6 +213,8 @@ class Reporter:
         try:
             for chunks in self._batches():
                 self._send(chunks)
+            while self._say_next(is_last=True):
+                pass
             self._retrying(self._report_result)
         except (Away, Refused) as problem:
             self._problem = str(problem)
@@ -207,6 +225,8 @@ class Reporter:
         """Output as it comes, until there is no more to come."""
         while True:
             all_added = self._all_added.is_set()
+            if time.monotonic() >= self._says_at and not all_added:
+                self._say_next(is_last=False)
             if (stretch := self._reader.next(BATCH_BYTES)) is not None:
                 chunks = [chunk for block in stretch.blocks for chunk in block.chunks()]
                 yield from pages(chunks, BATCH_CHUNKS)
@@ -221,6 +241,41 @@ class Reporter:
             chunks = chunks[taken:]
             if not taken:
                 time.sleep(CLAIM_INTERVAL)
+
+    def _say_next(self, *, is_last: bool) -> bool:
+        """Send what the work has said of itself, or again what may not have come; whether there was anything.
+
+        It never holds up output or the result: what the server will not take is tried again with the next, and in the
+        end let go.
+        """
+        with self._say_lock:
+            if self._saying is None and self._said != NOTHING:
+                self._saying, self._said = self._said.as_given(), NOTHING
+        if self._saying is None:
+            return False
+        self._says_at = time.monotonic() + SAY_INTERVAL
+        try:
+            if is_last:
+                self._retrying(self._report_said)
+            else:
+                self._report_said()
+        except Away:
+            return False
+        except Refused as problem:
+            if not is_last:
+                return False
+            logger.warning("reprieve: what the command said of itself was not taken: %s.", problem)
+        self._saying = None
+        return True
+
+    def _report_said(self) -> None:
+        """Under the number that comes after the last one that was taken: sent again, it has the same one."""
+        if self._saying is None:
+            return
+        if "number" not in self._saying:
+            self._saying["number"] = _whole(self._post("report", {}), "number") + 1
+        if _whole(self._post("report", self._saying), "number") < self._saying["number"]:
+            raise Away("The run waits for a worker to claim it")
 
     def _beat(self) -> None:
         while not self._done.wait(self._heartbeat_interval):
@@ -287,8 +342,15 @@ def _tell_first(state: RetryCallState) -> None:
 
 
 def _number(answer: dict[str, Any], name: str) -> int:
+    value = _whole(answer, name)
+    if value < 1:
+        raise Away(f"The answer has no {name}.")
+    return value
+
+
+def _whole(answer: dict[str, Any], name: str) -> int:
     value = answer.get(name)
-    if type(value) is not int or value < 1:
+    if type(value) is not int or value < 0:
         raise Away(f"The answer has no {name}.")
     return value
 

@@ -21,6 +21,7 @@ from reprieve.api import (
     reports,
     runs,
     searching,
+    usage,
 )
 from reprieve.api.desks import Desks
 from reprieve.api.hearing import hearing
@@ -58,7 +59,7 @@ def create_app(wired: Services) -> FastAPI:
     app.state.watcher = events.Watcher(wired)
     of_runs, of_all = (
         (live, events, bulk, runs, logs, downloads, reports),
-        (searching, notices, fleet, lanes, metrics, page),
+        (searching, notices, fleet, lanes, usage, metrics, page),
     )
     for room in (*of_runs, *of_all):
         app.include_router(room.router)

@@ -16,6 +16,9 @@ router = APIRouter(prefix="/v1/runs/{run_id}", tags=["reports"])
 CHUNKS = [{"stream": "stdout", "data": "aGVsbG8K", "at": 1790000000123}]
 
 
+SAID = {"number": 1, "progress": 0.4, "say": "epoch 3 of 8", "usage": {"tokens": 1200}}
+
+
 class OutputTaken(BaseModel):
     next_seq: int = Field(description="The number of the first chunk that is not stored: continue from there.")
     stop: bool = Field(description="The run has ended: end the work.")
@@ -23,6 +26,11 @@ class OutputTaken(BaseModel):
 
 class HeartbeatTaken(BaseModel):
     stop: bool
+
+
+class ReportTaken(BaseModel):
+    number: int = Field(description="Of the last report that was taken; 0 for none, or while no worker has claimed it.")
+    stop: bool = Field(description="The run has ended: end the work.")
 
 
 class ResultTaken(BaseModel):
@@ -49,6 +57,14 @@ async def output(
 async def heartbeat(run_id: UUID, desk: ReportDesk, token: GivenToken) -> HeartbeatTaken:
     """The work is alive."""
     return HeartbeatTaken(**await desk.serve(reporting.heartbeat, run_id, token))
+
+
+@router.post("/report", responses=answers(401, 404, 413, 422, 503))
+async def report(
+    run_id: UUID, desk: ReportDesk, token: GivenToken, said: Annotated[dict[str, Any], Body(examples=[SAID])]
+) -> ReportTaken:
+    """Say how far the work is, what it does, what it has used, what has come of it: any of these."""
+    return ReportTaken(**await desk.serve(reporting.say, run_id, token, said))
 
 
 @router.post("/finish", responses=answers(400, 401, 404, 422, 503))

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from reprieve.api.access import AskedBy, MayRead, MayRun, Wired, root_path
@@ -203,6 +203,22 @@ def get(run_id: RunId, wired: Wired) -> Run:
 def asked(run_id: RunId, wired: Wired) -> AskedRecord:
     """What a run was asked for with: its config, too, which may hold what is not for everybody who may look."""
     return wired.records.asked(run_id)
+
+
+@router.get(
+    "/{run_id}/result",
+    dependencies=[MayRead],
+    responses={
+        200: {"description": "What the run gave.", "content": {"application/json": {}}},
+        **answers(401, 403, 404, 422, 503),
+    },
+)
+def result(run_id: RunId, wired: Wired) -> Response:
+    """The newest result that a run gave, as it gave it."""
+    given = wired.records.result(run_id)
+    if given is None:
+        raise HTTPException(404, f"Run {run_id} has given no result.")
+    return Response(given, media_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
 
 
 class WantedAgain(BaseModel):

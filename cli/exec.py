@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from reprieve.cli.output import SIGNAL_BASE
 from reprieve.cli.sentences import say
 from reprieve.models.errors import InvalidRequest, TokenRefused
 from reprieve.models.process import ProcessIdentity
+from reprieve.models.saying import report_of
 from reprieve.models.work import Outcome, Work
 
 #: Where the token comes from; never from an argument, which every user of the host can read.
@@ -66,7 +67,8 @@ def _run(work: Work, transport: HttpTransport, spool: Spool, server: str) -> int
         _tell(f"Nobody answers at {server} ({away}): is it right? The command runs, and its output waits here.")
     with _heeding_signals(context) as ended:
         reporter.start()
-        outcome = asyncio.run(ProcessAdapter(Path(), "").execute(work, context))
+        with tempfile.TemporaryDirectory(prefix="reprieve-exec-") as folder:
+            outcome = asyncio.run(ProcessAdapter(Path(folder), "").execute(work, context))
         ended.set()
         if "exit_status" not in outcome.detail and outcome.error_message:
             _tell(outcome.error_message)
@@ -92,6 +94,7 @@ class ReportingContext:
         self.run_id = work.run_id
         self.attempt = work.attempt
         self.reporter: Reporter | None = None
+        self.reported = 0
         self._stopping = False
         self._wake: Callable[[], object] = lambda: None
         self._process: ProcessIdentity | None = None
@@ -122,6 +125,21 @@ class ReportingContext:
 
     async def note(self, sentence: str) -> None:
         _tell(sentence)
+
+    def report(
+        self,
+        *,
+        progress: float | None = None,
+        say: str | None = None,
+        result: Any = None,
+        usage: Mapping[str, float] | None = None,
+        number: int | None = None,
+    ) -> None:
+        report = report_of({"progress": progress, "say": say, "result": result, "usage": usage})
+        number = self.reported + 1 if number is None else number
+        if self.reporter is not None and number > self.reported:
+            self.reporter.say(report)
+            self.reported = number
 
     def heartbeat(self) -> None:
         """The reporter sends its own."""

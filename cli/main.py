@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from reprieve.cli.commands import checks, chosen, history, lanes, logs, notices, runs, servers, tokens, workers
+from reprieve.cli.commands import (
+    checks,
+    chosen,
+    history,
+    lanes,
+    logs,
+    notices,
+    reports,
+    runs,
+    servers,
+    tokens,
+    workers,
+)
 from reprieve.cli.sentences import say
 from reprieve.cli.troubles import give_up_output, sentence_of
 from reprieve.workers.secrecy import conceal
@@ -28,6 +40,9 @@ COMMANDS: dict[str, Command] = {
     "again": chosen.again,
     "snooze": runs.snooze,
     "explain": runs.explain,
+    "report": reports.report,
+    "result": reports.result,
+    "usage": reports.usage,
     "lanes": lanes.lanes,
     "workers": workers.workers,
     "drain": workers.drain,

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from reprieve.models.lanes import LaneState, Rule
-from reprieve.models.records import Run
+from reprieve.models.records import Run, UsageGroup, UsageSummary
+from reprieve.models.saying import in_numbers, percent
 from reprieve.models.status import Status
 from reprieve.models.text import shown, span
 from reprieve.models.workers import WorkerRecord
@@ -41,20 +42,26 @@ def short_id(run: Run) -> str:
 
 
 def runs_table(runs: Sequence[Run], now: datetime, width: int) -> list[Text]:
-    """A head, and a line for each run, of so many columns. Labels and errors take what is left, and are cut."""
+    """A head, and a line for each run, of so many columns. What runs say takes a quarter, where any says something;
+    labels and errors take what is left, and are cut.
+    """
     fixed = [["RUN", "ADAPTER", "STATUS", "ATTEMPT", "STARTED", "LAST SIGN"], *(_cells(run, now) for run in runs)]
     widths = [max(cell_len(cell) for cell in column) for column in zip(*fixed, strict=True)]
     loose = [("LABELS", "ERROR"), *((_labels(run), _error(run)) for run in runs)]
-    room = max(width - sum(widths) - len(GAP) * (len(widths) + 1), 2 * NARROWEST)
+    says = ["SAYS", *map(_says, runs)] if any(map(_says, runs)) else [""] * len(fixed)
+    of_says = min(max(map(cell_len, says)), max(NARROWEST, width // 4))
+    room = max(width - sum(widths) - of_says - len(GAP) * (len(widths) + 1 + bool(of_says)), 2 * NARROWEST)
     labels_need, errors_need = (max(map(cell_len, column)) for column in zip(*loose, strict=True))
     of_errors = min(errors_need, max(room // 2, room - labels_need))
     of_labels = min(labels_need, room - of_errors)
     styles = ["bold", *(COLOURS[Status(run.status)] for run in runs)]
     lines = []
-    for cells, (labels, error), style in zip(fixed, loose, styles, strict=True):
+    for cells, (labels, error), saying, style in zip(fixed, loose, says, styles, strict=True):
         line = Text(style="bold" if cells is fixed[0] else "")
         for number, (cell, column) in enumerate(zip(cells, widths, strict=True)):
             line.append_text(_fitted(cell, column, style if number == 2 else "")).append(GAP)
+        if of_says:
+            line.append_text(_fitted(saying, of_says)).append(GAP)
         line.append_text(_fitted(labels, of_labels)).append(GAP).append_text(_fitted(error, of_errors))
         line.rstrip()
         line.truncate(width, overflow="ellipsis")
@@ -120,6 +127,32 @@ def _cells(run: Run, now: datetime) -> list[str]:
 
 def _labels(run: Run) -> str:
     return shown(" ".join(f"{name}={value}" for name, value in run.labels.items())) or "-"
+
+
+def _says(run: Run) -> str:
+    """How far it is and what it does, while it is at it; what it has come to is told otherwise."""
+    if run.report is None or run.status != Status.RUNNING:
+        return ""
+    far = [] if run.report.progress is None else [percent(run.report.progress)]
+    return shown(" ".join([*far, *filter(None, [run.report.sentence])]))
+
+
+def usage_table(summary: UsageSummary, width: int) -> list[Text]:
+    """A head, and a line for each group, cut to so many columns."""
+    head = ["GROUP", "RUNS", "ATTEMPTS", "TIME", "USED"]
+    return _plain_table([head, *(_usage_cells(one) for one in summary.groups)], width)
+
+
+def _usage_cells(one: UsageGroup) -> list[str]:
+    more = f" and {one.unlisted_names} more" if one.unlisted_names else ""
+    used = shown(in_numbers(one.usage)) + more
+    return [
+        "-" if one.group is None else shown(one.group),
+        f"{one.runs:,}",
+        f"{one.attempts:,}",
+        span(one.wall_seconds),
+        used or "-",
+    ]
 
 
 def _error(run: Run) -> str:

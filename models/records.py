@@ -55,6 +55,16 @@ class AttemptRecord(RowRecord):
     )
 
 
+class ReportRecord(RowRecord):
+    """What a run says of itself: of its current attempt what is newest, of all of them what they used."""
+
+    progress: float | None = Field(description="How far its current attempt is, from 0 to 1.")
+    sentence: str | None = Field(description="What its current attempt does, in its own words.")
+    at: datetime | None = Field(description="When its current attempt last said anything.")
+    usage: dict[str, int | float] = Field(description="What it has used, by names of its own: sums over its attempts.")
+    result_bytes: int | None = Field(description="The size of its result, which `/v1/runs/{id}/result` gives.")
+
+
 class Run(RowRecord):
     """A run and its attempts."""
 
@@ -90,6 +100,7 @@ class Run(RowRecord):
     asked_by: str | None = Field(
         default=None, description="Who asked for it: over HTTP the token's name, else the service, or USER@HOST."
     )
+    report: ReportRecord | None = Field(default=None, description="What it says of itself; null where it says nothing.")
 
     @property
     def is_quiet(self) -> bool:
@@ -114,6 +125,27 @@ class AskedRecord(RowRecord):
     @property
     def what(self) -> str | None:
         return what_runs(self.config)
+
+
+class UsageGroup(Record):
+    """What runs that have something in common have used."""
+
+    group: str | None = Field(description="What they have in common; null for those without that label.")
+    runs: int
+    attempts: int
+    wall_seconds: float = Field(description="For how long their attempts ran, those under way so far.")
+    usage: dict[str, int | float] = Field(description="Sums of what they said they used, the 100 most frequent names.")
+    unlisted_names: int
+
+
+class UsageSummary(Record):
+    """What runs have used since a time."""
+
+    by: str
+    since: datetime = Field(description="When the oldest of these runs was asked for, where it is not complete.")
+    complete: bool = Field(description="Whether it is of all that were asked about: 100,000 runs at the most.")
+    groups: list[UsageGroup] = Field(description="Those of most runs first, 1,000 at the most.")
+    unlisted_groups: int
 
 
 class RunPage(Record):

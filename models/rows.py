@@ -27,11 +27,12 @@ from sqlalchemy import (
     Text,
     Uuid,
     event,
+    func,
     literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, INT8MULTIRANGE, INTERVAL, JSONB, TIMESTAMP
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
 from reprieve.models.access import Scope
 from reprieve.models.filters import END_OF_ID
@@ -39,6 +40,7 @@ from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.notices import NoticeKind, NoticeState
 from reprieve.models.owed import Duty
 from reprieve.models.process import ProcessIdentity, process_of, work_of
+from reprieve.models.saying import of_run
 from reprieve.models.status import ErrorCode, EventKind, Proof, Status
 from reprieve.models.text import in_seconds
 
@@ -131,9 +133,16 @@ class RunRow(Row):
     spec: Mapped["RunSpec"] = relationship(lazy="raise", uselist=False)
     attempts: Mapped[list["RunAttempt"]] = relationship(lazy="raise", order_by="RunAttempt.attempt")
 
+    reports: Mapped[list["RunReport"]] = relationship(lazy="raise", order_by="RunReport.attempt")
+
     @property
     def labels(self) -> dict[str, str]:
         return self.spec.labels
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """What it has said of itself."""
+        return of_run(map(vars, self.reports), self.attempt)
 
     @property
     def max_runtime_seconds(self) -> float | None:
@@ -288,6 +297,27 @@ class RunAttempt(Row):
     def work(self) -> dict[str, Any] | None:
         """What `terminate` is given to end this attempt. None: nothing started."""
         return work_of(vars(self))
+
+
+class RunReport(Row):
+    """What an attempt has said of itself, by its reports up to a `number` (`models.saying`); `at` the last of them.
+
+    Written by whoever follows it under `epoch`, once in some seconds, and by remote work itself. It is no part of
+    `runs`, whose rows are refreshed, nor of its attempt's, which others lock. `result` is JSON as text.
+    """
+
+    __tablename__ = "run_reports"
+
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    number: Mapped[int] = mapped_column(BigInteger)
+    progress: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
+    sentence: Mapped[str | None]
+    usage: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    result: Mapped[str | None] = mapped_column(deferred=True)
+    at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    result_bytes: Mapped[int | None] = column_property(func.octet_length(literal_column("result")))
 
 
 class RunEvent(Row):
@@ -663,6 +693,6 @@ class NoticeRule(Row):
     created_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
-for _table in (RunRow.__table__, AttemptLog.__table__):
+for _table in (RunRow.__table__, AttemptLog.__table__, RunReport.__table__):
     # Room on each page for the next version of a row. SQLAlchemy 2.0 has no option for it.
     event.listen(_table, "after_create", DDL("ALTER TABLE %(table)s SET (fillfactor = 70)"))  # type: ignore[no-untyped-call]

@@ -17,12 +17,14 @@ from sqlalchemy import text
 
 from reprieve.models.errors import Superseded
 from reprieve.models.nodes import Node
+from reprieve.models.saying import NOTHING_SAID, Said
 from reprieve.models.work import Fence, Work
 from reprieve.stores.arrays import fence_arrays
 from reprieve.stores.database import Database
 from reprieve.stores.logs import PostgresLogStore, Resumed
 from reprieve.stores.runs.claims import work_of
 from reprieve.stores.runs.conditions import FOR_THIS_NODE, ORPHANABLE
+from reprieve.stores.runs.reports import said_of
 
 # orphan: out-of-process work whose worker has had no heartbeat for a while goes up for adoption. Rows that another
 # transaction holds are skipped, so that they do not keep the others waiting.
@@ -82,24 +84,30 @@ WITH adopted AS (
                               worker_node = :worker_node, worker_id = :worker_id
     FROM adopted d WHERE a.run_id = d.id AND a.attempt = d.attempt
     RETURNING a.handle, a.host
+), said AS (
+    -- From here on, who followed it before says nothing of it any more.
+    UPDATE run_reports p SET epoch = d.epoch FROM adopted d WHERE p.run_id = d.id AND p.attempt = d.attempt
+    RETURNING p.number, p.progress, p.sentence, p.usage
 ), told AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
     SELECT id, attempt, 'attached', jsonb_build_object('worker_node', CAST(:worker_node AS text), 'after_seq',
                                                        CAST(:after_seq AS bigint)) FROM adopted
 )
-SELECT d.*, s.config, s.labels, s.trace_parent, s.retry_on, s.retry_delay, f.handle, f.host
-FROM adopted d CROSS JOIN followed f JOIN run_specs s ON s.run_id = d.id
+SELECT d.*, s.config, s.labels, s.trace_parent, s.retry_on, s.retry_delay, f.handle, f.host,
+       said.number, said.progress, said.sentence, said.usage
+FROM adopted d CROSS JOIN followed f JOIN run_specs s ON s.run_id = d.id LEFT JOIN said ON true
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """Work that was adopted: what to follow, and from where its log goes on."""
+    """Work that was adopted: what to follow, from where its log goes on, and what it has said of itself."""
 
     work: Work
     handle: dict[str, Any]
     resumed: Resumed
     host: str | None = None
+    said: Said = NOTHING_SAID
 
 
 class AdoptionStore:
@@ -149,5 +157,6 @@ class AdoptionStore:
             row = connection.execute(ADOPT, place | mine).one_or_none()
             if row is None:
                 raise Superseded(f"Run {run_id} is no longer to be adopted under epoch {epoch}.")
-            return Adoption(work_of(row, row.runtime_left), row.handle, resumed, row.host)
+            said = NOTHING_SAID if row.number is None else said_of(row)
+            return Adoption(work_of(row, row.runtime_left), row.handle, resumed, row.host, said)
         return None

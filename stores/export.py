@@ -24,6 +24,8 @@ SELECT r.id, jsonb_build_object(
         SELECT jsonb_agg(to_jsonb(e) - 'run_id' ORDER BY e.id) FROM run_events e WHERE e.run_id = r.id), '[]'),
     'sparings', coalesce((
         SELECT jsonb_agg(to_jsonb(p) - 'run_id' ORDER BY p.first_at) FROM sparings p WHERE p.run_id = r.id), '[]'),
+    'reports', coalesce((
+        SELECT jsonb_agg(to_jsonb(q) - 'run_id' ORDER BY q.attempt) FROM run_reports q WHERE q.run_id = r.id), '[]'),
     'logs', coalesce((
         SELECT jsonb_agg(jsonb_build_object(
             'attempt', l.attempt, 'stored', l.stored, 'object', v.object_key, 'bytes', v.size, 'sha256', v.sha256,

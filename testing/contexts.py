@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from reprieve.adapters.protocol import (
 )
 from reprieve.models.errors import Released
 from reprieve.models.process import ProcessIdentity
+from reprieve.models.saying import NOTHING_SAID, report_of
 from reprieve.models.work import Outcome, Work
 from reprieve.testing.waiting import eventually
 
@@ -38,6 +39,7 @@ class RecordingContext:
         self.chunks: list[tuple[str, bytes, str | None]] = []
         self.spawned: list[tuple[int, int, float, str]] = []
         self.dispatched: list[tuple[dict[str, Any], str | None]] = []
+        self.said = NOTHING_SAID
         self.heartbeats = 0
         self.looks = 0
         self.refusal: Exception | None = None
@@ -63,6 +65,23 @@ class RecordingContext:
     def note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+    def report(
+        self,
+        *,
+        progress: float | None = None,
+        say: str | None = None,
+        result: Any = None,
+        usage: Mapping[str, float] | None = None,
+        number: int | None = None,
+    ) -> None:
+        self._check()
+        report = report_of({"progress": progress, "say": say, "result": result, "usage": usage})
+        self.said = self.said.take(self.reported + 1 if number is None else number, report)
+
+    @property
+    def reported(self) -> int:
+        return self.said.number
 
     def heartbeat(self) -> None:
         self._check()
@@ -135,6 +154,21 @@ class AsyncRecordingContext:
 
     async def note(self, sentence: str) -> None:
         await asyncio.to_thread(self._context.note, sentence)
+
+    def report(
+        self,
+        *,
+        progress: float | None = None,
+        say: str | None = None,
+        result: Any = None,
+        usage: Mapping[str, float] | None = None,
+        number: int | None = None,
+    ) -> None:
+        self._context.report(progress=progress, say=say, result=result, usage=usage, number=number)
+
+    @property
+    def reported(self) -> int:
+        return self._context.reported
 
     def heartbeat(self) -> None:
         self._context.heartbeat()

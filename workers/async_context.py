@@ -1,6 +1,7 @@
 """What an adapter that follows without a thread gets: a `RunContext` that waits on the adapter's event loop."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -56,6 +57,21 @@ class AsyncRunContext:
 
     async def note(self, sentence: str) -> None:
         await self._recorder.alone(lambda: self._context.note(sentence))
+
+    def report(
+        self,
+        *,
+        progress: float | None = None,
+        say: str | None = None,
+        result: Any = None,
+        usage: Mapping[str, float] | None = None,
+        number: int | None = None,
+    ) -> None:
+        self._context.report(progress=progress, say=say, result=result, usage=usage, number=number)
+
+    @property
+    def reported(self) -> int:
+        return self._context.reported
 
     def heartbeat(self) -> None:
         self._context.heartbeat()

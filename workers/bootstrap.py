@@ -32,9 +32,11 @@ from reprieve.stores.runs.claims import ClaimStore
 from reprieve.stores.runs.deadlines import DeadlineStore
 from reprieve.stores.runs.lanes import LaneStore
 from reprieve.stores.runs.records import RunRecords
+from reprieve.stores.runs.reports import ReportStore
 from reprieve.stores.runs.resends import ResendStore
 from reprieve.stores.runs.store import RunStore
 from reprieve.stores.runs.terminations import TerminationStore
+from reprieve.stores.runs.usage import UsageStore
 from reprieve.stores.sizes import Sizes
 from reprieve.stores.spooled import SpooledStore
 from reprieve.stores.sweeps import SweepStore
@@ -58,7 +60,9 @@ class Services:
     lanes: LaneStore
     deadlines: DeadlineStore
     attempts: AttemptStore
+    reports: ReportStore
     resends: ResendStore
+    usage: UsageStore
     terminations: TerminationStore
     workers: WorkerStore
     adoptions: AdoptionStore
@@ -136,7 +140,9 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "lanes": LaneStore(database),
         "deadlines": DeadlineStore(database),
         "attempts": AttemptStore(database),
+        "reports": ReportStore(database),
         "resends": ResendStore(database),
+        "usage": UsageStore(database),
         "terminations": TerminationStore(database),
         "workers": WorkerStore(database),
         "adoptions": AdoptionStore(database, logs),

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +13,13 @@ from reprieve.adapters.spool import SpooledLog
 from reprieve.models.chunks import MAX_CHUNK_BYTES, check_cursor, check_stream, encode, split_output
 from reprieve.models.errors import OutputNotTaken, Released
 from reprieve.models.process import ProcessIdentity
+from reprieve.models.saying import NOTHING_SAID, Said, report_of
 from reprieve.models.status import EventKind, Proof
 from reprieve.models.work import End, Fence, Work, storable
 from reprieve.stores.logs import Resumed
 from reprieve.stores.runs.attempts import Start
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.sayings import Sayings
 from reprieve.workers.waiting import until_fit
 
 logger = logging.getLogger(__name__)
@@ -26,10 +28,17 @@ logger = logging.getLogger(__name__)
 class RunContext:
     """Implements `adapters.protocol.Context` for one attempt on this worker. Thread-safe.
 
-    `resumed` says where the log goes on, for work that another worker has started.
+    `resumed` says where the log goes on, for work that another worker has started, and `said` what it had said by then.
     """
 
-    def __init__(self, services: Services, shipper: LogShipper, work: Work, resumed: Resumed | None = None) -> None:
+    def __init__(
+        self,
+        services: Services,
+        shipper: LogShipper,
+        work: Work,
+        resumed: Resumed | None = None,
+        said: Said = NOTHING_SAID,
+    ) -> None:
         self.run_id = work.run_id
         self.attempt = work.attempt
         self.cursor = resumed.cursor if resumed else None
@@ -40,6 +49,8 @@ class RunContext:
         self._log = SpooledLog(work.run_id, work.attempt, work.epoch)
         self._log.last_seq = resumed.after_seq if resumed else 0
         self._streams: set[str] = set()
+        #: What the work says of itself.
+        self.sayings = Sayings(self.fence, work.attempt, said)
         self._wake = threading.Event()
         self._wakers: list[Callable[[], object]] = []
         self._stopping = False
@@ -150,6 +161,24 @@ class RunContext:
             self._services.runs.tell_once(self.run_id, self.attempt, EventKind.NOTED, {"note": storable(sentence)})
         except Exception as error:
             logger.warning("Run %s: a note was not written (%s): %s", self.run_id, type(error).__name__, sentence)
+
+    def report(
+        self,
+        *,
+        progress: float | None = None,
+        say: str | None = None,
+        result: Any = None,
+        usage: Mapping[str, float] | None = None,
+        number: int | None = None,
+    ) -> None:
+        if self._released:
+            self._raise_released()
+        given = {"progress": progress, "say": say, "result": result, "usage": usage}
+        self.sayings.take(report_of(given), number)
+
+    @property
+    def reported(self) -> int:
+        return self.sayings.number
 
     def heartbeat(self) -> None:
         if self._released:

@@ -17,6 +17,7 @@ from reprieve.models.notices import Told
 from reprieve.models.owed import Failing
 from reprieve.models.records import EventRecord, ExplanationRecord, NoticeRecord, Run, SparingRecord
 from reprieve.models.rows import RunAttempt, RunEvent, RunRow, Sparing
+from reprieve.models.saying import sentences_of
 from reprieve.models.status import EventKind, Status
 from reprieve.models.text import shown, span
 from reprieve.stores.closings import LogState
@@ -79,6 +80,7 @@ class Explanation:
         why = self._why
         lines = [f"Run {run.id}", *why, self._status]
         lines += self._asked_sentences()
+        lines += sentences_of(run.report, self.now)
         lines += _quiet_sentences(run, self.now)
         lines += _again_sentences(run, self.events)
         lines += _sparing_sentences(self.sparings)

@@ -23,7 +23,7 @@ from reprieve.adapters.protocol import AnyAdapter
 from reprieve.adapters.registry import can_attach
 from reprieve.models.draining import end_of_given_up
 from reprieve.models.errors import Released, UnknownAdapter
-from reprieve.models.faults import Fault, fault_of, is_unfit
+from reprieve.models.faults import Fault, fault_of, is_database_away, is_unfit
 from reprieve.models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
 from reprieve.models.results import last_line, raised, understood
 from reprieve.models.retrying import with_retry
@@ -95,6 +95,7 @@ class Following:
         given_up = context.given_up
         # Not waited for: the end says how many chunks there are, the spool keeps them, and readers wait for the last.
         context.flush()
+        await self._say(context)
         came_to = End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
         end = given_up or with_retry(came_to, work, self._services.timing)
         if await self._record(end):
@@ -118,6 +119,22 @@ class Following:
         return understood(work.adapter, answer), isinstance(answer, Outcome) and answer.work_ended is True
 
     # -- an end
+
+    async def _say(self, context: RunContext) -> None:
+        """Record what the work has said of itself, before its end or before another worker follows it.
+
+        Only the database's absence is waited for: whatever else goes wrong with that must not keep back how it ended.
+        """
+
+        def say(_: int, why: str) -> None:
+            logger.error("What run %s said of itself is not recorded yet: %s", context.run_id, why)
+
+        try:
+            await until_fit_without_a_thread(
+                lambda: self._recorder.say(context.sayings), say, longest=15, again=is_database_away
+            )
+        except Exception:
+            logger.exception("Run %s: what it said of itself last cannot be recorded.", context.run_id)
 
     async def _record(self, end: End) -> bool:
         """Record how the attempt ended, retrying while the database is down. False if the run had already ended.
@@ -210,6 +227,7 @@ def note_late_result(services: Services, end: End) -> None:
 
 def _leave(services: Services, context: RunContext) -> str:
     work = context.work
+    _write_news(services, context)
     try:
         if not _hand_over(services, work) and not context.last_seq:
             take_back(services, work.fence, f"its worker was to leave it before it had begun ({services.host})")
@@ -220,6 +238,7 @@ def _leave(services: Services, context: RunContext) -> str:
 
 def _let_go(services: Services, context: RunContext, why: str) -> str:
     work = context.work
+    _write_news(services, context)
     if can_attach(work.adapter) and _hand_over(services, work):
         return "released"
     if not context.last_seq and take_back(services, work.fence, f"{services.host} could not begin it ({why})"):
@@ -230,6 +249,15 @@ def _let_go(services: Services, context: RunContext, why: str) -> str:
     sentence = f"Its worker could not go on with it: {why}"
     end = end_of_given_up(work, storable(sentence), services.timing, context.last_seq)
     return "lost" if finish(services, [end]) else "superseded"
+
+
+def _write_news(services: Services, context: RunContext) -> None:
+    """What the work has said of itself, for the next follower to go on from. What fails, a file still has."""
+    try:
+        if (news := context.sayings.news()) is not None:
+            services.reports.write([news])
+    except Exception as error:
+        logger.warning("Run %s: what it said last was not written (%s).", context.run_id, type(error).__name__)
 
 
 def _hand_over(services: Services, work: Work) -> bool:

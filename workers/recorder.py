@@ -14,9 +14,11 @@ from typing import Generic, TypeVar
 from reprieve.models.faults import is_database_away
 from reprieve.models.work import End, Fence
 from reprieve.stores.runs.attempts import Start
+from reprieve.stores.runs.reports import News
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import send_close
 from reprieve.workers.finish import finish, finish_free
+from reprieve.workers.sayings import Sayings
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class Recorder:
         self._services = services
         self._starts: Together[Start, bool] = Together(self._record_starts, "record-starts")
         self._ends: Together[End, bool | None] = Together(self._record_ends, "record-ends")
+        self._sayings: Together[News, None] = Together(self._write_news, "record-reports")
         self._alone = ThreadPoolExecutor(THREADS, "record-alone")
 
     async def start(self, start: Start) -> None:
@@ -95,6 +98,12 @@ class Recorder:
         """Record how an attempt has ended, and have its log closed; False if the run had already ended."""
         applied = await self._together(self._ends, end)
         return applied if applied is not None else await self.alone(lambda: self._end_alone(end))
+
+    async def say(self, sayings: Sayings) -> None:
+        """Record all that an attempt has said of itself, before its end is recorded."""
+        if (news := sayings.news()) is not None:
+            await asyncio.wrap_future(self._sayings.write(news))
+            sayings.written(news)
 
     @staticmethod
     async def _together(writing: Together[I, R], item: I) -> R | None:
@@ -117,6 +126,10 @@ class Recorder:
     def _record_starts(self, starts: Sequence[Start]) -> list[bool]:
         recorded = self._services.attempts.persist_free(starts)
         return [start.fence in recorded for start in starts]
+
+    def _write_news(self, news: Sequence[News]) -> list[None]:
+        self._services.reports.write(news)
+        return [None] * len(news)
 
     def _record_ends(self, ends: Sequence[End]) -> list[bool | None]:
         """For each, whether it applied; None where another transaction holds the run."""

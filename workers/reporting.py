@@ -18,6 +18,7 @@ from uuid import UUID
 from reprieve.adapters.remote import RemoteAdapter
 from reprieve.models.chunks import MAX_CHUNK_BYTES, MAX_TIME, Chunk, blocks_of, check_stream
 from reprieve.models.errors import InvalidChunk, InvalidRequest, TokenRefused
+from reprieve.models.saying import report_of
 from reprieve.models.sequences import MAX_SEQ
 from reprieve.models.status import Proof, Status
 from reprieve.models.work import MAX_ERROR_MESSAGE, End, Fence, Outcome
@@ -96,6 +97,34 @@ def heartbeat(services: Services, run_id: UUID, token: object) -> dict[str, Any]
     if of.number and not of.stop:
         give_proof(services, [of.fence], Proof.HEARTBEAT)
     return {"stop": of.stop}
+
+
+def say(services: Services, run_id: UUID, token: object, given: Mapping[str, object]) -> dict[str, Any]:
+    """Take what the work says of itself: any of `progress`, `say`, `result` and `usage`, and a `number`, if it has one.
+
+    Replies with `number`, that of the last report that was taken (0 while no worker has claimed the run: nothing was
+    taken), and with `stop`. One whose number is not greater was taken before, and changes nothing; without a number, it
+    counts each time that it comes. Nothing but that number is asked for by an empty report. It is proof of life, as a
+    heartbeat is. Raises `TokenRefused`, `InvalidRequest`.
+    """
+    _authorize(services, run_id, token)
+    number = given.get("number")
+    if number is not None:
+        number = _whole("number", number, 1, MAX_SEQ)
+    said = {name: value for name, value in given.items() if name != "number" and value is not None}
+    report = report_of(said) if said or number is not None else None
+    of = _attempt(services, run_id)
+    if not of.number:
+        return {"number": 0, "stop": of.stop}
+    if report is None:
+        kept = services.reports.of(run_id, of.number)
+        taken = kept.number if kept else 0
+    else:
+        with services.database.begin() as connection:
+            taken = services.reports.take(connection, of.fence, of.number, number, report).number
+    if not of.stop:
+        give_proof(services, [of.fence], Proof.HEARTBEAT)
+    return {"number": taken, "stop": of.stop}
 
 
 def record_result(services: Services, run_id: UUID, token: object, outcome: object, last_seq: object) -> dict[str, Any]:

@@ -148,15 +148,13 @@ def chosen(
         labels=labels(label),
         error=error,
         lane=lane,
-        since=_since(since),
+        since=None if since is None else since_of(since),
         text=text,
     )
 
 
-def _since(given: str | None) -> datetime | None:
-    """A moment, or so long ago by the database's clock."""
-    if given is None:
-        return None
+def since_of(given: str) -> datetime:
+    """A moment, or so long ago by the database's clock. Raises `InvalidRequest`."""
     try:
         seconds = seconds_of(given)
     except InvalidRequest:

@@ -11,6 +11,7 @@ from reprieve.models.errors import RunNotFound
 from reprieve.models.filters import END_OF_ID, RunChoice, RunFilter
 from reprieve.models.process import work_of
 from reprieve.models.records import AskedRecord, Run, RunPage
+from reprieve.models.saying import of_run
 from reprieve.stores.runs.lists import Listing
 from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
@@ -95,7 +96,25 @@ FROM {self._table("run_specs")} WHERE run_id = :id
         attempts = self._table("run_attempts")
         attempt = "to_jsonb(a) || jsonb_build_object('longest_silence_seconds', extract(epoch FROM a.longest_silence))"
         of_attempts = f"SELECT jsonb_agg({attempt} ORDER BY a.attempt) FROM {attempts} a WHERE a.run_id = r.id"  # noqa: S608
-        return f"{_COLUMNS}, ({of_attempts}) AS attempts"
+        return f"{_COLUMNS}, ({of_attempts}) AS attempts, ({self._reports}) AS reports"
+
+    @property
+    def _reports(self) -> str:
+        """Without the results: each may be large, and its size is known without reading it."""
+        narrow = "p.attempt, p.progress, p.sentence, p.usage, p.at, octet_length(p.result) AS result_bytes"
+        reports = f"SELECT {narrow} FROM {self._table('run_reports')} p WHERE p.run_id = r.id"  # noqa: S608
+        return f"SELECT jsonb_agg(to_jsonb(n)) FROM ({reports}) n"  # noqa: S608
+
+    def result(self, run_id: UUID) -> str | None:
+        """The newest result that an attempt of a run gave, as JSON; None for none. Raises `RunNotFound`."""
+        statement = f"""
+SELECT (SELECT p.result FROM {self._table("run_reports")} p WHERE p.run_id = r.id AND p.result IS NOT NULL
+        ORDER BY p.attempt DESC LIMIT 1) AS result
+FROM {self._table("runs")} r WHERE r.id = CAST(:id AS uuid)
+"""  # noqa: S608 - our own text, and quoted names
+        for row in self._executor.run(statement, {"id": str(run_id)}):
+            return None if row.result is None else str(row.result)
+        raise RunNotFound(f"There is no run {run_id}.")
 
     def now(self) -> datetime:
         """The database's clock."""
@@ -146,5 +165,6 @@ UNION
 def _record(row: Any) -> Run:
     columns = dict(row._asdict())
     attempts = columns["attempts"] or []
+    columns["report"] = of_run(json_of(columns.pop("reports")) or (), columns["attempt"])
     columns["attempts"] = [attempt | {"work": work_of(attempt)} for attempt in json_of(attempts)]
     return Run.model_validate(columns | {name: json_of(columns[name]) for name in ("labels", "retry_on")})

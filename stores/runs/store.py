@@ -37,10 +37,9 @@ class RunStore:
         self._database = database
 
     def get(self, run_id: UUID) -> RunRow:
-        """A run with what was asked for and its attempts; raises `RunNotFound`."""
-        query = (
-            select(RunRow).where(RunRow.id == run_id).options(joinedload(RunRow.spec), selectinload(RunRow.attempts))
-        )
+        """A run with what was asked for, its attempts, and what these have said; raises `RunNotFound`."""
+        whole = joinedload(RunRow.spec), selectinload(RunRow.attempts), selectinload(RunRow.reports)
+        query = select(RunRow).where(RunRow.id == run_id).options(*whole)
         with self._database.session() as session:
             run = session.execute(query).scalar_one_or_none()
         if run is None:

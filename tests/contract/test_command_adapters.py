@@ -281,6 +281,7 @@ def test_what_is_ours_in_the_environment_of_the_worker_is_not_the_commands_to_kn
     assert "hunter2" not in repr(environment)
     ours = {name: value for name, value in environment.items() if name.startswith("REPRIEVE_")}
     assert len(ours.pop("REPRIEVE_NONCE")) == 32
+    assert ours.pop("REPRIEVE_REPORT").endswith(f"/{run.run_id}.3")
     assert ours == {"REPRIEVE_RUN_ID": str(run.run_id), "REPRIEVE_ATTEMPT": "3"}
 
 

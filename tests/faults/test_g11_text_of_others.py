@@ -21,9 +21,12 @@ from reprieve.cli import render, sentences
 from reprieve.cli.main import app, main
 from reprieve.models.access import Scope
 from reprieve.models.errors import ReprieveError
+from reprieve.models.records import ReportRecord
+from reprieve.models.saying import Report, Said
 from reprieve.models.status import EventKind, Status
 from reprieve.models.text import shown
 from reprieve.models.work import End, Outcome
+from reprieve.stores.runs.reports import News
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.journal import Lines
@@ -82,12 +85,17 @@ def _rows_with(services: Services, evil: str, number: int) -> str:
     with services.database.begin() as connection:
         names = {"evil": evil, "id": failed.run_id}
         connection.execute(text("UPDATE run_attempts SET worker_node = :evil, host = :evil WHERE run_id = :id"), names)
+    said = Report(0.5, evil, json.dumps({evil: evil}), {evil: 1})
+    services.reports.write([News(failed.fence, failed.attempt, Said(1, said), 0.0)])
     return str(failed.run_id)
 
 
 COMMANDS: list[list[str]] = [
     ["ps"],
     ["ps", "--json"],
+    ["usage"],
+    ["usage", "--by", "label:team", "--json"],
+    ["result", "RUN"],
     ["explain", "RUN"],
     ["explain", "--json", "RUN"],
     ["cancel", "RUN"],
@@ -132,6 +140,7 @@ class OfOthers:
     error_code: str = "adapter_liveness_lost"
     came_late: bool = True
     is_quiet: bool = False
+    report: ReportRecord | None = None
 
 
 @pytest.mark.parametrize("width", [80, 120, 160])
@@ -139,7 +148,8 @@ class OfOthers:
 def test_ps_keeps_run_and_status_legible_beside_labels_of_any_length(kind: str, width: int) -> None:
     value = (LONG | HOSTILE)[kind]
     plain = OfOthers(uuid4(), {"team": "data"})
-    named = OfOthers(uuid4(), {value: value, "b": "x"}, adapter=value)
+    says = ReportRecord(progress=0.5, sentence=value, at=NOW, usage={}, result_bytes=None)
+    named = OfOthers(uuid4(), {value: value, "b": "x"}, adapter=value, report=says)
     runs: list[Any] = [plain, named, plain]
     head, *lines = render.runs_table(runs, NOW, width)
     assert [cell_len(line.plain) <= width for line in (head, *lines)] == [True] * 4

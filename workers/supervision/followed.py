@@ -10,6 +10,7 @@ from cachetools import LRUCache
 from reprieve.adapters.registry import find_adapter
 from reprieve.adapters.shipper import LogShipper
 from reprieve.models.errors import UnknownAdapter, WorkerEnds
+from reprieve.models.saying import NOTHING_SAID, Said
 from reprieve.models.work import Fence, Work
 from reprieve.stores.logs import Resumed
 from reprieve.stores.runs.attempts import Standing
@@ -34,9 +35,9 @@ class Followed:
         self._is_closed = False
         self._lock = threading.Lock()
 
-    def begin(self, work: Work, resumed: Resumed | None = None) -> RunContext:
+    def begin(self, work: Work, resumed: Resumed | None = None, said: Said = NOTHING_SAID) -> RunContext:
         """The context of an attempt, which is followed from now on, until `end`. Raises `WorkerEnds`."""
-        context = RunContext(self._services, self._shipper, work, resumed)
+        context = RunContext(self._services, self._shipper, work, resumed, said)
         with self._lock:
             if self._is_closed:
                 raise WorkerEnds("its worker was asked to stop")

@@ -1,0 +1,88 @@
+"""What runs have used, added up. It reads a bounded number of runs, and says where there were more."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import text
+
+from reprieve.models.records import UsageGroup, UsageSummary
+from reprieve.models.usage import MOST_GROUPS, MOST_LISTED, MOST_RUNS, Grouping
+from reprieve.stores.database import Database
+from reprieve.stores.partitions import least_id
+from reprieve.stores.runs.lists import CLOCKS_DIFFER
+
+# usage: of the newest runs since a time, by what they have in common. What an attempt that is under way has taken so
+# far counts, too. The names of a group that most attempts have used are listed.
+USAGE = """
+WITH looked AS MATERIALIZED (
+    SELECT r.id, r.created_at, {key} AS key FROM runs r {join}
+    WHERE r.id >= :first AND r.created_at >= :since ORDER BY r.id DESC LIMIT :looks
+), groups AS (
+    SELECT l.key, count(DISTINCT l.id) AS runs, count(a.attempt) AS attempts,
+           coalesce(sum(extract(epoch FROM coalesce(a.finished_at, now()) - a.started_at)), 0) AS wall_seconds
+    FROM looked l LEFT JOIN run_attempts a ON a.run_id = l.id GROUP BY l.key
+), listed AS (
+    SELECT *, count(*) OVER () AS found FROM groups ORDER BY runs DESC, key LIMIT :most_groups
+), used AS (
+    SELECT l.key, u.name, sum(CAST(u.number AS numeric)) AS total,
+           row_number() OVER (PARTITION BY l.key ORDER BY count(*) DESC, u.name) AS place
+    FROM looked l JOIN run_reports p ON p.run_id = l.id CROSS JOIN LATERAL jsonb_each_text(p.usage) AS u (name, number)
+    GROUP BY l.key, u.name
+), named AS (
+    SELECT key, jsonb_object_agg(name, total) FILTER (WHERE place <= :most_names) AS usage, count(*) AS names
+    FROM used GROUP BY key
+)
+SELECT g.key, g.runs, g.attempts, CAST(g.wall_seconds AS float) AS wall_seconds, g.found, n.usage, n.names,
+       (SELECT count(*) FROM looked) AS looked, (SELECT min(created_at) FROM looked) AS oldest
+FROM listed g LEFT JOIN named n ON n.key IS NOT DISTINCT FROM g.key ORDER BY g.runs DESC, g.key
+"""
+
+
+class UsageStore:
+    """Sums over runs."""
+
+    def __init__(self, database: Database, most_runs: int = MOST_RUNS) -> None:
+        self._database, self._most_runs = database, most_runs
+
+    def since(self, since: datetime, by: str) -> UsageSummary:
+        """What the runs used that were asked for since then. Raises `InvalidRequest` for what they cannot be put by."""
+        grouping = Grouping.of(by)
+        # A column is one of three names of ours; a label's name is a value.
+        key = f"r.{grouping.column}" if grouping.column else "s.labels ->> :label"
+        join = "" if grouping.column else "JOIN run_specs s ON s.run_id = r.id"
+        values = {
+            "first": _first_id(since),
+            "since": since,
+            "looks": self._most_runs + 1,
+            "most_groups": MOST_GROUPS,
+            "most_names": MOST_LISTED,
+        }
+        label = {} if grouping.label is None else {"label": grouping.label}
+        rows = self._database.run(text(USAGE.format(key=key, join=join)), values | label)
+        is_whole = not rows or rows[0].looked <= self._most_runs
+        groups = [
+            UsageGroup(
+                group=row.key,
+                runs=row.runs,
+                attempts=row.attempts,
+                wall_seconds=row.wall_seconds,
+                usage=row.usage or {},
+                unlisted_names=max(0, (row.names or 0) - MOST_LISTED),
+            )
+            for row in rows
+        ]
+        return UsageSummary(
+            by=by,
+            since=since if is_whole else rows[0].oldest,
+            complete=is_whole,
+            groups=groups,
+            unlisted_groups=rows[0].found - len(rows) if rows else 0,
+        )
+
+
+def _first_id(since: datetime) -> UUID:
+    """The least id of a run that was asked for since then: the clocks of those who ask may differ."""
+    try:
+        return least_id(since - CLOCKS_DIFFER)
+    except (OverflowError, ValueError):
+        return UUID(int=0)
