@@ -1,53 +1,49 @@
 // A log on the page: only the lines that can be seen are there, so that a million of them cost what fifty do.
 
-import { Lines, pieces } from "./terminal.js";
+import { read } from "./colours.js";
+import { KIND } from "./lines.js";
+import { rowOf } from "./row.js";
 
-const HEIGHT = 18; // Of a line, in pixels; as in page.css.
+const HEIGHT = 18; // Of a row, in pixels; as in log.css.
 const TALLEST = 15_000_000; // Browsers end at 17 to 33 million pixels; a longer log is scrolled in larger steps.
+const BESIDE = 2; // Rows that are drawn above and below those that can be seen.
 
+/** `of` says of a line what its number links to (`href`) and where it can be downloaded (`download`). */
 export class LogView {
-  constructor(box, sheet) {
+  constructor(box, sheet, lines, of) {
     this.box = box;
     this.sheet = sheet;
-    this.lines = new Lines();
-    this.waiting = null; // What comes while it stands still, as what is to be done with it.
+    this.of = of;
+    this.lines = lines;
     this.atEnd = true;
-    this.found = -1;
+    this.top = 0; // Pixels of the lines that are kept, above what is seen.
+    this.held = null; // The place that stays where it is when what is above it changes, and what of it is above.
     this.due = false;
-    box.addEventListener("scroll", () => {
-      this.atEnd = box.scrollTop + box.clientHeight >= box.scrollHeight - 2 * HEIGHT;
-      this.draw();
-    });
+    this.how = { wraps: false, times: false, alone: false };
+    this.columns = Infinity;
+    this.marked = null; // {attempt, from, to}: lines by their numbers.
+    this.current = -1; // The place of the match that was gone to.
+    this.search = null;
+    this.rows = sheet.appendChild(document.createElement("div"));
+    this.rows.className = "rows";
+    this.closing = new AbortController();
+    const { signal } = this.closing;
+    box.addEventListener("scroll", () => this.scrolled(), { signal });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw(), { signal });
     this.resized = new ResizeObserver(() => this.draw());
     this.resized.observe(box);
   }
 
+  /** Another may be shown in the same box. */
   close() {
+    this.closing.abort();
     this.resized.disconnect();
   }
 
-  add(chunks) {
-    this.take(() => chunks.forEach((chunk) => this.lines.feed(chunk)));
-  }
-
-  tell(text) {
-    this.take(() => this.lines.tell(text));
-  }
-
-  take(change) {
-    if (this.waiting) {
-      this.waiting.push(change);
-      return;
-    }
-    change();
-    this.draw();
-  }
-
-  pause(paused) {
-    const waited = this.waiting ?? [];
-    this.waiting = paused ? waited : null;
-    if (paused) return;
-    waited.forEach((change) => change());
+  /** Look at it otherwise: `wraps`, `times`, `alone` (stderr and what is told). */
+  look(how) {
+    this.how = { ...this.how, ...how };
+    this.box.classList.toggle("wraps", this.how.wraps);
     this.draw();
   }
 
@@ -56,23 +52,25 @@ export class LogView {
     this.draw();
   }
 
-  /** Go to the next line that has these words; returns whether there is one. */
-  find(words) {
-    const wanted = words.toLowerCase();
-    const count = this.lines.all.length;
-    for (let step = 1; step <= count; step += 1) {
-      const place = (this.found + step) % count;
-      if (plain(this.lines.all[place].text).toLowerCase().includes(wanted)) {
-        this.found = place;
-        this.atEnd = false;
-        this.scrollTo(place);
-        this.draw();
-        return true;
-      }
-    }
-    this.found = -1;
+  /** Have a line in the midst of what is seen. */
+  goTo(place) {
+    this.atEnd = false;
+    this.held = { place, within: HEIGHT / 2 - this.box.clientHeight / 2 };
     this.draw();
-    return false;
+  }
+
+  /** The first line that can be seen. */
+  get firstSeen() {
+    return this.held?.place ?? this.lines.first;
+  }
+
+  scrolled() {
+    if (this.box.scrollTop === this.set) return; // We did that ourselves.
+    this.set = null;
+    const { box } = this;
+    this.atEnd = box.scrollTop + box.clientHeight >= box.scrollHeight - 2 * HEIGHT;
+    this.held = null;
+    this.draw();
   }
 
   draw() {
@@ -80,51 +78,111 @@ export class LogView {
     this.due = true;
     requestAnimationFrame(() => {
       this.due = false;
-      this.drawNow();
+      if (!this.closing.signal.aborted) this.drawNow();
     });
   }
 
-  get height() {
-    return this.lines.all.length * HEIGHT;
+  /** Pixels from the first line that is kept to a place. */
+  topOf(place) {
+    let rows = 0;
+    for (const block of this.lines.blocks) {
+      if (place < block.first) break;
+      if (place < block.first + block.count) {
+        for (let index = 0; index < place - block.first; index += 1) rows += block.rowsOf(index, this.layout);
+        break;
+      }
+      rows += block.rows(this.layout);
+    }
+    return rows * HEIGHT;
   }
 
-  get scale() {
-    const whole = this.height - this.box.clientHeight;
-    const there = Math.min(this.height, TALLEST) - this.box.clientHeight;
-    return there > 0 ? Math.max(1, whole / there) : 1;
+  /** The place whose rows are so many pixels below the first line that is kept, and the pixels at which they begin. */
+  placeAt(pixels) {
+    let rows = 0;
+    for (const block of this.lines.blocks) {
+      const its = block.rows(this.layout);
+      if ((rows + its) * HEIGHT > pixels) {
+        for (let index = 0; index < block.count; index += 1) {
+          const height = block.rowsOf(index, this.layout);
+          if ((rows + height) * HEIGHT > pixels) return [block.first + index, rows * HEIGHT];
+          rows += height;
+        }
+      }
+      rows += its;
+    }
+    return [this.lines.count, rows * HEIGHT];
   }
 
-  scrollTo(place) {
-    this.box.scrollTop = Math.max(0, (place * HEIGHT - this.box.clientHeight / 2) / this.scale);
+  measure() {
+    const probe = this.rows.querySelector(".text");
+    this.layout = { columns: Infinity, alone: this.how.alone };
+    this.sheet.style.setProperty("--digits", String(Math.max(3, String(this.lines.number).length)));
+    if (!this.how.wraps || !probe) return;
+    const width = probe.clientWidth - parseFloat(getComputedStyle(probe).paddingRight);
+    this.letter ??= letterWidth(this.sheet);
+    this.layout.columns = Math.max(1, Math.floor(width / this.letter));
   }
 
   drawNow() {
-    this.sheet.style.height = `${Math.min(this.height, TALLEST)}px`;
-    if (this.atEnd) this.box.scrollTop = this.box.scrollHeight;
-    const top = this.box.scrollTop * this.scale;
-    const first = Math.max(0, Math.floor(top / HEIGHT) - 2);
-    const last = Math.min(this.lines.all.length, first + Math.ceil(this.box.clientHeight / HEIGHT) + 4);
-    const rows = [];
-    for (let place = first; place < last; place += 1) {
-      rows.push(row(this.lines.all[place], this.box.scrollTop + place * HEIGHT - top, place === this.found));
+    const { box, lines } = this;
+    this.measure();
+    const height = lines.blocks.reduce((sum, block) => sum + block.rows(this.layout), 0) * HEIGHT;
+    const seen = box.clientHeight;
+    const shown = Math.min(height, TALLEST);
+    const scale = shown > seen ? Math.max(1, (height - seen) / (shown - seen)) : 1;
+    this.sheet.style.height = `${shown}px`;
+    const most = Math.max(0, height - seen);
+    if (this.atEnd) this.scroll(box.scrollHeight);
+    else if (this.held) this.scroll(Math.max(0, Math.min(most, this.topOf(this.held.place) + this.held.within)) / scale);
+    const top = Math.min(most, box.scrollTop * scale);
+    if (!this.held || this.atEnd) {
+      const [place, from] = this.placeAt(top);
+      this.held = { place, within: top - from };
     }
-    this.sheet.replaceChildren(...rows);
+    this.drawRows(top, seen, this.atEnd && height > seen);
+  }
+
+  scroll(to) {
+    this.box.scrollTop = to;
+    this.set = this.box.scrollTop;
+  }
+
+  drawRows(top, seen, isAtEnd) {
+    const [first, from] = this.placeAt(Math.max(0, top - BESIDE * HEIGHT));
+    const style = getComputedStyle(this.box);
+    const look = {
+      times: this.how.times, download: this.of.download, text: read(style.color), ground: read(style.backgroundColor),
+    };
+    const made = [];
+    for (let place = first, at = from; place < this.lines.count && at < top + seen + BESIDE * HEIGHT; place += 1) {
+      const block = this.lines.blockOf(place);
+      const rows = block.rowsOf(place - block.first, this.layout);
+      if (rows === 0) continue;
+      const line = block.line(place - block.first);
+      const match = this.search?.of(place) ?? null;
+      const current = place === this.current;
+      made.push(rowOf(line, { ...look, match, current, marked: this.isMarked(line), href: this.of.href(line) }));
+      at += rows * HEIGHT;
+    }
+    this.rows.replaceChildren(...made);
+    // What is wrapped may be taller than was reckoned: the last line is at the bottom then, wherever the first is.
+    this.rows.style.top = isAtEnd ? "auto" : `${this.box.scrollTop + from - top}px`;
+    this.rows.style.bottom = isAtEnd ? "0" : "auto";
+  }
+
+  isMarked({ attempt, number, kind }) {
+    const { marked } = this;
+    return marked !== null && kind !== KIND.told && attempt === marked.attempt && number >= marked.from && number <= marked.to;
   }
 }
 
-function row(line, top, isFound) {
-  const made = document.createElement("div");
-  made.className = `row ${line.stream}${isFound ? " found" : ""}`;
-  made.style.top = `${top}px`;
-  for (const [classes, text] of pieces(line.text)) {
-    const piece = document.createElement("span");
-    piece.className = classes;
-    piece.textContent = text;
-    made.append(piece);
-  }
-  return made;
-}
-
-function plain(text) {
-  return pieces(text).map(([, piece]) => piece).join("");
+/** The width of a character, in pixels. */
+function letterWidth(sheet) {
+  const probe = document.createElement("span");
+  probe.textContent = "0".repeat(100);
+  probe.className = "probe";
+  sheet.append(probe);
+  const width = probe.getBoundingClientRect().width / 100;
+  probe.remove();
+  return width;
 }

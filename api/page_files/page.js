@@ -9,7 +9,7 @@ import { showWorkers } from "./workers.js";
 
 function shown() {
   ask("session").then(({ kept }) => { document.getElementById("leave").hidden = !kept; }).catch(() => {});
-  const run = /^#\/runs\/([0-9a-f-]{36})$/.exec(location.hash);
+  const run = /^#\/runs\/([0-9a-f-]{36})(?:\?.*)?$/.exec(location.hash);
   const workers = location.hash === "#/workers";
   document.title = run ? `Run ${short(run[1])} – Reprieve` : workers ? "Workers – Reprieve" : "Reprieve";
   return run ? showRun(run[1]) : workers ? showWorkers() : showFleet();
