@@ -35,6 +35,8 @@ class Fleet(BaseModel):
     """What is running, and the state of the reaper."""
 
     active: list[ActiveRuns]
+    failed_last_hour: int = Field(description="Runs that failed, by themselves or by the reaper, to the minute.")
+    failed_last_day: int = Field(description="The same; a minute that no sweep has counted yet is not in it.")
     health: HealthRecord
     window_seconds: float
     now: datetime = Field(description="By the database's clock, the one that decides.")
@@ -82,7 +84,10 @@ def fleet(wired: Wired) -> Fleet:
     """The fleet at a glance."""
     pulse = wired.sweeps.pulse()
     reasons = complaints(wired, pulse)
+    last_hour, last_day = wired.fleet.failures(wired.timing.sweep_interval)
     return Fleet(
+        failed_last_hour=last_hour,
+        failed_last_day=last_day,
         active=[
             ActiveRuns(
                 status=one.status,

@@ -11,7 +11,7 @@ from reprieve.api.access import AskedBy, MayRead, MayRun, Wired, root_path
 from reprieve.api.problems import answers
 from reprieve.client.enqueue import Asker, again_each, enqueue_each
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.filters import MAX_WORDS, RunFilter, labels_of
+from reprieve.models.filters import MAX_WORDS, RunFilter, Sort, labels_of
 from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.records import AskedRecord, EnqueuedRun, EnqueuedRuns, EventRecord, ExplanationRecord, Run, RunPage
 from reprieve.models.requests import MOST_AT_ONCE, RunRequest
@@ -161,6 +161,10 @@ class Chosen(BaseModel):
     error: ErrorCode | None = Field(default=None, description="Only those that failed as this.")
     lane: str | None = Field(default=None, pattern=PLAIN, description="Only of this one.")
     since: AwareDatetime | None = Field(default=None, description="Only those asked for at this moment or later.")
+    until: AwareDatetime | None = Field(default=None, description="Only those asked for before this moment.")
+    ended_since: AwareDatetime | None = Field(
+        default=None, description="Only those that ended at this moment or later."
+    )
     text: str | None = Field(
         default=None, pattern=PLAIN, min_length=1, max_length=MAX_WORDS, description="In a label, or in the error."
     )
@@ -174,6 +178,8 @@ class Chosen(BaseModel):
             error=self.error,
             lane=self.lane,
             since=self.since,
+            until=self.until,
+            ended_since=self.ended_since,
             text=self.text,
         )
 
@@ -183,6 +189,15 @@ class ChosenPage(Chosen):
 
     model_config = ConfigDict(extra="forbid")
 
+    id: str | None = Field(
+        default=None,
+        pattern=r"^[0-9A-Fa-f-]{4,36}$",
+        description="Only those whose id begins or ends with this; with nothing else.",
+    )
+    sort: Sort = Field(
+        default=Sort.NEWEST,
+        description="longest (running) and silent (since the last sign of life): of status=running.",
+    )
     before: UUID | None = Field(default=None, description="`next` of the page before.")
     limit: int = Field(default=50, ge=1, le=LARGEST_PAGE)
 
@@ -190,7 +205,12 @@ class ChosenPage(Chosen):
 @router.get("", dependencies=[MayRead], responses=answers(401, 403, 422, 503))
 def list_runs(wired: Wired, chosen: Annotated[ChosenPage, Query()]) -> RunPage:
     """List runs, the newest first. A page may have fewer than `limit`, or none, and a `next`: there may be more."""
-    return wired.records.page(chosen.wanted, before=chosen.before, limit=chosen.limit)
+    if chosen.id is None:
+        return wired.records.page(chosen.wanted, before=chosen.before, limit=chosen.limit, sort=chosen.sort)
+    if not chosen.wanted.is_any or chosen.before is not None:
+        raise InvalidRequest("id: give this, or what runs are to be chosen by, not both.")
+    found = wired.records.of(wired.records.matching(chosen.id, chosen.limit))
+    return RunPage(runs=sorted(found, key=lambda run: run.id, reverse=True), next=None)
 
 
 @router.get("/{run_id}", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))

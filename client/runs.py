@@ -43,7 +43,7 @@ def cancel_run(run: SomeRun) -> Run:
 
 def list_runs(**choice: Unpack[RunChoice]) -> Generator[Run]:
     """All runs, the newest first, or those that fit all that is given of `RunChoice`, which says what each means:
-    `statuses`, `adapter`, `labels`, `error`, `lane`, `since`, `text`.
+    `statuses`, `adapter`, `labels`, `error`, `lane`, `since`, `until`, `ended_since`, `text`.
 
     They are read a page at a time, while the caller goes on. Raises `InvalidRequest`, and `Unavailable`.
     """

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TypedDict, Unpack
+from uuid import UUID
 
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.status import ErrorCode, Status
@@ -29,6 +30,10 @@ class RunChoice(TypedDict, total=False):
     lane: str | None
     since: datetime | None
     """Asked for at this moment, which has a time zone, or later."""
+    until: datetime | None
+    """Asked for before this moment."""
+    ended_since: datetime | None
+    """Ended at this moment or later."""
     text: str | None
     """In a label (`name=value`) or in how it failed (`code: message`), in capitals or not."""
 
@@ -43,6 +48,8 @@ class RunFilter:
     error: ErrorCode | None = None
     lane: str | None = None
     since: datetime | None = None
+    until: datetime | None = None
+    ended_since: datetime | None = None
     text: str | None = None
 
     @classmethod
@@ -54,7 +61,9 @@ class RunFilter:
             labels=_labels(choice.get("labels") or {}),
             error=_error(choice.get("error")),
             lane=_plain("lane", choice.get("lane")),
-            since=_moment(choice.get("since")),
+            since=_moment("since", choice.get("since")),
+            until=_moment("until", choice.get("until")),
+            ended_since=_moment("ended_since", choice.get("ended_since")),
             text=_words(choice.get("text")),
         )
 
@@ -62,6 +71,36 @@ class RunFilter:
     def is_any(self) -> bool:
         """Whether every run fits."""
         return self == RunFilter()
+
+
+class Sort(StrEnum):
+    """In which order runs are listed."""
+
+    NEWEST = "newest"
+    """The one that was asked for last comes first."""
+    OLDEST = "oldest"
+    """The one that was asked for first."""
+    LONGEST = "longest"
+    """Of those that are running: the one whose attempt began first."""
+    SILENT = "silent"
+    """Of those that are running: the one whose last sign of life is the oldest."""
+
+    @property
+    def is_of_running(self) -> bool:
+        """Whether it is an order of runs that are running, who are few: no index has it, and no page follows."""
+        return self in (Sort.LONGEST, Sort.SILENT)
+
+    def check(self, wanted: RunFilter, before: UUID | None = None) -> None:
+        """Raises `InvalidRequest` where it is no order of these runs."""
+        if not self.is_of_running:
+            return
+        if wanted.statuses != (Status.RUNNING,):
+            raise InvalidRequest(
+                f"sort={self} is for runs that are running: ask for status=running with it. All others, who may be "
+                "millions, are sorted as newest or oldest."
+            )
+        if before is not None:
+            raise InvalidRequest(f"sort={self} has one page: it changes all the time. Ask for a greater limit.")
 
 
 class Deed(StrEnum):
@@ -124,9 +163,9 @@ def _error(given: ErrorCode | str | None) -> ErrorCode | None:
         raise InvalidRequest(f"error is {as_given(given, 100)}; give one of {', '.join(ErrorCode)}.") from None
 
 
-def _moment(given: datetime | None) -> datetime | None:
+def _moment(name: str, given: datetime | None) -> datetime | None:
     if given is not None and (not isinstance(given, datetime) or given.tzinfo is None):
-        raise InvalidRequest(f"since is {as_given(given, 100)}; give a datetime with a time zone.")
+        raise InvalidRequest(f"{name} is {as_given(given, 100)}; give a datetime with a time zone.")
     return given
 
 

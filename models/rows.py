@@ -340,7 +340,7 @@ class RunEvent(Row):
 
 
 class HistoryStep(Row):
-    """What happened in a step of time that is over, counted once by a sweep; steps of two hours are kept."""
+    """What happened in a step of time that is over, counted once by a sweep; steps of 25 hours are kept."""
 
     __tablename__ = "history_steps"
 
@@ -349,6 +349,8 @@ class HistoryStep(Row):
     started: Mapped[int] = mapped_column(BigInteger)
     ended: Mapped[int] = mapped_column(BigInteger)
     reaped: Mapped[int] = mapped_column(BigInteger)
+    failed: Mapped[int | None] = mapped_column(BigInteger)
+    """Runs that failed, by themselves or by the reaper; NULL of a step that a release before this one has counted."""
 
 
 class BulkRequest(Row):

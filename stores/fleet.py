@@ -10,6 +10,11 @@ from reprieve.stores.database import Database
 
 #: Steps of the history, a sweep's interval each: an hour at the real timings.
 HISTORY_STEPS = 60
+#: Steps of which failures are told: a day.
+STEPS_OF_FAILURES = 24 * HISTORY_STEPS
+#: Steps that one sweep counts at the most: one is over since the last; after an upgrade, or a time without sweeps, more
+#: are, and the day is gone back through.
+COUNTED_AT_ONCE = 120
 
 # active: what is under way, by the partial indexes of it; never the runs that have ended.
 ACTIVE = text("""
@@ -33,42 +38,66 @@ SELECT (SELECT count(*) FROM run_attempts WHERE termination = 'owed') AS termina
        (SELECT count(*) FROM run_attempts WHERE finished_at IS NOT NULL AND log_closed_at IS NULL) AS closing
 """)
 
-# uncounted: what happened in each of the last steps that no sweep has counted. Steps begin at whole multiples of their
-# length; `now()` stands still in a statement.
+# uncounted: what happened in the newest `most` of the last steps that no sweep has counted. Steps begin
+# at whole multiples of their length; `now()` stands still in a statement.
 UNCOUNTED = """
-SELECT s.at, e.started, e.ended, e.reaped
-FROM generate_series(date_bin(:step, now(), 'epoch') - (:steps - 1) * CAST(:step AS interval),
-                     date_bin(:step, now(), 'epoch'), CAST(:step AS interval)) AS s(at)
+SELECT s.at, e.started, e.ended, e.reaped, e.failed
+FROM (
+    SELECT s.at
+    FROM generate_series(date_bin(:step, now(), 'epoch') - (:steps - 1) * CAST(:step AS interval),
+                         date_bin(:step, now(), 'epoch'), CAST(:step AS interval)) AS s(at)
+    WHERE s.at < now() - :before * CAST(:step AS interval)
+      AND NOT EXISTS (SELECT FROM history_steps h WHERE h.at = s.at AND h.length = :step AND h.failed IS NOT NULL)
+    ORDER BY s.at DESC LIMIT :most
+) s
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE kind = 'claimed') AS started,
            count(*) FILTER (WHERE kind IN ('succeeded', 'failed', 'cancelled')) AS ended,
-           count(*) FILTER (WHERE kind = 'reaped') AS reaped
+           count(*) FILTER (WHERE kind = 'reaped') AS reaped,
+           count(*) FILTER (WHERE kind = 'failed'
+                               OR kind = 'reaped' AND detail ->> 'retry' IS DISTINCT FROM 'true') AS failed
     FROM run_events WHERE at >= s.at AND at < s.at + CAST(:step AS interval)
 ) e
-WHERE NOT EXISTS (SELECT FROM history_steps h WHERE h.at = s.at AND h.length = :step)
 """
 HISTORY = text(f"""
-SELECT at, started, ended, reaped FROM history_steps
-WHERE length = :step AND at > date_bin(:step, now(), 'epoch') - :steps * CAST(:step AS interval)
+SELECT at, started, ended, reaped, failed FROM history_steps
+WHERE length = :step AND failed IS NOT NULL AND at > date_bin(:step, now(), 'epoch') - :steps * CAST(:step AS interval)
 UNION ALL ({UNCOUNTED}) ORDER BY at
 """)  # noqa: S608 - our own text
 
-# count: what happened in the steps that are over, for good: a whole step ago, so that who began to write has written.
-COUNT = text(f"""
-INSERT INTO history_steps (at, length, started, ended, reaped)
-SELECT at, :step, started, ended, reaped FROM ({UNCOUNTED}) uncounted WHERE at < now() - 2 * CAST(:step AS interval)
-ON CONFLICT DO NOTHING
+# failures: in the last `few` steps and in the last `steps`. What no sweep has counted is counted for the few alone.
+FAILURES = text(f"""
+SELECT coalesce(sum(failed) FILTER (WHERE at > date_bin(:step, now(), 'epoch') - :few * CAST(:step AS interval)), 0)
+       AS few, coalesce(sum(failed), 0) AS all
+FROM (
+    SELECT at, failed FROM history_steps
+    WHERE length = :step AND at > date_bin(:step, now(), 'epoch') - :many * CAST(:step AS interval)
+    UNION ALL SELECT at, failed FROM ({UNCOUNTED}) uncounted
+) h
 """)  # noqa: S608 - our own text
-FORGET = text("DELETE FROM history_steps WHERE at < now() - 2 * :steps * CAST(:step AS interval)")
+
+# count: what happened in the steps that are over, for good: a whole step ago, so that who began to write has written.
+# What a release that counts no failures has counted is counted again.
+COUNT = text(f"""
+INSERT INTO history_steps (at, length, started, ended, reaped, failed)
+SELECT at, :step, started, ended, reaped, failed
+FROM ({UNCOUNTED}) uncounted
+ON CONFLICT (at, length) DO UPDATE SET failed = EXCLUDED.failed WHERE history_steps.failed IS NULL
+""")  # noqa: S608 - our own text
+FORGET = text("DELETE FROM history_steps WHERE at < now() - :steps * CAST(:step AS interval)")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How many attempts began, ended otherwise than by the reaper, and were reaped, in one step of time."""
+    """How many attempts began, ended otherwise than by the reaper, and were reaped, in one step of time.
+
+    And how many runs failed, by themselves or by the reaper.
+    """
 
     started: int = 0
     ended: int = 0
     reaped: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +143,29 @@ class FleetStore:
 
     def history(self, step: timedelta) -> list[Step]:
         """What happened in each of the last steps, the newest, which is not over, last."""
-        rows = self._database.run(HISTORY, {"step": step, "steps": HISTORY_STEPS})
-        return [Step(row.started, row.ended, row.reaped) for row in rows]
+        rows = self._database.run(HISTORY, _last_hour(step))
+        return [Step(row.started, row.ended, row.reaped, row.failed) for row in rows]
+
+    def failures(self, step: timedelta) -> tuple[int, int]:
+        """How many runs failed in the steps of the history, and in `STEPS_OF_FAILURES`: at most some steps longer ago,
+        where no sweep counted them yet.
+        """
+        values = {"few": HISTORY_STEPS, "many": STEPS_OF_FAILURES}
+        row = self._database.run(FAILURES, _last_hour(step) | values)[0]
+        return int(row.few), int(row.all)
 
     def count(self, step: timedelta) -> None:
         """Count once what happened in those of the last steps that are over: the picture need not count it again."""
-        self._database.run(COUNT, {"step": step, "steps": HISTORY_STEPS})
-        self._database.run(FORGET, {"step": step, "steps": HISTORY_STEPS})
+        over = {"step": step, "steps": STEPS_OF_FAILURES, "before": 2, "most": COUNTED_AT_ONCE}
+        self._database.run(COUNT, over)
+        # Somewhat later than they are of no use any more: who counts them as uncounted would count them again.
+        self._database.run(FORGET, {"step": step, "steps": STEPS_OF_FAILURES + HISTORY_STEPS})
 
     def owed(self) -> dict[str, int]:
         """How many attempts are owed a termination, an adoption, the closing of their log."""
         return dict(self._database.run(OWED)[0]._mapping)
+
+
+def _last_hour(step: timedelta) -> dict[str, object]:
+    """All steps of the history, the present one, too."""
+    return {"step": step, "steps": HISTORY_STEPS, "before": 0, "most": HISTORY_STEPS}

@@ -2,12 +2,13 @@
 
 import { change, newKey } from "./asking.js";
 import { isActive, life, quiet } from "./life.js";
-import { made, told } from "./view.js";
+import { figure, made, told, when } from "./view.js";
 import { ago, many, short, span } from "./words.js";
 
 /** The table of runs, with a box for each, and what is done to those that are chosen. */
 export function chooser(at) {
   const chosen = new Set();
+  const rowsOf = rows();
   let listed = [];
   let asked = { deed: null, runs: [], key: "" }; // If it fails, the same is asked for with the same key.
 
@@ -15,7 +16,7 @@ export function chooser(at) {
     listed = runs;
     for (const id of [...chosen]) if (!listed.some((run) => run.id === id)) chosen.delete(id);
     const held = document.activeElement?.dataset?.held;
-    at("runs").replaceChildren(...listed.map((run) => runRow(run, chosen.has(run.id))));
+    at("runs").replaceChildren(...rowsOf(listed, chosen));
     if (held) at("runs").querySelector(`[data-held="${held}"]`)?.focus();
     at("all").checked = chosen.size > 0 && chosen.size === listed.length;
     at("all").indeterminate = chosen.size > 0 && chosen.size < listed.length;
@@ -60,21 +61,63 @@ export function chooser(at) {
   return { show };
 }
 
-function runRow(run, isChosen) {
-  const labels = Object.entries(run.labels).map(([name, value]) => `${name}=${value}`).join(" ");
-  const late = run.attempts.some((one) => one.late_output_at || one.late_result_at) ? " (gave signs of life later)" : "";
-  const box = made("input", { type: "checkbox", value: run.id, checked: isChosen });
+/** The rows as they are shown: a run that has not changed, and does not live, keeps its row. */
+function rows() {
+  let known = new Map();
+  return (runs, chosen) => {
+    const today = new Date().toDateString();
+    const shown = new Map();
+    for (const run of runs) {
+      const said = today + JSON.stringify(run);
+      const before = known.get(run.id);
+      const element = before?.said === said && !isActive(run) ? before.element : runRow(run);
+      element.querySelector("input").checked = chosen.has(run.id);
+      element.classList.toggle("chosen", chosen.has(run.id));
+      shown.set(run.id, { said, element });
+    }
+    known = shown;
+    return [...shown.values()].map((one) => one.element);
+  };
+}
+
+function runRow(run) {
+  const box = made("input", { type: "checkbox", value: run.id });
   box.setAttribute("aria-label", `Choose ${short(run.id)}`);
-  const link = made("a", { href: `#/runs/${run.id}`, textContent: short(run.id), title: run.id });
+  const link = made("a", { href: `#/runs/${run.id}`, textContent: short(run.id), title: run.id, className: "id" });
   box.dataset.held = `box ${run.id}`; // By which the focus is found again when the rows are made anew.
   link.dataset.held = `link ${run.id}`;
+  const late = run.attempts.some((one) => one.late_output_at || one.late_result_at) ? " (gave signs of life later)" : "";
+  const mark = quiet(run);
+  const state = made("span", { className: `chip ${mark ? "quiet" : run.status}`, textContent: run.status + mark });
+  const error = run.error_code ? made("span", { className: "error", textContent: run.error_code + late, title: run.error_message ?? "" }) : "";
+  const began = run.attempts[0]?.started_at ?? run.started_at;
+  const took = began ? (run.finished_at ? (Date.parse(run.finished_at) - Date.parse(began)) / 1000 : ago(began)) : null;
   return made("tr", {},
     made("td", {}, box),
     made("td", {}, link),
+    made("td", {}, state, error && " ", error),
+    made("td", { className: "about" }, ...about(run)),
     made("td", { textContent: run.adapter }),
-    made("td", { className: run.status, textContent: run.status + (run.error_code ? `: ${run.error_code}${late}` : quiet(run)) }),
-    made("td", { textContent: `${run.attempt}/${run.max_attempts}` }),
-    made("td", {}, life(run)),
-    made("td", { textContent: labels }),
-    made("td", { textContent: run.started_at ? `${span(ago(run.started_at))} ago` : "–" }));
+    made("td", {}, figure(`${run.attempt}/${run.max_attempts}`)),
+    made("td", {}, began ? when(began) : run.not_before ? made("span", {}, "not before ", when(run.not_before)) : "–"),
+    made("td", {}, figure(took === null ? null : span(Math.max(0, took)))),
+    made("td", {}, run.status === "running" ? life(run) : when(run.finished_at)));
+}
+
+/** Its labels, who asked for it, and what it says of itself. */
+function about(run) {
+  const labels = Object.entries(run.labels).map(([name, value]) => made("span", { className: "label", textContent: `${name}=${value}`, title: `${name}=${value}` }));
+  const lane = run.lane === "default" ? [] : [made("span", { className: "label lane", textContent: `lane ${run.lane}` })];
+  const asked = run.asked_by ? [made("span", { className: "by", textContent: `by ${run.asked_by}` })] : [];
+  const { progress = null, sentence = null } = run.report ?? {};
+  const said = [];
+  if (progress !== null) {
+    const bar = made("progress", { max: 1, value: progress });
+    bar.setAttribute("aria-label", "Progress, as it says itself");
+    said.push(bar, made("span", { textContent: `${Math.floor(progress * 100)} %` }));
+  }
+  const words = run.error_message ?? sentence; // Of what has failed, why.
+  if (words) said.push(made("span", { className: "sentence", textContent: words, title: words }));
+  const parts = [...lane, ...labels, ...asked].flatMap((one) => [one, " "]);
+  return said.length ? [...parts, made("div", { className: "said" }, ...said)] : parts;
 }

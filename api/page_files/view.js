@@ -1,7 +1,7 @@
 // What all views share: an element made, a view shown, a look that is repeated, the health, what went wrong.
 
 import { ask } from "./asking.js";
-import { clock, setClock, span } from "./words.js";
+import { clock, day, exact, grouped, setClock, span } from "./words.js";
 
 const EVERY = 2000; // Milliseconds between two looks.
 const OLD = 7000; // Milliseconds after which what is shown is called old: three looks in vain.
@@ -41,30 +41,61 @@ export function view(name) {
   return (id) => document.getElementById(id);
 }
 
-/** Look now, and again and again while the page can be seen, until the view is left. */
+/** A row of a table, of texts, numbers and elements. */
+export function row(...cells) {
+  return made("tr", {}, ...cells.map((cell) => made("td", {}, typeof cell === "number" ? figure(cell) : cell)));
+}
+
+/** What stands in a column of numbers: a number, or words for one; a dash for none. */
+export function figure(value) {
+  return made("span", { className: "figure", textContent: typeof value === "number" ? grouped(value) : value ?? "–" });
+}
+
+/** A moment, exact when it is pointed at; a dash for none. */
+export function when(moment) {
+  return moment ? made("time", { dateTime: moment, title: exact(moment), textContent: day(moment) }) : "–";
+}
+
+/** A state as a word with its sign and colour. */
+export function chip(state, className = state) {
+  return made("span", { className: `chip ${className}`, textContent: state });
+}
+
+/**
+ * Look now, and again and again while the page can be seen, until the view is left: returns how that is said, and, as its
+ * `now`, how one looks at once.
+ */
 export function repeat(look, every = EVERY) {
   let timer = 0;
   let left = false;
   let isLooking = false;
+  let isWanted = false; // Whether another look was asked for meanwhile.
   const turn = async () => {
-    if (left || isLooking || document.hidden) return;
+    if (left || document.hidden) return;
+    if (isLooking) {
+      isWanted = true;
+      return;
+    }
     clearTimeout(timer);
     isLooking = true;
+    isWanted = false;
     try {
       await look();
     } catch (problem) {
       if (!left) unanswered(problem);
     }
     isLooking = false;
-    if (!left) timer = setTimeout(turn, every);
+    if (!left) timer = setTimeout(turn, isWanted ? 0 : every);
   };
   document.addEventListener("visibilitychange", turn);
   turn();
-  return () => {
+  const leave = () => {
     left = true;
     document.removeEventListener("visibilitychange", turn);
     clearTimeout(timer);
   };
+  leave.now = turn;
+  return leave;
 }
 
 /** Something that was asked for was refused, or did not come about: it stays until somebody has read it. */

@@ -11,7 +11,7 @@ from reprieve.cli.commands import AsJson
 from reprieve.cli.commands.runs import labels, moment
 from reprieve.cli.sentences import say, say_json
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.filters import Deed, RunFilter
+from reprieve.models.filters import Deed, RunFilter, Sort
 from reprieve.models.status import ErrorCode, Status
 from reprieve.models.text import seconds_of
 
@@ -24,6 +24,8 @@ Lane = Annotated[str | None, typer.Option(help="Only of this lane.")]
 Since = Annotated[
     str | None, typer.Option(metavar="TIME", help="Only those asked for since then: 90m, 24h, 7d, or a moment.")
 ]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only those asked for before that.")]
+EndedSince = Annotated[str | None, typer.Option(metavar="TIME", help="Only those that ended since then.")]
 Words = Annotated[str | None, typer.Option("--text", help="Only those with this in a label, or in the error.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without it, only say how many there are.")]
 Key = Annotated[str | None, typer.Option("--idempotency-key", help="The same key gives the same new runs.")]
@@ -41,15 +43,20 @@ def ps(
     error: Error = None,
     lane: Lane = None,
     since: Since = None,
+    until: Until = None,
+    ended_since: EndedSince = None,
     text: Words = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")] = 50,
+    sort: Annotated[
+        Sort, typer.Option(help="With --status running also: the longest running, or the longest silent, first.")
+    ] = Sort.NEWEST,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, the newest first unless --sort says otherwise."""
     from reprieve.client.link import link
 
-    wanted = chosen(status, adapter, label, error, lane, since, text)
-    runs = link().records.first(wanted, limit)
+    wanted = chosen(status, adapter, label, error, lane, since, until, ended_since, text)
+    runs = link().records.first(wanted, limit, sort)
     if as_json:
         say_json([each.model_dump(mode="json") for each in runs])
     elif runs:
@@ -70,6 +77,8 @@ def cancel(
     error: Error = None,
     lane: Lane = None,
     since: Since = None,
+    until: Until = None,
+    ended_since: EndedSince = None,
     text: Words = None,
     yes: Yes = False,
 ) -> None:
@@ -77,7 +86,7 @@ def cancel(
     from reprieve.workers.bootstrap import services
     from reprieve.workers.cancel import cancel_each, cancel_run
 
-    wanted = chosen(status, adapter, label, error, lane, since, text)
+    wanted = chosen(status, adapter, label, error, lane, since, until, ended_since, text)
     if run_id is not None:
         _refuse_both(wanted)
         before = services().records.get(services().records.resolve(run_id))
@@ -105,6 +114,8 @@ def again(
     error: Error = None,
     lane: Lane = None,
     since: Since = None,
+    until: Until = None,
+    ended_since: EndedSince = None,
     text: Words = None,
     yes: Yes = False,
     idempotency_key: Key = None,
@@ -114,7 +125,7 @@ def again(
     from reprieve.client.link import link
     from reprieve.stores.runs.again import not_made_with
 
-    wanted = chosen(status, adapter, label, error, lane, since, text)
+    wanted = chosen(status, adapter, label, error, lane, since, until, ended_since, text)
     if run_id is not None:
         _refuse_both(wanted)
         say(run_again(link().records.resolve(run_id), idempotency_key=idempotency_key).id)
@@ -140,6 +151,8 @@ def chosen(
     error: ErrorCode | None,
     lane: str | None,
     since: str | None,
+    until: str | None,
+    ended_since: str | None,
     text: str | None,
 ) -> RunFilter:
     return RunFilter.of(
@@ -148,23 +161,25 @@ def chosen(
         labels=labels(label),
         error=error,
         lane=lane,
-        since=None if since is None else since_of(since),
+        since=None if since is None else moment_of("--since", since),
+        until=None if until is None else moment_of("--until", until),
+        ended_since=None if ended_since is None else moment_of("--ended-since", ended_since),
         text=text,
     )
 
 
-def since_of(given: str) -> datetime:
+def moment_of(option: str, given: str) -> datetime:
     """A moment, or so long ago by the database's clock. Raises `InvalidRequest`."""
     try:
         seconds = seconds_of(given)
     except InvalidRequest:
-        return moment("--since", given)
+        return moment(option, given)
     from reprieve.client.link import link
 
     try:
         return link().records.now() - timedelta(seconds=seconds)
     except OverflowError:
-        raise InvalidRequest(f"--since {given} is before all time; give less.") from None
+        raise InvalidRequest(f"{option} {given} is before all time; give less.") from None
 
 
 def _refuse_both(wanted: RunFilter) -> None:

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reprieve.cli.commands.chosen import Adapter, Error, Labels, Lane, Since, Statuses, Words, chosen
+from reprieve.cli.commands.chosen import (
+    Adapter,
+    EndedSince,
+    Error,
+    Labels,
+    Lane,
+    Since,
+    Statuses,
+    Until,
+    Words,
+    chosen,
+)
 from reprieve.cli.commands.runs import find
 from reprieve.cli.sentences import say
 from reprieve.models.errors import InvalidRequest
@@ -43,10 +54,12 @@ def logs(
     error: Error = None,
     lane: Lane = None,
     since: Since = None,
+    until: Until = None,
+    ended_since: EndedSince = None,
     text: Words = None,
 ) -> None:
     """Show what a run has printed, byte for byte. Exit status 1 if some of it is missing, or no line matches."""
-    wanted = chosen(status, adapter, label, error, lane, since, text)
+    wanted = chosen(status, adapter, label, error, lane, since, until, ended_since, text)
     if grep is not None:
         if run_id is not None or follow or attempt or after or raw:
             raise InvalidRequest("--grep looks through the logs of many runs: choose them by --label, --since, ….")

@@ -98,10 +98,10 @@ def usage(
     as_json: AsJson = False,
 ) -> None:
     """Add up what runs have used, by their own account, and the time that they took."""
-    from reprieve.cli.commands.chosen import since_of
+    from reprieve.cli.commands.chosen import moment_of
     from reprieve.workers.bootstrap import services
 
-    found = services().usage.since(since_of(since), by)
+    found = services().usage.since(moment_of("--since", since), by)
     if as_json:
         say_json(found.model_dump(mode="json"))
         return

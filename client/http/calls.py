@@ -70,6 +70,8 @@ def list_runs(wanted: RunFilter, before: UUID | None) -> Request:
         "error": wanted.error,
         "lane": wanted.lane,
         "since": wanted.since.isoformat() if wanted.since else None,
+        "until": wanted.until.isoformat() if wanted.until else None,
+        "ended_since": wanted.ended_since.isoformat() if wanted.ended_since else None,
         "text": wanted.text,
         "before": str(before) if before else None,
     }

@@ -5,16 +5,17 @@ so many, it ends early, with few runs or none, and says from where the next one 
 all pages together are exact. By a label that few runs have, these are found at once. Everything else that no index
 names, free text for example, is looked for from the newest run on.
 
-An id begins with the time, by the clock of the machine that asked for the run: so `since` ends a list.
+An id begins with the time, by the clock of the machine that asked for the run: so `since` and `until` are its ends. The
+oldest first, it is the same list from its other end. What is running is few, so that it can be sorted by anything.
 """
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from reprieve.models.filters import RunFilter
+from reprieve.models.filters import RunFilter, Sort
 from reprieve.models.status import Status
 from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
@@ -37,12 +38,19 @@ CONDITIONS = {
     "lane": 'r.lane COLLATE "C" = :lane',
     "labels": "s.labels @> CAST(:labels AS jsonb)",
     "since": "r.created_at >= CAST(:since AS timestamptz)",
+    "until": "r.created_at < CAST(:until AS timestamptz)",
+    "ended_since": "r.finished_at >= CAST(:ended_since AS timestamptz)",
     "text": """(strpos(lower(concat_ws(' ', r.error_code, r.error_message)), lower(CAST(:text AS text))) > 0
         OR EXISTS (SELECT FROM jsonb_each_text(s.labels) AS l(name, value)
                    WHERE strpos(lower(l.name || '=' || l.value), lower(CAST(:text AS text))) > 0))""",
 }
 #: Where in the list it must be.
-PLACES = {"before": "{id} < CAST(:before AS uuid)", "first": "{id} >= CAST(:first AS uuid)"}
+PLACES = {
+    "before": "{id} < CAST(:before AS uuid)",
+    "beyond": "{id} > CAST(:beyond AS uuid)",
+    "first": "{id} >= CAST(:first AS uuid)",
+    "last": "{id} <= CAST(:last AS uuid)",
+}
 #: The conditions that an index answers, the one that mostly names the fewest runs first.
 INDEXED = ("error", "statuses", "adapter", "lane")
 
@@ -50,17 +58,30 @@ INDEXED = ("error", "statuses", "adapter", "lane")
 class Listing:
     """One page of a list: which runs are looked at, and which of these fit."""
 
-    def __init__(self, executor: Executor, wanted: RunFilter, before: UUID | None, limit: int, columns: str) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        wanted: RunFilter,
+        before: UUID | None,
+        limit: int,
+        columns: str,
+        sort: Sort = Sort.NEWEST,
+    ) -> None:
+        sort.check(wanted, before)
         self._executor = executor
         self._runs, self._specs = (qualified(executor.schema, table) for table in ("runs", "run_specs"))
         self._wanted = wanted
-        self._values = _values(wanted, before)
+        self._sort = sort
+        self._order, self._back = ("ASC", "DESC") if sort is Sort.OLDEST else ("DESC", "ASC")
+        self._values = _values(wanted) | _place(before, sort)
         self._index = _index(wanted)
         self._limit = limit
         self._columns = columns
 
     def page(self) -> tuple[list[Any], UUID | None]:
-        """The runs that fit, and the id before which the next page begins; None where this one is the last."""
+        """The runs that fit, and the id from which the next page goes on; None where this one is the last."""
+        if self._sort.is_of_running:
+            return list(self._running()), None
         if not self._conditions(self._index):
             return self._look(self._limit + 1)
         rows, further = self._look(LOOKS_FIRST)
@@ -72,10 +93,20 @@ class Listing:
             return found
         return self._look(min(2 * looks, LOOKS_MOST))
 
+    def _running(self) -> Sequence[Any]:
+        """Those that are running, in an order of their own."""
+        fitting = "".join(f" AND {one}" for one in self._conditions("statuses"))
+        order = "r.started_at" if self._sort is Sort.LONGEST else "r.updated_at"
+        statement = f"""
+SELECT {self._columns} FROM {self._runs} r JOIN {self._specs} s ON s.run_id = r.id
+WHERE r.status = 'running'{fitting} ORDER BY {order}, r.id LIMIT :limit
+"""  # noqa: S608 - our own text, and quoted names
+        return self._executor.run(statement, self._values | {"limit": self._limit})
+
     def _look(self, looks: int) -> tuple[list[Any], UUID | None]:
         """Among so many from here on."""
         looks = max(looks, self._limit + 1)
-        statement = self._statement(self._newest(), self._conditions(self._index))
+        statement = self._statement(self._ids_looked_at(), self._conditions(self._index))
         rows = self._executor.run(statement, self._values | {"looks": looks, "enough": looks, "limit": self._limit + 1})
         return self._cut(rows, whole=rows[0].looked < looks)
 
@@ -102,19 +133,19 @@ class Listing:
             return page, uuid_of(page[-1].id)
         return page, None if whole else uuid_of(rows[0].last)
 
-    def _newest(self) -> str:
-        """The ids that the index names, or all; the newest first."""
+    def _ids_looked_at(self) -> str:
+        """The ids that the index names, or all, in the order of the list."""
         if self._index == "statuses":
             # Named in the statement: each has a partial index.
             of_each = [self._ids([_of_status(status)]) for status in self._wanted.statuses]
             together = " UNION ALL ".join(f"({one})" for one in of_each)
-            return f"SELECT id FROM ({together}) o ORDER BY id DESC LIMIT :looks"  # noqa: S608 - our own text
+            return f"SELECT id FROM ({together}) o ORDER BY id {self._order} LIMIT :looks"  # noqa: S608
         return self._ids([CONDITIONS[self._index]] if self._index else [])
 
     def _ids(self, conditions: Sequence[str]) -> str:
         everywhere = [*conditions, *self._places("r.id")]
         where = f"WHERE {' AND '.join(everywhere)}" if everywhere else ""
-        return f"SELECT r.id FROM {self._runs} r {where} ORDER BY r.id DESC LIMIT :looks"  # noqa: S608
+        return f"SELECT r.id FROM {self._runs} r {where} ORDER BY r.id {self._order} LIMIT :looks"  # noqa: S608
 
     def _conditions(self, answered: str | None) -> list[str]:
         """All but the one that an index has answered."""
@@ -124,7 +155,7 @@ class Listing:
         return [place.format(id=of) for name, place in PLACES.items() if name in self._values]
 
     def _statement(self, looked: str, conditions: Sequence[str]) -> str:
-        """With each run that fits: how many were looked at, and the oldest of these. A row of that where none fits."""
+        """With each run that fits: how many were looked at, and the last of these. A row of that where none fits."""
         # As one truth, which no index answers: they are for those that are looked at, each found by its id. By an index
         # of labels, 100,000 rows were read for ten.
         fitting = f" AND ({' AND '.join(conditions)}) IS TRUE" if conditions else ""
@@ -134,11 +165,12 @@ class Listing:
         return f"""
 WITH looked AS MATERIALIZED ({looked}), fitting AS MATERIALIZED (
     SELECT l.id FROM looked l {joined}
-    WHERE (SELECT count(*) FROM looked) <= :enough{fitting} ORDER BY l.id DESC LIMIT :limit
+    WHERE (SELECT count(*) FROM looked) <= :enough{fitting} ORDER BY l.id {self._order} LIMIT :limit
 )
-SELECT (SELECT count(*) FROM looked) AS looked, (SELECT id FROM looked ORDER BY id LIMIT 1) AS last, {self._columns}
+SELECT (SELECT count(*) FROM looked) AS looked, (SELECT id FROM looked ORDER BY id {self._back} LIMIT 1) AS last,
+    {self._columns}
 FROM (VALUES (1)) AS one LEFT JOIN fitting f ON true
-LEFT JOIN {self._runs} r ON r.id = f.id LEFT JOIN {self._specs} s ON s.run_id = f.id ORDER BY f.id DESC
+LEFT JOIN {self._runs} r ON r.id = f.id LEFT JOIN {self._specs} s ON s.run_id = f.id ORDER BY f.id {self._order}
 """  # noqa: S608 - our own text, and quoted names
 
 
@@ -151,7 +183,12 @@ def _index(wanted: RunFilter) -> str | None:
     )
 
 
-def _values(wanted: RunFilter, before: UUID | None) -> dict[str, Any]:
+def _place(before: UUID | None, sort: Sort) -> dict[str, Any]:
+    """From where the list goes on."""
+    return {} if before is None else {"beyond" if sort is Sort.OLDEST else "before": str(before)}
+
+
+def _values(wanted: RunFilter) -> dict[str, Any]:
     """What the statements name, of what is asked for."""
     values = {
         "error": wanted.error and wanted.error.value,
@@ -160,9 +197,11 @@ def _values(wanted: RunFilter, before: UUID | None) -> dict[str, Any]:
         "lane": wanted.lane,
         "labels": json.dumps(dict(wanted.labels)) if wanted.labels else None,
         "since": wanted.since and wanted.since.isoformat(),
-        "first": wanted.since and str(UUID(int=_milliseconds(wanted) << 80)),
+        "first": wanted.since and str(UUID(int=_milliseconds(wanted.since, -CLOCKS_DIFFER) << 80)),
+        "until": wanted.until and wanted.until.isoformat(),
+        "last": wanted.until and str(UUID(int=(_milliseconds(wanted.until, CLOCKS_DIFFER) + 1 << 80) - 1)),
+        "ended_since": wanted.ended_since and wanted.ended_since.isoformat(),
         "text": wanted.text,
-        "before": before and str(before),
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -174,7 +213,6 @@ def _of_status(status: Status) -> str:
     return f"r.status COLLATE \"C\" = '{status}' AND r.status <> 'running'"
 
 
-def _milliseconds(wanted: RunFilter) -> int:
-    """What the first id begins with that a run may have which was asked for since then."""
-    assert wanted.since is not None  # noqa: S101 - what this is called for
-    return max(0, int(1000 * (wanted.since.timestamp() - CLOCKS_DIFFER.total_seconds())))
+def _milliseconds(moment: datetime, off: timedelta) -> int:
+    """What an id may begin with that was made at this moment by a clock which is so much off; an id has 48 bits."""
+    return max(0, min(int(1000 * (moment.timestamp() + off.total_seconds())), 2**48 - 1))

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from uuid import UUID
 
 from reprieve.models.errors import RunNotFound
-from reprieve.models.filters import END_OF_ID, RunChoice, RunFilter
+from reprieve.models.filters import END_OF_ID, RunChoice, RunFilter, Sort
 from reprieve.models.process import work_of
 from reprieve.models.records import AskedRecord, Run, RunPage
 from reprieve.models.saying import of_run
@@ -63,12 +63,14 @@ FROM {self._table("run_specs")} WHERE run_id = :id
             )
         raise RunNotFound(f"There is no run {run_id}.")
 
-    def page(self, wanted: RunFilter, *, before: UUID | None = None, limit: int = 50) -> RunPage:
-        """The newest runs of these, the newest first; `before` is `next` of the page before.
+    def page(
+        self, wanted: RunFilter, *, before: UUID | None = None, limit: int = 50, sort: Sort = Sort.NEWEST
+    ) -> RunPage:
+        """The first of these runs in this order; `before` is `next` of the page before. Raises `InvalidRequest`.
 
         A page may have fewer of them than `limit`, or none, where `next` says that there may be more (`lists`).
         """
-        rows, further = Listing(self._executor, wanted, before, limit, self._columns).page()
+        rows, further = Listing(self._executor, wanted, before, limit, self._columns, sort).page()
         return RunPage(runs=[_record(row) for row in rows], next=further)
 
     def ids(self, wanted: RunFilter, *, before: UUID | None = None, limit: int) -> tuple[list[UUID], UUID | None]:
@@ -80,11 +82,11 @@ FROM {self._table("run_specs")} WHERE run_id = :id
         """The newest runs of these, the newest first. Raises `InvalidRequest`."""
         return self.first(RunFilter.of(**choice), limit)
 
-    def first(self, wanted: RunFilter, limit: int) -> list[Run]:
+    def first(self, wanted: RunFilter, limit: int, sort: Sort = Sort.NEWEST) -> list[Run]:
         """The same, however many runs have to be looked at for it."""
         runs, before = list[Run](), None
         while len(runs) < limit:
-            page = self.page(wanted, before=before, limit=limit - len(runs))
+            page = self.page(wanted, before=before, limit=limit - len(runs), sort=sort)
             runs += page.runs
             if page.next is None:
                 break
@@ -127,17 +129,21 @@ FROM {self._table("runs")} r WHERE r.id = CAST(:id AS uuid)
 
         The ids are time-ordered: runs of the same minute differ at the end, which is therefore the handy part.
         """
-        wanted = short.strip().lower()
-        digits = wanted.replace("-", "")
-        if not 4 <= len(digits) <= 32 or not all(digit in "0123456789abcdef" for digit in digits):
-            raise RunNotFound(f"{short!r} is no run id; give an id as `reprieve ps` shows it, 4 characters or more.")
-        found = self._executor.run(*self._id_query(digits))
+        found = self.matching(short, 2)
         if len(found) != 1:
             problem = "fits more than one run; give more of it" if found else "fits no run; see `reprieve ps`"
             raise RunNotFound(f"The run id {short!r} {problem}.")
-        return uuid_of(found[0].id)
+        return found[0]
 
-    def _id_query(self, digits: str) -> tuple[str, dict[str, str]]:
+    def matching(self, short: str, limit: int) -> list[UUID]:
+        """The ids that begin or end with `short`, so many at the most; raises `RunNotFound` for what is none."""
+        digits = short.strip().lower().replace("-", "")
+        if not 4 <= len(digits) <= 32 or not all(digit in "0123456789abcdef" for digit in digits):
+            raise RunNotFound(f"{short!r} is no run id; give an id as `reprieve ps` shows it, 4 characters or more.")
+        statement, values = self._id_query(digits)
+        return [uuid_of(row.id) for row in self._executor.run(statement, values | {"limit": limit})][:limit]
+
+    def _id_query(self, digits: str) -> tuple[str, dict[str, Any]]:
         """A whole id, or one that begins or ends with this; each by an index."""
         runs, specs = self._table("runs"), self._table("run_specs")
         with suppress(ValueError):
@@ -151,10 +157,10 @@ FROM {self._table("runs")} r WHERE r.id = CAST(:id AS uuid)
             "ends": f"%{digits}",
         }
         statement = f"""
-(SELECT id FROM {runs} WHERE id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) LIMIT 2)
+(SELECT id FROM {runs} WHERE id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) LIMIT :limit)
 UNION
 (SELECT run_id FROM {specs} WHERE {END_OF_ID} ~>=~ :end AND {END_OF_ID} ~<~ :beyond
-    AND replace(CAST(run_id AS text), '-', '') LIKE :ends LIMIT 2)
+    AND replace(CAST(run_id AS text), '-', '') LIKE :ends LIMIT :limit)
 """  # noqa: S608 - our own text, and quoted names
         return statement, values
 

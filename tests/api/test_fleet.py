@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from reprieve.models.status import EventKind
 from reprieve.models.workers import Presence
-from reprieve.stores.fleet import HISTORY_STEPS
+from reprieve.stores.fleet import COUNTED_AT_ONCE, HISTORY_STEPS
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
 from tests.support.nodes import a_node
@@ -77,14 +77,51 @@ def test_a_minute_is_counted_once_and_not_before_all_that_was_written_in_it_can_
 
 def test_two_who_count_at_once_count_once_and_what_is_old_is_forgotten(services: Services) -> None:
     services.database.run(
-        "INSERT INTO history_steps SELECT now() - n * interval '1 min', interval '1 min', 1, 1, 1 "
-        "FROM unnest(ARRAY[119, 121]) n"
+        "INSERT INTO history_steps SELECT now() - n * interval '1 min', interval '1 min', 1, 1, 1, 1 "
+        "FROM unnest(ARRAY[1499, 1501]) n"
     )
     happened(services, EventKind.CLAIMED, 10)
     services.fleet.count(MINUTE)
     services.fleet.count(MINUTE)
     assert sum(step.started for step in services.fleet.history(MINUTE)) == 1
-    assert max(counted(services)) in (118, 119)
+    assert max(counted(services)) in (1498, 1499)
+
+
+def test_failures_of_the_last_hour_and_day_are_told_by_the_minute(client: TestClient, services: Services) -> None:
+    happened(services, EventKind.FAILED, 0, 5, 58, 61, 600, 1430, 1450)
+    happened(services, EventKind.SUCCEEDED, 5)
+    happened(services, EventKind.REAPED, 7)
+    # One that was reaped, and is retried, has not failed.
+    services.database.run(
+        "INSERT INTO run_events (run_id, attempt, kind, at, detail) "
+        "SELECT run_id, attempt, kind, at, '{\"retry\": true}' FROM run_events WHERE kind = 'reaped'"
+    )
+
+    def told() -> tuple[int, int]:
+        fleet = client.get("/v1/fleet").json()
+        return fleet["failed_last_hour"], fleet["failed_last_day"]
+
+    # Before a sweep has counted, only the last hour is counted; each sweep then goes some way back through the day.
+    assert told() == (4, 4)
+    for _ in range(1440 // COUNTED_AT_ONCE + 1):
+        services.fleet.count(MINUTE)
+    assert told() == (4, 7)
+    happened(services, EventKind.FAILED, 0)
+    assert told() == (5, 8)
+
+
+def test_what_a_release_has_counted_that_knew_no_failures_is_counted_again(services: Services) -> None:
+    happened(services, EventKind.FAILED, 10, 10, 20)
+    services.database.run(
+        "INSERT INTO history_steps (at, length, started, ended, reaped) "
+        "SELECT date_bin('1 min', now(), 'epoch') - n * interval '1 min', interval '1 min', 0, 2, 0 "
+        "FROM unnest(ARRAY[9, 10, 11]) n"
+    )
+    assert services.fleet.failures(MINUTE) == (3, 3)
+    assert sum(step.ended for step in services.fleet.history(MINUTE)) == 3
+    services.fleet.count(MINUTE)
+    assert services.fleet.failures(MINUTE) == (3, 3)
+    assert services.database.run("SELECT count(*) AS n FROM history_steps WHERE failed IS NULL")[0].n == 0
 
 
 def test_steps_of_another_length_are_counted_by_themselves(services: Services) -> None:

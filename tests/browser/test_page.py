@@ -225,7 +225,7 @@ def test_runs_are_filtered_and_paged(services: Services, page: Page) -> None:
     expect(page.locator("#runs tr")).to_have_count(1)
     page.get_by_label("Label").fill("")
     page.get_by_label("Status").select_option("running")
-    expect(page.get_by_text("No runs here.")).to_be_visible()
+    expect(page.get_by_text("No run fits.")).to_be_visible()
 
 
 def test_runs_are_chosen_by_all_that_the_page_asks_for(services: Services, page: Page) -> None:
@@ -243,12 +243,13 @@ def test_runs_are_chosen_by_all_that_the_page_asks_for(services: Services, page:
         ("Lane", "night", {night}),
         ("Adapter", "remote", {other}),
         ("Error", "stalled", {work.run_id}),
-        ("Since", "1", {night, other, work.run_id}),
-        ("Text", "no SPACE", {work.run_id}),
-        ("Text", "team=d", {night, old}),
+        ("Asked for since", "1", {night, other, work.run_id}),
+        ("Ended since", "1", {work.run_id}),
+        ("Search", "no SPACE", {work.run_id}),
+        ("Search", "team=d", {night, old}),
     ]:
         field = page.get_by_label(label, exact=True)
-        if label in ("Error", "Since"):
+        if label == "Error" or label.endswith("since"):
             field.select_option(value)
         else:
             field.fill(value)

@@ -1,7 +1,7 @@
 """Lists of runs: what fits each filter, page by page, each of which looks at a bounded number of runs."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from reprieve.models.errors import InvalidRequest, RunNotFound
-from reprieve.models.filters import MAX_WORDS, RunFilter
+from reprieve.models.filters import MAX_WORDS, RunFilter, Sort
 from reprieve.models.requests import NewRun
 from reprieve.models.status import ErrorCode
 from reprieve.models.work import End, Outcome
@@ -34,6 +34,17 @@ def all_of(services: Services, limit: int = 50, **choice: Any) -> list[UUID]:
             return found
         assert before is None or page.next < before, "a page must begin before the one that it follows"
         before = page.next
+
+
+def in_order(services: Services, sort: Sort, limit: int = 2, **choice: Any) -> list[UUID]:
+    """What all pages have of a list that is sorted otherwise."""
+    found: list[UUID] = []
+    before = None
+    while True:
+        page = services.records.page(RunFilter.of(**choice), before=before, limit=limit, sort=sort)
+        found += [run.id for run in page.runs]
+        if (before := page.next) is None:
+            return found
 
 
 def failed(services: Services, code: ErrorCode, message: str = "No.", **changes: Any) -> UUID:
@@ -152,7 +163,7 @@ def test_what_is_looked_at_is_found_by_id_whatever_index_its_labels_have(service
         for way in ("seqscan", "nestloop"):  # Whatever else would do.
             transaction.run(f"SET LOCAL enable_{way} = off")
         values = listing._values | {"looks": 100, "enough": 100, "limit": 51}
-        statement = listing._statement(listing._newest(), listing._conditions(None))
+        statement = listing._statement(listing._ids_looked_at(), listing._conditions(None))
         plan = "\n".join(row[0] for row in transaction.run(f"EXPLAIN {statement}", values))
     assert "run_specs_labels" not in plan, plan
 
@@ -196,7 +207,9 @@ def test_each_filter_of_a_column_is_read_by_its_index(services: Services, choice
     _many_that_do_not_fit(services)
     listing = lists.Listing(services.database, RunFilter.of(**choice), None, 50, "r.id")
     values = {"looks": 51, "enough": 51, "limit": 51} | listing._values
-    plan = [row[0] for row in services.database.run(f"EXPLAIN {listing._statement(listing._newest(), [])}", values)]
+    plan = [
+        row[0] for row in services.database.run(f"EXPLAIN {listing._statement(listing._ids_looked_at(), [])}", values)
+    ]
     assert any(re.search(f"using {index}", line) for line in plan), "\n".join(plan)
 
 
@@ -250,6 +263,90 @@ def test_the_end_of_an_id_is_found_by_an_index(services: Services) -> None:
     statement, values = services.records._id_query(uuid7().hex[-12:])
     with services.database.begin() as connection:
         connection.execute(text("SET LOCAL enable_seqscan = off"))
-        plan = "\n".join(connection.execute(text(f"EXPLAIN {statement}"), values).scalars())
+        plan = "\n".join(connection.execute(text(f"EXPLAIN {statement}"), values | {"limit": 2}).scalars())
     assert "run_specs_by_end" in plan
     assert "runs_pkey" in plan
+
+
+# -- from the other end, and in other orders
+
+
+@pytest.mark.parametrize("bounded", [False, True], ids=["many at a time", "few at a time"])
+@pytest.mark.parametrize(
+    "choice",
+    [{}, {"statuses": ["queued"]}, {"statuses": ["queued", "running"]}, {"labels": {"of": "1"}}, {"text": "of=1"}],
+)
+def test_the_oldest_first_is_the_same_list_from_its_other_end(
+    services: Services, request: pytest.FixtureRequest, choice: dict[str, Any], bounded: bool
+) -> None:
+    if bounded:
+        request.getfixturevalue("few_at_a_time")
+    for number in range(12):
+        new_run(services, labels={"of": str(number % 3)})
+        running(services, labels={"of": str(number % 2)})
+    newest = all_of(services, 5, **choice)
+    assert len(newest) >= 10
+    assert in_order(services, Sort.OLDEST, 5, **choice) == newest[::-1]
+
+
+def test_what_is_running_is_sorted_by_how_long_and_by_its_last_sign_of_life(services: Services) -> None:
+    long, silent, young = (running(services, labels={"team": "data"}).run_id for _ in range(3))
+    other = running(services).run_id
+    new_run(services)
+    for run, began, lives in [(long, 9000, 5), (silent, 800, 200), (young, 10, 2), (other, 90_000, 290)]:
+        age(services, run, began, "started_at")
+        age(services, run, lives)
+    of_data = {"statuses": ["running"], "labels": {"team": "data"}}
+    assert in_order(services, Sort.LONGEST, 50, **of_data) == [long, silent, young]
+    assert in_order(services, Sort.SILENT, 50, **of_data) == [silent, long, young]
+    assert in_order(services, Sort.SILENT, 2, statuses=["running"]) == [other, silent]
+
+
+@pytest.mark.parametrize("sort", [Sort.LONGEST, Sort.SILENT])
+@pytest.mark.parametrize("statuses", [[], ["failed"], ["running", "queued"]])
+def test_what_may_be_a_million_runs_is_not_sorted_by_what_no_index_has(
+    services: Services, sort: Sort, statuses: list[str]
+) -> None:
+    with pytest.raises(InvalidRequest, match="ask for status=running with it"):
+        services.records.page(RunFilter.of(statuses=statuses), sort=sort)
+    with pytest.raises(InvalidRequest, match="has one page"):
+        services.records.page(RunFilter.of(statuses=["running"]), before=uuid7(), sort=sort)
+
+
+def test_runs_are_found_by_when_they_were_asked_for_and_by_when_they_ended(services: Services) -> None:
+    old, middle, new = failed(services, ErrorCode.STALLED), failed(services, ErrorCode.STALLED), new_run(services).id
+    for run, asked, ended in [(old, 1200, 100), (middle, 600, 500)]:
+        age(services, run, asked, "created_at")
+        age(services, run, ended, "finished_at")
+    now = services.records.now()
+
+    def ago(seconds: float) -> datetime:
+        return now - timedelta(seconds=seconds)
+
+    assert all_of(services, until=ago(300)) == [middle, old]
+    assert all_of(services, until=ago(900)) == [old]
+    assert all_of(services, since=ago(900), until=ago(10)) == [middle]
+    assert all_of(services, ended_since=ago(200)) == [old]
+    assert all_of(services, ended_since=ago(900), statuses=["failed"]) == [middle, old]
+    assert all_of(services, until=now + timedelta(days=1)) == [new, middle, old]
+    for name in ("since", "until", "ended_since"):
+        with pytest.raises(InvalidRequest, match=f"{name} is .*; give a datetime with a time zone"):
+            RunFilter.of(**{name: datetime(2026, 1, 1)})
+
+
+@pytest.mark.parametrize("until", [datetime.min, datetime.max])
+def test_a_moment_before_or_after_all_time_ends_a_list_too(services: Services, until: datetime) -> None:
+    run = new_run(services).id
+    wanted = RunFilter.of(until=until.replace(tzinfo=UTC))
+    assert [each.id for each in services.records.page(wanted).runs] == ([run] if until == datetime.max else [])
+
+
+def test_an_id_is_found_by_its_end_and_all_that_fit_are_told(services: Services) -> None:
+    run = new_run(services).id
+    assert services.records.matching(str(run)[-6:], 5) == [run]
+    assert services.records.matching(str(run), 5) == [run]
+    assert services.records.matching("0" * 8, 5) == []
+    more = [UUID(int=run.int ^ (1 << 70 + bit)) for bit in range(3)]
+    insert(services.database, [NewRun(each, "detached", True, {"command": ["true"]}) for each in more])
+    assert set(services.records.matching(str(run)[-8:], 10)) == {run, *more}
+    assert len(services.records.matching(str(run)[-8:], 2)) == 2
