@@ -35,6 +35,7 @@ from reprieve.stores.runs.records import RunRecords
 from reprieve.stores.runs.resends import ResendStore
 from reprieve.stores.runs.store import RunStore
 from reprieve.stores.runs.terminations import TerminationStore
+from reprieve.stores.samples import SampleStore
 from reprieve.stores.sizes import Sizes
 from reprieve.stores.spooled import SpooledStore
 from reprieve.stores.sweeps import SweepStore
@@ -72,6 +73,7 @@ class Services:
     setbacks: Setbacks
     retention: RetentionStore
     sizes: Sizes
+    samples: SampleStore
     export: Export
     notices: NoticeStore
     tokens: TokenStore
@@ -150,6 +152,7 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "setbacks": Setbacks(database),
         "retention": RetentionStore(database),
         "sizes": Sizes(database),
+        "samples": SampleStore(database),
         "export": Export(database),
         "notices": NoticeStore(database),
         "tokens": TokenStore(database),
