@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import tempfile
 import time
@@ -14,7 +15,7 @@ from socket import SHUT_WR, socket, socketpair
 from typing import IO
 from uuid import uuid4
 
-from reprieve.adapters import cgroup, host
+from reprieve.adapters import cgroup, host, kills
 from reprieve.adapters.command_config import CommandConfig
 from reprieve.adapters.command_files import open_terminal
 from reprieve.adapters.launcher import OWN, Asked
@@ -24,9 +25,11 @@ from reprieve.adapters.ownership import MARKER
 from reprieve.adapters.protocol import AsyncContext
 from reprieve.adapters.secrets import SecretUnavailable, patterns_of_all, resolve
 from reprieve.models.faults import is_unfit
+from reprieve.models.killed import was_killed, with_used
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.saying import VARIABLE
-from reprieve.models.work import Work
+from reprieve.models.used import NOTHING_KNOWN, Used
+from reprieve.models.work import Outcome, Work
 
 #: Seconds between two tries to start a command on a host that is short of something.
 START_INTERVAL = 1.0
@@ -100,15 +103,17 @@ class Channel:
         self._heard = rest
         return line.decode("utf-8", "replace")
 
-    async def end(self) -> None:
-        """Let the launcher go, and wait until it is gone or goes on without this worker."""
+    async def end(self) -> str:
+        """Let the launcher go, and wait until it is gone or goes on without this worker. Returns its last word."""
+        last = ""
         with suppress(OSError):  # It is gone.
             self._socket.shutdown(SHUT_WR)
         try:
-            while await self.line():
-                pass
+            while line := await self.line():
+                last = line
         finally:
             self.close()
+        return last
 
     def close(self) -> None:
         self._socket.close()
@@ -123,6 +128,8 @@ class Launched:
     """To the launcher. It says there how its command has ended (`exited`), if that is the worker's own."""
     outputs: dict[str, int] = field(default_factory=dict)
     """File descriptors to read the command's output from, by stream; none for what goes to files of the caller."""
+    used: Used = NOTHING_KNOWN
+    """What its command used; known when this is closed, of one that does not outlive the worker."""
     _patterns: frozenset[bytes] = field(default=frozenset(), repr=False)
 
     def masker(self) -> Masker:
@@ -161,7 +168,9 @@ class Launched:
     async def close(self) -> None:
         """Let go of it, and wait until the launcher is gone, or goes on by itself."""
         try:
-            await self.channel.end()
+            word, _, said = (await self.channel.end()).partition(" ")
+            if word == "u":
+                self.used = Used.of(json.loads(said))
         finally:
             for fd in self.outputs.values():
                 os.close(fd)
@@ -211,6 +220,7 @@ async def launch(run: Work, mode: str, files: Sequence[int] = (), report: Path |
     right then, and nothing was started.
     """
     config = CommandConfig.model_validate(run.config)
+    kills.look()
     # First of all: where one is missing, nothing is started.
     secrets = await asyncio.to_thread(resolved_secrets, config) if config.secrets else {}
     marker = uuid4().hex
@@ -227,11 +237,24 @@ async def launch(run: Work, mode: str, files: Sequence[int] = (), report: Path |
         given = [*files]
         if config.stdin:
             given.append(lent.enter_context(_file_with(config.stdin)).fileno())
-        place, folder = str(cgroup.create(marker) or ""), os.fsencode(config.cwd or "")
-        asked = Asked(mode, kind, place, folder, command, environment)
+        place, limit = cgroup.create(marker), run.max_memory_bytes
+        if place is not None:
+            kept.callback(cgroup.remove, place)
+        if limit is not None:
+            try:
+                cgroup.limit(place, limit)
+            except cgroup.NoLimit as problem:
+                raise CannotStart(str(problem)) from None
+        folder = os.fsencode(config.cwd or "")
+        asked = Asked(mode, kind, str(place or ""), folder, command, environment, limited=limit is not None)
         channel, identity = await _launcher(asked, given, marker)
         kept.pop_all()
-    return Launched(identity, channel, outputs, patterns_of_all(secrets))
+    return Launched(identity, channel, outputs, _patterns=patterns_of_all(secrets))
+
+
+def judged(outcome: Outcome, used: Used, run: Work) -> Outcome:
+    """The outcome of a run's command that has just ended, with what it used, and with memory as its cause."""
+    return with_used(outcome, used.limited_to(run.max_memory_bytes), kills.nearby() if was_killed(outcome) else None)
 
 
 async def _launcher(asked: Asked, given: Sequence[int], marker: str) -> tuple[Channel, ProcessIdentity]:

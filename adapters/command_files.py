@@ -127,14 +127,17 @@ def give_up(folder: str) -> None:
     os.rename(os.path.join(folder, EXIT + ".part"), os.path.join(folder, UNSTARTED))
 
 
-def write_exit(folder: str, returncode: int) -> None:
-    """The record is whole or absent: written into its room, synced, renamed. A disk without any is waited for."""
+def write_exit(folder: str, returncode: int, used: str) -> None:
+    """The record is whole or absent: written into its room, synced, renamed. A disk without any is waited for.
+
+    `used` is what else it says, as `measured.measured` gives it.
+    """
     path = os.path.join(folder, EXIT)
     while True:
         try:
             record = os.open(path + ".part", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                written = os.write(record, b'{"returncode": %d}\n' % returncode)
+                written = os.write(record, b'{"returncode": %d, %b}\n' % (returncode, used.encode()))
                 os.ftruncate(record, written)
                 os.fsync(record)
             finally:

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from reprieve.adapters import host
-from reprieve.adapters.command import CannotStart, Launched, launch, resolved_secrets, started
+from reprieve.adapters.command import CannotStart, Launched, judged, launch, resolved_secrets, started
 from reprieve.adapters.command_config import CommandConfig
 from reprieve.adapters.command_files import EXIT, RUNNING, UNSTARTED
 from reprieve.adapters.ending import end
@@ -35,6 +35,7 @@ from reprieve.models.errors import OutsideRoot
 from reprieve.models.paths import inside
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import Probe
+from reprieve.models.used import NOTHING_KNOWN, Used
 from reprieve.models.work import Outcome, Work
 
 #: Seconds between two looks at the files. The first are closer together: a short command has ended by then.
@@ -86,7 +87,7 @@ class DetachedAdapter(DetachedKind):
                 pass
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
-        return await self._follow(folder, launched.identity, launched.masker, context)
+        return await self._follow(run, folder, launched.identity, launched.masker, context)
 
     async def attach(self, run: Work, handle: dict[str, Any], context: AsyncContext) -> Outcome:
         folder, launcher = inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle)
@@ -98,13 +99,18 @@ class DetachedAdapter(DetachedKind):
                 await _end(folder, launcher)
                 return Outcome.failed("Stopped.")
             await context.wait(SECRETS_INTERVAL)
-        return await self._follow(folder, launcher, partial(Masker, patterns), context)
+        return await self._follow(run, folder, launcher, partial(Masker, patterns), context)
 
     async def _follow(
-        self, folder: Path, launcher: ProcessIdentity, masker: Callable[[], Masker], context: AsyncContext
+        self,
+        run: Work,
+        folder: Path,
+        launcher: ProcessIdentity,
+        masker: Callable[[], Masker],
+        context: AsyncContext,
     ) -> Outcome:
         with self._reports.followed(context, masker) as said:
-            return await _Following(folder, launcher, masker, context, said).to_the_end()
+            return judged(*await _Following(folder, launcher, masker, context, said).to_the_end(), run)
 
     def probe(self, handles: Sequence[dict[str, Any]]) -> list[Probe]:
         return [self._probe(handle) for handle in handles]
@@ -114,7 +120,7 @@ class DetachedAdapter(DetachedKind):
             if handle["host"] != self._host_name:
                 return Probe.UNKNOWN
             folder, launcher = inside(self._folder, handle["folder"]), ProcessIdentity.from_handle(handle)
-            ended = _exit_code(str(folder / EXIT)) is not None or _is_unstarted(folder)
+            ended = _exit(str(folder / EXIT)) is not None or _is_unstarted(folder)
             alive = _is_running(folder, launcher)
         except (KeyError, TypeError, ValueError, OutsideRoot, OSError):
             return Probe.UNKNOWN
@@ -257,16 +263,17 @@ class _Following:
         self._alive_at = float("-inf")
         self._pause = FIRST_LOOK
 
-    async def to_the_end(self) -> Outcome:
+    async def to_the_end(self) -> tuple[Outcome, Used]:
+        """How it ended, and what it used."""
         while True:
             # Look for the end before reading: what was written before it is then read too.
-            returncode = _exit_code(self._exit)
+            ended = _exit(self._exit)
             grown = await self._read_new()
             await self._said.take()
-            if returncode is not None and not grown:
+            if ended is not None and not grown:
                 await self._flush()
                 await self._said.take_rest()
-                return Outcome.of_exit(returncode)
+                return Outcome.of_exit(ended.returncode), ended.used
             self._look_whether_it_is_alive()
             if self._context.stopping:
                 await _end(self._folder, self._launcher)
@@ -274,7 +281,8 @@ class _Following:
                     pass
                 await self._flush()
                 await self._said.take_rest()
-                return Outcome.failed("Stopped.")
+                ended = _exit(self._exit)
+                return Outcome.failed("Stopped."), NOTHING_KNOWN if ended is None else ended.used
             # Where there is more to read, it only waits for its turn.
             await self._context.wait(0 if grown else self._pause)
             self._pause = min(2 * self._pause, LOOK_INTERVAL)
@@ -322,10 +330,19 @@ class _Following:
         return ":".join(str(one.place) for one in self._sources)
 
 
-def _exit_code(record: str) -> int | None:
-    """The recorded return code, as `subprocess` gives it; None while there is none."""
+class _Exit(NamedTuple):
+    """The record of an exit."""
+
+    returncode: int
+    """As `subprocess` gives it."""
+    used: Used
+
+
+def _exit(record: str) -> _Exit | None:
+    """The record of the exit; None while there is none."""
     try:
         with open(record, encoding="utf-8") as file:  # noqa: PTH123 - asked five times a second
-            return int(json.load(file)["returncode"])
+            said = json.load(file)
     except FileNotFoundError:
         return None
+    return _Exit(int(said["returncode"]), Used.of(said))

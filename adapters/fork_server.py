@@ -3,8 +3,8 @@
     python -I -S fork_server.py REQUESTS WORKER
 
 It is a script: standard library only. To start an interpreter for each command took ten times what a fork takes.
-Beside it stand `launcher.py` (what a fork goes on as), `command_files.py`, `waker.py`, `ownership.py` and
-`starting.py`; they are loaded compiled, which a script never is.
+Beside it stand `launcher.py` (what a fork goes on as), `command_files.py`, `measured.py`, `waker.py`,
+`ownership.py` and `starting.py`; they are loaded compiled, which a script never is.
 
 REQUESTS is a socket to the worker. For each command, one byte comes with the descriptors that the command's launcher
 is to have: its channel first. What is to be started is said on that channel, to the fork alone, so that neither this

@@ -48,6 +48,7 @@ class ProcessKind:
 
     type: ClassVar[str] = "process"
     has_out_of_process_liveness: ClassVar[bool] = False
+    keeps_max_memory: ClassVar[bool] = True
     config_model: ClassVar[ConfigModel] = CommandConfig
 
 
@@ -56,6 +57,7 @@ class DetachedKind:
 
     type: ClassVar[str] = "detached"
     has_out_of_process_liveness: ClassVar[bool] = True
+    keeps_max_memory: ClassVar[bool] = True
     config_model: ClassVar[ConfigModel] = CommandConfig
 
 
@@ -115,6 +117,15 @@ def _loaded(entry_point: EntryPoint) -> type[Kind]:
 def starts_work(kind: type[Kind]) -> bool:
     """Whether an attempt starts the work, so that another one could start it again; `remote` work starts elsewhere."""
     return getattr(kind, "starts_work", True)
+
+
+def why_no_memory_limit(kind: type[Kind]) -> str | None:
+    """Why runs of this kind take no `max_memory`; None where its adapter keeps one (`keeps_max_memory`)."""
+    if getattr(kind, "keeps_max_memory", False):
+        return None
+    place = getattr(kind, "memory_limit_in_config", None)
+    instead = f"give its {place} instead" if place else "ask without it"
+    return f"the adapter {kind.type!r} does not limit the memory of its runs by it; {instead}."
 
 
 def validate_config(kind: type[Kind], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ process has been recorded. If it dies before, the socket is closed without that 
 exists that nobody knows of. With a folder, a file `unstarted` says so to the next follower. This process writes a line
 for each of what happened: `i PID` (who it is), `r` (ready to start, with a folder), `s` (started), `e ERRNO SENTENCE`
 (not started), `x STATUS LEFT` (the command has ended with this wait status, and LEFT says whether something that
-descends from it is still there).
+descends from it is still there), and as its last word `u JSON` (what all of it used, `measured.py`).
 
 As a child subreaper this process stays above whatever the command starts, however often that forks and whatever session
 or group it moves to. With `own`, all of it is killed when the worker is gone. With a folder, what is left when the
@@ -30,10 +30,12 @@ else:
     import _signal as signal  # As in `waker`.
 if TYPE_CHECKING or __name__ != "launcher":
     from reprieve.adapters import command_files as files
+    from reprieve.adapters import measured as measuring
     from reprieve.adapters import ownership, starting
     from reprieve.adapters import waker as waking
 else:  # Beside the script that this is a fork of, which has no package.
     import command_files as files
+    import measured as measuring
     import ownership
     import starting
     import waker as waking
@@ -50,6 +52,10 @@ DRAIN_SECONDS = 2.0
 LEFT_GRACE = 2.0
 #: … and to be gone when it is killed.
 KILL_GRACE = 5.0
+#: By how much a command is more welcome than its worker where the kernel looks for something to end: as if it had half
+#: of the memory there is in addition to its own. Not all of it, or it would go before whatever else has too much.
+OOM_SCORE, MOST_OOM_SCORE = 500, 1000
+CANNOT_LIMIT = "it could not be put into the cgroup that limits its memory"
 #: The bounds of the area in `/proc/self/stat`, counted from the state behind the name (proc_pid_stat(5): 50, 51).
 _ENV_START, _ENV_END = 47, 48
 
@@ -85,7 +91,8 @@ class Asked:
     is `inherited`, `pipes` or `terminal`: with the latter two, which need a folder, the command writes to pipes or to a
     pseudo-terminal, and the launcher copies them into the files that it was given. No command ever has the file: `tee
     /dev/stdout` and `> /dev/stderr` would cut it. `cgroup` is the folder of a cgroup for the command, `cwd` the folder
-    to run in; either may be empty. `variables` are all of its environment.
+    to run in; either may be empty. `variables` are all of its environment. A `limited` command is not to run outside of
+    its cgroup, which limits its memory.
     """
 
     def __init__(
@@ -97,16 +104,17 @@ class Asked:
         command: list[bytes],
         variables: dict[bytes, bytes],
         environment: bytes = b"",
+        limited: bool = False,
     ) -> None:
         """`environment` is the variables as the system shows them; made of them where it is not given."""
         self.mode, self.output, self.cgroup, self.cwd = mode, output, cgroup, cwd
-        self.command, self.variables = command, variables
+        self.command, self.variables, self.limited = command, variables, limited
         self.environment = environment or b"".join([b"%b=%b\0" % variable for variable in variables.items()])
 
     def encoded(self) -> bytes:
         """As it is said on the channel, by an interpreter to its like. What a fork need not make costs it no memory."""
         said = (self.mode, self.output, self.cgroup, self.cwd, self.command, self.variables, self.environment)
-        data = marshal.dumps(said)
+        data = marshal.dumps((*said, True) if self.limited else said)
         return len(data).to_bytes(HEAD, "big") + data
 
     @property
@@ -173,10 +181,12 @@ def become(asked: Asked, launcher: int, problem_fd: int) -> None:
         os._exit(127)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these; a command expects them to act.
         signal.signal(number, signal.SIG_DFL)
-    if asked.cgroup:
-        enter(asked.cgroup)
+    die_first()
     subject = asked.cwd
     try:
+        if asked.cgroup and (problem := enter(asked.cgroup)) and asked.limited:
+            os.write(problem_fd, f"{errno.EINVAL} {CANNOT_LIMIT} ({problem.strerror})".encode())
+            return
         if asked.cwd:
             os.chdir(asked.cwd)
         subject = b""
@@ -192,13 +202,26 @@ def become(asked: Asked, launcher: int, problem_fd: int) -> None:
         os._exit(127)
 
 
-def enter(cgroup: str) -> None:
-    """Best effort: descent and marker stand behind it."""
+def die_first() -> None:
+    """Have the kernel, where memory is short, end this and what descends from it before its launcher and its worker.
+
+    Whoever raises this needs no right to.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+            file.write(b"%d" % min(int(file.read()) + OOM_SCORE, MOST_OOM_SCORE))
+    except (OSError, ValueError):
+        pass
+
+
+def enter(cgroup: str) -> OSError | None:
+    """Why this process could not enter it; without a limit, descent and marker stand behind it."""
     try:
         with open(os.path.join(cgroup, "cgroup.procs"), "w") as file:
             file.write("0")
-    except OSError:
-        pass
+    except OSError as problem:
+        return problem
+    return None
 
 
 def leave(cgroup: str) -> None:
@@ -207,11 +230,23 @@ def leave(cgroup: str) -> None:
         with open(os.path.join(cgroup, "cgroup.procs")) as file:
             left = file.read().split()
         for pid in left:
-            with open(os.path.join(os.path.dirname(cgroup), "cgroup.procs"), "w") as file:
+            with open(os.path.join(outside(cgroup), "cgroup.procs"), "w") as file:
                 file.write(pid)
         os.rmdir(cgroup)
     except OSError:
         pass
+
+
+def outside(cgroup: str) -> str:
+    """The cgroup that this process is in: the one above that of its command or, where that divides memory, beside it.
+
+    No process may be in one that does. Raises `OSError`.
+    """
+    above = os.path.dirname(cgroup)
+    with open("/proc/self/cgroup") as file:
+        own = next((os.path.basename(line.strip()) for line in file if line.startswith("0::")), "")
+    beside = os.path.join(above, own)
+    return beside if own and beside != cgroup and os.path.isdir(beside) else above
 
 
 class Launcher:
@@ -231,17 +266,28 @@ class Launcher:
         except OSError as error:
             self._waker.child, problem = 0, f"{error.errno} {error.strerror}".encode()
         if problem:
+            if self._waker.child:
+                os.waitpid(self._waker.child, 0)
+            if asked.cgroup:
+                leave(asked.cgroup)
             self._channel.tell("e " + problem.decode("utf-8", "surrogateescape"))
             os._exit(127)
         self._channel.tell("s")
         if folder:
             self._channel.close()
             self._copy_to_the_end(output)
-            files.write_exit(folder, os.waitstatus_to_exitcode(self._waker.status or 0))
+            files.write_exit(folder, os.waitstatus_to_exitcode(self._waker.status or 0), self._used())
         else:
             self._serve()
+            self._channel.tell("u {" + self._used() + "}")
         if asked.cgroup:
             leave(asked.cgroup)
+
+    def _used(self) -> str:
+        """What all of it used, with those that have just ended."""
+        waker = self._waker
+        waker.wait([], 0)
+        return measuring.measured(waker.cpu_seconds, waker.peak_memory, self._asked.cgroup)
 
     def _begin(self, given: list[int]) -> files.Output:
         """What is needed before the command may start, then the word to start it. Ends this process without it."""

@@ -15,7 +15,7 @@ from signal import SIGKILL
 from typing import Any, ClassVar
 
 from reprieve.adapters import host
-from reprieve.adapters.command import CannotStart, Exited, Launched, launch, started
+from reprieve.adapters.command import CannotStart, Exited, Launched, judged, launch, started
 from reprieve.adapters.command_files import LAST_READS, read_output
 from reprieve.adapters.ending import end
 from reprieve.adapters.kinds import ProcessKind
@@ -52,7 +52,7 @@ class ProcessAdapter(ProcessKind):
                 outcome = await _Following(launched, context, self._reports).to_the_end()
         except CannotStart as problem:
             return Outcome.failed(f"The command could not be started: {problem}.")
-        return outcome
+        return judged(outcome, launched.used, run)
 
     def terminate(self, handle: dict[str, Any]) -> None:
         host.terminate(ProcessIdentity.from_handle(handle))

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 else:
     import _signal as signal  # The other looks each handler up among its enumerations, which costs ten times as much.
 
+#: In what the system counts `ru_maxrss`.
+MAXRSS_UNIT = 1 if os.uname().sysname == "Darwin" else 1024
+
 
 class Waker:
     """Wakes this process when a child ends or a signal comes, and knows what has ended."""
@@ -17,6 +20,9 @@ class Waker:
         self.status: int | None = None
         self.alone = False
         self.child = 0
+        #: Of all that was collected, and of what that had waited for: seconds of processor, and the most that one
+        #: process had in memory, in bytes.
+        self.cpu_seconds, self.peak_memory = 0.0, 0
         self.wakes, self._wake = os.pipe()
         for fd in (self.wakes, self._wake):
             os.set_blocking(fd, False)
@@ -47,9 +53,12 @@ class Waker:
     def _collect(self) -> None:
         """Collect all that has ended below this process. Without a child, nothing that descends from it is left."""
         try:
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] == self.child:
-                    self.status = ended[1]
+            while (ended := os.wait4(-1, os.WNOHANG))[0]:
+                pid, status, used = ended
+                self.cpu_seconds += used.ru_utime + used.ru_stime
+                self.peak_memory = max(self.peak_memory, used.ru_maxrss * MAXRSS_UNIT)
+                if pid == self.child:
+                    self.status = status
         except ChildProcessError:
             self.alone = True
 

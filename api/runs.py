@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from reprieve.api.access import AskedBy, MayRead, MayRun, Wired, root_path
@@ -13,7 +13,16 @@ from reprieve.client.enqueue import Asker, again_each, enqueue_each
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.filters import MAX_WORDS, RunFilter, Sort, labels_of
 from reprieve.models.lanes import DEFAULT_LANE
-from reprieve.models.records import AskedRecord, EnqueuedRun, EnqueuedRuns, EventRecord, ExplanationRecord, Run, RunPage
+from reprieve.models.records import (
+    AskedRecord,
+    EnqueuedRun,
+    EnqueuedRuns,
+    EventRecord,
+    ExplanationRecord,
+    Run,
+    RunPage,
+    SampleList,
+)
 from reprieve.models.requests import MOST_AT_ONCE, RunRequest
 from reprieve.models.status import ErrorCode, Status
 from reprieve.workers import tracing
@@ -68,10 +77,16 @@ class WantedRun(BaseModel):
     )
     quiet_after_seconds: float | None = Field(default=None, description="Silence after which it is called quiet.")
     max_silence_seconds: float | None = Field(default=None, description="Silence that ends it as `stalled`.")
+    max_memory_bytes: int | None = Field(
+        default=None, description="What an attempt may have in memory; beyond it, it is ended as `oom_killed`."
+    )
 
     @property
     def asked(self) -> RunRequest:
-        given = {name.removesuffix("_seconds"): getattr(self, name) for name in type(self).model_fields}
+        given = {
+            name.removesuffix("_seconds").removesuffix("_bytes"): getattr(self, name)
+            for name in type(self).model_fields
+        }
         return RunRequest(**given)
 
 
@@ -292,6 +307,13 @@ def events(run_id: RunId, wired: Wired) -> Events:
     """What happened to a run."""
     wired.records.get(run_id)
     return Events(events=[EventRecord.of(event) for event in wired.runs.events(run_id)])
+
+
+@router.get("/{run_id}/attempts/{attempt}/samples", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))
+def samples(run_id: RunId, attempt: Annotated[int, Path(ge=1, le=2**31 - 1)], wired: Wired) -> SampleList:
+    """What an attempt used over its life, to be plotted: processor time and memory of all that it started."""
+    wired.records.get(run_id)
+    return wired.samples.of(run_id, attempt)
 
 
 @router.get("/{run_id}/explain", dependencies=[MayRead], responses=answers(401, 403, 404, 422, 503))

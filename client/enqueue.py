@@ -12,7 +12,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from reprieve.adapters.kinds import find_kind, starts_work, validate_config
+from reprieve.adapters.kinds import find_kind, starts_work, validate_config, why_no_memory_limit
 from reprieve.client.arguments import SomeRun, id_of
 from reprieve.client.link import link
 from reprieve.models.asker import this_process
@@ -50,7 +50,7 @@ def enqueue_run(
 
     `options` are those of `RunOptions`, which says what each means, and in which unit: `labels`, `max_runtime`,
     `max_attempts`, `idempotency_key`, `lane`, `priority`, `start_at`, `start_within`, `retry_on`, `retry_delay`,
-    `notify`, `quiet_after`, `max_silence`. Raises `UnknownAdapter` and
+    `notify`, `quiet_after`, `max_silence`, `max_memory`. Raises `UnknownAdapter` and
     `InvalidRequest` at once, naming the argument and what would work, `IdempotencyConflict`, and `Unavailable` while
     the database cannot be reached: it is then not known whether there is a run, and a second try with the same
     idempotency key gives one. A broker that is away changes nothing but how soon the run begins.
@@ -161,6 +161,8 @@ def _checked(request: RunRequest) -> NewRun:
     kind = find_kind(request.adapter)
     if request.retry_on and not starts_work(kind):
         raise InvalidRequest(f"retry_on: nobody but its caller starts the work of the adapter {kind.type!r}.")
+    if request.max_memory is not None and (why := why_no_memory_limit(kind)):
+        raise InvalidRequest(f"max_memory: {why}")
     return NewRun.of(
         request,
         uuid7(),

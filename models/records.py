@@ -32,6 +32,14 @@ class RowRecord(Record):
         return cls.model_validate(row)
 
 
+class UsedRecord(Record):
+    """What an attempt used. What is not known is null."""
+
+    cpu_seconds: float | None = Field(description="Processor time of all that it started, of the system as well.")
+    peak_memory_bytes: int | None = Field(description="The most that it had in memory, as far as that was measured.")
+    memory_limit_bytes: int | None = Field(description="The limit of its memory, if it had one of its own.")
+
+
 class AttemptRecord(RowRecord):
     """One execution of a run."""
 
@@ -53,6 +61,7 @@ class AttemptRecord(RowRecord):
     longest_silence_seconds: float | None = Field(
         default=None, description="The longest time between two proofs of its life, once it has ended."
     )
+    used: UsedRecord | None = Field(default=None, description="What it used, once it has ended; null if not known.")
 
 
 class ReportRecord(RowRecord):
@@ -101,6 +110,7 @@ class Run(RowRecord):
         default=None, description="Who asked for it: over HTTP the token's name, else the service, or USER@HOST."
     )
     report: ReportRecord | None = Field(default=None, description="What it says of itself; null where it says nothing.")
+    max_memory_bytes: int | None = Field(default=None, description="What an attempt may have in memory at the most.")
 
     @property
     def is_quiet(self) -> bool:
@@ -153,6 +163,20 @@ class RunPage(Record):
 
     runs: list[Run]
     next: UUID | None = Field(description="`before` of the next page; null on the last.")
+
+
+class SampleRecord(Record):
+    """What an attempt had used at a moment."""
+
+    at: datetime
+    cpu_seconds: float = Field(description="Processor time up to then.")
+    memory_bytes: int = Field(description="The most that it had in memory since the sample before.")
+
+
+class SampleList(Record):
+    """The oldest first; fewer for each hour the longer it runs, 240 at the most. None of what took no minute."""
+
+    samples: list[SampleRecord]
 
 
 class EnqueuedRun(Record):

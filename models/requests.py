@@ -22,6 +22,8 @@ MAX_KEY_LENGTH = 255
 MOST_AT_ONCE = 10_000
 #: A longer limit is none.
 MAX_RUNTIME = timedelta(days=3650)
+#: Less memory starts nothing; more has no machine.
+MEMORY = range(1024**2, 2**60 + 1)
 #: Priorities, from the least urgent to the most.
 PRIORITIES = range(-100, 101)
 #: Addresses that one run tells of what happens to it.
@@ -62,6 +64,8 @@ class RunOptions(TypedDict, total=False):
     """After so long without output it is called quiet; nothing is done to it."""
     max_silence: float | timedelta | None
     """After so long without output an attempt is ended as `stalled`."""
+    max_memory: int | None
+    """Bytes that all of an attempt may have in memory; beyond it, it is ended as `oom_killed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class RunRequest:
     notify: Sequence[str] | None = None
     quiet_after: float | timedelta | None = None
     max_silence: float | timedelta | None = None
+    max_memory: int | None = None
 
     @classmethod
     def of(cls, given: "RunRequest | Mapping[str, Any]") -> Self:
@@ -124,6 +129,7 @@ class RunRequest:
             "notify": _checked_addresses(self.notify),
             "quiet_after": _checked_span("quiet_after", self.quiet_after),
             "max_silence": _checked_span("max_silence", self.max_silence),
+            "max_memory": _checked_memory(self.max_memory),
         }
 
     @property
@@ -166,6 +172,7 @@ class NewRun:
     notify: list[str] | None = None
     quiet_after: timedelta | None = None
     max_silence: timedelta | None = None
+    max_memory: int | None = None
     again_of: UUID | None = None
     """The run that it does again."""
 
@@ -272,6 +279,15 @@ def _checked_priority(priority: int) -> int:
         least, most = PRIORITIES[0], PRIORITIES[-1]
         raise InvalidRequest(f"priority is {as_given(priority)}; give a whole number from {least} to {most}.")
     return priority
+
+
+def _checked_memory(size: int | None) -> int | None:
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size not in MEMORY):
+        raise InvalidRequest(
+            f"max_memory is {as_given(size, 100)}; give bytes as a whole number from {MEMORY[0]:,} (1 MiB), or None "
+            "for no limit."
+        )
+    return size
 
 
 #: PostgreSQL has years which no `datetime` can hold, in any zone or with `start_within` added: to read one would fail.

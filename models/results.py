@@ -6,9 +6,11 @@ leave a run without an end, for a run without an end is taken for lost, and star
 
 import json
 import traceback
+from dataclasses import asdict
 from typing import Any
 
 from reprieve.models.status import ErrorCode
+from reprieve.models.used import Used
 from reprieve.models.work import Outcome, storable
 
 #: Bytes of an outcome's detail, as JSON: it is on the attempt's row and in an event, and each listing of runs reads it.
@@ -57,7 +59,12 @@ def _checked(adapter: str, answer: object) -> Outcome:
         return _refused(adapter, f"a detail that cannot become JSON ({last_line(error)[:SHOWN]})")
     if size > MAX_DETAIL:
         return _refused(adapter, f"a detail of {size:,} bytes, of which {MAX_DETAIL:,} are kept at the most")
-    return Outcome(code, message, kept, retry_after=_seconds(answer.retry_after))
+    return Outcome(code, message, kept, retry_after=_seconds(answer.retry_after), used=_used(answer.used))
+
+
+def _used(given: object) -> Used | None:
+    """What an adapter says that was used, as far as it can be kept; what is not costs nobody a result."""
+    return Used.of(asdict(given)) if isinstance(given, Used) else None
 
 
 def _seconds(given: object) -> float:

@@ -43,6 +43,7 @@ from reprieve.models.process import ProcessIdentity, process_of, work_of
 from reprieve.models.saying import of_run
 from reprieve.models.status import ErrorCode, EventKind, Proof, Status
 from reprieve.models.text import in_seconds
+from reprieve.models.used import used_of
 
 
 def _one_of(column: str, values: type[StrEnum]) -> str:
@@ -172,6 +173,10 @@ class RunRow(Row):
     def asked_by(self) -> str | None:
         return self.spec.asked_by
 
+    @property
+    def max_memory_bytes(self) -> int | None:
+        return self.spec.max_memory
+
 
 class Lane(Row):
     """The rule of the lanes that fit `pattern`: a name, or the beginning of names and an asterisk.
@@ -224,6 +229,7 @@ class RunSpec(Row):
     start_within: Mapped[timedelta | None]
     again_of: Mapped[uuid.UUID | None]
     asked_by: Mapped[str | None]
+    max_memory: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class RunAttempt(Row):
@@ -283,10 +289,18 @@ class RunAttempt(Row):
     late_result_at: Mapped[datetime | None]
     output_at: Mapped[datetime | None]
     longest_silence: Mapped[timedelta | None]
+    cpu_seconds: Mapped[float | None] = mapped_column(DOUBLE_PRECISION)
+    peak_memory: Mapped[int | None] = mapped_column(BigInteger)
+    memory_limit: Mapped[int | None] = mapped_column(BigInteger)
 
     @property
     def longest_silence_seconds(self) -> float | None:
         return in_seconds(self.longest_silence)
+
+    @property
+    def used(self) -> dict[str, Any] | None:
+        """What it used, once it has ended."""
+        return used_of(vars(self))
 
     @property
     def process(self) -> ProcessIdentity | None:
@@ -318,6 +332,23 @@ class RunReport(Row):
     result: Mapped[str | None] = mapped_column(deferred=True)
     at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
     result_bytes: Mapped[int | None] = column_property(func.octet_length(literal_column("result")))
+
+
+class AttemptSamples(Row):
+    """What an attempt used over its life, for a plot: a moment each, the oldest first (`models.samples`).
+
+    `every` is how many samples one of them stands for, `peak_memory` the most memory that any sample has seen.
+    """
+
+    __tablename__ = "attempt_samples"
+
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    every: Mapped[int]
+    at: Mapped[list[datetime]] = mapped_column(ARRAY(TIMESTAMP(timezone=True)))
+    cpu_seconds: Mapped[list[float]] = mapped_column(ARRAY(DOUBLE_PRECISION))
+    memory: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    peak_memory: Mapped[int] = mapped_column(BigInteger)
 
 
 class RunEvent(Row):

@@ -90,3 +90,26 @@ def volume(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+_MEMORY = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) ?([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+_MEMORY_UNITS = ("", "K", "M", "G", "T")
+
+
+def bytes_of(size: str) -> int:
+    """The bytes of an amount of memory as a person writes it, in powers of 1024: `512M`, `2G`. Raises
+    `InvalidRequest`.
+    """
+    found = _MEMORY.fullmatch(size.strip())
+    if found is None:
+        raise InvalidRequest(f"{as_given(size, 100)} is no amount of memory; give one like 512M or 2G.")
+    return int(float(found[1]) * 1024 ** _MEMORY_UNITS.index(found[2].upper()))
+
+
+def in_memory(size: float) -> str:
+    """An amount of memory in words, in powers of 1024, as limits are given: `512 MiB`, `1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 or size == round(size) else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.status import ErrorCode, EventKind, Status
+from reprieve.models.used import Used
 
 #: Error messages are cut to this many characters: they are on the row, in events, and on a terminal.
 MAX_ERROR_MESSAGE = 2_000
@@ -60,6 +61,8 @@ class Work:
     """Its place in a trace, as a W3C `traceparent`."""
     lane: str = DEFAULT_LANE
     retries: Retries = NO_RETRIES
+    max_memory_bytes: int | None = None
+    """What all of an attempt may have in memory."""
 
     @property
     def fence(self) -> Fence:
@@ -83,6 +86,8 @@ class Outcome:
     """False when something of the work is still there that could not be ended: it is owed its termination."""
     retry_after: float = 0.0
     """Seconds before which another attempt would do no better, as with a provider's quota: a retry waits that long."""
+    used: Used | None = field(default=None, compare=False)
+    """What was measured of it, where something was."""
 
     @classmethod
     def failed(cls, message: str, code: ErrorCode = ErrorCode.ADAPTER_ERROR, **detail: Any) -> "Outcome":
@@ -151,6 +156,7 @@ class End:
     silent_before: datetime | None = None
     quiet_before: datetime | None = None
     retry_after: timedelta = timedelta(0)
+    used: Used | None = None
 
     @classmethod
     def by_result(cls, fence: Fence, outcome: Outcome, last_seq: int, *, work_ended: bool = True) -> "End":
@@ -165,6 +171,7 @@ class End:
                 detail=said,
                 last_seq=last_seq,
                 work_ended=work_ended,
+                used=outcome.used,
             )
         message = storable(outcome.error_message or "")[:MAX_ERROR_MESSAGE]
         detail = said | {"error_code": outcome.error_code.value, "error_message": message}
@@ -179,6 +186,7 @@ class End:
             last_seq=last_seq,
             work_ended=work_ended,
             retry_after=timedelta(seconds=outcome.retry_after),
+            used=outcome.used,
         )
 
     def bare(self) -> "End":

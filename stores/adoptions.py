@@ -93,7 +93,7 @@ WITH adopted AS (
     SELECT id, attempt, 'attached', jsonb_build_object('worker_node', CAST(:worker_node AS text), 'after_seq',
                                                        CAST(:after_seq AS bigint)) FROM adopted
 )
-SELECT d.*, s.config, s.labels, s.trace_parent, s.retry_on, s.retry_delay, f.handle, f.host,
+SELECT d.*, s.config, s.labels, s.trace_parent, s.retry_on, s.retry_delay, s.max_memory, f.handle, f.host,
        said.number, said.progress, said.sentence, said.usage
 FROM adopted d CROSS JOIN followed f JOIN run_specs s ON s.run_id = d.id LEFT JOIN said ON true
 """)

@@ -37,6 +37,7 @@ from reprieve.stores.runs.resends import ResendStore
 from reprieve.stores.runs.store import RunStore
 from reprieve.stores.runs.terminations import TerminationStore
 from reprieve.stores.runs.usage import UsageStore
+from reprieve.stores.samples import SampleStore
 from reprieve.stores.sizes import Sizes
 from reprieve.stores.spooled import SpooledStore
 from reprieve.stores.sweeps import SweepStore
@@ -76,6 +77,7 @@ class Services:
     setbacks: Setbacks
     retention: RetentionStore
     sizes: Sizes
+    samples: SampleStore
     export: Export
     notices: NoticeStore
     tokens: TokenStore
@@ -156,6 +158,7 @@ def _stores(database: Database, settings: Settings, identity: Identity) -> dict[
         "setbacks": Setbacks(database),
         "retention": RetentionStore(database),
         "sizes": Sizes(database),
+        "samples": SampleStore(database),
         "export": Export(database),
         "notices": NoticeStore(database),
         "tokens": TokenStore(database),

@@ -4,7 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from reprieve.adapters.host import is_alive, namespace
@@ -15,7 +16,8 @@ from reprieve.models.errors import OutputNotTaken, Released
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.saying import NOTHING_SAID, Said, report_of
 from reprieve.models.status import EventKind, Proof
-from reprieve.models.work import End, Fence, Work, storable
+from reprieve.models.used import NOTHING_KNOWN, Used
+from reprieve.models.work import End, Fence, Outcome, Work, storable
 from reprieve.stores.logs import Resumed
 from reprieve.stores.runs.attempts import Start
 from reprieve.workers.bootstrap import Services
@@ -61,6 +63,11 @@ class RunContext:
         #: What to record as the end of work that its worker has given up, whatever the adapter says of it then.
         self.given_up: End | None = None
         self._process: ProcessIdentity | None = None
+        #: Whether another worker has started it.
+        self.is_resumed = resumed is not None
+        #: Work of this host that is no child of this worker, and what was seen of what it uses.
+        self._found: ProcessIdentity | None = None
+        self._seen = NOTHING_KNOWN
         self._heard = False
         #: When it last gave output, and the last output of which its row knows.
         self._output_at = self._output_told = 0.0
@@ -137,12 +144,18 @@ class RunContext:
 
     def dispatching(self, handle: dict[str, Any], host: str | None) -> Start:
         """What is to be recorded of work that a handle leads to …"""
-        self.lives_here = host is not None and host == self._services.host
+        self.found_at(handle, host)
         return Start.of_handle(self.fence, host, handle, self._services.node.slot if self.lives_here else None)
 
     def has_dispatched(self) -> None:
         """… and it is."""
         self._dispatched = True
+
+    def found_at(self, handle: dict[str, Any], host: str | None) -> None:
+        """A handle leads to the work: where only this host can act on it, to a process perhaps."""
+        self.lives_here = host is not None and host == self._services.host
+        with suppress(KeyError, ValueError, TypeError):
+            self._found = ProcessIdentity.from_handle(handle) if self.lives_here else None
 
     @contextmanager
     def awaiting_record(self) -> Iterator[None]:
@@ -214,6 +227,20 @@ class RunContext:
     def is_underway(self) -> bool:
         """Whether there is work that was recorded."""
         return self._dispatched or self._process is not None
+
+    @property
+    def process(self) -> ProcessIdentity | None:
+        """The process of this host by which its work is known, if it is."""
+        return self._process or self._found
+
+    def seen_using(self, used: Used) -> None:
+        """What its work has used so far, as far as that can be seen."""
+        self._seen = used
+
+    def with_what_was_seen(self, outcome: Outcome) -> Outcome:
+        """The outcome with what was seen of what it used, where its adapter does not say more."""
+        used = (outcome.used or NOTHING_KNOWN).and_seen(self._seen)
+        return outcome if used == NOTHING_KNOWN else replace(outcome, used=used)
 
     @property
     def lives_elsewhere(self) -> bool:

@@ -15,11 +15,11 @@ from reprieve.models.liveness import HOST_LOST_AFTER
 from reprieve.models.nodes import in_words
 from reprieve.models.notices import Told
 from reprieve.models.owed import Failing
-from reprieve.models.records import EventRecord, ExplanationRecord, NoticeRecord, Run, SparingRecord
+from reprieve.models.records import EventRecord, ExplanationRecord, NoticeRecord, Run, SampleRecord, SparingRecord
 from reprieve.models.rows import RunAttempt, RunEvent, RunRow, Sparing
 from reprieve.models.saying import sentences_of
 from reprieve.models.status import EventKind, Status
-from reprieve.models.text import shown, span
+from reprieve.models.text import in_memory, shown, span
 from reprieve.stores.closings import LogState
 from reprieve.workers.bootstrap import Services
 
@@ -72,6 +72,8 @@ class Explanation:
     ahead: int = 0
     idle: Sequence[str] = ()
     """The workers that are there, where all of them take nothing new."""
+    sample: SampleRecord | None = None
+    """What the attempt that is running had used when that was last kept."""
 
     @property
     def sentences(self) -> list[str]:
@@ -89,6 +91,7 @@ class Explanation:
         if run.error_message and not evidence and not any(run.error_message.strip() in sentence for sentence in why):
             lines.append(run.error_message)
         lines += [sentence for attempt in run.attempts for sentence in _late_sentences(attempt)]
+        lines += [sentence for attempt in run.attempts for sentence in _used_sentences(attempt, self.sample, self.now)]
         lines += self._waiting
         lines += _adoption_sentences(run, self.now)
         lines += [sentence for log in self.logs for sentence in _log_sentences(log)]
@@ -172,6 +175,8 @@ def explain(services: Services, run_id: UUID) -> Explanation:
     refusals, failing = services.archives.refusals(), services.setbacks.of_run(run_id)
     notices = services.notices.of_run(run_id)
     told = Explanation(run, events, sparings, logs, refusals, failing, notices, services.database.now())
+    if run.status == Status.RUNNING:
+        return replace(told, sample=next(reversed(services.samples.of(run_id, run.attempt).samples), None))
     if run.status != Status.QUEUED:
         return told
     gone_after = services.timing.worker_gone_after
@@ -187,6 +192,29 @@ def _again_sentences(run: RunRow, events: Sequence[RunEvent]) -> list[str]:
         times = f", the last of {len(again)} that do" if len(again) > 1 else ""
         lines.append(f"Run {again[-1].detail.get('run')} does it again{times}.")
     return lines
+
+
+def _used_sentences(attempt: RunAttempt, sample: SampleRecord | None, now: datetime) -> list[str]:
+    """What an attempt used, or has used so far."""
+    of_attempt = f"Attempt {attempt.attempt}"
+    if attempt.finished_at is None:
+        if sample is None:
+            return []
+        return [
+            f"{of_attempt} had used {span(sample.cpu_seconds)} of processor time {span(now - sample.at)} ago, "
+            f"and had {in_memory(sample.memory_bytes)} in memory."
+        ]
+    used = attempt.used
+    if used is None:
+        return []
+    took = f"took {span(attempt.finished_at - attempt.started_at)}"
+    limit = used["memory_limit_bytes"]
+    said = [
+        *([f"used {span(used['cpu_seconds'])} of processor time"] if used["cpu_seconds"] is not None else []),
+        *([f"had {in_memory(used['peak_memory_bytes'])} in memory at the most"] if used["peak_memory_bytes"] else []),
+    ]
+    limited = f" (limit {in_memory(limit)})" if limit else ""
+    return [f"{of_attempt} {', '.join([took, *said])}{limited}."]
 
 
 def _log_sentences(log: LogState) -> list[str]:

@@ -75,7 +75,7 @@ class Followers:
     def go_on(self, adoption: Adoption) -> None:
         """Follow what another worker has started. Raises as `begin` does."""
         context = self._followed.begin(adoption.work, adoption.resumed, adoption.said)
-        context.lives_here = adoption.host is not None
+        context.found_at(adoption.handle, adoption.host)
 
         async def attach(adapter: AnyAdapter, work: Work) -> Outcome:
             if not isinstance(adapter, Attaching):

@@ -14,6 +14,8 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -27,6 +29,7 @@ from reprieve.models.faults import Fault, fault_of, is_database_away, is_unfit
 from reprieve.models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
 from reprieve.models.results import last_line, raised, understood
 from reprieve.models.retrying import with_retry
+from reprieve.models.used import Used
 from reprieve.models.work import End, Fence, Outcome, Work, storable
 from reprieve.stores.runs import late
 from reprieve.workers import metrics, tracing
@@ -92,14 +95,16 @@ class Following:
         except _Unable as unable:
             return CameTo(await self._give_up(context, last_line(unable.__cause__ or unable)))
         context.has_result()
-        given_up = context.given_up
+        outcome, given_up = context.with_what_was_seen(outcome), context.given_up
         # Not waited for: the end says how many chunks there are, the spool keeps them, and readers wait for the last.
         context.flush()
         await self._say(context)
         came_to = End.by_result(work.fence, outcome, context.last_seq, work_ended=work_ended)
-        end = given_up or with_retry(came_to, work, self._services.timing)
+        end = replace(given_up or with_retry(came_to, work, self._services.timing), used=outcome.used)
         if await self._record(end):
             return CameTo(outcome.error_code or "succeeded", end)
+        if outcome.used is not None:
+            await self._recorder.alone(partial(_note_used, self._services, work.fence, outcome.used))
         if not context.stopping:
             await self._recorder.alone(lambda: note_late_result(self._services, end))
         return CameTo("superseded")
@@ -209,6 +214,14 @@ async def _wait(context: RunContext, seconds: float) -> None:
     until = time.monotonic() + seconds
     while not context.wait(0) and (left := until - time.monotonic()) > 0:
         await asyncio.sleep(min(left, LOOK_INTERVAL))
+
+
+def _note_used(services: Services, fence: Fence, used: Used) -> None:
+    """Keep what an attempt used that another has ended. Best effort: it is evidence for people."""
+    try:
+        services.attempts.note_used(fence, used)
+    except Exception as error:
+        logger.warning("What run %s used was not kept (%s).", fence.run_id, type(error).__name__)
 
 
 def note_late_result(services: Services, end: End) -> None:

@@ -23,6 +23,7 @@ from reprieve.workers.supervision.adopting import Adopting
 from reprieve.workers.supervision.burying import Burying
 from reprieve.workers.supervision.draining import Draining
 from reprieve.workers.supervision.followed import Followed
+from reprieve.workers.supervision.measuring import Measuring
 from reprieve.workers.supervision.saying import Saying
 from reprieve.workers.supervision.stopping import Stopping
 from reprieve.workers.supervision.taking import Taking
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two turns of each duty; never more than a keepalive interval.
 INTERVALS = {"supervise": 1.0, "vouch": 1.0, "bury": 2.0, "heed": 2.0, "adopt": ADOPT_INTERVAL}
-INTERVALS |= {"answer": 1.0, "tell": 1.0, "tidy": 20.0}
+INTERVALS |= {"answer": 1.0, "tell": 1.0, "tidy": 20.0, "measure": 20.0}
 #: Seconds that all of them together may take to end.
 CLOSE_TIMEOUT = 20.0
 
@@ -76,6 +77,7 @@ class Supervisor:
         self.answer = partial(answer_questions, services)
         self.tell = Saying(services.reports, followed).turn
         self.tidy = partial(tidy, services.adapters, services.closings)
+        self.measure = Measuring(services, followed).turn
         self._longest = services.timing.keepalive_interval.total_seconds()
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []

@@ -108,6 +108,7 @@ class KubernetesKind:
 
     type: ClassVar[str] = "kubernetes"
     has_out_of_process_liveness: ClassVar[bool] = True
+    memory_limit_in_config: ClassVar[str] = "config.resources.limits.memory"
     config_model: ClassVar[ConfigModel] = KubernetesConfig
 
 

@@ -15,7 +15,7 @@ from reprieve.models.errors import InvalidRequest
 from reprieve.models.filters import labels_of
 from reprieve.models.lanes import DEFAULT_LANE
 from reprieve.models.status import Status
-from reprieve.models.text import seconds_of
+from reprieve.models.text import bytes_of, seconds_of
 
 if TYPE_CHECKING:
     from reprieve.models.records import Run
@@ -63,6 +63,9 @@ def run(
     ] = None,
     quiet_after: Annotated[float | None, typer.Option(help="Seconds without output; it is then called quiet.")] = None,
     max_silence: Annotated[float | None, typer.Option(help="Seconds without output; it is then ended.")] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory beyond which it is ended, for example 512M or 2G.")
+    ] = None,
 ) -> None:
     """Start a run."""
     from reprieve.client.enqueue import enqueue_run
@@ -83,6 +86,7 @@ def run(
         notify=notify,
         quiet_after=quiet_after,
         max_silence=max_silence,
+        max_memory=None if max_memory is None else bytes_of(max_memory),
     )
     if not follow:
         say(started.id)

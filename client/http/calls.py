@@ -101,7 +101,7 @@ def _post(path: str, content: bytes) -> Request:
 def _content(wanted: RunRequest) -> bytes:
     """A run that is asked for, as JSON. It gets a key if it has none: asking again does not start a second one."""
     given = {
-        _IN_SECONDS.get(one.name, one.name): getattr(wanted, one.name)
+        _WITH_UNITS.get(one.name, one.name): getattr(wanted, one.name)
         for one in fields(RunRequest)
         # What was not asked for is not said: a server of before need not know it.
         if getattr(wanted, one.name) != one.default
@@ -115,9 +115,9 @@ def _content(wanted: RunRequest) -> bytes:
 
 
 #: What it is called there, where times are plain numbers.
-_IN_SECONDS = {
+_WITH_UNITS = {
     name: f"{name}_seconds" for name in ("max_runtime", "start_within", "retry_delay", "quiet_after", "max_silence")
-}
+} | {"max_memory": "max_memory_bytes"}
 
 
 def _as_json(value: object) -> object:

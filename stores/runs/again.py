@@ -21,7 +21,8 @@ def as_asked(executor: Executor, run_ids: Sequence[UUID]) -> list[NewRun]:
     runs, specs = qualified(executor.schema, "runs"), qualified(executor.schema, "run_specs")
     statement = f"""
 SELECT r.id, r.adapter, r.out_of_process_liveness, s.config, s.labels, r.max_attempts, r.max_runtime, r.lane,
-       r.priority, s.start_within, s.retry_on, s.retry_delay, s.notify, r.quiet_after, r.max_silence
+       r.priority, s.start_within, s.retry_on, s.retry_delay, s.notify, r.quiet_after, r.max_silence,
+       s.max_memory
 FROM {runs} r JOIN {specs} s ON s.run_id = r.id
 WHERE r.id IN (SELECT CAST(id AS uuid) FROM jsonb_array_elements_text(CAST(:ids AS jsonb)) AS t(id))
 """  # noqa: S608 - our own text, and quoted names

@@ -11,6 +11,7 @@ from sqlalchemy import TextClause, text
 from reprieve.models.errors import Superseded
 from reprieve.models.process import ProcessIdentity
 from reprieve.models.status import EventKind
+from reprieve.models.used import Used, used_columns
 from reprieve.models.work import Fence
 from reprieve.stores.arrays import fence_arrays
 from reprieve.stores.database import Database
@@ -50,6 +51,15 @@ STANDING = text("""
 SELECT t.id, t.epoch, CASE WHEN r.epoch = t.epoch THEN 'current' ELSE 'adopted' END AS standing
 FROM runs r JOIN unnest(CAST(:ids AS uuid[]), CAST(:epochs AS bigint[])) AS t (id, epoch) ON t.id = r.id
 WHERE r.status = 'running' AND (r.epoch = t.epoch OR r.out_of_process_liveness AND r.epoch > t.epoch)
+""")
+
+
+# note used: what an attempt used that another has ended (a cancel, a reap), as its follower says when its work is gone.
+NOTE_USED = text("""
+UPDATE run_attempts
+SET cpu_seconds = coalesce(:cpu_seconds, cpu_seconds), peak_memory = coalesce(:peak_memory, peak_memory),
+    memory_limit = coalesce(:memory_limit, memory_limit)
+WHERE run_id = :run_id AND epoch = :epoch AND finished_at IS NOT NULL
 """)
 
 
@@ -117,6 +127,10 @@ class AttemptStore:
         records = json.dumps([start.as_record() for start in starts])
         rows = self._database.run(statement, {"starts": records})
         return {Fence(row.run_id, row.epoch) for row in rows}
+
+    def note_used(self, fence: Fence, used: Used) -> None:
+        """Keep what an attempt used that has ended without its follower."""
+        self._database.run(NOTE_USED, fence._asdict() | used_columns(used))
 
     def standings(self, fences: Iterable[Fence]) -> dict[Fence, Standing]:
         """What each of these fences is still worth."""

@@ -32,7 +32,7 @@ WITH RECURSIVE {chosen}, claimed AS (
     INSERT INTO run_events (run_id, attempt, kind, detail)
     SELECT id, attempt, 'claimed', jsonb_build_object('worker_node', CAST(:worker_node AS text)) FROM claimed
 )
-SELECT c.*, s.config, s.labels, s.trace_parent, s.retry_on, s.retry_delay{more}
+SELECT c.*, s.config, s.labels, s.trace_parent, s.retry_on, s.retry_delay, s.max_memory{more}
 """
 OF_CLAIMED = " FROM claimed c JOIN run_specs s ON s.run_id = c.id ORDER BY c.id"
 # And what waits in lanes with a limit: a row without a run says so where none was claimed.
@@ -206,4 +206,5 @@ def work_of(row: Any, runtime_left: timedelta | None) -> Work:
         trace_parent=row.trace_parent,
         lane=row.lane,
         retries=retries_of(row.retry_on, row.retry_delay),
+        max_memory_bytes=row.max_memory,
     )

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from reprieve.models.status import Status
+from reprieve.models.used import used_columns
 from reprieve.models.work import End
 
 # finish: the one statement by which runs leave an active status. What must follow is in the same transaction: the
@@ -19,7 +20,7 @@ WITH ends AS (
     SELECT DISTINCT ON (run_id, epoch) * FROM jsonb_to_recordset(CAST(:ends AS jsonb)) AS e (
         run_id uuid, epoch bigint, from_status text, silent_before timestamptz, status text, error_code text,
         error_message text, kind text, detail jsonb, outcome jsonb, last_seq bigint, work_ended boolean,
-        retry_after float, quiet_before timestamptz)
+        retry_after float, quiet_before timestamptz, cpu_seconds float, peak_memory bigint, memory_limit bigint)
 ), ended AS (
     UPDATE runs r
     SET status = e.status, error_code = e.error_code, error_message = e.error_message, sends = 0,
@@ -43,7 +44,13 @@ WITH ends AS (
             SELECT FROM attempt_logs l WHERE l.run_id = a.run_id AND l.attempt = a.attempt) THEN clock_timestamp() END,
         termination = CASE WHEN NOT e.work_ended THEN 'owed' END, adoption = NULL,
         reaped_at = CASE WHEN e.kind = 'reaped' THEN clock_timestamp() END,
-        output_at = d.output_at, longest_silence = d.longest_silence
+        output_at = d.output_at, longest_silence = d.longest_silence,
+        -- Where its follower does not say what it used, what was seen of that is known.
+        cpu_seconds = coalesce(e.cpu_seconds, (SELECT s.cpu_seconds[cardinality(s.cpu_seconds)]
+            FROM attempt_samples s WHERE s.run_id = a.run_id AND s.attempt = a.attempt)),
+        peak_memory = coalesce(e.peak_memory, (SELECT s.peak_memory
+            FROM attempt_samples s WHERE s.run_id = a.run_id AND s.attempt = a.attempt)),
+        memory_limit = e.memory_limit
     FROM ended d JOIN ends e ON e.run_id = d.id AND e.epoch = d.epoch
     WHERE a.run_id = d.id AND a.attempt = d.attempt AND a.finished_at IS NULL
 ), told AS (
@@ -105,6 +112,7 @@ def _end_record(end: End) -> dict[str, Any]:
         "last_seq": end.last_seq,
         "work_ended": end.work_ended,
         "retry_after": end.retry_after.total_seconds(),
+        **({} if end.used is None else used_columns(end.used)),
     }
 
 

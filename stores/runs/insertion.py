@@ -40,13 +40,13 @@ WITH asked AS (
         id uuid, adapter text, outlives boolean, max_attempts integer, max_runtime text,
         config jsonb, labels jsonb, idempotency_key text, lane text, priority smallint,
         start_at timestamptz, start_within text, retry_on jsonb, retry_delay text, notify jsonb, quiet_after text,
-        max_silence text, again_of uuid)
+        max_silence text, again_of uuid, max_memory bigint)
 ), specified AS (
     INSERT INTO {specs} (run_id, config, labels, idempotency_key, trace_parent, asked_by,
-                         retry_on, retry_delay, notify, start_within, again_of)
+                         retry_on, retry_delay, notify, start_within, again_of, max_memory)
     SELECT id, config, labels, idempotency_key, CAST(:trace_parent AS text), CAST(:asked_by AS text),
            nullif(retry_on, 'null'), CAST(retry_delay AS interval), nullif(notify, 'null'),
-           CAST(start_within AS interval), again_of
+           CAST(start_within AS interval), again_of, max_memory
     FROM asked ORDER BY idempotency_key, id
     ON CONFLICT DO NOTHING RETURNING run_id
 ), added AS (
@@ -149,6 +149,7 @@ def _asked(one: NewRun) -> dict[str, Any]:
         "quiet_after": _interval(one.quiet_after),
         "max_silence": _interval(one.max_silence),
         "again_of": None if one.again_of is None else str(one.again_of),
+        "max_memory": one.max_memory,
     }
 
 
@@ -189,6 +190,7 @@ def _record(one: NewRun, row: Any, by: By) -> Run:
         max_silence_seconds=in_seconds(one.max_silence),
         again_of=one.again_of,
         asked_by=by.asked_by,
+        max_memory_bytes=one.max_memory,
     )
 
 

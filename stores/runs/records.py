@@ -12,6 +12,7 @@ from reprieve.models.filters import END_OF_ID, RunChoice, RunFilter, Sort
 from reprieve.models.process import work_of
 from reprieve.models.records import AskedRecord, Run, RunPage
 from reprieve.models.saying import of_run
+from reprieve.models.used import used_of
 from reprieve.stores.runs.lists import Listing
 from reprieve.stores.statements import Executor, json_of, qualified, uuid_of
 
@@ -23,7 +24,7 @@ r.not_before, r.start_by, s.retry_on,
 CAST(extract(epoch FROM s.retry_delay) AS double precision) AS retry_delay_seconds,
 CAST(extract(epoch FROM r.quiet_after) AS double precision) AS quiet_after_seconds,
 CAST(extract(epoch FROM r.max_silence) AS double precision) AS max_silence_seconds,
-r.output_at, r.quiet_at, r.snoozed_until, s.again_of, s.asked_by
+r.output_at, r.quiet_at, r.snoozed_until, s.again_of, s.asked_by, s.max_memory AS max_memory_bytes
 """
 
 
@@ -172,5 +173,7 @@ def _record(row: Any) -> Run:
     columns = dict(row._asdict())
     attempts = columns["attempts"] or []
     columns["report"] = of_run(json_of(columns.pop("reports")) or (), columns["attempt"])
-    columns["attempts"] = [attempt | {"work": work_of(attempt)} for attempt in json_of(attempts)]
+    columns["attempts"] = [
+        attempt | {"work": work_of(attempt), "used": used_of(attempt)} for attempt in json_of(attempts)
+    ]
     return Run.model_validate(columns | {name: json_of(columns[name]) for name in ("labels", "retry_on")})

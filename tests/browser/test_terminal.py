@@ -60,8 +60,8 @@ sgr = st.lists(
     max_size=4,
 ).map(";".join)
 #: All of what a terminal does within a line. Left out is what pyte does otherwise than ECMA-48 and xterm have it
-#: (below), and what a log takes otherwise on purpose: movements to other lines, tab stops that are moved, a screen that is
-#: reset.
+#: (below), and what a log takes otherwise on purpose: movements to other lines, tab stops that are moved, a screen that
+#: is reset.
 pieces = st.one_of(
     st.text(string.ascii_letters + string.digits + " .,;:-_[](){}<>?!~é→", min_size=1, max_size=12),
     st.sampled_from(["\r", "\b", "\t", "\n", "\r\n", "\a", "\0", "\x7f", "\x0e", "\x0f"]),

@@ -29,6 +29,7 @@ ASKED: dict[str, Any] = {
     "notify": ["https://example.com/told"],
     "quiet_after": 60,
     "max_silence": 600,
+    "max_memory": 2**30,
 }
 #: What belongs to one run, and not to what it was asked for with.
 ITS_OWN = {"id", "run_id", "created_at", "updated_at", "started_at", "finished_at", "start_by", "again_of"}
