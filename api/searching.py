@@ -7,12 +7,12 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from reprieve.api.access import MayRead
 from reprieve.api.desks import SearchDesk
 from reprieve.api.problems import answers
-from reprieve.api.runs import ChosenPage
+from reprieve.api.runs import Chosen
 from reprieve.models.chunks import STREAM_NAME
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.searching import MAX_PATTERN, compiled, search
@@ -23,12 +23,15 @@ router = APIRouter(prefix="/v1/logs", tags=["logs"])
 LONGEST_LOOK = 10.0
 
 
-class WantedLines(ChosenPage):
-    """Which lines are looked for, in the logs of which runs."""
+class WantedLines(Chosen):
+    """Which lines are looked for, in the logs of which runs. A name that is not known is refused, as in a list."""
+
+    model_config = ConfigDict(extra="forbid")
 
     grep: str = Field(max_length=MAX_PATTERN, description="A regular expression, as RE2 has them.")
     ignore_case: bool = Field(default=False, description="In capitals or not.")
     stream: str | None = Field(default=None, pattern=STREAM_NAME, description="Only of this one.")
+    before: UUID | None = Field(default=None, description="`next` of the page before.")
     limit: int = Field(default=100, ge=1, le=1000, description="Lines after which no further run is looked at.")
 
 

@@ -163,7 +163,14 @@ def test_a_page_looks_for_so_long_and_says_where_to_go_on(
 
 @pytest.mark.parametrize(
     "asked",
-    [{"grep": "("}, {}, {"grep": "x", "stream": "../x"}, {"grep": "x", "limit": 0}, {"grep": "x", "lanes": "a"}],
+    [
+        {"grep": "("},
+        {},
+        {"grep": "x", "stream": "../x"},
+        {"grep": "x", "limit": 0},
+        {"grep": "x", "lanes": "a"},
+        {"grep": "x", "sort": "oldest"},
+    ],
 )
 def test_what_cannot_be_looked_for_is_refused(client: TestClient, asked: dict[str, Any]) -> None:
     answer = client.get("/v1/logs", params=asked)
