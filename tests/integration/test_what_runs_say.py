@@ -361,6 +361,7 @@ def test_usage_of_more_runs_than_are_read_says_so(services: Services) -> None:
     assert UsageStore(services.database, most_runs=3).since(since, "adapter").complete
     found = UsageStore(services.database, most_runs=2).since(since, "adapter")
     assert not found.complete
+    assert [(one.runs, one.usage) for one in found.groups] == [(2, {"calls": 2})]
     assert found.since > since
 
 
