@@ -9,7 +9,9 @@ passed over, and told once; a file is read up to a bound, and never waited for.
 
 import asyncio
 import errno
+import logging
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,9 +23,12 @@ from reprieve.adapters.protocol import AsyncContext, Attempt
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.saying import MAX_FILE, MAX_LINE, report_of_line
 
+logger = logging.getLogger(__name__)
+
 #: Seconds between two looks at the folder.
 LOOK_INTERVAL = 2.0
-READ_SIZE = 64 * 1024
+#: Bytes that are read at once: some hundred reports, which take the loop some milliseconds.
+READ_SIZE = 16 * 1024
 #: How often the end of a file is tried to be read, so many seconds apart, where this host is short of something.
 LAST_TRIES, LAST_PAUSE = 10, 0.2
 
@@ -36,14 +41,13 @@ class ReportFiles:
         self._followed: dict[str, ReportFile] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    def ready(self, attempt: Attempt) -> Path:
-        """Where a command that is to be started may say something. Raises `OSError`."""
+    def ready(self, attempt: Attempt) -> Path | None:
+        """Where a command that is to be started may say something; None where there can be no such place just now."""
         try:
-            self._folder.mkdir(0o700)
-        except FileExistsError:
-            pass
-        except FileNotFoundError:
             self._folder.mkdir(0o700, parents=True, exist_ok=True)
+        except OSError as problem:
+            logger.warning("Run %s can say nothing of itself: %s", attempt[0], problem)
+            return None
         return self._folder / _name(attempt)
 
     @contextmanager
@@ -58,8 +62,10 @@ class ReportFiles:
         try:
             yield one
         finally:
-            del self._followed[name]
-            if not self._followed:
+            # A worker may follow anew what a follower of its own is just leaving.
+            if self._followed.get(name) is one:
+                del self._followed[name]
+            if self._looking is not None and not self._followed:
                 self._looking.cancel()
                 self._looking = None
 
@@ -76,12 +82,16 @@ class ReportFiles:
         """The attempts that have a file here."""
         try:
             return [found for path in self._folder.iterdir() if (found := _attempt_of(path.name)) is not None]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def forget(self, attempt: Attempt) -> None:
-        """Remove the file of an attempt. Idempotent. Raises `OSError` where a command has put something else there."""
-        (self._folder / _name(attempt)).unlink(missing_ok=True)
+        """Remove the file of an attempt, or whatever the command has put in its place. Idempotent."""
+        path = self._folder / _name(attempt)
+        try:
+            path.unlink(missing_ok=True)
+        except (IsADirectoryError, PermissionError):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _name(attempt: Attempt) -> str:
@@ -158,7 +168,7 @@ class ReportFile:
         """The next piece; empty where there is none."""
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return b""
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM):

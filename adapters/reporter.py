@@ -245,8 +245,8 @@ class Reporter:
     def _say_next(self, *, is_last: bool) -> bool:
         """Send what the work has said of itself, or again what may not have come; whether there was anything.
 
-        It never holds up output or the result: what the server will not take is tried again with the next, and in the
-        end let go.
+        It holds up output and the result for no longer than an answer takes: what the server will not take is tried
+        again later, and in the end let go.
         """
         with self._say_lock:
             if self._saying is None and self._said != NOTHING:

@@ -3,11 +3,12 @@
 The clients over HTTP have the same functions, by the same names; `reprieve.aio` has them for asyncio.
 """
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 from uuid import UUID
 
 from reprieve.client.arguments import PAGE, SomeRun, id_of
@@ -27,6 +28,12 @@ TRIES_FOR = 30.0
 def get_run(run: SomeRun) -> Run:
     """A run and its attempts, as they are now. Raises `RunNotFound` and `Unavailable`."""
     return link().records.get(id_of(run))
+
+
+def get_result(run: SomeRun) -> Any:
+    """The newest result that a run has given, as JSON has it; None for none. Raises `RunNotFound` and `Unavailable`."""
+    given = link().records.result(id_of(run))
+    return None if given is None else json.loads(given)
 
 
 def cancel_run(run: SomeRun) -> Run:

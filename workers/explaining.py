@@ -169,7 +169,7 @@ class Explanation:
 
 def explain(services: Services, run_id: UUID) -> Explanation:
     """Gather what is known of a run; raises `RunNotFound`."""
-    run = services.runs.get(run_id)
+    run = services.runs.get(run_id, with_reports=True)
     events, sparings = services.runs.events(run_id), services.sweeps.sparings(run_id)
     logs = [services.closings.state(run_id, number) for number in range(1, run.attempt + 1)]
     refusals, failing = services.archives.refusals(), services.setbacks.of_run(run_id)

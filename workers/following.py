@@ -25,7 +25,7 @@ from reprieve.adapters.protocol import AnyAdapter
 from reprieve.adapters.registry import can_attach
 from reprieve.models.draining import end_of_given_up
 from reprieve.models.errors import Released, UnknownAdapter
-from reprieve.models.faults import Fault, fault_of, is_database_away, is_unfit
+from reprieve.models.faults import Fault, fault_of, is_unfit
 from reprieve.models.queueing import TAKEN_BACK_DOUBLINGS, TAKEN_BACK_FOR
 from reprieve.models.results import last_line, raised, understood
 from reprieve.models.retrying import with_retry
@@ -37,6 +37,7 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
 from reprieve.workers.finish import finish
 from reprieve.workers.recorder import Recorder
+from reprieve.workers.sayings import write_all
 from reprieve.workers.waiting import until_fit_without_a_thread
 
 logger = logging.getLogger(__name__)
@@ -128,16 +129,14 @@ class Following:
     async def _say(self, context: RunContext) -> None:
         """Record what the work has said of itself, before its end or before another worker follows it.
 
-        Only the database's absence is waited for: whatever else goes wrong with that must not keep back how it ended.
+        Only for the environment it is waited: whatever else goes wrong with that must not keep back how it ended.
         """
 
         def say(_: int, why: str) -> None:
             logger.error("What run %s said of itself is not recorded yet: %s", context.run_id, why)
 
         try:
-            await until_fit_without_a_thread(
-                lambda: self._recorder.say(context.sayings), say, longest=15, again=is_database_away
-            )
+            await until_fit_without_a_thread(lambda: self._recorder.say(context.sayings), say, longest=15)
         except Exception:
             logger.exception("Run %s: what it said of itself last cannot be recorded.", context.run_id)
 
@@ -268,7 +267,7 @@ def _write_news(services: Services, context: RunContext) -> None:
     """What the work has said of itself, for the next follower to go on from. What fails, a file still has."""
     try:
         if (news := context.sayings.news()) is not None:
-            services.reports.write([news])
+            write_all(services.reports, [news])
     except Exception as error:
         logger.warning("Run %s: what it said last was not written (%s).", context.run_id, type(error).__name__)
 

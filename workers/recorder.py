@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Generic, TypeVar
 
 from reprieve.models.faults import is_database_away
@@ -18,7 +19,7 @@ from reprieve.stores.runs.reports import News
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import send_close
 from reprieve.workers.finish import finish, finish_free
-from reprieve.workers.sayings import Sayings
+from reprieve.workers.sayings import Sayings, write_all
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Recorder:
         self._services = services
         self._starts: Together[Start, bool] = Together(self._record_starts, "record-starts")
         self._ends: Together[End, bool | None] = Together(self._record_ends, "record-ends")
-        self._sayings: Together[News, None] = Together(self._write_news, "record-reports")
+        self._sayings: Together[News, bool] = Together(partial(write_all, services.reports), "record-reports")
         self._alone = ThreadPoolExecutor(THREADS, "record-alone")
 
     async def start(self, start: Start) -> None:
@@ -100,9 +101,10 @@ class Recorder:
         return applied if applied is not None else await self.alone(lambda: self._end_alone(end))
 
     async def say(self, sayings: Sayings) -> None:
-        """Record all that an attempt has said of itself, before its end is recorded."""
+        """Record all that an attempt has said of itself, before its end is; raises where that is to be tried again."""
         if (news := sayings.news()) is not None:
-            await asyncio.wrap_future(self._sayings.write(news))
+            if not await asyncio.wrap_future(self._sayings.write(news)):
+                await self.alone(lambda: self._services.reports.write([news]))
             sayings.written(news)
 
     @staticmethod
@@ -126,10 +128,6 @@ class Recorder:
     def _record_starts(self, starts: Sequence[Start]) -> list[bool]:
         recorded = self._services.attempts.persist_free(starts)
         return [start.fence in recorded for start in starts]
-
-    def _write_news(self, news: Sequence[News]) -> list[None]:
-        self._services.reports.write(news)
-        return [None] * len(news)
 
     def _record_ends(self, ends: Sequence[End]) -> list[bool | None]:
         """For each, whether it applied; None where another transaction holds the run."""

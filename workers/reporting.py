@@ -104,8 +104,9 @@ def say(services: Services, run_id: UUID, token: object, given: Mapping[str, obj
 
     Replies with `number`, that of the last report that was taken (0 while no worker has claimed the run: nothing was
     taken), and with `stop`. One whose number is not greater was taken before, and changes nothing; without a number, it
-    counts each time that it comes. Nothing but that number is asked for by an empty report. It is proof of life, as a
-    heartbeat is. Raises `TokenRefused`, `InvalidRequest`.
+    counts each time that it comes. Nothing but that number is asked for by an empty report. What is said of a run that
+    was cancelled before it was claimed is let go. It is proof of life, as a heartbeat is. Raises `TokenRefused`,
+    `InvalidRequest`.
     """
     _authorize(services, run_id, token)
     number = given.get("number")
@@ -115,7 +116,7 @@ def say(services: Services, run_id: UUID, token: object, given: Mapping[str, obj
     report = report_of(said) if said or number is not None else None
     of = _attempt(services, run_id)
     if not of.number:
-        return {"number": 0, "stop": of.stop}
+        return {"number": (number or 0) if of.stop else 0, "stop": of.stop}
     if report is None:
         kept = services.reports.of(run_id, of.number)
         taken = kept.number if kept else 0

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two turns of each duty; never more than a keepalive interval.
 INTERVALS = {"supervise": 1.0, "vouch": 1.0, "bury": 2.0, "heed": 2.0, "adopt": ADOPT_INTERVAL}
-INTERVALS |= {"answer": 1.0, "tell": 1.0, "tidy": 20.0, "measure": 20.0}
+INTERVALS |= {"answer": 1.0, "say": 1.0, "tidy": 20.0, "measure": 20.0}
 #: Seconds that all of them together may take to end.
 CLOSE_TIMEOUT = 20.0
 
@@ -75,7 +75,7 @@ class Supervisor:
         self.vouch, self.bury, self.drain = self._vouching.vouch, self._burying.turn, self._draining.drain
         self.heed = self._draining.heed
         self.answer = partial(answer_questions, services)
-        self.tell = Saying(services.reports, followed).turn
+        self.say = Saying(services.reports, followed).turn
         self.tidy = partial(tidy, services.adapters, services.closings)
         self.measure = Measuring(services, followed).turn
         self._longest = services.timing.keepalive_interval.total_seconds()

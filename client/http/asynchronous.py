@@ -81,6 +81,10 @@ class AsyncClient:
         """End a run and its work, by its whole id; one that has ended stays as it is."""
         return await self._first(plans.run(calls.cancel_run(id_of(run)), self._backoff))
 
+    async def get_result(self, run: SomeRun) -> Any:
+        """The newest result that a run has given, as JSON has it; None for none."""
+        return await self._first(plans.get_result(id_of(run), self._backoff))
+
     async def get_run(self, run: SomeRun) -> Run:
         """A run and its attempts."""
         return await self._first(plans.run(calls.get_run(id_of(run)), self._backoff))

@@ -61,6 +61,11 @@ def get_run(run_id: UUID) -> Request:
     return Request("GET", f"{RUNS}/{run_id}")
 
 
+def get_result(run_id: UUID) -> Request:
+    """Only of a run that has given one."""
+    return Request("GET", f"{RUNS}/{run_id}/result")
+
+
 def list_runs(wanted: RunFilter, before: UUID | None) -> Request:
     """A page of the runs, from the one before this id on."""
     query = [("limit", str(PAGE)), *(("status", status.value) for status in wanted.statuses)]
@@ -139,6 +144,13 @@ def run_of(answer: Answer) -> Run:
 
 def runs_of(answer: Answer) -> list[Run]:
     return [one.run for one in _read(EnqueuedRuns, answer).runs]
+
+
+def json_of(answer: Answer) -> Any:
+    try:
+        return json.loads(answer.content)
+    except ValueError as error:
+        raise not_understood(type(error).__name__) from None
 
 
 def page_of(answer: Answer) -> RunPage:

@@ -6,6 +6,7 @@ is asked for has an idempotency key.
 
 from http import HTTPStatus
 from math import inf
+from typing import Any
 from uuid import UUID
 
 from reprieve.client.backoff import Backoff, Waiting
@@ -63,6 +64,15 @@ def _answered(step: Send | Open, backoff: Backoff) -> Part[Answer]:
 def run(request: Request, backoff: Backoff) -> Plan[Run]:
     """The run that a request is answered with."""
     yield Give(calls.run_of((yield from answered(request, backoff))))
+
+
+def get_result(run_id: UUID, backoff: Backoff) -> Plan[Any]:
+    """What a run has given, if it says that it has given anything."""
+    found = calls.run_of((yield from answered(calls.get_run(run_id), backoff)))
+    if found.report is None or found.report.result_bytes is None:
+        yield Give(None)
+    else:
+        yield Give(calls.json_of((yield from answered(calls.get_result(run_id), backoff))))
 
 
 def enqueue_runs(request: Request, backoff: Backoff) -> Plan[list[Run]]:

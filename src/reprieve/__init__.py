@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reprieve.client.enqueue import enqueue_run, enqueue_runs, run_again
     from reprieve.client.logs import follow_log, read_log
-    from reprieve.client.runs import cancel_run, get_run, list_runs, wait_for
+    from reprieve.client.runs import cancel_run, get_result, get_run, list_runs, wait_for
     from reprieve.models.errors import (
         IdempotencyConflict,
         InvalidRequest,
@@ -62,6 +62,7 @@ __all__ = [
     "enqueue_run",
     "enqueue_runs",
     "follow_log",
+    "get_result",
     "get_run",
     "list_runs",
     "read_log",
@@ -81,6 +82,7 @@ _MODULES = {
     "enqueue_run": "reprieve.client.enqueue",
     "enqueue_runs": "reprieve.client.enqueue",
     "follow_log": "reprieve.client.logs",
+    "get_result": "reprieve.client.runs",
     "get_run": "reprieve.client.runs",
     "list_runs": "reprieve.client.runs",
     "read_log": "reprieve.client.logs",

@@ -52,6 +52,7 @@ __all__ = [
     "enqueue_run",
     "enqueue_runs",
     "follow_log",
+    "get_result",
     "get_run",
     "list_runs",
     "read_log",
@@ -101,6 +102,11 @@ async def run_again(run: SomeRun, *, idempotency_key: str | None = None) -> Run:
 async def cancel_run(run: SomeRun) -> Run:
     """As `reprieve.cancel_run`."""
     return await _call(runs.cancel_run, run)
+
+
+async def get_result(run: SomeRun) -> Any:
+    """As `reprieve.get_result`."""
+    return await _call(runs.get_result, run)
 
 
 async def get_run(run: SomeRun) -> Run:

@@ -38,9 +38,8 @@ WHERE t.epoch < EXCLUDED.epoch OR (t.epoch = EXCLUDED.epoch AND t.number < EXCLU
 BEGIN = text("""
 INSERT INTO run_reports (run_id, attempt, epoch, number) VALUES (:run_id, :attempt, :epoch, 0) ON CONFLICT DO NOTHING
 """)
-HOLD = text("""
-SELECT number, progress, sentence, usage FROM run_reports WHERE run_id = :run_id AND attempt = :attempt FOR UPDATE
-""")
+KEPT = "SELECT number, progress, sentence, usage FROM run_reports WHERE run_id = :run_id AND attempt = :attempt"
+HOLD = text(f"{KEPT} FOR UPDATE")
 TAKE = text("""
 UPDATE run_reports
 SET number = :number, progress = :progress, sentence = :sentence, usage = CAST(:usage AS jsonb),
@@ -94,9 +93,8 @@ class ReportStore:
 
     def of(self, run_id: UUID, attempt: int) -> Said | None:
         """What is kept of an attempt, but for its result."""
-        with self._database.begin() as connection:
-            row = connection.execute(HOLD, {"run_id": run_id, "attempt": attempt}).one_or_none()
-        return None if row is None else said_of(row)
+        rows = self._database.run(KEPT, {"run_id": run_id, "attempt": attempt})
+        return said_of(rows[0]) if rows else None
 
 
 def _record(news: News) -> dict[str, Any]:

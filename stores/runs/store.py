@@ -36,9 +36,10 @@ class RunStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, run_id: UUID) -> RunRow:
-        """A run with what was asked for, its attempts, and what these have said; raises `RunNotFound`."""
-        whole = joinedload(RunRow.spec), selectinload(RunRow.attempts), selectinload(RunRow.reports)
+    def get(self, run_id: UUID, *, with_reports: bool = False) -> RunRow:
+        """A run with what was asked for and its attempts, and with what these have said; raises `RunNotFound`."""
+        said = [selectinload(RunRow.reports)] if with_reports else []
+        whole = joinedload(RunRow.spec), selectinload(RunRow.attempts), *said
         query = select(RunRow).where(RunRow.id == run_id).options(*whole)
         with self._database.session() as session:
             run = session.execute(query).scalar_one_or_none()

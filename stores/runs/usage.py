@@ -14,9 +14,11 @@ from reprieve.stores.runs.lists import CLOCKS_DIFFER
 # usage: of the newest runs since a time, by what they have in common. What an attempt that is under way has taken so
 # far counts, too. The names of a group that most attempts have used are listed.
 USAGE = """
-WITH looked AS MATERIALIZED (
+WITH found AS MATERIALIZED (
     SELECT r.id, r.created_at, {key} AS key FROM runs r {join}
-    WHERE r.id >= :first AND r.created_at >= :since ORDER BY r.id DESC LIMIT :looks
+    WHERE r.id >= :first AND r.created_at >= :since ORDER BY r.id DESC LIMIT :most_runs + 1
+), looked AS MATERIALIZED (
+    SELECT * FROM found ORDER BY id DESC LIMIT :most_runs
 ), groups AS (
     SELECT l.key, count(DISTINCT l.id) AS runs, count(a.attempt) AS attempts,
            coalesce(sum(extract(epoch FROM coalesce(a.finished_at, now()) - a.started_at)), 0) AS wall_seconds
@@ -33,7 +35,7 @@ WITH looked AS MATERIALIZED (
     FROM used GROUP BY key
 )
 SELECT g.key, g.runs, g.attempts, CAST(g.wall_seconds AS float) AS wall_seconds, g.found, n.usage, n.names,
-       (SELECT count(*) FROM looked) AS looked, (SELECT min(created_at) FROM looked) AS oldest
+       (SELECT count(*) FROM found) <= :most_runs AS is_whole, (SELECT min(created_at) FROM looked) AS oldest
 FROM listed g LEFT JOIN named n ON n.key IS NOT DISTINCT FROM g.key ORDER BY g.runs DESC, g.key
 """
 
@@ -53,13 +55,13 @@ class UsageStore:
         values = {
             "first": _first_id(since),
             "since": since,
-            "looks": self._most_runs + 1,
+            "most_runs": self._most_runs,
             "most_groups": MOST_GROUPS,
             "most_names": MOST_LISTED,
         }
         label = {} if grouping.label is None else {"label": grouping.label}
         rows = self._database.run(text(USAGE.format(key=key, join=join)), values | label)
-        is_whole = not rows or rows[0].looked <= self._most_runs
+        is_whole = not rows or rows[0].is_whole
         groups = [
             UsageGroup(
                 group=row.key,

@@ -33,10 +33,12 @@ from reprieve import (
 from reprieve.client import AsyncClient, Client
 from reprieve.client import runs as client_runs
 from reprieve.client.http import calls
+from reprieve.models.saying import Report, Said
 from reprieve.models.status import ErrorCode
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores.extents import extent_of
 from reprieve.stores.runs import lists
+from reprieve.stores.runs.reports import News
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log, expire_logs
 from reprieve.workers.finish import finish
@@ -153,6 +155,19 @@ def test_a_run_that_is_asked_for_is_queued_with_what_was_asked(ask: Any, stack: 
     assert (run.max_runtime_seconds, run.max_attempts, run.attempts) == (120, 3, [])
     assert stack.services.runs.get(run.id).spec.config == CONFIG
     assert ask.get_run(run) == ask.get_run(run.id) == ask.get_run(str(run.id)) == run
+
+
+def test_what_a_run_says_of_itself_and_its_result_are_there_in_each_way(ask: Any, stack: Stack) -> None:
+    work = running(stack.services)
+    assert (ask.get_run(work.run_id).report, ask.get_result(work.run_id)) == (None, None)
+    for number, result in ((1, None), (2, '{"answer":[1,"\u00e9",null]}')):
+        said = Said(number, Report(0.5, "here", result, {"calls": number}))
+        stack.services.reports.write([News(work.fence, work.attempt, said, 0.0)])
+        report = ask.get_run(work.run_id).report
+        assert (report.progress, report.sentence, report.usage) == (0.5, "here", {"calls": number})
+        assert ask.get_result(str(work.run_id)) == (result and {"answer": [1, "\u00e9", None]})
+    with pytest.raises(RunNotFound):
+        ask.get_result(uuid4())
 
 
 def test_the_same_key_gives_the_same_run_and_without_one_each_run_is_another(ask: Any) -> None:

@@ -115,6 +115,10 @@ def test_what_is_no_file_is_not_read_and_never_waited_for(adapter: Adapter, scri
     context = told(adapter, shell(script))
     assert context.reported == 0
     assert why in context.notes[0]
+    key = (context.run_id, context.attempt)
+    assert key in adapter.kept()
+    adapter.forget(key)
+    assert key not in adapter.kept()
 
 
 def test_a_file_that_was_cut_counts_nothing_twice(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,11 +180,46 @@ def test_a_command_that_says_nothing_has_no_file_and_what_is_kept_goes_when_it_i
     assert key not in adapter.kept()
 
 
+def test_a_command_runs_where_it_can_say_nothing(adapter: Adapter, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    if isinstance(adapter, DetachedAdapter):
+        (tmp_path / "adapter" / "reports").touch()
+    else:
+        (tmp_path / "adapter").rmdir()
+        (tmp_path / "adapter").touch()
+    context = told(adapter, shell('[ -z "$REPRIEVE_REPORT" ] && echo here'))
+    assert (context.output(), context.notes) == (b"here\n", [])
+
+
 def test_a_variable_of_the_runs_own_does_not_lead_elsewhere(adapter: Adapter) -> None:
     context = told(
         adapter, shell("echo '{\"progress\": 1}' >> $REPRIEVE_REPORT", env={"REPRIEVE_REPORT": "/elsewhere"})
     )
     assert context.said.report.progress == 1
+
+
+def test_a_worker_that_follows_anew_what_it_is_just_leaving_hears_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_files, "LOOK_INTERVAL", 0.05)
+    adapter = DetachedAdapter(tmp_path / "adapter", "here")
+    script = """
+        echo up; while ! [ -e go ]; do sleep 0.05; done
+        echo '{"progress": 0.5}' >> "$REPRIEVE_REPORT"
+        while ! [ -e end ]; do sleep 0.05; done
+    """
+    run = shell(script, cwd=str(tmp_path))
+    with following(adapter, run) as first:
+        first.wait_for(b"up")
+        with following(adapter, run, handle=first.context.handle) as second:
+            second.wait_for(b"up")
+            first.context.release()
+            with pytest.raises(Exception, match="leave"):
+                first.outcome()
+            (tmp_path / "go").touch()
+            eventually(lambda: second.context.said.report.progress == 0.5)
+            (tmp_path / "end").touch()
+            second.outcome()
 
 
 def test_who_goes_on_with_a_command_counts_what_was_not_taken_yet_and_nothing_again(tmp_path: Path) -> None:

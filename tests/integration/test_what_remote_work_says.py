@@ -83,6 +83,14 @@ def test_nothing_is_taken_before_the_run_is_claimed(services: Services) -> None:
     assert said(services, run_id) is None
 
 
+def test_what_is_said_of_a_run_that_was_cancelled_before_it_was_claimed_is_let_go(services: Services) -> None:
+    run_id, token = waiting_with_token(services)
+    cancel_run(run_id)
+    assert say(services, run_id, token, {}) == {"number": 0, "stop": True}
+    assert say(services, run_id, token, {"number": 1, "progress": 0.5}) == {"number": 1, "stop": True}
+    assert said(services, run_id) is None
+
+
 def test_what_comes_after_the_end_is_kept_and_answered_with_stop(services: Services) -> None:
     work, token = remote_with_token(services)
     cancel_run(work.run_id)

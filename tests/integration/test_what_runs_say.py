@@ -15,7 +15,7 @@ from reprieve import enqueue_run, get_run
 from reprieve.adapters.protocol import Work
 from reprieve.models.errors import InvalidRequest, Released
 from reprieve.models.records import Run
-from reprieve.models.saying import MOST_NAMES, NOTHING_SAID
+from reprieve.models.saying import MOST_NAMES, NOTHING_SAID, Said
 from reprieve.models.status import Status
 from reprieve.models.work import Outcome
 from reprieve.stores.runs.usage import UsageStore
@@ -111,6 +111,49 @@ def test_what_could_not_be_written_is_in_what_is_written_next(
     assert services.records.result(context.run_id) == '{"a":1}'
 
 
+def test_one_that_cannot_be_written_keeps_back_no_other(
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    followed = Followed(services, direct_shipper(services))
+    contexts = [followed.begin(running(services)) for _ in range(3)]
+    for context in contexts:
+        context.report(usage={"calls": 1})
+    # As nothing that `report_of` lets pass can be: what the database refuses.
+    broken = contexts[1].sayings
+    broken._said = Said(2**70, broken._said.report)
+    saying = Saying(services.reports, followed)
+    saying.turn()
+    saying.turn()
+    assert [said(services, one.run_id) is None for one in contexts] == [False, True, False]
+    assert [record.message for record in caplog.records] == [
+        f"What run {contexts[1].run_id} said of itself cannot be written."
+    ]
+
+
+def test_one_that_another_transaction_holds_is_tried_again_and_keeps_back_no_other(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = Followed(services, direct_shipper(services))
+    contexts = [followed.begin(running(services)) for _ in range(2)]
+    saying = Saying(services.reports, followed)
+    for number in (1, 2):
+        for context in contexts:
+            context.report(usage={"calls": 1})
+            context.sayings._written_at = float("-inf")
+        if number == 1:
+            saying.turn()
+            continue
+        with services.database.begin() as holder:
+            hold = text("SELECT FROM run_reports WHERE run_id = :id FOR UPDATE")
+            holder.execute(hold, {"id": contexts[0].run_id})
+            saying.turn()
+        assert [said(services, one.run_id).usage["calls"] for one in contexts] == [1, 2]
+    assert not contexts[0].sayings.is_due
+    contexts[0].sayings._written_at = float("-inf")
+    saying.turn()
+    assert said(services, contexts[0].run_id).usage == {"calls": 2}
+
+
 def test_a_result_is_written_once_and_stays_when_more_is_said(services: Services) -> None:
     followed, context = followed_by(services, running(services))
     saying = Saying(services.reports, followed)
@@ -146,6 +189,9 @@ def test_a_report_that_is_wrong_is_refused_and_changes_nothing(services: Service
     with pytest.raises(InvalidRequest, match="more than 50 names"):
         context.report(usage={"another": 1})
     assert context.reported == 1
+    for number in (0, -1, True, 2**63, "2"):
+        with pytest.raises(InvalidRequest, match="give a whole number from 1 to"):
+            context.report(progress=1, number=number)  # type: ignore[arg-type]
     context.release()
     with pytest.raises(Released):
         context.report(progress=1)
@@ -361,6 +407,7 @@ def test_usage_of_more_runs_than_are_read_says_so(services: Services) -> None:
     assert UsageStore(services.database, most_runs=3).since(since, "adapter").complete
     found = UsageStore(services.database, most_runs=2).since(since, "adapter")
     assert not found.complete
+    assert [(one.runs, one.usage) for one in found.groups] == [(2, {"calls": 2})]
     assert found.since > since
 
 

@@ -2,6 +2,7 @@
 
 from reprieve.models.paging import pages
 from reprieve.stores.runs.reports import ReportStore
+from reprieve.workers.sayings import write_all
 from reprieve.workers.supervision.followed import Followed
 
 #: Attempts that are written by one statement.
@@ -17,6 +18,9 @@ class Saying:
         due = [one.sayings for one in self._followed.contexts().values() if one.sayings.is_due]
         for page in pages(due, AT_ONCE):
             found = [(sayings, news) for sayings in page if (news := sayings.news()) is not None]
-            self._reports.write([news for _, news in found])
-            for sayings, news in found:
-                sayings.written(news)
+            settled = write_all(self._reports, [news for _, news in found])
+            for (sayings, news), is_settled in zip(found, settled, strict=True):
+                if is_settled:
+                    sayings.written(news)
+                else:
+                    sayings.put_off()
