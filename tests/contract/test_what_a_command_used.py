@@ -271,6 +271,20 @@ def test_who_was_let_go_leaves_a_cgroup_with_a_limit_as_well(adapter: Adapter, d
     assert len(cgroup.members(dividing / cgroup.WORKERS)) >= 2
 
 
+def test_a_service_whose_worker_is_in_the_cgroup_to_be_divided_is_told_what_would_do_and_nothing_is_moved(
+    adapter: Adapter, dividing: Path
+) -> None:
+    (dividing / "cgroup.procs").write_text("0")
+    outcome = ended(adapter, limited(work("true"), 64 * MIB))
+    assert outcome.error_code is ErrorCode.ADAPTER_ERROR
+    assert "give its systemd service DelegateSubgroup=reprieve-worker beside Delegate=yes" in (
+        outcome.error_message or ""
+    )
+    assert os.getpid() in cgroup.members(dividing)
+    assert not list(dividing.glob("reprieve-[0-9a-f]*"))
+    assert ended(adapter, work("true")).error_code is None
+
+
 IN_A_CONTAINER = """
 import sys
 from dataclasses import replace
