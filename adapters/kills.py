@@ -5,7 +5,6 @@ Counted for the cgroup that this worker is in, with all below it, where the kern
 20 seconds, and when a command was ended by SIGKILL: what it has grown by since is what was ended a moment before.
 """
 
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,16 +24,14 @@ class _Reading(NamedTuple):
     counts: dict[str, int]
 
 
-_lock = threading.Lock()
+#: The last two, the older first. Two who read at once, or a fork, do no harm: either reading will do.
 _readings: list[_Reading] = []
 
 
 def look() -> None:
     """Read the counters, unless they were read lately. To be called at least every `INTERVAL` seconds."""
     now = time.monotonic()
-    with _lock:
-        if _readings and now < _readings[-1].at + INTERVAL:
-            return
+    if not _readings or now >= _readings[-1].at + INTERVAL:
         _readings.append(_Reading(now, _counts()))
         del _readings[:-2]
 
@@ -42,11 +39,10 @@ def look() -> None:
 def nearby() -> Kills | None:
     """What was ended lately; None where that is not known, or was nothing."""
     now = time.monotonic()
-    with _lock:
-        before = next((one for one in reversed(_readings) if one.at <= now - TOO_YOUNG), None)
-        before = before or (_readings[0] if _readings else None)
-    if before is None:
+    readings = _readings[:]
+    if not readings:
         return None
+    before = next((one for one in reversed(readings) if one.at <= now - TOO_YOUNG), readings[0])
     for where, count in _counts().items():
         if (number := count - before.counts.get(where, count)) > 0:
             return Kills(number, now - before.at, where)
@@ -55,7 +51,7 @@ def nearby() -> Kills | None:
 
 def _counts() -> dict[str, int]:
     """The counter that is nearest to our commands, by its place in words; none on another system."""
-    for where, path in (*((("in its worker's cgroup"), path) for path in cgroup.counters()), _MACHINE):
+    for where, path in (*(("in its worker's cgroup", path) for path in cgroup.counters()), _MACHINE):
         with suppress(OSError):
             for line in path.read_text().splitlines():
                 name, _, count = line.partition(" ")

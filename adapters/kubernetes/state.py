@@ -12,8 +12,10 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from reprieve.adapters.kubernetes.job import CONTAINER, Json
+from reprieve.adapters.kubernetes.quantities import bytes_of_quantity
 from reprieve.adapters.kubernetes.seen import Seen, Weight, later
 from reprieve.models.status import ErrorCode
+from reprieve.models.used import Used
 from reprieve.models.work import Outcome
 
 #: Why a container is not started that will not be without a change from outside.
@@ -250,10 +252,11 @@ def _by_container(pod: Json) -> Outcome | None:
     if ended is None:
         return None
     code, reason, at = int(ended.get("exitCode", 0)), ended.get("reason"), _at(ended.get("finishedAt"))
+    limit = _memory_limit(pod)
+    used = Used(memory_limit_bytes=bytes_of_quantity(limit))
     if reason == "OOMKilled":
-        limit = _memory_limit(pod)
         told = f"The container used more memory than it may{f' ({limit})' if limit else ''} and was killed (OOMKilled)."
-        return Outcome(ErrorCode.OOM_KILLED, told, {"reason": reason, "exit_status": code} | at)
+        return Outcome(ErrorCode.OOM_KILLED, told, {"reason": reason, "exit_status": code} | at, used=used)
     if reason in ("StartError", "ContainerCannotRun"):
         return _failed(reason, f"The container could not be started{_quoted(ended)}.", ended)
     if reason == "ContainerStatusUnknown":
@@ -261,7 +264,7 @@ def _by_container(pod: Json) -> Outcome | None:
     if code and _ended_by_deletion(pod, ended):
         return None
     told_by_code = _of_exit(code, reason) if code else Outcome.of_exit(0)
-    return replace(told_by_code, detail=told_by_code.detail | at)
+    return replace(told_by_code, detail=told_by_code.detail | at, used=used)
 
 
 def _of_exit(code: int, reason: str | None) -> Outcome:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from reprieve.adapters import cgroup, kills
+from reprieve.adapters import cgroup
 from reprieve.adapters.detached import DetachedAdapter
 from reprieve.adapters.launchers import LAUNCHERS
 from reprieve.adapters.process import ProcessAdapter
@@ -160,53 +159,52 @@ def test_a_command_and_what_it_starts_are_ended_before_their_launcher_and_their_
         run.context.stop()
 
 
-@pytest.fixture
-def short_of_memory() -> Iterator[Path]:
-    """This process, and what it starts, are in a cgroup that may have 160 MB more, by whichever version there is."""
+#: A worker in a cgroup (version 1) that may have so many MiB, whose commands want more.
+SHORT_OF_MEMORY = """
+import json, sys
+from pathlib import Path
+from reprieve.adapters import kills
+from reprieve.adapters.detached import DetachedAdapter
+from reprieve.adapters.process import ProcessAdapter
+from reprieve.testing.contexts import RecordingContext, carry_out, work
+
+kind, folder, hold = sys.argv[1:]
+adapter = {"process": ProcessAdapter, "detached": DetachedAdapter}[kind](Path(folder), "here")
+too_much = [sys.executable, "-I", "-S", "-c", hold]
+for command in (too_much, ["sh", "-c", '"$@"; exit $?', "sh", *too_much], ["sh", "-c", "exit 1"]):
+    one = work(*command)
+    outcome = carry_out(adapter, one, RecordingContext(one.run_id))
+    print(json.dumps([outcome.error_code, outcome.error_message]))
+"""
+
+
+def test_where_memory_is_short_the_run_dies_and_not_its_worker_and_that_is_said_as_likely(
+    adapter: Adapter, tmp_path: Path
+) -> None:
     folders = cgroup._own_of_version_1()
     if not folders or not os.access(folders[0] / "cgroup.procs", os.W_OK):
         pytest.skip("no cgroup (version 1) that counts memory can be made here")
-    own = folders[0]
-    below = own / f"test-{uuid4().hex}"
+    below = folders[0] / f"test-{uuid4().hex}"
     below.mkdir()
-    (below / "memory.limit_in_bytes").write_text(str(160 * MIB))
-    begin_another_server()
-    (below / "cgroup.procs").write_text("0")
-    kills._readings.clear()
+    (below / "memory.limit_in_bytes").write_text(str(400 * MIB))
+    enter = f'echo 0 > {below}/cgroup.procs && exec "$@"'
+    words = [sys.executable, "-c", SHORT_OF_MEMORY, type(adapter).type, str(tmp_path), HOLD.format(4096)]  # type: ignore[attr-defined]
     try:
-        yield below
+        ran = subprocess.run(["sh", "-c", enter, "sh", *words], capture_output=True, text=True, check=True)
     finally:
-        (own / "cgroup.procs").write_text("0")
-        for pid in (below / "cgroup.procs").read_text().split():
-            with suppress(OSError):
-                (own / "cgroup.procs").write_text(pid)
-        begin_another_server()
-        kills._readings.clear()
-        with suppress(OSError):
-            below.rmdir()
-
-
-@pytest.mark.parametrize("through_a_shell", [False, True], ids=["itself", "through a shell"])
-def test_where_memory_is_short_the_run_dies_and_not_its_worker_and_that_is_said_as_likely(
-    adapter: Adapter, short_of_memory: Path, through_a_shell: bool
-) -> None:
-    program = HOLD.format(4096)
-    of = work("sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, program) if through_a_shell else python(program)
-    outcome = ended(adapter, of)
-    assert outcome.error_code is ErrorCode.EXIT_STATUS
-    first = "The command ended with exit status 137." if through_a_shell else "The command was ended by SIGKILL."
-    message = outcome.error_message or ""
-    assert message.startswith(f"{first} The kernel killed a process for want of memory in its worker's cgroup in the ")
-    assert "so it is likely that it was for that (at the most 1" in message
-
-
-def test_what_the_kernel_has_ended_elsewhere_says_nothing_of_a_command_that_failed_by_itself(
-    adapter: Adapter, short_of_memory: Path
-) -> None:
-    kills.look()
-    assert ended(adapter, python(HOLD.format(4096))).detail == {"signal": signal.SIGKILL}
-    outcome = ended(adapter, python("raise SystemExit(1)"))
-    assert outcome.error_message == "The command ended with exit status 1."
+        eventually(lambda: not (below / "cgroup.procs").read_text())
+        below.rmdir()
+    itself, through_a_shell, failed = map(json.loads, ran.stdout.splitlines())
+    for said, first in (
+        (itself, "The command was ended by SIGKILL."),
+        (through_a_shell, "The command ended with exit status 137."),
+    ):
+        assert said[0] == "exit_status"
+        assert said[1].startswith(f"{first} The kernel killed ")
+        assert " for want of memory in its worker's cgroup in the last " in said[1]
+        assert "so it is likely that it was for that (at the most 3" in said[1]
+    # What was killed a moment before says nothing of what fails by itself.
+    assert failed == ["exit_status", "The command ended with exit status 1."]
 
 
 # -- a limit of its own
@@ -269,6 +267,20 @@ def test_who_was_let_go_leaves_a_cgroup_with_a_limit_as_well(adapter: Adapter, d
     assert ended(adapter, limited(work("sh", "-c", script), 64 * MIB)).error_code is None
     eventually(lambda: not list(dividing.glob("reprieve-[0-9a-f]*")))
     assert len(cgroup.members(dividing / cgroup.WORKERS)) >= 2
+
+
+def test_a_service_whose_worker_is_in_the_cgroup_to_be_divided_is_told_what_would_do_and_nothing_is_moved(
+    adapter: Adapter, dividing: Path
+) -> None:
+    (dividing / "cgroup.procs").write_text("0")
+    outcome = ended(adapter, limited(work("true"), 64 * MIB))
+    assert outcome.error_code is ErrorCode.ADAPTER_ERROR
+    assert "give its systemd service DelegateSubgroup=reprieve-worker beside Delegate=yes" in (
+        outcome.error_message or ""
+    )
+    assert os.getpid() in cgroup.members(dividing)
+    assert not list(dividing.glob("reprieve-[0-9a-f]*"))
+    assert ended(adapter, work("true")).error_code is None
 
 
 IN_A_CONTAINER = """

@@ -21,6 +21,7 @@ from reprieve.adapters.ownership import MARKER
 from reprieve.adapters.process import ProcessAdapter
 from reprieve.adapters.protocol import Adapter
 from reprieve.models.process import ProcessIdentity
+from reprieve.models.status import ErrorCode
 from reprieve.models.work import Outcome, Work
 from reprieve.testing.contexts import RecordingContext, carry_out, following, work
 from reprieve.workers.bootstrap import Services
@@ -378,6 +379,14 @@ def test_a_cgroup_goes_with_a_command_that_ends_by_itself(adapter: Adapter, dele
         outcome, _ = execute(adapter, shell(f"{MARKER}= setsid sleep {token} & {UNTIL_IT_IS}; echo started"))
         assert (outcome.error_code, len(left())) == (None, 1)
         eventually(lambda: list(delegated.glob("reprieve-*")) == [])
+
+
+@pytest.mark.row("B12")
+def test_a_command_that_cannot_be_started_leaves_no_cgroup(adapter: Adapter, delegated: Path) -> None:
+    for command in ("no-such-program", "/"):
+        outcome, _ = execute(adapter, work(command))
+        assert outcome.error_code is ErrorCode.ADAPTER_ERROR
+    assert list(delegated.glob("reprieve-*")) == []
 
 
 @pytest.mark.row("B12")

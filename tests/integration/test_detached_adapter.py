@@ -109,13 +109,13 @@ def test_what_is_written_between_two_looks_just_before_the_end_is_read(
     adapter: DetachedAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command says its only word, and ends, while the adapter looks whether it has ended."""
-    look = module._exit_code
+    look = module._exit
 
-    def look_when_it_has_ended(record: str) -> int | None:
+    def look_when_it_has_ended(record: str) -> module._Exit | None:
         (tmp_path / "go").touch()
         return eventually(lambda: [look(record)] if Path(record).exists() else None)[0]
 
-    monkeypatch.setattr(module, "_exit_code", look_when_it_has_ended)
+    monkeypatch.setattr(module, "_exit", look_when_it_has_ended)
     _, context = execute(adapter, shell(f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; printf last"))
     assert context.output() == b"last"
 
@@ -228,7 +228,7 @@ def test_a_command_on_a_terminal_outlives_its_worker_and_all_that_it_prints_is_i
         (folder / "go").touch()
         eventually((folder / handle["folder"] / "exit.json").exists)
         assert (folder / handle["folder"] / "stdout").read_bytes() == b"up\non\n"
-        assert json.loads((folder / handle["folder"] / "exit.json").read_text()) == {"returncode": 0}
+        assert json.loads((folder / handle["folder"] / "exit.json").read_text())["returncode"] == 0
     finally:
         host.terminate(ProcessIdentity.from_handle(handle), grace=0.2)
 

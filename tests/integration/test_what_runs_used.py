@@ -4,6 +4,8 @@ import os
 import sys
 import time
 from contextlib import ExitStack
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -237,6 +239,25 @@ def test_what_was_over_within_a_minute_has_no_samples_and_what_was_not_has_its_l
     assert not measuring._series
     assert not measuring._changed
     assert not measuring._written
+
+
+def test_the_longer_an_attempt_runs_the_less_often_its_samples_are_written(
+    services: Services, followed: Followed, measuring: Measuring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, written = in_process(services), list[float]()
+    hours = [hour / 180 for hour in range(10 * 180)]
+    with followed.follow(of) as context:
+        process_of(context)
+        monkeypatch.setattr(services.samples, "write", lambda taken: written.append(hour))
+        measuring._interval = 60
+        for hour in hours:
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda at=hour: 1e6 + 3600 * at))
+            measuring.turn()
+    gaps = [second - first for first, second in pairwise(written)]
+    assert min(gaps) >= 59 / 3600
+    assert max(gaps[:10]) < 0.03
+    assert all(gap < second / 20 + 0.1 for gap, second in zip(gaps, written[1:], strict=True))
+    assert len(written) < 120
 
 
 def test_what_cannot_be_written_is_written_with_what_comes_next_and_what_has_ended_is_forgotten(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from reprieve.adapters.kinds import find_kind, why_no_memory_limit
+from reprieve.adapters.kubernetes.quantities import bytes_of_quantity
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.killed import Kills, with_used
 from reprieve.models.requests import RunRequest
@@ -150,6 +151,27 @@ def test_a_series_goes_on_where_another_worker_has_left_it() -> None:
 
 
 # -- limits
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("64Mi", 64 * MIB),
+        ("1.5Gi", 3 * 2**29),
+        ("128974848", 128974848),
+        ("129M", 129_000_000),
+        ("123e6", 123_000_000),
+        ("2000m", 2),
+        (None, None),
+        ("", None),
+        ("much", None),
+        ("-1Gi", None),
+        ("9" * 400, None),
+        ("9999999Ei", None),
+    ],
+)
+def test_a_limit_is_understood_as_kubernetes_writes_it(written: str | None, size: int | None) -> None:
+    assert bytes_of_quantity(written) == size
 
 
 @pytest.mark.parametrize("limit", [None, 1024**2, 2**31, 2**60])

@@ -1,7 +1,8 @@
 """What the runs that this worker follows use while they live: looked at for all of them at once, and kept for a plot.
 
 It is evidence for people and nothing depends on it: what cannot be written is tried again a minute later, together with
-what has come meanwhile.
+what has come meanwhile. What is written of an attempt is all of it, so that is done the less often the longer it runs:
+each time that it has grown by a twentieth, which is what can be seen of a plot.
 """
 
 import logging
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two writes.
 WRITE_INTERVAL = 60.0
+#: What is seen of a plot: one part in so many of it.
+SEEN_PART = 20
 #: Attempts that are written by one statement: some megabytes.
 AT_ONCE = 500
 
@@ -30,9 +33,9 @@ class Measuring:
         self._samples, self._followed = services.samples, followed
         self._interval = WRITE_INTERVAL / services.settings.time_scale
         self._series: dict[Fence, Series] = {}
-        #: Of which there is more than was written, and which were written at all.
+        #: Of which there is more than was written, and when those were written that were at all.
         self._changed: set[Fence] = set()
-        self._written: set[Fence] = set()
+        self._written: dict[Fence, float] = {}
         self._written_at = time.monotonic()
 
     def turn(self) -> None:
@@ -48,7 +51,7 @@ class Measuring:
         new = {fence for fence, context in contexts.items() if fence not in self._series and context.process}
         resumed = {fence for fence in new if contexts[fence].is_resumed}
         before = self._samples.resume(resumed) if resumed else {}
-        self._written |= before.keys()
+        self._written |= dict.fromkeys(before, float("-inf"))
         self._series |= {fence: before.get(fence) or Series() for fence in new}
 
     def _look(self, contexts: Contexts) -> None:
@@ -62,19 +65,24 @@ class Measuring:
 
     def _write(self, contexts: Contexts) -> None:
         """Keep what is new; forget what is not followed any more, once the last of it is kept."""
-        over = self._series.keys() - contexts.keys()
-        brief = {fence for fence in over - self._written if len(self._series[fence]) < FEWEST}
-        changed = self._changed - brief
+        over, now = self._series.keys() - contexts.keys(), time.monotonic()
+        brief = {fence for fence in over - self._written.keys() if len(self._series[fence]) < FEWEST}
+        due = {fence for fence in self._changed - brief if fence in over or self._has_grown(fence, now)}
         try:
-            for part in _parts(sorted(changed)):
+            for part in _parts(sorted(due)):
                 self._samples.write({fence: self._series[fence] for fence in part})
                 self._changed.difference_update(part)
-                self._written.update(part)
+                self._written |= dict.fromkeys(part, now)
         finally:  # What could not be written of the others is tried again; these would be ever more.
             for fence in over:
                 del self._series[fence]
+                self._written.pop(fence, None)
             self._changed -= over
-            self._written -= over
+
+    def _has_grown(self, fence: Fence, now: float) -> bool:
+        """By so much, since it was written, that this can be seen."""
+        began = next(iter(self._series[fence])).at
+        return now - self._written.get(fence, float("-inf")) >= (now - began) / SEEN_PART
 
 
 def _parts(fences: list[Fence]) -> Iterable[list[Fence]]:
