@@ -23,7 +23,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from reprieve.api.access import MayRead, Wired
 from reprieve.api.logs import ChunkRecord
 from reprieve.api.problems import answers
-from reprieve.models.chunks import Block
+from reprieve.models.chunks import Block, Chunk
 from reprieve.models.errors import InvalidRequest, LogUnavailable
 from reprieve.models.extents import Extent, Extents
 from reprieve.models.faults import is_unfit
@@ -48,6 +48,8 @@ PING = 15
 SEND_TIMEOUT = 30.0
 #: Chunks in one event, and read at once.
 PAGE = 200
+#: Bytes of chunks in one event, or one chunk: a page takes in an event in one go, and answers nobody meanwhile.
+EVENT_BYTES = 256 * 1024
 #: Threads that read the store for readers, and as many again for closed logs: an archive that hangs holds up no reader
 #: of running work.
 STORE_THREADS = 8
@@ -264,9 +266,24 @@ def _position_of(event_id: str) -> tuple[int, int]:
 async def _events(reader: Reader) -> AsyncIterator[ServerSentEvent]:
     try:
         async for item in reader.items():
-            yield _as_event(item)
+            for part in in_parts(item) if isinstance(item, list) else [item]:
+                yield _as_event(part)
     except LogUnavailable as error:  # Without an id: a browser comes back to where it was.
         yield ServerSentEvent(json.dumps({"detail": str(error)}), event="unavailable", retry=COME_BACK)
+
+
+def in_parts(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
+    """Chunks as events hold them: so many bytes each, or one chunk."""
+    part: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        if part and (size + len(chunk.data) > EVENT_BYTES or len(part) == PAGE):
+            yield part
+            part, size = [], 0
+        part.append(chunk)
+        size += len(chunk.data)
+    if part:
+        yield part
 
 
 def _as_event(item: Item | Extents) -> ServerSentEvent:

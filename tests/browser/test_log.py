@@ -155,7 +155,7 @@ def test_a_line_of_50_mb_is_cut_for_showing_and_its_download_is_whole(services: 
 def test_a_page_keeps_as_much_as_it_can_and_says_what_it_let_go_of(services: Services, page: Page) -> None:
     page.goto("/")
     code = """() => import('/page/lines.js').then(({ Lines }) => {
-        const lines = new Lines({ lines: 5000, characters: 1e9 });
+        const lines = new Lines({ lines: 5000, bytes: 1e9 });
         const at = '2026-11-30T03:00:00Z';
         const print = (first, last) => {
             for (let n = first; n <= last; n += 1) lines.feed({ stream: 'stdout', at, text: `line ${n}\\n` });
@@ -169,12 +169,16 @@ def test_a_page_keeps_as_much_as_it_can_and_says_what_it_let_go_of(services: Ser
         const later = [lines.first, lines.placeOf(1, 1), textOf(8000), lines.line(9000).text];
         lines.holdsFrom = 8000;
         print(9002, 20000);
-        return [atMost, later, [lines.first, lines.isFull, textOf(8000)]];
+        const small = new Lines({ lines: 1e9, bytes: 30 * 1024 });
+        for (let n = 1; n <= 3001; n += 1) small.feed({ stream: 'stdout', at, text: n > 1000 ? 'abcd\\n' : 'äbc→\\n' });
+        return [atMost, later, [lines.first, lines.isFull, textOf(8000)], [small.first, small.size]];
     })"""
-    at_most, later, held = page.evaluate(code)
+    at_most, later, held, small = page.evaluate(code)
     assert at_most == [0, 0]
     assert later == [5000, None, "line 8000", " and on"]
     assert held == [5000, True, "line 8000"]
+    # 26 KB for the first thousand, whose characters have two bytes, and 21 for each of the others.
+    assert small == [2000, 20_999]
 
 
 def test_a_log_of_which_the_page_let_go_of_the_first_lines_is_shown_from_the_first_on_request(

@@ -60,8 +60,8 @@ sgr = st.lists(
     max_size=4,
 ).map(";".join)
 #: All of what a terminal does within a line. Left out is what pyte does otherwise than ECMA-48 and xterm have it
-#: (below), and what a log takes otherwise on purpose: movements to other lines, tab stops that are moved, a screen that is
-#: reset.
+#: (below), and what a log takes otherwise on purpose: movements to other lines, tab stops that are moved, a screen that
+#: is reset.
 pieces = st.one_of(
     st.text(string.ascii_letters + string.digits + " .,;:-_[](){}<>?!~é→", min_size=1, max_size=12),
     st.sampled_from(["\r", "\b", "\t", "\n", "\r\n", "\a", "\0", "\x7f", "\x0e", "\x0f"]),
@@ -249,9 +249,11 @@ def test_a_colour_lasts_over_lines_and_each_stream_has_its_own(terminal: Page) -
         feed('stderr', '\\x1b[1m');
         lines.beginAttempt(3);
         feed('stderr', 'plain');
-        return [0, 1, 2, 3].map(place => lines.line(place).runs.map(([at, style]) => [at, style.fore, style.flags]));
+        // And so when it is packed.
+        while (lines.count < 1500) feed('stdout', '\\x1b[1;38;2;255;255;255;48;5;255mx\\n');
+        return [0, 1, 2, 3, 5].map(place => lines.line(place).runs.map(([at, style]) => [at, style.fore, style.flags]));
     })"""
-    assert terminal.evaluate(code) == [[[0, 1, 0]], [], [[0, 1, 0], [3, -1, 0]], []]
+    assert terminal.evaluate(code) == [[[0, 1, 0]], [], [[0, 1, 0], [3, -1, 0]], [], [[0, 0x1FFFFFF, BOLD]]]
 
 
 def test_a_character_that_is_cut_in_two_is_whole(terminal: Page) -> None:
