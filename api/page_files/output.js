@@ -78,6 +78,7 @@ class Output {
     this.wanted = marked;
     this.view.marked = marked;
     this.look({});
+    this.startSearch(true);
     this.pause(false);
   }
 
@@ -175,7 +176,7 @@ class Output {
     if (isPaused) {
       this.feeder.stand();
       this.disconnect();
-      this.say(this.isOver ? "" : "It stands still here; what comes meanwhile is shown when you go on.");
+      if (!this.isOver) this.say("It stands still here; what comes meanwhile is shown when you go on.");
       return;
     }
     this.feeder.goOn();
@@ -221,11 +222,10 @@ class Output {
   tellOf(name, isSo, sentence, words, act) {
     const place = this.at(name);
     place.hidden = !isSo;
-    if (!isSo || place.firstChild?.textContent === sentence) return;
-    const button = place.querySelector("button") ?? made("button", { type: "button", textContent: words });
-    button.onclick = act;
-    if (!place.firstChild) place.append("", " ", button);
-    place.firstChild.textContent = sentence;
+    if (!isSo) return;
+    if (!place.firstChild) place.append(made("span"), " ", made("button", { type: "button", textContent: words }));
+    place.lastChild.onclick = act;
+    if (place.firstChild.textContent !== sentence) place.firstChild.textContent = sentence;
   }
 
   // How it is looked at.
@@ -326,11 +326,17 @@ class Output {
     const isShown = (block, index) => (
       block.kind(index) !== KIND.told && block.rowsOf(index, { columns: Infinity, alone: this.how.alone }) > 0
     );
-    const slow = () => {
+    const endedFor = (why) => () => {
+      const { words } = this;
       this.endSearch();
-      this.at("log-matches").textContent = "This expression takes too long; a simpler one will do.";
+      this.words = words; // It is not begun again for the same.
+      this.at("log-matches").textContent = why;
     };
-    return new Search(this.lines, expression, isShown, { changed, slow });
+    return new Search(this.lines, expression, isShown, {
+      changed,
+      slow: endedFor("This expression takes too long; a simpler one will do."),
+      broken: endedFor("The search cannot be started here; the page may be newer when you load it again."),
+    });
   }
 
   endSearch() {

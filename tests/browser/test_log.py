@@ -62,7 +62,9 @@ def numbers(page: Page) -> list[str]:
 
 
 def whole(page: Page) -> None:
+    """Wait until all of the log is there, and drawn."""
     expect(page.locator("#log-state")).to_contain_text("This is all of it.", timeout=120_000)
+    page.evaluate("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
 
 
 def test_what_a_run_prints_is_text_and_never_part_of_the_page(services: Services, page: Page) -> None:
@@ -207,6 +209,54 @@ def test_a_log_of_which_the_page_let_go_of_the_first_lines_is_shown_from_the_fir
     expect(page.locator(".row.marked")).to_have_text("line 3000")
 
 
+def test_what_comes_is_taken_in_turns_that_hold_up_nobody(page: Page) -> None:
+    page.goto("/")
+    code = """async () => {
+        const { Feeder } = await import('/page/feeding.js');
+        const { Lines } = await import('/page/lines.js');
+        const turns = [0];
+        const feeder = new Feeder(new Lines(), { fed: () => turns.push(0), full: () => {} });
+        const ended = new Promise(end => feeder.add((function* () {
+            for (let step = 0; step < 20; step += 1) {
+                for (const until = performance.now() + 5; performance.now() < until;) ;
+                turns[turns.length - 1] += 1;
+                yield;
+            }
+            end();
+        })()));
+        await ended;
+        // And a chunk is left off wherever so many of its characters were read, however much each of them moves.
+        const lines = new Lines();
+        const lengths = [];
+        let before = 0;
+        for (const _ of lines.taking({ stream: 'stdout', at: '2026-11-30T03:00:00Z', text: 'x'.repeat(10000) })) {
+            const { length } = lines.line(0).text;
+            lengths.push(length - before);
+            before = length;
+        }
+        return [Math.max(...turns), Math.max(...lengths), before];
+    }"""
+    most, longest, whole = page.evaluate(code)
+    assert most <= 2  # Steps of 5 ms, in turns of 8.
+    assert (longest, whole) == (1024, 10_000)
+
+
+def test_a_run_that_prints_more_than_a_page_can_take_in_waits_at_the_server(services: Services, page: Page) -> None:
+    def take_little(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace("MUCH = 8 * 1024 * 1024", "MUCH = 50_000"))
+
+    page.route("**/page/output.js", take_little)
+    streams: list[str] = []
+    page.on("request", lambda request: streams.append(request.url) if "/log/live" in request.url else None)
+    work = a_log(services, *numbered(60_000))
+    open_log(page, work.run_id)
+    whole(page)
+    expect(page.locator("#lines .row").last).to_have_text("line 60000")
+    assert page.locator("#lines .number").last.get_attribute("data-number") == "60000"
+    assert len(streams) > 1
+
+
 # -- lines and their addresses
 
 
@@ -266,7 +316,7 @@ def test_each_attempt_has_its_own_log_its_numbers_and_its_downloads(services: Se
     assert numbers(page) == ["1", "2", "1"]
     page.get_by_label("Attempt", exact=True).select_option("1")
     expect(page.locator("#log-state")).to_have_text("This is all of attempt 1.")
-    assert shown(page) == ["of the first", "half"]
+    expect(page.locator("#lines .row")).to_have_text(["of the first", "half"])
     with page.expect_download() as download:
         page.get_by_role("link", name="Download stdout of attempt 1").click()
     assert download.value.path().read_bytes() == b"of the first\nhalf"

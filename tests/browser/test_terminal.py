@@ -101,6 +101,7 @@ def in_columns(text: str, runs: list[list[int]]) -> list[tuple[str, tuple[int, i
     return cells
 
 
+@pytest.mark.row("G14")
 def test_a_line_is_what_a_terminal_shows_of_it(terminal: Page) -> None:
     @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(pieces, max_size=30))
