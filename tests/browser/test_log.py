@@ -103,6 +103,21 @@ def test_what_turns_text_around_is_shown_by_its_number(services: Services, page:
     expect(page.locator(".text .hidden")).to_have_count(4)
 
 
+def test_a_line_of_many_colours_or_of_hidden_characters_is_a_bounded_part_of_the_page(
+    services: Services, page: Page
+) -> None:
+    coloured = b"".join(b"\x1b[3%dmx" % (place % 8) for place in range(390)) + b"\n"
+    hidden = "\u202e\u2066".encode() * 4000 + b"end\n"
+    work = a_log(services, *[coloured * 20, hidden * 2] * 10)
+    open_log(page, work.run_id)
+    whole(page)
+    assert page.locator("#lines *").count() < 3500
+    assert page.locator("#lines .row").count() > 20
+    assert not set("\u202e\u2066") & set(page.locator("#lines").inner_text())
+    assert "x" * 390 in shown(page)
+    assert shown(page)[-1].endswith("\ufffdend")
+
+
 # -- how much
 
 
