@@ -148,10 +148,6 @@ export class Lines {
     return this.blocks.length ? this.blocks[0].first : this.count;
   }
 
-  get hasPrinted() {
-    return this.number > 0 || this.blocks.some((block) => block.attempt !== this.attempt);
-  }
-
   /** Whether nothing more can be kept, since nothing may be let go of. */
   get isFull() {
     return this.holdsFrom !== null && this.number >= this.holdsFrom && this.isTooMuch;
@@ -228,8 +224,9 @@ export class Lines {
     if (line) line.block.version += 1;
   }
 
-  /** Something that is told of the log, and is not in it. */
+  /** Something that is told of the log, and is not in it: no line goes on behind it. */
   tell(text) {
+    this.endLines();
     this.put(Object.assign(new Line(), { text }), KIND.told, "");
   }
 
@@ -245,10 +242,17 @@ export class Lines {
     for (const { terminal, decoder } of this.streams.values()) {
       terminal.write(decoder.finish());
       terminal.finish();
-      if (terminal.line) this.ended(terminal.line.settle());
     }
+    this.endLines();
     this.streams.clear();
     this.letGo();
+  }
+
+  endLines() {
+    for (const { terminal } of this.streams.values()) {
+      if (terminal.line) this.ended(terminal.line.settle());
+      terminal.line = null;
+    }
   }
 
   letGo() {

@@ -116,7 +116,7 @@ export class LogView {
   measure() {
     const probe = this.rows.querySelector(".text");
     this.layout = { columns: Infinity, alone: this.how.alone };
-    this.sheet.style.setProperty("--digits", String(Math.max(3, String(this.lines.number).length)));
+    this.sheet.style.setProperty("--digits", String(Math.max(3, String(this.lines.count).length)));
     if (!this.how.wraps || !probe) return;
     const width = probe.clientWidth - parseFloat(getComputedStyle(probe).paddingRight);
     this.letter ??= letterWidth(this.sheet);

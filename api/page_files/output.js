@@ -30,6 +30,7 @@ class Output {
     this.at = at;
     this.id = id;
     this.run = null;
+    this.stream = null;
     this.how = { wraps: false, times: false, ...kept() };
     const { attempt, from, to } = asked(location.hash);
     this.button("log-previous", () => this.go(-1));
@@ -97,28 +98,34 @@ class Output {
   // What comes.
 
   connect() {
-    if (this.letGo || this.isOver || this.isPaused || this.lines.isFull) return;
+    if (this.stream || this.isOver || this.isPaused || this.lines.isFull) return;
     this.opened = null;
-    this.letGo = follow(this.id, this.place, {
-      output: (event) => this.heard(event),
-      gap: (gap) => this.missed(gap),
-      state: (sentence) => {
+    // A stream that was let go of is not heard any more, and one may speak before we have what lets go of it.
+    const stream = { letGo: () => {} };
+    this.stream = stream;
+    const heard = (act) => (what) => this.stream === stream && act(what);
+    const letGo = follow(this.id, this.place, {
+      output: heard((event) => this.heard(event)),
+      gap: heard((gap) => this.missed(gap)),
+      state: heard((sentence) => {
         this.opened ??= sentence === "" ? setTimeout(() => this.showWhatThereIs(), SOON) : null;
         this.say(sentence);
-      },
-      end: () => this.endWith("This is all of it."),
+      }),
+      end: heard(() => this.endWith("This is all of it.")),
     });
+    if (this.stream === stream) stream.letGo = letGo;
+    else letGo();
   }
 
   disconnect() {
     clearTimeout(this.opened);
-    this.letGo?.();
-    this.letGo = null;
+    this.stream?.letGo();
+    this.stream = null;
     if (this.lines) this.showWhatThereIs();
   }
 
   heard({ attempt, chunks }) {
-    if (!this.letGo || this.isBehind(attempt)) return;
+    if (this.isBehind(attempt)) return;
     const fresh = chunks.filter((chunk) => attempt !== this.place.attempt || chunk.seq > this.place.after);
     if (!fresh.length) return;
     this.place = { attempt, after: fresh[fresh.length - 1].seq };
@@ -139,7 +146,7 @@ class Output {
   }
 
   missed({ attempt, first, last, why }) {
-    if (!this.letGo || this.isBehind(attempt)) return;
+    if (this.isBehind(attempt)) return;
     this.place = { attempt, after: last };
     this.feeder.add(this.told(attempt, `— chunks ${first} to ${last} ${WHY[why] ?? "are missing"} —`));
   }
@@ -202,7 +209,7 @@ class Output {
   showWhatThereIs() {
     const { at, lines } = this;
     const isEmpty = lines.count === 0;
-    const isOpen = this.letGo !== null && this.opened !== null;
+    const isOpen = this.stream !== null && this.opened !== null;
     at("log").hidden = isEmpty;
     at("log-nothing").textContent = !isEmpty ? "" : this.isOver ? "It printed nothing." : isOpen ? "It has printed nothing yet." : "";
     this.tellOf("log-start", lines.first > 0, `The first ${counted(lines.first)} are not kept here.`, "Show them", () => {

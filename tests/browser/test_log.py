@@ -343,6 +343,19 @@ def test_each_attempt_has_its_own_log_its_numbers_and_its_downloads(services: Se
     expect(page.get_by_role("link", name="Download all with times (JSON) of attempt 2")).to_be_visible()
 
 
+def test_what_follows_a_gap_is_no_part_of_the_line_before_it(services: Services, page: Page) -> None:
+    work = running(services)
+    ingest(services, [chunk(work, 1, b"half a line"), chunk(work, 3, b"the end of another\nand one\n")])
+    assert finish(services, [End.by_result(work.fence, Outcome(), 3)])
+    with services.database.begin() as connection:  # Nobody waits for it any more.
+        connection.execute(text("UPDATE run_attempts SET finished_at = finished_at - interval '61 s'"))
+    open_log(page, work.run_id)
+    rows = page.locator("#lines .row")
+    gap = "— chunks 2 to 2 are missing —"
+    expect(rows).to_have_text(["half a line", gap, "the end of another", "and one"])
+    assert numbers(page) == ["1", "2", "3"]
+
+
 def test_an_attempt_that_is_not_there_is_told(services: Services, page: Page) -> None:
     open_log(page, running(services).run_id, "?attempt=7")
     expect(page.locator("#log-state")).to_have_text("There is no attempt 7 yet.")
