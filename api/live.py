@@ -23,7 +23,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from reprieve.api.access import MayRead, Wired
 from reprieve.api.logs import ChunkRecord
 from reprieve.api.problems import answers
-from reprieve.models.chunks import Block
+from reprieve.models.chunks import Block, Chunk
 from reprieve.models.errors import InvalidRequest, LogUnavailable
 from reprieve.models.extents import Extent, Extents
 from reprieve.models.faults import is_unfit
@@ -51,6 +51,8 @@ PAGE = 200
 #: Bytes of output that are enough for one who wants no stream; a gap counts as so many.
 ENOUGH_AT_ONCE = 2 * 1024 * 1024
 GAP_SIZE = 1024
+#: Bytes of chunks in one event, or one chunk: a page takes in an event in one go, and answers nobody meanwhile.
+EVENT_BYTES = 256 * 1024
 #: Threads that read the store for readers, and as many again for closed logs: an archive that hangs holds up no reader
 #: of running work.
 STORE_THREADS = 8
@@ -279,9 +281,24 @@ def _position_of(event_id: str) -> tuple[int, int]:
 async def _events(items: AsyncIterator[Item | Extents]) -> AsyncIterator[ServerSentEvent]:
     try:
         async for item in items:
-            yield _as_event(item)
+            for part in in_parts(item) if isinstance(item, list) else [item]:
+                yield _as_event(part)
     except LogUnavailable as error:  # Without an id: a browser comes back to where it was.
         yield ServerSentEvent(json.dumps({"detail": str(error)}), event="unavailable", retry=COME_BACK)
+
+
+def in_parts(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
+    """Chunks as events hold them: so many bytes each, or one chunk."""
+    part: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        if part and (size + len(chunk.data) > EVENT_BYTES or len(part) == PAGE):
+            yield part
+            part, size = [], 0
+        part.append(chunk)
+        size += len(chunk.data)
+    if part:
+        yield part
 
 
 def _as_event(item: Item | Extents) -> ServerSentEvent:

@@ -28,6 +28,7 @@ from bench import (
     memory,
     million,
     on_log,
+    page,
     refresh,
     short,
     sweep,
@@ -54,9 +55,10 @@ BENCHMARKS: dict[str, ModuleType] = {
     "short": short,
     "years": years,
     "lists": lists,
+    "page": page,
 }
 #: Only by their names: they take long, or need an environment of their own.
-LONG = ("hold", "enqueue", "dispatch", "carry", "million", "short", "years", "lists")
+LONG = ("hold", "enqueue", "dispatch", "carry", "million", "short", "years", "lists", "page")
 PACKAGES = ("celery", "redis", "sqlalchemy", "psycopg2-binary", "zstandard", "msgspec")
 
 console = Console(width=None if os.isatty(1) else 150)

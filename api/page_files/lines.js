@@ -3,13 +3,13 @@
 
 import { Line, Terminal } from "./terminal.js";
 
-/** What is kept at most: lines, and characters of them (with what they are kept with). */
-const MOST = { lines: 2_000_000, characters: 64 * 1024 * 1024 };
+/** What is kept at most: lines, and bytes of them with all that they are kept with. A million usual lines are 130 MB. */
+const MOST = { lines: 2_000_000, bytes: 160 * 1024 * 1024 };
 /** A block is whole with so many lines, or characters. */
 const WHOLE = { lines: 1000, characters: 256 * 1024 };
 /** Characters that are interpreted without looking at the clock: each of them may move all of a line. */
 const PIECE = 1024;
-/** What a line costs besides its characters. */
+/** Bytes that a line costs besides its characters. */
 const LINE_COSTS = 16;
 
 export const KIND = { out: 0, stderr: 1, told: 2 };
@@ -21,6 +21,7 @@ class Block {
     this.attempt = attempt;
     this.lines = []; // As they grow; null once they are packed.
     this.characters = 0;
+    this.size = 0; // Bytes, once it is packed.
     this.version = 0; // Of what it holds.
     this.packed = null;
     this.counted = {};
@@ -34,29 +35,26 @@ class Block {
     return this.count >= WHOLE.lines || this.characters >= WHOLE.characters;
   }
 
-  /** How much of what may be kept it takes. */
-  get size() {
-    return this.characters + LINE_COSTS * this.count + (this.packed?.runs.length ?? 0) * 4;
-  }
-
   pack() {
     const lines = this.lines;
     const runs = [];
     lines.forEach((line, index) => line.runs.forEach(([from, style]) => {
-      runs.push(index, from, style.fore, style.ground, style.flags);
+      runs.push(index << 14 | from, (style.fore + 1) << 6 | style.flags, style.ground + 1);
     }));
+    const text = lines.map((line) => line.text).join("\n"); // No line has one of its own.
     this.packed = {
-      text: lines.map((line) => line.text).join("\n"), // No line has one of its own.
+      text,
       kinds: Uint8Array.from(lines, (line) => line.kind),
       numbers: Uint32Array.from(lines, (line) => line.number),
       times: Float64Array.from(lines, (line) => line.time),
       lengths: Uint16Array.from(lines, (line) => line.text.length),
-      runs: Int32Array.from(runs),
+      runs: Uint32Array.from(runs), // Three for each: a line has less than 2^14 characters, a colour less than 2^26.
       cut: new Map(lines.flatMap((line, index) => (line.beyond ? [[index, line]] : [])).map(([index, line]) => [
         index, { beyond: line.beyond, stream: line.stream },
       ])),
     };
-    this.characters = this.packed.text.length;
+    const each = /[^\x00-\xff]/.test(text) ? 2 : 1; // As browsers keep them.
+    this.size = each * text.length + LINE_COSTS * lines.length + 4 * runs.length;
     this.lines = null;
     this.version += 1;
   }
@@ -90,8 +88,9 @@ class Block {
     if (!this.packed) return { ...this.lines[index].settle(), place, attempt: this.attempt };
     const { kinds, numbers, times, runs, cut } = this.packed;
     const found = [];
-    for (let at = firstRun(runs, index); runs[at] === index; at += 5) {
-      found.push([runs[at + 1], { fore: runs[at + 2], ground: runs[at + 3], flags: runs[at + 4] }]);
+    for (let at = firstRun(runs, index); at < runs.length && runs[at] >> 14 === index; at += 3) {
+      const [where, fore, ground] = runs.subarray(at, at + 3);
+      found.push([where & 0x3fff, { fore: (fore >>> 6) - 1, ground: ground - 1, flags: fore & 63 }]);
     }
     return {
       place, attempt: this.attempt, kind: kinds[index], number: numbers[index], time: times[index],
@@ -121,13 +120,13 @@ class Block {
 /** Where the runs of a line begin, in the runs of its block. */
 function firstRun(runs, index) {
   let low = 0;
-  let high = runs.length / 5;
+  let high = runs.length / 3;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (runs[5 * middle] < index) low = middle + 1;
+    if (runs[3 * middle] >> 14 < index) low = middle + 1;
     else high = middle;
   }
-  return 5 * low;
+  return 3 * low;
 }
 
 export class Lines {
@@ -135,7 +134,7 @@ export class Lines {
     this.most = most;
     this.blocks = [];
     this.count = 0; // Of all places, those that were let go of too.
-    this.size = 0; // Of the packed blocks.
+    this.size = 0; // Bytes of the packed blocks.
     this.streams = new Map(); // The terminal and the decoder of each.
     this.attempt = 1;
     this.number = 0;
@@ -149,17 +148,13 @@ export class Lines {
     return this.blocks.length ? this.blocks[0].first : this.count;
   }
 
-  get hasPrinted() {
-    return this.number > 0 || this.blocks.some((block) => block.attempt !== this.attempt);
-  }
-
   /** Whether nothing more can be kept, since nothing may be let go of. */
   get isFull() {
     return this.holdsFrom !== null && this.number >= this.holdsFrom && this.isTooMuch;
   }
 
   get isTooMuch() {
-    return this.size > this.most.characters || this.count - this.first > this.most.lines;
+    return this.size > this.most.bytes || this.count - this.first > this.most.lines;
   }
 
   feed(chunk) {
@@ -229,8 +224,9 @@ export class Lines {
     if (line) line.block.version += 1;
   }
 
-  /** Something that is told of the log, and is not in it. */
+  /** Something that is told of the log, and is not in it: no line goes on behind it. */
   tell(text) {
+    this.endLines();
     this.put(Object.assign(new Line(), { text }), KIND.told, "");
   }
 
@@ -246,10 +242,17 @@ export class Lines {
     for (const { terminal, decoder } of this.streams.values()) {
       terminal.write(decoder.finish());
       terminal.finish();
-      if (terminal.line) this.ended(terminal.line.settle());
     }
+    this.endLines();
     this.streams.clear();
     this.letGo();
+  }
+
+  endLines() {
+    for (const { terminal } of this.streams.values()) {
+      if (terminal.line) this.ended(terminal.line.settle());
+      terminal.line = null;
+    }
   }
 
   letGo() {

@@ -2,7 +2,7 @@
 
 import { read } from "./colours.js";
 import { KIND } from "./lines.js";
-import { rowOf } from "./row.js";
+import { MOST_PIECES, rowOf } from "./row.js";
 
 const HEIGHT = 18; // Of a row, in pixels; as in log.css.
 const TALLEST = 15_000_000; // Browsers end at 17 to 33 million pixels; a longer log is scrolled in larger steps.
@@ -116,7 +116,7 @@ export class LogView {
   measure() {
     const probe = this.rows.querySelector(".text");
     this.layout = { columns: Infinity, alone: this.how.alone };
-    this.sheet.style.setProperty("--digits", String(Math.max(3, String(this.lines.number).length)));
+    this.sheet.style.setProperty("--digits", String(Math.max(3, String(this.lines.count).length)));
     if (!this.how.wraps || !probe) return;
     const width = probe.clientWidth - parseFloat(getComputedStyle(probe).paddingRight);
     this.letter ??= letterWidth(this.sheet);
@@ -151,6 +151,7 @@ export class LogView {
     const [first, from] = this.placeAt(Math.max(0, top - BESIDE * HEIGHT));
     const style = getComputedStyle(this.box);
     const look = {
+      most: Math.floor(MOST_PIECES / (seen / HEIGHT + 2 * BESIDE)),
       times: this.how.times, download: this.of.download, text: read(style.color), ground: read(style.backgroundColor),
     };
     const made = [];

@@ -30,6 +30,7 @@ class Output {
     this.at = at;
     this.id = id;
     this.run = null;
+    this.stream = null;
     this.how = { wraps: false, times: false, ...kept() };
     const { attempt, from, to } = asked(location.hash);
     this.button("log-previous", () => this.go(-1));
@@ -78,6 +79,7 @@ class Output {
     this.wanted = marked;
     this.view.marked = marked;
     this.look({});
+    this.startSearch(true);
     this.pause(false);
   }
 
@@ -96,28 +98,34 @@ class Output {
   // What comes.
 
   connect() {
-    if (this.letGo || this.isOver || this.isPaused || this.lines.isFull) return;
+    if (this.stream || this.isOver || this.isPaused || this.lines.isFull) return;
     this.opened = null;
-    this.letGo = follow(this.id, this.place, {
-      output: (event) => this.heard(event),
-      gap: (gap) => this.missed(gap),
-      state: (sentence) => {
+    // A stream that was let go of is not heard any more, and one may speak before we have what lets go of it.
+    const stream = { letGo: () => {} };
+    this.stream = stream;
+    const heard = (act) => (what) => this.stream === stream && act(what);
+    const letGo = follow(this.id, this.place, {
+      output: heard((event) => this.heard(event)),
+      gap: heard((gap) => this.missed(gap)),
+      state: heard((sentence) => {
         this.opened ??= sentence === "" ? setTimeout(() => this.showWhatThereIs(), SOON) : null;
         this.say(sentence);
-      },
-      end: () => this.endWith("This is all of it."),
+      }),
+      end: heard(() => this.endWith("This is all of it.")),
     });
+    if (this.stream === stream) stream.letGo = letGo;
+    else letGo();
   }
 
   disconnect() {
     clearTimeout(this.opened);
-    this.letGo?.();
-    this.letGo = null;
+    this.stream?.letGo();
+    this.stream = null;
     if (this.lines) this.showWhatThereIs();
   }
 
   heard({ attempt, chunks }) {
-    if (!this.letGo || this.isBehind(attempt)) return;
+    if (this.isBehind(attempt)) return;
     const fresh = chunks.filter((chunk) => attempt !== this.place.attempt || chunk.seq > this.place.after);
     if (!fresh.length) return;
     this.place = { attempt, after: fresh[fresh.length - 1].seq };
@@ -138,7 +146,7 @@ class Output {
   }
 
   missed({ attempt, first, last, why }) {
-    if (!this.letGo || this.isBehind(attempt)) return;
+    if (this.isBehind(attempt)) return;
     this.place = { attempt, after: last };
     this.feeder.add(this.told(attempt, `— chunks ${first} to ${last} ${WHY[why] ?? "are missing"} —`));
   }
@@ -175,7 +183,7 @@ class Output {
     if (isPaused) {
       this.feeder.stand();
       this.disconnect();
-      this.say(this.isOver ? "" : "It stands still here; what comes meanwhile is shown when you go on.");
+      if (!this.isOver) this.say("It stands still here; what comes meanwhile is shown when you go on.");
       return;
     }
     this.feeder.goOn();
@@ -201,7 +209,7 @@ class Output {
   showWhatThereIs() {
     const { at, lines } = this;
     const isEmpty = lines.count === 0;
-    const isOpen = this.letGo !== null && this.opened !== null;
+    const isOpen = this.stream !== null && this.opened !== null;
     at("log").hidden = isEmpty;
     at("log-nothing").textContent = !isEmpty ? "" : this.isOver ? "It printed nothing." : isOpen ? "It has printed nothing yet." : "";
     this.tellOf("log-start", lines.first > 0, `The first ${counted(lines.first)} are not kept here.`, "Show them", () => {
@@ -221,11 +229,10 @@ class Output {
   tellOf(name, isSo, sentence, words, act) {
     const place = this.at(name);
     place.hidden = !isSo;
-    if (!isSo || place.firstChild?.textContent === sentence) return;
-    const button = place.querySelector("button") ?? made("button", { type: "button", textContent: words });
-    button.onclick = act;
-    if (!place.firstChild) place.append("", " ", button);
-    place.firstChild.textContent = sentence;
+    if (!isSo) return;
+    if (!place.firstChild) place.append(made("span"), " ", made("button", { type: "button", textContent: words }));
+    place.lastChild.onclick = act;
+    if (place.firstChild.textContent !== sentence) place.firstChild.textContent = sentence;
   }
 
   // How it is looked at.
@@ -326,11 +333,17 @@ class Output {
     const isShown = (block, index) => (
       block.kind(index) !== KIND.told && block.rowsOf(index, { columns: Infinity, alone: this.how.alone }) > 0
     );
-    const slow = () => {
+    const endedFor = (why) => () => {
+      const { words } = this;
       this.endSearch();
-      this.at("log-matches").textContent = "This expression takes too long; a simpler one will do.";
+      this.words = words; // It is not begun again for the same.
+      this.at("log-matches").textContent = why;
     };
-    return new Search(this.lines, expression, isShown, { changed, slow });
+    return new Search(this.lines, expression, isShown, {
+      changed,
+      slow: endedFor("This expression takes too long; a simpler one will do."),
+      broken: endedFor("The search cannot be started here; the page may be newer when you load it again."),
+    });
   }
 
   endSearch() {

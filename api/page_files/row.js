@@ -10,9 +10,10 @@ const CLASSES = { bold: "b", dim: "d", italic: "i", underline: "u", strike: "s" 
 const ADDRESS = /\bhttps?:\/\/[^\s<>"'`{}|\\^\u0000-\u0020\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]*[^\s<>"'`{}|\\^.,;:!?)\]*\u0000-\u0020\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]/gi;
 /** Characters that turn the text beside them around, or end a line where there is none: shown by their numbers. */
 const HIDDEN = /[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
-const MOST_LINKS = 100;
+/** Pieces of all lines that are drawn at once: each is an element, and a browser takes some 15 ms for a thousand. */
+export const MOST_PIECES = 3000;
 
-/** A line's element. `look` says how it is looked at: `href` of its number, whether it is `marked` or `current`, `match`. */
+/** A line's element. `look` says how it is looked at: `href` of its number, whether it is `marked` or `current`, `match`, `most` pieces. */
 export function rowOf(line, look) {
   const row = made("div", { className: `row ${["stdout", "stderr", "told"][line.kind]}` });
   row.classList.toggle("marked", look.marked);
@@ -22,7 +23,7 @@ export function rowOf(line, look) {
   row.append(isTold ? made("span", { className: "number" }) : number(line, look.href));
   if (look.times) row.append(isTold ? made("span", { className: "time" }) : time(line));
   const text = made("span", { className: "text" });
-  for (const piece of pieces(line.text, line.runs, look.match)) text.append(elementOf(piece, look));
+  for (const piece of pieces(line.text, line.runs, look.match, look.most)) text.append(elementOf(piece, look));
   if (line.beyond) text.append(cut(line, look.download));
   row.append(text);
   return row;
@@ -50,17 +51,22 @@ function cut(line, download) {
     made("a", { href: download(line), download: "", textContent: "download it" }));
 }
 
-/** A text in pieces: `{text, style, href, isMatch, isHidden}`, each of which looks the same throughout. */
-export function pieces(text, runs, match = null) {
+/**
+ * A text in pieces: `{text, style, href, isMatch, isHidden}`, each of which looks the same throughout. Where there would
+ * be many more than `most`, the last colour goes on, and the last addresses cannot be clicked.
+ */
+export function pieces(text, allRuns, match = null, most = MOST_PIECES) {
   const links = [];
   for (const found of text.matchAll(ADDRESS)) {
-    if (links.length === MOST_LINKS) break;
+    if (2 * links.length >= most) break;
     // What stands in brackets ends before theirs, and not before its own.
     const its = found[0].split("(").length > found[0].split(")").length && text[found.index + found[0].length] === ")";
     const address = its ? `${found[0]})` : found[0];
     links.push([found.index, found.index + address.length, address]);
   }
-  const hidden = [...text.matchAll(HIDDEN)].map(({ index }) => index);
+  const hidden = [];
+  for (const { index } of text.matchAll(HIDDEN)) if (2 * hidden.push(index) >= most - 2 * links.length) break;
+  const runs = allRuns.slice(0, Math.max(1, most - 2 * links.length - 2 * hidden.length));
   const cuts = new Set([0, text.length, ...(match ?? [])]);
   for (const [from] of runs) cuts.add(from);
   for (const [from, to] of links) cuts.add(from).add(to);
@@ -85,12 +91,14 @@ export function pieces(text, runs, match = null) {
 }
 
 function elementOf({ text, style, href, isMatch, isHidden }, look) {
+  // Of those that are too many to be pieces, each is shown as what is no character.
+  const safe = text.replace(HIDDEN, "\ufffd");
   const isPlain = style === PLAIN && !href && !isMatch && !isHidden;
-  if (isPlain) return document.createTextNode(text);
+  if (isPlain) return document.createTextNode(safe);
   const element = href
     ? made("a", { href, target: "_blank", rel: "noopener noreferrer" })
     : made(isMatch ? "mark" : "span");
-  element.textContent = isHidden ? `U+${text.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}` : text;
+  element.textContent = isHidden ? `U+${text.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}` : safe;
   if (isMatch && href) element.classList.add("is-match");
   if (isHidden) element.classList.add("hidden");
   for (const [name, letter] of Object.entries(CLASSES)) if (style.flags & FLAGS[name]) element.classList.add(letter);

@@ -39,7 +39,7 @@ export const ERROR = {
 
 /**
  * All lines in which an expression is found, of those that are shown (`isShown(block, index)`). `on.changed` hears when
- * there is more to know, and `on.slow` where the expression comes to no end.
+ * there is more to know, `on.slow` where the expression comes to no end, and `on.broken` where there is no such thread.
  */
 export class Search {
   constructor(lines, { source, flags }, isShown, on) {
@@ -55,6 +55,10 @@ export class Search {
     this.timer = 0;
     this.worker = new Worker(new URL("searching.js", import.meta.url), { type: "module" });
     this.worker.addEventListener("message", ({ data }) => this.heard(data));
+    this.worker.addEventListener("error", () => {
+      this.close();
+      this.on.broken();
+    });
   }
 
   close() {

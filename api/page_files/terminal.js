@@ -36,6 +36,9 @@ const UNSET = {
   22: FLAGS.bold | FLAGS.dim, 23: FLAGS.italic, 24: FLAGS.underline, 27: FLAGS.inverse, 29: FLAGS.strike,
 };
 
+/** A column in which nothing stands; what stands in one is replaced, and never changed. */
+const BLANK = Object.freeze([" ", PLAIN]);
+
 /** A line as it is printed. `kind` and the like are whoever's that began it. */
 export class Line {
   constructor() {
@@ -83,10 +86,10 @@ export class Line {
       this.beyond += character.length;
       return;
     }
-    while (cells.length < this.column) cells.push([" ", PLAIN]);
+    while (cells.length < this.column) cells.push(BLANK);
     // Half of a wide character is none.
-    if (cells[this.column]?.[0] === "") cells[this.column - 1] = [" ", PLAIN];
-    if (cells[this.column + width]?.[0] === "") cells[this.column + width] = [" ", PLAIN];
+    if (cells[this.column]?.[0] === "") cells[this.column - 1] = BLANK;
+    if (cells[this.column + width]?.[0] === "") cells[this.column + width] = BLANK;
     cells[this.column] = [character, style];
     if (width === 2) cells[this.column + 1] = ["", style];
     this.column += width;
@@ -135,29 +138,29 @@ export class Line {
 
   moveTo(column, isTab = false) {
     const to = Math.max(0, Math.min(column, SHOWN - 1));
-    if (isTab && this.cells) while (this.cells.length < to) this.cells.push([" ", PLAIN]);
+    if (isTab && this.cells) while (this.cells.length < to) this.cells.push(BLANK);
     this.column = to;
   }
 
   /** Leave a blank where something stood from one column up to another. */
   erase(from, to) {
     const cells = this.columns();
-    for (let at = from; at < Math.min(to, cells.length); at += 1) cells[at] = [" ", PLAIN];
-    if (cells[from - 1] && cells[from]?.[0] === " " && isWide(cells[from - 1][0])) cells[from - 1] = [" ", PLAIN];
-    if (cells[to]?.[0] === "") cells[to] = [" ", PLAIN];
+    for (let at = from; at < Math.min(to, cells.length); at += 1) cells[at] = BLANK;
+    if (cells[from - 1] && cells[from]?.[0] === " " && isWide(cells[from - 1][0])) cells[from - 1] = BLANK;
+    if (cells[to]?.[0] === "") cells[to] = BLANK;
     if (to >= cells.length) cells.length = Math.min(from, cells.length);
   }
 
   remove(count) {
     const cells = this.columns();
     cells.splice(this.column, Math.min(count, SHOWN));
-    if (cells[this.column]?.[0] === "") cells[this.column] = [" ", PLAIN];
+    if (cells[this.column]?.[0] === "") cells[this.column] = BLANK;
   }
 
   insert(count) {
     const cells = this.columns();
     if (this.column >= cells.length) return;
-    cells.splice(this.column, 0, ...Array.from({ length: Math.min(count, SHOWN) }, () => [" ", PLAIN]));
+    cells.splice(this.column, 0, ...new Array(Math.min(count, SHOWN - this.column)).fill(BLANK));
     cells.length = Math.min(cells.length, SHOWN);
   }
 

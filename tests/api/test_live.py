@@ -181,6 +181,18 @@ def test_a_slow_reader_gets_everything_and_nothing_waits_for_it_in_memory(
     assert max(kept) <= live.BLOCKS_KEPT
 
 
+def test_an_event_is_as_large_as_a_page_can_take_in_and_no_larger(services: Services, read: Any) -> None:
+    work = running(services)
+    eighth = live.EVENT_BYTES // 8
+    ingest(services, [chunk(work, seq, b"x" * (eighth + (seq == 9))) for seq in range(1, 18)])
+    end(services, work, 17)
+    events = read(work.run_id).wait()
+    assert seqs(events) == numbered(1, 17)
+    # Eight fill an event; with a byte more than that, the next begins one.
+    of_each = [[each["seq"] for each in one.data["chunks"]] for one in events if one.name == "output"]
+    assert of_each == [[*range(1, 9)], [*range(9, 16)], [16, 17]]
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_a_gap_is_waited_for_and_told_when_it_stays(services: Services, read: Any, named: bool) -> None:
     work = running(services)

@@ -62,7 +62,9 @@ def numbers(page: Page) -> list[str]:
 
 
 def whole(page: Page) -> None:
+    """Wait until all of the log is there, and drawn."""
     expect(page.locator("#log-state")).to_contain_text("This is all of it.", timeout=120_000)
+    page.evaluate("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
 
 
 def test_what_a_run_prints_is_text_and_never_part_of_the_page(services: Services, page: Page) -> None:
@@ -99,6 +101,21 @@ def test_what_turns_text_around_is_shown_by_its_number(services: Services, page:
     whole(page)
     assert shown(page) == ["access = U+202EU+2066not adminU+2069 \u05d0U+200F"]
     expect(page.locator(".text .hidden")).to_have_count(4)
+
+
+def test_a_line_of_many_colours_or_of_hidden_characters_is_a_bounded_part_of_the_page(
+    services: Services, page: Page
+) -> None:
+    coloured = b"".join(b"\x1b[3%dmx" % (place % 8) for place in range(390)) + b"\n"
+    hidden = "\u202e\u2066".encode() * 4000 + b"end\n"
+    work = a_log(services, *[coloured * 20, hidden * 2] * 10)
+    open_log(page, work.run_id)
+    whole(page)
+    assert page.locator("#lines *").count() < 3500
+    assert page.locator("#lines .row").count() > 20
+    assert not set("\u202e\u2066") & set(page.locator("#lines").inner_text())
+    assert "x" * 390 in shown(page)
+    assert shown(page)[-1].endswith("\ufffdend")
 
 
 # -- how much
@@ -155,7 +172,7 @@ def test_a_line_of_50_mb_is_cut_for_showing_and_its_download_is_whole(services: 
 def test_a_page_keeps_as_much_as_it_can_and_says_what_it_let_go_of(services: Services, page: Page) -> None:
     page.goto("/")
     code = """() => import('/page/lines.js').then(({ Lines }) => {
-        const lines = new Lines({ lines: 5000, characters: 1e9 });
+        const lines = new Lines({ lines: 5000, bytes: 1e9 });
         const at = '2026-11-30T03:00:00Z';
         const print = (first, last) => {
             for (let n = first; n <= last; n += 1) lines.feed({ stream: 'stdout', at, text: `line ${n}\\n` });
@@ -169,12 +186,16 @@ def test_a_page_keeps_as_much_as_it_can_and_says_what_it_let_go_of(services: Ser
         const later = [lines.first, lines.placeOf(1, 1), textOf(8000), lines.line(9000).text];
         lines.holdsFrom = 8000;
         print(9002, 20000);
-        return [atMost, later, [lines.first, lines.isFull, textOf(8000)]];
+        const small = new Lines({ lines: 1e9, bytes: 30 * 1024 });
+        for (let n = 1; n <= 3001; n += 1) small.feed({ stream: 'stdout', at, text: n > 1000 ? 'abcd\\n' : 'äbc→\\n' });
+        return [atMost, later, [lines.first, lines.isFull, textOf(8000)], [small.first, small.size]];
     })"""
-    at_most, later, held = page.evaluate(code)
+    at_most, later, held, small = page.evaluate(code)
     assert at_most == [0, 0]
     assert later == [5000, None, "line 8000", " and on"]
     assert held == [5000, True, "line 8000"]
+    # 26 KB for the first thousand, whose characters have two bytes, and 21 for each of the others.
+    assert small == [2000, 20_999]
 
 
 def test_a_log_of_which_the_page_let_go_of_the_first_lines_is_shown_from_the_first_on_request(
@@ -201,6 +222,54 @@ def test_a_log_of_which_the_page_let_go_of_the_first_lines_is_shown_from_the_fir
     page.get_by_label("Go to line").fill("3000")
     page.get_by_label("Go to line").press("Enter")
     expect(page.locator(".row.marked")).to_have_text("line 3000")
+
+
+def test_what_comes_is_taken_in_turns_that_hold_up_nobody(page: Page) -> None:
+    page.goto("/")
+    code = """async () => {
+        const { Feeder } = await import('/page/feeding.js');
+        const { Lines } = await import('/page/lines.js');
+        const turns = [0];
+        const feeder = new Feeder(new Lines(), { fed: () => turns.push(0), full: () => {} });
+        const ended = new Promise(end => feeder.add((function* () {
+            for (let step = 0; step < 20; step += 1) {
+                for (const until = performance.now() + 5; performance.now() < until;) ;
+                turns[turns.length - 1] += 1;
+                yield;
+            }
+            end();
+        })()));
+        await ended;
+        // And a chunk is left off wherever so many of its characters were read, however much each of them moves.
+        const lines = new Lines();
+        const lengths = [];
+        let before = 0;
+        for (const _ of lines.taking({ stream: 'stdout', at: '2026-11-30T03:00:00Z', text: 'x'.repeat(10000) })) {
+            const { length } = lines.line(0).text;
+            lengths.push(length - before);
+            before = length;
+        }
+        return [Math.max(...turns), Math.max(...lengths), before];
+    }"""
+    most, longest, whole = page.evaluate(code)
+    assert most <= 2  # Steps of 5 ms, in turns of 8.
+    assert (longest, whole) == (1024, 10_000)
+
+
+def test_a_run_that_prints_more_than_a_page_can_take_in_waits_at_the_server(services: Services, page: Page) -> None:
+    def take_little(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace("MUCH = 8 * 1024 * 1024", "MUCH = 50_000"))
+
+    page.route("**/page/output.js", take_little)
+    streams: list[str] = []
+    page.on("request", lambda request: streams.append(request.url) if "/log/live" in request.url else None)
+    work = a_log(services, *numbered(60_000))
+    open_log(page, work.run_id)
+    whole(page)
+    expect(page.locator("#lines .row").last).to_have_text("line 60000")
+    assert page.locator("#lines .number").last.get_attribute("data-number") == "60000"
+    assert len(streams) > 1
 
 
 # -- lines and their addresses
@@ -262,7 +331,7 @@ def test_each_attempt_has_its_own_log_its_numbers_and_its_downloads(services: Se
     assert numbers(page) == ["1", "2", "1"]
     page.get_by_label("Attempt", exact=True).select_option("1")
     expect(page.locator("#log-state")).to_have_text("This is all of attempt 1.")
-    assert shown(page) == ["of the first", "half"]
+    expect(page.locator("#lines .row")).to_have_text(["of the first", "half"])
     with page.expect_download() as download:
         page.get_by_role("link", name="Download stdout of attempt 1").click()
     assert download.value.path().read_bytes() == b"of the first\nhalf"
@@ -272,6 +341,19 @@ def test_each_attempt_has_its_own_log_its_numbers_and_its_downloads(services: Se
     expect(page.locator(".row.marked")).to_have_text("of the second")
     expect(page.locator("#lines .row")).to_have_count(1)
     expect(page.get_by_role("link", name="Download all with times (JSON) of attempt 2")).to_be_visible()
+
+
+def test_what_follows_a_gap_is_no_part_of_the_line_before_it(services: Services, page: Page) -> None:
+    work = running(services)
+    ingest(services, [chunk(work, 1, b"half a line"), chunk(work, 3, b"the end of another\nand one\n")])
+    assert finish(services, [End.by_result(work.fence, Outcome(), 3)])
+    with services.database.begin() as connection:  # Nobody waits for it any more.
+        connection.execute(text("UPDATE run_attempts SET finished_at = finished_at - interval '61 s'"))
+    open_log(page, work.run_id)
+    rows = page.locator("#lines .row")
+    gap = "— chunks 2 to 2 are missing —"
+    expect(rows).to_have_text(["half a line", gap, "the end of another", "and one"])
+    assert numbers(page) == ["1", "2", "3"]
 
 
 def test_an_attempt_that_is_not_there_is_told(services: Services, page: Page) -> None:

@@ -101,6 +101,7 @@ def in_columns(text: str, runs: list[list[int]]) -> list[tuple[str, tuple[int, i
     return cells
 
 
+@pytest.mark.row("G14")
 def test_a_line_is_what_a_terminal_shows_of_it(terminal: Page) -> None:
     @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(pieces, max_size=30))
@@ -249,9 +250,11 @@ def test_a_colour_lasts_over_lines_and_each_stream_has_its_own(terminal: Page) -
         feed('stderr', '\\x1b[1m');
         lines.beginAttempt(3);
         feed('stderr', 'plain');
-        return [0, 1, 2, 3].map(place => lines.line(place).runs.map(([at, style]) => [at, style.fore, style.flags]));
+        // And so when it is packed.
+        while (lines.count < 1500) feed('stdout', '\\x1b[1;38;2;255;255;255;48;5;255mx\\n');
+        return [0, 1, 2, 3, 5].map(place => lines.line(place).runs.map(([at, style]) => [at, style.fore, style.flags]));
     })"""
-    assert terminal.evaluate(code) == [[[0, 1, 0]], [], [[0, 1, 0], [3, -1, 0]], []]
+    assert terminal.evaluate(code) == [[[0, 1, 0]], [], [[0, 1, 0], [3, -1, 0]], [], [[0, 0x1FFFFFF, BOLD]]]
 
 
 def test_a_character_that_is_cut_in_two_is_whole(terminal: Page) -> None:
