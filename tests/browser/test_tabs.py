@@ -139,6 +139,7 @@ def test_without_locks_each_tab_asks_by_itself(services: Services, served: Serve
     assert lines(page) == ["one", "two"]
 
 
+@pytest.mark.row("G15")
 def test_a_status_that_is_old_turns_grey_and_says_from_when_it_is(
     services: Services, served: Served, page: Page
 ) -> None:
