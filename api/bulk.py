@@ -27,6 +27,8 @@ MOST_AT_ONCE = 1000
 STEP = 100
 #: … and the pages of a list that it turns to choose them.
 PAGES = 20
+#: What a request that a release before this one has kept does not have: where it is not said, nobody keeps it.
+NEWER = ("until", "ended_since")
 #: Characters of a key. Each new run's own key is made of it and of an id.
 MAX_KEY_LENGTH = 200
 
@@ -110,7 +112,8 @@ def _choice(wired: Services, deed: Deed, wanted: WantedBulk, header: str | None)
     if wanted.dry_run:
         return _chosen(wired, by, wanted)
     key, kept = _key(wanted, header), BulkStore(wired.database)
-    asked = wanted.model_dump(mode="json", exclude={"idempotency_key", "dry_run"}) | {"deed": deed.value}
+    unsaid = {name for name in NEWER if getattr(wanted, name) is None}
+    asked = wanted.model_dump(mode="json", exclude={"idempotency_key", "dry_run", *unsaid}) | {"deed": deed.value}
     return kept.known(key, asked) or kept.keep(key, asked, _chosen(wired, by, wanted))
 
 

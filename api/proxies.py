@@ -29,7 +29,7 @@ class Proxied:
         if scope["type"] == "http":
             scope = dict(scope)
             settings = scope["app"].state.services.settings
-            if root := settings.api_root_path:
+            if (root := settings.api_root_path) and not scope.get("root_path"):
                 _put_below(scope, root, taken_off=not is_below(scope["path"], root))
             if _is_in(scope.get("client"), settings.api_trusted_proxies):
                 _believe(scope)

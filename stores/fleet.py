@@ -65,16 +65,12 @@ WHERE length = :step AND failed IS NOT NULL AND at > date_bin(:step, now(), 'epo
 UNION ALL ({UNCOUNTED}) ORDER BY at
 """)  # noqa: S608 - our own text
 
-# failures: in the last `few` steps and in the last `steps`. What no sweep has counted is counted for the few alone.
-FAILURES = text(f"""
-SELECT coalesce(sum(failed) FILTER (WHERE at > date_bin(:step, now(), 'epoch') - :few * CAST(:step AS interval)), 0)
-       AS few, coalesce(sum(failed), 0) AS all
-FROM (
-    SELECT at, failed FROM history_steps
-    WHERE length = :step AND at > date_bin(:step, now(), 'epoch') - :many * CAST(:step AS interval)
-    UNION ALL SELECT at, failed FROM ({UNCOUNTED}) uncounted
-) h
-""")  # noqa: S608 - our own text
+# failures: in the steps of a day that are older than the history, as far as sweeps counted them: a sum of few rows.
+FAILURES = text("""
+SELECT coalesce(sum(failed), 0) AS failed FROM history_steps
+WHERE length = :step AND at > date_bin(:step, now(), 'epoch') - :many * CAST(:step AS interval)
+  AND at <= date_bin(:step, now(), 'epoch') - :steps * CAST(:step AS interval)
+""")
 
 # count: what happened in the steps that are over, for good: a whole step ago, so that who began to write has written.
 # What a release that counts no failures has counted is counted again.
@@ -143,16 +139,17 @@ class FleetStore:
 
     def history(self, step: timedelta) -> list[Step]:
         """What happened in each of the last steps, the newest, which is not over, last."""
-        rows = self._database.run(HISTORY, _last_hour(step))
+        values = {"step": step, "steps": HISTORY_STEPS, "before": 0, "most": HISTORY_STEPS}
+        rows = self._database.run(HISTORY, values)
         return [Step(row.started, row.ended, row.reaped, row.failed) for row in rows]
 
     def failures(self, step: timedelta) -> tuple[int, int]:
-        """How many runs failed in the steps of the history, and in `STEPS_OF_FAILURES`: at most some steps longer ago,
-        where no sweep counted them yet.
+        """How many runs failed in the steps of the history, and in `STEPS_OF_FAILURES`: of those before the history, in
+        the steps that sweeps have counted.
         """
-        values = {"few": HISTORY_STEPS, "many": STEPS_OF_FAILURES}
-        row = self._database.run(FAILURES, _last_hour(step) | values)[0]
-        return int(row.few), int(row.all)
+        of_history = sum(one.failed for one in self.history(step))
+        values = {"step": step, "steps": HISTORY_STEPS, "many": STEPS_OF_FAILURES}
+        return of_history, of_history + int(self._database.run(FAILURES, values)[0].failed)
 
     def count(self, step: timedelta) -> None:
         """Count once what happened in those of the last steps that are over: the picture need not count it again."""
@@ -164,8 +161,3 @@ class FleetStore:
     def owed(self) -> dict[str, int]:
         """How many attempts are owed a termination, an adoption, the closing of their log."""
         return dict(self._database.run(OWED)[0]._mapping)
-
-
-def _last_hour(step: timedelta) -> dict[str, object]:
-    """All steps of the history, the present one, too."""
-    return {"step": step, "steps": HISTORY_STEPS, "before": 0, "most": HISTORY_STEPS}

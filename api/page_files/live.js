@@ -14,7 +14,7 @@ const HERE = 3000; // Milliseconds between two signs of the tab that reads; afte
 const OPENS = 5000; // Milliseconds within which a stream opens; if it does not,
 const WITHOUT = 60_000; // so long is asked instead.
 const DEADLINE = 20_000; // Milliseconds that a request may take.
-const KEPT = 100; // Events of another tab that are kept until what is before them is there.
+const KEPT = 20; // Events of another tab that are kept until what is before them is there.
 
 /**
  * Follow the output of a run from a place on, `{attempt, after}`, through all its attempts. `on` hears of `output` (what
@@ -27,7 +27,8 @@ export function follow(id, from, on) {
   const begin = () => {
     look.abort();
     look = new AbortController();
-    if (!document.hidden && !reading.isOver) new Look(id, reading, on, look.signal).read();
+    // A page that is being left has no locks any more: that ends it, too.
+    if (!document.hidden && !reading.isOver) new Look(id, reading, on, look.signal).read().catch(() => {});
   };
   document.addEventListener("visibilitychange", begin);
   begin();
@@ -139,22 +140,27 @@ class Look {
   /** Ask for what is there; returns after how many milliseconds to ask again. */
   async #ask() {
     const place = this.#reading.place;
+    let answer;
+    let said;
     try {
       const signal = AbortSignal.any([this.#signal, AbortSignal.timeout(DEADLINE)]);
-      const answer = await fetch(`${this.#from()}&once=true`, { signal });
-      const said = await answer.text();
-      if (this.#isDone) return 0;
-      if (!answer.ok) {
-        this.#say(detailOf(said) ?? `The API answers ${answer.status}; trying again …`);
-        return COME_BACK;
-      }
-      this.#say("");
-      // Another tab may have told meanwhile what comes next: then all of this is here already, or is asked for again.
-      if (place !== this.#reading.place) return ASK_AGAIN;
-      for (const { event, id, data } of events(said)) this.#take(event, data, id);
+      answer = await fetch(`${this.#from()}&once=true`, { signal });
+      said = await answer.text();
     } catch {
       if (!this.#isDone) this.#say("Cut off; coming back …");
       return COME_BACK;
+    }
+    if (this.#isDone) return 0;
+    if (!answer.ok) {
+      this.#say(detailOf(said) ?? `The API answers ${answer.status}; trying again …`);
+      return COME_BACK;
+    }
+    this.#say("");
+    // Another tab may have told meanwhile what comes next: then all of this is here already, or is asked for again.
+    if (place !== this.#reading.place) return ASK_AGAIN;
+    for (const { event, id, data } of events(said)) {
+      this.#take(event, data, id);
+      if (event === "unavailable") return 5 * ASK_AGAIN;
     }
     this.#catchUp();
     if (place !== this.#reading.place) return 0;

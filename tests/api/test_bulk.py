@@ -184,3 +184,14 @@ def test_a_run_is_done_again_by_its_id(client: TestClient, services: Services) -
     differ = client.post(f"/v1/runs/{run}/again", json={"idempotency_key": "a"}, headers={"Idempotency-Key": "b"})
     assert differ.status_code == 422
     assert client.post(f"/v1/runs/{uuid4()}/again").status_code == 404
+
+
+def test_a_request_that_a_release_before_this_one_kept_is_the_same_request(
+    client: TestClient, services: Services
+) -> None:
+    new_run(services, labels={"team": "data"})
+    done = ask(client, "cancel", "before", label=["team=data"])
+    (kept,) = services.database.run("SELECT asked FROM bulk_requests")
+    names = {"status", "adapter", "label", "error", "lane", "since", "text", "runs", "limit", "deed"}
+    assert set(kept.asked) == names
+    assert ask(client, "cancel", "before", label=["team=data"]) == done
