@@ -2,9 +2,8 @@
 
 import { life, quiet } from "./life.js";
 import { moment } from "./timeline.js";
-import { volume } from "./used.js";
 import { made } from "./view.js";
-import { ago, grouped, short, span } from "./words.js";
+import { ago, grouped, inMemory, short, span, volume } from "./words.js";
 
 /** Pairs of a name and a value, text or element; what is not known is left out. */
 export function facts(run) {
@@ -65,6 +64,6 @@ function usage(report) {
 }
 
 function memory(used) {
-  const limit = used.memory_limit_bytes ? ` of ${volume(used.memory_limit_bytes)}` : "";
-  return `${volume(used.peak_memory_bytes)} at most${limit}`;
+  const limit = used.memory_limit_bytes ? ` of ${inMemory(used.memory_limit_bytes)}` : "";
+  return `${inMemory(used.peak_memory_bytes)} at most${limit}`;
 }

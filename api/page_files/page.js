@@ -30,6 +30,7 @@ document.getElementById("leave").addEventListener("click", async () => {
 });
 addEventListener("hashchange", () => {
   route(shown);
-  document.getElementById("main").focus();
+  document.getElementById("main").focus({ preventScroll: true });
+  scrollTo(0, 0);
 });
 route(shown);

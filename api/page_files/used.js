@@ -1,19 +1,10 @@
 // What an attempt used over its life, as a picture: memory as an area, processors as a line, each up to its own highest.
 
-import { span } from "./words.js";
+import { inMemory, span } from "./words.js";
 
 const WIDTH = 600; // As the viewBox has it; the picture is as wide as the page.
 const HEIGHT = 60;
 const SVG = "http://www.w3.org/2000/svg";
-
-/** Bytes in words, as `volume` of models/text.py has them. */
-export function volume(size) {
-  for (const unit of ["B", "kB", "MB", "GB"]) {
-    if (size < 1000) return `${unit === "B" || size >= 10 ? size.toFixed(0) : size.toFixed(1)} ${unit}`;
-    size /= 1000;
-  }
-  return `${size.toFixed(1)} TB`;
-}
 
 /** Between each two samples, how many processors were at work. */
 export function rates(samples) {
@@ -28,7 +19,7 @@ export function words(samples) {
   const most = Math.max(...samples.map((one) => one.memory_bytes ?? 0));
   const busiest = Math.max(0, ...rates(samples));
   const length = (Date.parse(samples.at(-1).at) - Date.parse(samples[0].at)) / 1000;
-  return `Over ${span(length)}: memory up to ${volume(most)} (area), up to ${busiest.toFixed(busiest < 10 ? 1 : 0)} processors (line).`;
+  return `Over ${span(length)}: memory up to ${inMemory(most)} (area), up to ${busiest.toFixed(busiest < 10 ? 1 : 0)} processors (line).`;
 }
 
 /** The picture: fewer than two samples make none. */

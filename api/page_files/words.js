@@ -62,3 +62,20 @@ export function many(count) {
 export function grouped(count) {
   return count.toLocaleString("en");
 }
+
+/** Bytes in words, in powers of 1000, as `volume` of models/text.py has them: `1.2 MB`. */
+export function volume(size) {
+  return sized(size, 1000, ["B", "kB", "MB", "GB", "TB"]);
+}
+
+/** An amount of memory in words, in powers of 1024, as limits are given: `512 MiB`. */
+export function inMemory(size) {
+  return sized(size, 1024, ["B", "KiB", "MiB", "GiB", "TiB"]);
+}
+
+function sized(size, step, units) {
+  const place = units.findIndex((_, power) => size < step ** (power + 1));
+  const most = place < 0 ? units.length - 1 : place;
+  const amount = size / step ** most;
+  return `${amount.toFixed(most && amount < 10 && amount % 1 ? 1 : 0)} ${units[most]}`;
+}

@@ -118,9 +118,9 @@ SAMPLES = [
 @pytest.mark.parametrize(
     ("samples", "words"),
     [
-        (SAMPLES, "Over 40 s: memory up to 512 MB (area), up to 2.0 processors (line)."),
-        (SAMPLES[:2], "Over 20 s: memory up to 512 MB (area), up to 2.0 processors (line)."),
-        ([SAMPLES[0], SAMPLES[0]], "Over 0.0 s: memory up to 10 MB (area), up to 0.0 processors (line)."),
+        (SAMPLES, "Over 40 s: memory up to 488 MiB (area), up to 2.0 processors (line)."),
+        (SAMPLES[:2], "Over 20 s: memory up to 488 MiB (area), up to 2.0 processors (line)."),
+        ([SAMPLES[0], SAMPLES[0]], "Over 0.0 s: memory up to 9.5 MiB (area), up to 0.0 processors (line)."),
     ],
 )
 def test_what_a_run_used_is_a_picture_with_the_same_in_words(page: Page, samples: list[Any], words: str) -> None:
