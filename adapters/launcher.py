@@ -26,6 +26,7 @@ from collections.abc import Iterator
 TYPE_CHECKING = False  # As `typing` has it.
 if TYPE_CHECKING:
     import signal
+    from typing import NoReturn
 else:
     import _signal as signal  # As in `waker`.
 if TYPE_CHECKING or __name__ != "launcher":
@@ -268,10 +269,7 @@ class Launcher:
         if problem:
             if self._waker.child:
                 os.waitpid(self._waker.child, 0)
-            if asked.cgroup:
-                leave(asked.cgroup)
-            self._channel.tell("e " + problem.decode("utf-8", "surrogateescape"))
-            os._exit(127)
+            self._end_unstarted(problem.decode("utf-8", "surrogateescape"))
         self._channel.tell("s")
         if folder:
             self._channel.close()
@@ -289,6 +287,14 @@ class Launcher:
         waker.wait([], 0)
         return measuring.measured(waker.cpu_seconds, waker.peak_memory, self._asked.cgroup)
 
+    def _end_unstarted(self, problem: str = "") -> "NoReturn":
+        """End this process, since there is no command: for this problem, or because the worker is gone."""
+        if self._asked.cgroup:
+            leave(self._asked.cgroup)
+        if problem:
+            self._channel.tell(f"e {problem}")
+        os._exit(127 if problem else 126)
+
     def _begin(self, given: list[int]) -> files.Output:
         """What is needed before the command may start, then the word to start it. Ends this process without it."""
         folder = self._asked.folder
@@ -297,14 +303,13 @@ class Launcher:
                 files.hold(folder)
             output = files.Output(self._asked.output, given)
         except OSError as problem:
-            self._channel.tell(f"e {problem.errno} {problem.strerror}")
-            os._exit(127)
+            self._end_unstarted(f"{problem.errno} {problem.strerror}")
         if folder:
             self._channel.tell("r")
         if self._channel.read(1) != b"g":
             if folder:
                 files.give_up(folder)
-            os._exit(126)
+            self._end_unstarted()
         return output
 
     def _start(self, output: files.Output) -> tuple[int, bytes]:

@@ -35,10 +35,15 @@ class Used:
         return replace(self, memory_limit_bytes=limit)
 
     def and_seen(self, seen: "Used") -> "Used":
-        """With what was seen of it while it ran: that counts where it says more, or this says nothing."""
+        """With what was seen of it while it ran: that counts where it says more, or this says nothing.
+
+        But not beside the peak of a cgroup that counts memory: what is seen has the pages that processes share twice.
+        """
+        peaks = [one for one in (self.peak_memory_bytes, seen.peak_memory_bytes) if one is not None]
+        is_exact = self.oom_kills is not None and self.peak_memory_bytes is not None
         return Used(
             seen.cpu_seconds if self.cpu_seconds is None else self.cpu_seconds,
-            max((one for one in (self.peak_memory_bytes, seen.peak_memory_bytes) if one is not None), default=None),
+            self.peak_memory_bytes if is_exact else max(peaks, default=None),
             seen.memory_limit_bytes if self.memory_limit_bytes is None else self.memory_limit_bytes,
             seen.oom_kills if self.oom_kills is None else self.oom_kills,
         )

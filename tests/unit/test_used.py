@@ -83,6 +83,8 @@ def test_what_was_seen_while_it_ran_counts_where_it_is_more_or_nothing_else_is_k
     assert Used().and_seen(Used(1.0, 10)) == Used(1.0, 10)
     assert Used(2.0, 10, 99, 0).and_seen(Used()) == Used(2.0, 10, 99, 0)
     assert Used().and_seen(Used()) == Used()
+    # A cgroup has counted each page once.
+    assert Used(2.0, 10, 99, 0).and_seen(Used(1.0, 500)) == Used(2.0, 10, 99, 0)
 
 
 @pytest.mark.parametrize(
