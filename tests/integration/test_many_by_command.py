@@ -197,3 +197,21 @@ def test_what_nobody_can_have_meant_is_refused(services: Services, command: str)
             reprieve(command, *options)
     assert status_of(services, run.id) == "queued"
     assert len(services.records.newest()) == 1
+
+
+def test_ps_sorts_and_refuses_an_order_of_what_may_be_millions(services: Services) -> None:
+    first, second = new_run(services).id, new_run(services).id
+    longest = running(services).run_id
+    age(services, longest, 5000, "started_at")
+    recent = running(services).run_id
+
+    def listed(*arguments: str) -> list[UUID]:
+        done = CliRunner().invoke(app, ["ps", "--json", *arguments], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return [UUID(run["id"]) for run in json.loads(done.stdout)]
+
+    assert listed("--sort", "oldest", "--status", "queued") == [first, second]
+    assert listed("--sort", "longest", "--status", "running") == [longest, recent]
+    assert listed("--until", "1d") == []
+    with pytest.raises(InvalidRequest, match="ask for status=running with it"):
+        CliRunner().invoke(app, ["ps", "--sort", "silent"], catch_exceptions=False)
