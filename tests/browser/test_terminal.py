@@ -66,7 +66,7 @@ pieces = st.one_of(
     st.text(string.ascii_letters + string.digits + " .,;:-_[](){}<>?!~é→", min_size=1, max_size=12),
     st.sampled_from(["\r", "\b", "\t", "\n", "\r\n", "\a", "\0", "\x7f", "\x0e", "\x0f"]),
     st.tuples(st.sampled_from(["\x1b[", "\x9b"]), numbers, st.sampled_from("GCD@PXa")).map("".join),
-    st.tuples(st.just("\x1b["), st.sampled_from(["", "0", "1", "2"]), st.sampled_from("KJ")).map("".join),
+    st.sampled_from(["K", "0K", "1K", "2K", "J", "0J"]).map("\x1b[{}".format),  # 1J and 2J are of other lines too.
     sgr.map("\x1b[{}m".format),
     st.sampled_from(
         ["\x1b[?25l", "\x1b[?2004h", "\x1b[12y", "\x1b[3;4z", "\x1b[>c", "\x1b[1;2q", "\x1b[\r1C", "\x1b[2\b0G"]
@@ -190,6 +190,7 @@ def test_whatever_came_before_the_line_after_it_is_shown(terminal: Page) -> None
         ("a\x1b" + " " * 20 + "b", ["a" + " " * 4 + "b"]),
         # Other lines are left alone; what concerns this one is done.
         ("one\x1b[1A\x1b[2Ktwo\x1b[5;5Hthree", ["   twothree"]),
+        ("one\ntwo\x1b[2Jthree\x1b[1Jx", ["one", "        x"]),
         ("one\vtwo\fthree\x85four\x1bEfive\x1bDsix", ["one", "two", "three", "four", "five", "six"]),
         ("\x1b[8mconcealed", ["concealed"]),
         ("x\x1bc\x1b7y\x1b8z", ["xyz"]),
