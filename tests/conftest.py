@@ -28,7 +28,7 @@ from tests.support.processes import READY, Process, beat, celery, spawn
 from tests.support.shipping import end_shippers
 
 #: The browser's tests need what only `make test-browser` installs.
-collect_ignore = [] if find_spec("playwright") else ["browser"]
+collect_ignore = [] if all(map(find_spec, ("playwright", "axe_playwright_python", "pyte"))) else ["browser"]
 
 TABLES = ", ".join(Row.metadata.tables)
 END_OTHERS = """

@@ -21,6 +21,7 @@ from reprieve.models.work import Work
 from reprieve.stores.database import Database
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.explaining import explain
+from reprieve.workers.supervision import vouching
 from reprieve.workers.supervisor import Supervisor
 from reprieve.workers.sweep import sweep
 from tests.faults.helpers_cdeg import bury, on_another_host, reap
@@ -313,14 +314,19 @@ def test_a_worker_that_is_cut_off_ends_its_children_at_half_the_bound(
 
 
 def test_a_worker_that_follows_nothing_is_not_cut_off(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = in_process(services)
-    with cut_off(services, 0.2) as supervisor:
-        time.sleep(0.3)
+    work, clock = in_process(services), [1000.0]
+    monkeypatch.setattr(vouching, "_clock", lambda: clock[0])
+    with cut_off(services, 60) as supervisor:
+        clock[0] += 61
         supervisor.supervise()
         with supervisor.follow(work) as context, monkeypatch.context() as patched:
             _cut(patched)
+            clock[0] += 60
             supervisor.supervise()
             assert not context.stopping
+            clock[0] += 1
+            supervisor.supervise()
+            assert context.stopping
 
 
 # -- the end of a container
