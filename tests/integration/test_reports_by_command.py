@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from reprieve.cli.main import app
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.saying import report_of, report_of_line
+from reprieve.models.saying import MAX_FILE, report_of, report_of_line
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
 from tests.support.rows import running
@@ -82,6 +82,23 @@ def test_a_line_that_a_full_disk_has_cut_spoils_no_other(file: Path) -> None:
     file.write_text('{"progress": 0.1}\n{"progr')
     told("report", "--progress", "1")
     assert file.read_bytes().splitlines()[1:] == [b'{"progr', b'{"progress":1.0}']
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_report_beyond_what_is_read_of_the_file_is_refused(file: Path, over: int) -> None:
+    with file.open("wb") as opened:
+        opened.seek(MAX_FILE - len('{"progress":1.0}\n') - 1 + over)
+        opened.write(b"\n")
+    if over:
+        assert "no more than 16777216 bytes of it are read" in refused("--progress", "1")
+    else:
+        assert told("report", "--progress", "1").exit_code == 0
+    assert file.stat().st_size == (MAX_FILE if not over else MAX_FILE - len('{"progress":1.0}\n') + 1)
+
+
+def test_an_empty_object_is_a_result(file: Path) -> None:
+    assert told("report", "--result", "{}").exit_code == 0
+    assert report_of_line(file.read_bytes()).result == "{}"
 
 
 def test_many_at_once_do_not_mix(file: Path) -> None:
