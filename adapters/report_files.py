@@ -126,9 +126,10 @@ class ReportFile:
         self._has_grown = context.reported > 0
 
     def look(self, size: int) -> None:
-        """Note how long it is now."""
+        """Note how long it is now, and have what could not be read at the last look be tried again."""
         if size != self._size_seen:
             self._size_seen, self._has_grown = size, True
+        if self._has_grown:
             self._wake()
 
     async def take(self) -> None:
@@ -136,8 +137,10 @@ class ReportFile:
         if not self._has_grown:
             return
         self._has_grown = False
-        with suppress(OSError):  # Another look at it will do.
+        try:
             await self._take_all()
+        except OSError:  # Too few descriptors, say: after another look at the folder.
+            self._has_grown = True
 
     async def take_rest(self) -> None:
         """The command has ended: hand over all that is left, a last line that does not end, too. Raises `Released`."""

@@ -67,8 +67,8 @@ class Report:
     def as_given(self) -> dict[str, Any]:
         """As `report_of` takes it."""
         result = None if self.result is None else json.loads(self.result)
-        given = {"progress": self.progress, "say": self.sentence, "result": result, "usage": dict(self.usage)}
-        return {name: value for name, value in given.items() if value not in (None, {})}
+        given = {"progress": self.progress, "say": self.sentence, "result": result, "usage": dict(self.usage) or None}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 NOTHING = Report()
@@ -182,7 +182,11 @@ def _usage(given: object, mask: Mask) -> dict[str, Number]:
         raise InvalidRequest(f"usage is {_told(given, mask)}; give names and numbers, for example tokens and 1200.")
     if len(given) > MOST_NAMES:
         raise InvalidRequest(f"usage has {len(given)} names; give {MOST_NAMES} at the most.")
-    return {_name(name, mask): _used(name, number, mask) for name, number in given.items()}
+    used: dict[str, Number] = {}
+    for given_name, number in given.items():
+        name = _name(given_name, mask)  # Two may be one by now.
+        used[name] = used.get(name, 0) + _used(given_name, number, mask)
+    return used
 
 
 def _name(given: object, mask: Mask) -> str:

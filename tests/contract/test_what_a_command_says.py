@@ -1,5 +1,6 @@
 """What a command says of itself in the file that it is given, whichever adapter runs it."""
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -69,6 +70,33 @@ def test_it_is_taken_while_the_command_runs_and_half_a_line_waits(
         (here / "end").touch()
         assert run.outcome().detail == {"exit_status": 0}
     assert run.context.notes == []
+
+
+def test_what_could_not_be_read_at_one_look_is_read_at_the_next_though_it_says_nothing_more(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(report_files, "LOOK_INTERVAL", 0.05)
+    read, troubles = report_files.ReportFile._read, [OSError(errno.EMFILE, "Too many open files")] * 2
+
+    async def read_with_trouble(self: report_files.ReportFile) -> bytes:
+        if troubles:
+            raise troubles.pop()
+        return await read(self)
+
+    monkeypatch.setattr(report_files.ReportFile, "_read", read_with_trouble)
+    script = """
+        echo '{"progress": 0.5}' >> "$REPRIEVE_REPORT"; while ! [ -e end ]; do sleep 0.05; done
+    """
+    with following(adapter, shell(script, cwd=str(tmp_path))) as run:
+        eventually(lambda: run.context.said.report.progress == 0.5)
+        (tmp_path / "end").touch()
+        run.outcome()
+
+
+@pytest.mark.parametrize("result", ["{}", "[]", "0", "false", '""'])
+def test_a_result_that_holds_nothing_is_a_result(adapter: Adapter, result: str) -> None:
+    context = told(adapter, shell(f'echo \'{{"result": {result}}}\' >> "$REPRIEVE_REPORT"'))
+    assert (context.said.report.result, context.notes) == (result, [])
 
 
 def test_many_processes_at_once_lose_nothing_and_count_nothing_twice(adapter: Adapter) -> None:
