@@ -99,7 +99,7 @@ def usage(
     since: Annotated[str, typer.Option(metavar="TIME", help="Of runs asked for since: 24h, 7d, or a moment.")] = "7d",
     as_json: AsJson = False,
 ) -> None:
-    """Add up what runs have used, by their own account, and the time that they took."""
+    """Add up what runs have used, by their own account and as it was measured, and the time that they took."""
     from reprieve.cli.commands.chosen import moment_of
     from reprieve.workers.bootstrap import services
 
