@@ -76,7 +76,8 @@ class ReportFiles:
             with suppress(OSError), os.scandir(self._folder) as entries:
                 for entry in entries:
                     if (one := self._followed.get(entry.name)) is not None:
-                        one.look(entry.stat(follow_symlinks=False).st_size)
+                        with suppress(OSError):  # A command may remove its own, again and again; others are seen.
+                            one.look(entry.stat(follow_symlinks=False).st_size)
 
     def kept(self) -> list[Attempt]:
         """The attempts that have a file here."""

@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,35 @@ def test_what_could_not_be_read_at_one_look_is_read_at_the_next_though_it_says_n
         eventually(lambda: run.context.said.report.progress == 0.5)
         (tmp_path / "end").touch()
         run.outcome()
+
+
+def test_a_command_whose_file_goes_as_it_is_looked_at_keeps_no_other_from_being_heard(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(report_files, "LOOK_INTERVAL", 0.05)
+    scandir = os.scandir
+
+    class Gone:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def stat(self, **_: object) -> None:
+            raise FileNotFoundError(self.name)
+
+    @contextmanager
+    def with_one_that_goes(folder: Path) -> Iterator[list[object]]:
+        with scandir(folder) as entries:
+            yield [Gone(f"{one.run_id}.{one.attempt}"), *entries]
+
+    monkeypatch.setattr(report_files.os, "scandir", with_one_that_goes)
+    one = shell("while ! [ -e end ]; do sleep 0.05; done", cwd=str(tmp_path))
+    other = shell(
+        'echo \'{"progress": 0.5}\' >> "$REPRIEVE_REPORT"; until [ -e end ]; do sleep 0.05; done', cwd=str(tmp_path)
+    )
+    with following(adapter, one), following(adapter, other) as heard:
+        eventually(lambda: heard.context.said.report.progress == 0.5)
+        monkeypatch.undo()
+        (tmp_path / "end").touch()
 
 
 @pytest.mark.parametrize("result", ["{}", "[]", "0", "false", '""'])
