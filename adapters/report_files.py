@@ -111,7 +111,7 @@ class ReportFile:
     """What one command says, from the first line that nobody has taken yet.
 
     The number of a report is that of its line. Who follows a command that another worker has started reads its file
-    again, and passes over what was taken.
+    again, and passes over what was taken. Where it has fewer lines than were taken, it was cut meanwhile.
     """
 
     def __init__(
@@ -125,6 +125,8 @@ class ReportFile:
         self._is_too_long = False
         self._has_told = False
         self._has_grown = context.reported > 0
+        #: How many lines had been taken before this follower.
+        self._before = context.reported
 
     def look(self, size: int) -> None:
         """Note how long it is now, and have what could not be read at the last look be tried again."""
@@ -167,6 +169,12 @@ class ReportFile:
             elif not self._is_too_long:
                 self._begun += rest
             await asyncio.sleep(0)  # The other runs of this loop have their turn.
+        if self._line < self._before:
+            await self._tell(
+                f"The file of its reports has {self._line} lines, and {self._before} of it were taken before: it was "
+                "cut, where each is to be appended. What was taken is counted, and what comes from here on."
+            )
+            self._line = self._before
 
     async def _read(self) -> bytes:
         """The next piece; empty where there is none."""

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from reprieve.adapters.process import ProcessAdapter
 from reprieve.adapters.protocol import Keeping
 from reprieve.models.saying import MAX_LINE, report_of
 from reprieve.models.work import Work
-from reprieve.testing.contexts import RecordingContext, carry_out, following, work
+from reprieve.testing.contexts import RecordingContext, carry_out, follow_on, following, work
 from tests.support.waiting import eventually
 
 Adapter = ProcessAdapter | DetachedAdapter
@@ -302,3 +303,37 @@ def test_who_goes_on_with_a_command_counts_what_was_not_taken_yet_and_nothing_ag
         (tmp_path / "go").touch()
         second.outcome()
     assert (second.context.reported, second.context.said.report.usage) == (4, {"calls": 4})
+
+
+def test_who_goes_on_with_a_command_that_has_cut_its_file_counts_what_comes_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_files, "LOOK_INTERVAL", 0.05)
+    adapter = DetachedAdapter(tmp_path / "adapter", "here")
+    script = """
+        for n in 1 2 3; do echo '{"usage": {"calls": 1}}' >> "$REPRIEVE_REPORT"; done
+        echo up; while ! [ -e cut ]; do sleep 0.05; done
+        echo '{"usage": {"calls": 1}}' > "$REPRIEVE_REPORT"
+        echo cut; while ! [ -e go ]; do sleep 0.05; done
+        echo '{"usage": {"calls": 1}}' >> "$REPRIEVE_REPORT"
+    """
+    run = shell(script, cwd=str(tmp_path))
+    with following(adapter, run) as first:
+        eventually(lambda: first.context.reported == 3)
+        first.context.release()
+        with pytest.raises(Exception, match="leave"):
+            first.outcome()
+    (tmp_path / "cut").touch()
+    report = tmp_path / "adapter" / "reports" / f"{run.run_id}.{run.attempt}"
+    eventually(lambda: report.read_text().count("\n") == 1)
+    context = RecordingContext(run.run_id, run.attempt)
+    context.said = first.context.said
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(follow_on, adapter, run, first.context.handle, context)
+        try:
+            eventually(lambda: context.notes)
+        finally:
+            (tmp_path / "go").touch()
+        second.result(timeout=60)
+    assert (context.reported, context.said.report.usage) == (4, {"calls": 4})
+    assert "has 1 lines, and 3 of it were taken before" in context.notes[0]
