@@ -31,12 +31,11 @@ else:
     import _signal as signal  # As in `waker`.
 if TYPE_CHECKING or __name__ != "launcher":
     from reprieve.adapters import command_files as files
-    from reprieve.adapters import measured as measuring
-    from reprieve.adapters import ownership, starting
+    from reprieve.adapters import measured, ownership, starting
     from reprieve.adapters import waker as waking
 else:  # Beside the script that this is a fork of, which has no package.
     import command_files as files
-    import measured as measuring
+    import measured
     import ownership
     import starting
     import waker as waking
@@ -285,7 +284,7 @@ class Launcher:
         """What all of it used, with those that have just ended."""
         waker = self._waker
         waker.wait([], 0)
-        return measuring.measured(waker.cpu_seconds, waker.peak_memory, self._asked.cgroup)
+        return measured.measured(waker.cpu_seconds, waker.peak_memory, self._asked.cgroup)
 
     def _end_unstarted(self, problem: str = "") -> "NoReturn":
         """End this process, since there is no command: for this problem, or because the worker is gone."""

@@ -76,7 +76,8 @@ class ReportFiles:
             with suppress(OSError), os.scandir(self._folder) as entries:
                 for entry in entries:
                     if (one := self._followed.get(entry.name)) is not None:
-                        one.look(entry.stat(follow_symlinks=False).st_size)
+                        with suppress(OSError):  # A command may remove its own, again and again; others are seen.
+                            one.look(entry.stat(follow_symlinks=False).st_size)
 
     def kept(self) -> list[Attempt]:
         """The attempts that have a file here."""
@@ -110,7 +111,7 @@ class ReportFile:
     """What one command says, from the first line that nobody has taken yet.
 
     The number of a report is that of its line. Who follows a command that another worker has started reads its file
-    again, and passes over what was taken.
+    again, and passes over what was taken. Where it has fewer lines than were taken, it was cut meanwhile.
     """
 
     def __init__(
@@ -124,11 +125,14 @@ class ReportFile:
         self._is_too_long = False
         self._has_told = False
         self._has_grown = context.reported > 0
+        #: How many lines had been taken before this follower.
+        self._before = context.reported
 
     def look(self, size: int) -> None:
-        """Note how long it is now."""
+        """Note how long it is now, and have what could not be read at the last look be tried again."""
         if size != self._size_seen:
             self._size_seen, self._has_grown = size, True
+        if self._has_grown:
             self._wake()
 
     async def take(self) -> None:
@@ -136,8 +140,10 @@ class ReportFile:
         if not self._has_grown:
             return
         self._has_grown = False
-        with suppress(OSError):  # Another look at it will do.
+        try:
             await self._take_all()
+        except OSError:  # Too few descriptors, say: after another look at the folder.
+            self._has_grown = True
 
     async def take_rest(self) -> None:
         """The command has ended: hand over all that is left, a last line that does not end, too. Raises `Released`."""
@@ -163,6 +169,12 @@ class ReportFile:
             elif not self._is_too_long:
                 self._begun += rest
             await asyncio.sleep(0)  # The other runs of this loop have their turn.
+        if self._line < self._before:
+            await self._tell(
+                f"The file of its reports has {self._line} lines, and {self._before} of it were taken before: it was "
+                "cut, where each is to be appended. What was taken is counted, and what comes from here on."
+            )
+            self._line = self._before
 
     async def _read(self) -> bytes:
         """The next piece; empty where there is none."""

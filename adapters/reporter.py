@@ -31,7 +31,7 @@ from reprieve.adapters.spool_reader import SpoolReader
 from reprieve.models.chunks import Chunk, encode, split_output
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.paging import pages
-from reprieve.models.saying import NOTHING, Report
+from reprieve.models.saying import Report, together
 from reprieve.models.work import Outcome
 
 logger = logging.getLogger(__name__)
@@ -145,8 +145,10 @@ class Reporter:
         self._answered = False
         self._all_added = threading.Event()
         self._result: dict[str, Any] = {}
-        #: What the work has said of itself that is not on its way, and what is, with its number.
-        self._said = NOTHING
+        #: What the work has said of itself that is not on its way, in as few reports as can hold it; what is, with its
+        #: number; and the names of usage that it has had so far.
+        self._said: list[Report] = []
+        self._names: frozenset[str] = frozenset()
         self._saying: dict[str, Any] | None = None
         self._says_at = 0.0
         self._say_lock = threading.Lock()
@@ -191,7 +193,10 @@ class Reporter:
         Raises `InvalidRequest` where that has too many names.
         """
         with self._say_lock:
-            self._said = self._said.then(report)
+            self._names = together(self._names, report.usage)
+            last = self._said[-1:]
+            whole = last[0].then(report) if last else report
+            self._said[-1:] = [whole] if whole.is_one else [*last, report]
 
     def send_result(self, outcome: Outcome) -> str | None:
         """Report the result, after all output, for as long as it takes; None when it was taken, or why it was not.
@@ -249,8 +254,8 @@ class Reporter:
         again later, and in the end let go.
         """
         with self._say_lock:
-            if self._saying is None and self._said != NOTHING:
-                self._saying, self._said = self._said.as_given(), NOTHING
+            if self._saying is None and self._said:
+                self._saying = self._said.pop(0).as_given()
         if self._saying is None:
             return False
         self._says_at = time.monotonic() + SAY_INTERVAL

@@ -1,4 +1,4 @@
-"""What runs have used by their own account, added up, over HTTP."""
+"""What runs have used, added up, over HTTP."""
 
 from typing import Annotated
 
@@ -20,5 +20,5 @@ Since = Annotated[
 
 @router.get("", dependencies=[MayRead], responses=answers(401, 403, 422, 503))
 def usage(wired: Wired, by: By = "adapter", since: Since = None) -> UsageSummary:
-    """Add up what runs have used: their own numbers, and the time that they took."""
+    """Add up what runs have used: their own numbers, what was measured of them, and the time that they took."""
     return wired.usage.since(since or wired.database.now() - LATELY, by)

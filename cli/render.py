@@ -12,7 +12,7 @@ from reprieve.models.lanes import LaneState, Rule
 from reprieve.models.records import Run, UsageGroup, UsageSummary
 from reprieve.models.saying import in_numbers, percent
 from reprieve.models.status import Status
-from reprieve.models.text import shown, span
+from reprieve.models.text import in_memory, shown, span
 from reprieve.models.workers import WorkerRecord
 
 COLOURS = {
@@ -139,7 +139,7 @@ def _says(run: Run) -> str:
 
 def usage_table(summary: UsageSummary, width: int) -> list[Text]:
     """A head, and a line for each group, cut to so many columns."""
-    head = ["GROUP", "RUNS", "ATTEMPTS", "TIME", "USED"]
+    head = ["GROUP", "RUNS", "ATTEMPTS", "TIME", "CPU", "MEMORY", "USED"]
     return _plain_table([head, *(_usage_cells(one) for one in summary.groups)], width)
 
 
@@ -151,6 +151,8 @@ def _usage_cells(one: UsageGroup) -> list[str]:
         f"{one.runs:,}",
         f"{one.attempts:,}",
         span(one.wall_seconds),
+        "-" if one.cpu_seconds is None else span(one.cpu_seconds),
+        "-" if one.peak_memory_bytes is None else in_memory(one.peak_memory_bytes),
         used or "-",
     ]
 

@@ -144,6 +144,10 @@ class UsageGroup(Record):
     runs: int
     attempts: int
     wall_seconds: float = Field(description="For how long their attempts ran, those under way so far.")
+    cpu_seconds: float | None = Field(
+        description="Processor time of those of their attempts that have ended and were measured; null for none."
+    )
+    peak_memory_bytes: int | None = Field(description="The most that any one of these had in memory.")
     usage: dict[str, int | float] = Field(description="Sums of what they said they used, the 100 most frequent names.")
     unlisted_names: int
 

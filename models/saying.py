@@ -55,8 +55,7 @@ class Report:
         usage = dict(self.usage)
         for name, number in later.usage.items():
             usage[name] = usage.get(name, 0) + number
-        if len(usage) > MOST_NAMES:
-            raise InvalidRequest(f"usage has more than {MOST_NAMES} names by now; give fewer.")
+        together(usage, ())
         return Report(
             self.progress if later.progress is None else later.progress,
             self.sentence if later.sentence is None else later.sentence,
@@ -64,14 +63,27 @@ class Report:
             usage,
         )
 
+    @property
+    def is_one(self) -> bool:
+        """Whether one report may say all of this: sums may be more."""
+        return all(number <= MOST_USED for number in self.usage.values())
+
     def as_given(self) -> dict[str, Any]:
-        """As `report_of` takes it."""
+        """As `report_of` takes it, if one report may say it."""
         result = None if self.result is None else json.loads(self.result)
-        given = {"progress": self.progress, "say": self.sentence, "result": result, "usage": dict(self.usage)}
-        return {name: value for name, value in given.items() if value not in (None, {})}
+        given = {"progress": self.progress, "say": self.sentence, "result": result, "usage": dict(self.usage) or None}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 NOTHING = Report()
+
+
+def together(names: Iterable[str], more: Iterable[str]) -> frozenset[str]:
+    """The names of usage of one attempt. Raises `InvalidRequest` where they are too many."""
+    all_of_them = frozenset(names).union(more)
+    if len(all_of_them) > MOST_NAMES:
+        raise InvalidRequest(f"usage has more than {MOST_NAMES} names by now; give fewer.")
+    return all_of_them
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +194,11 @@ def _usage(given: object, mask: Mask) -> dict[str, Number]:
         raise InvalidRequest(f"usage is {_told(given, mask)}; give names and numbers, for example tokens and 1200.")
     if len(given) > MOST_NAMES:
         raise InvalidRequest(f"usage has {len(given)} names; give {MOST_NAMES} at the most.")
-    return {_name(name, mask): _used(name, number, mask) for name, number in given.items()}
+    used: dict[str, Number] = {}
+    for given_name, number in given.items():
+        name = _name(given_name, mask)  # Two may be one by now.
+        used[name] = used.get(name, 0) + _used(given_name, number, mask)
+    return used
 
 
 def _name(given: object, mask: Mask) -> str:

@@ -1,4 +1,4 @@
-"""What runs have used by their own account, added up over those that have something in common. Pure."""
+"""How what runs have used is added up: over those that have something in common. Pure."""
 
 from dataclasses import dataclass
 from datetime import timedelta

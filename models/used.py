@@ -1,12 +1,11 @@
 """What an attempt used: processor, memory at the most, and the limit of that. Any of it may not be known."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-#: The largest number of bytes that a column holds.
-MOST_BYTES = 2**63 - 1
+#: The largest number of bytes that a column holds, and seconds of which any number of attempts can be added up.
+MOST_BYTES, MOST_SECONDS = 2**63 - 1, 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Used:
         adapter, may say anything.
         """
         seconds = said.get("cpu_seconds")
-        known = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds < math.inf
+        known = isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= MOST_SECONDS
         counts = (_count(said.get(name)) for name in ("peak_memory_bytes", "memory_limit_bytes", "oom_kills"))
         return cls(float(seconds) if known and seconds is not None else None, *counts)
 

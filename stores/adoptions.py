@@ -40,12 +40,17 @@ FROM orphans o WHERE a.run_id = o.run_id AND a.attempt = o.attempt
 RETURNING a.run_id
 """)  # noqa: S608 - our own text
 
-# forget: workers that are gone, once nothing of theirs is left to be handed over. They are few.
+# forget: workers that are gone, once nothing of theirs is left to be handed over. They are few. One whose row is held
+# is forgotten later: it was stopped, or cut off, in the middle of a heartbeat, and what it followed is not to wait.
 FORGET_GONE = text(f"""
-DELETE FROM workers w
-WHERE w.seen_at < clock_timestamp() - :gone_after AND NOT EXISTS (
-    SELECT FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
-    WHERE a.worker_id = w.id AND {ORPHANABLE})
+DELETE FROM workers USING (
+    SELECT w.id FROM workers w
+    WHERE w.seen_at < clock_timestamp() - :gone_after AND NOT EXISTS (
+        SELECT FROM run_attempts a JOIN runs r ON r.id = a.run_id AND r.attempt = a.attempt
+        WHERE a.worker_id = w.id AND {ORPHANABLE})
+    FOR UPDATE SKIP LOCKED
+) gone
+WHERE workers.id = gone.id
 """)  # noqa: S608 - our own text
 
 # hand over: the same, by a follower that leaves, or by a sweep that found the work alive without a follower.

@@ -53,8 +53,11 @@ class Database:
             yield connection
 
     def run(self, statement: TextClause | str, values: Mapping[str, Any] | None = None) -> Sequence[Row[Any]]:
-        """One statement in a transaction of its own; returns its rows, none for a statement that gives none."""
-        with self.begin() as connection:
+        """One statement in a transaction of its own; returns its rows, none for a statement that gives none.
+
+        The server ends that transaction by itself: a process that is stopped just then leaves no row locked.
+        """
+        with self.at_once() as connection:
             return _run(connection, statement, values)
 
     @contextmanager

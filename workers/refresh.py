@@ -50,9 +50,9 @@ def refresh(
 def give_proof(
     services: Services, fences: Iterable[Fence], proof: Proof, output_ages: Mapping[Fence, float] | None = None
 ) -> set[Fence]:
-    """The same in a transaction of its own, if there is anything to refresh: the way of keepalives and heartbeats."""
+    """The same at once, if there is anything to refresh: the way of keepalives and heartbeats."""
     fences = set(fences)
     if not fences:
         return set()
-    with services.throttle.permits() as permits, services.database.begin() as connection:
+    with services.throttle.permits() as permits, services.database.at_once() as connection:
         return refresh(connection, permits, fences, proof, output_ages)

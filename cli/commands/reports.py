@@ -11,7 +11,7 @@ from reprieve.cli.commands import AsJson, RunId
 from reprieve.cli.sentences import say as tell
 from reprieve.cli.sentences import say_json
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.saying import VARIABLE, report_of
+from reprieve.models.saying import MAX_FILE, VARIABLE, report_of
 
 if TYPE_CHECKING:
     from reprieve.models.records import UsageSummary
@@ -45,6 +45,8 @@ def _append(file: str, line: bytes) -> None:
             size = os.fstat(fd).st_size
             if size and os.pread(fd, 1, size - 1) != b"\n":
                 line = b"\n" + line
+            if size + len(line) > MAX_FILE:
+                raise InvalidRequest(f"{file} is full: no more than {MAX_FILE} bytes of it are read; say less often.")
             if os.write(fd, line) < len(line):
                 raise InvalidRequest(f"{file} took only a part of the report: its disk is full.")
         finally:
@@ -97,7 +99,7 @@ def usage(
     since: Annotated[str, typer.Option(metavar="TIME", help="Of runs asked for since: 24h, 7d, or a moment.")] = "7d",
     as_json: AsJson = False,
 ) -> None:
-    """Add up what runs have used, by their own account, and the time that they took."""
+    """Add up what runs have used, by their own account and as it was measured, and the time that they took."""
     from reprieve.cli.commands.chosen import moment_of
     from reprieve.workers.bootstrap import services
 

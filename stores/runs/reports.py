@@ -75,8 +75,7 @@ class ReportStore:
     def write(self, news: Sequence[News]) -> None:
         """Write what these attempts have said so far, each once at the most. What nobody may say any more is let go."""
         if news:
-            with self._database.begin() as connection:
-                connection.execute(SAY, {"said": json.dumps([_record(one) for one in news])})
+            self._database.run(SAY, {"said": json.dumps([_record(one) for one in news])})
 
     def take(self, connection: Connection, fence: Fence, attempt: int, number: int | None, report: Report) -> Said:
         """Take one report of remote work, unless it was taken before; without a number it is the next one.

@@ -11,8 +11,9 @@ from reprieve.stores.database import Database
 from reprieve.stores.partitions import least_id
 from reprieve.stores.runs.lists import CLOCKS_DIFFER
 
-# usage: of the newest runs since a time, by what they have in common. What an attempt that is under way has taken so
-# far counts, too. The names of a group that most attempts have used are listed.
+# usage: of the newest runs since a time, by what they have in common. The time that an attempt has taken so far, and
+# what it has said, count while it is under way; what was measured of it, once it has ended. The names of a group that
+# most attempts have used are listed.
 USAGE = """
 WITH found AS MATERIALIZED (
     SELECT r.id, r.created_at, {key} AS key FROM runs r {join}
@@ -21,7 +22,8 @@ WITH found AS MATERIALIZED (
     SELECT * FROM found ORDER BY id DESC LIMIT :most_runs
 ), groups AS (
     SELECT l.key, count(DISTINCT l.id) AS runs, count(a.attempt) AS attempts,
-           coalesce(sum(extract(epoch FROM coalesce(a.finished_at, now()) - a.started_at)), 0) AS wall_seconds
+           coalesce(sum(extract(epoch FROM coalesce(a.finished_at, now()) - a.started_at)), 0) AS wall_seconds,
+           sum(a.cpu_seconds) AS cpu_seconds, max(a.peak_memory) AS peak_memory
     FROM looked l LEFT JOIN run_attempts a ON a.run_id = l.id GROUP BY l.key
 ), listed AS (
     SELECT *, count(*) OVER () AS found FROM groups ORDER BY runs DESC, key LIMIT :most_groups
@@ -34,7 +36,8 @@ WITH found AS MATERIALIZED (
     SELECT key, jsonb_object_agg(name, total) FILTER (WHERE place <= :most_names) AS usage, count(*) AS names
     FROM used GROUP BY key
 )
-SELECT g.key, g.runs, g.attempts, CAST(g.wall_seconds AS float) AS wall_seconds, g.found, n.usage, n.names,
+SELECT g.key, g.runs, g.attempts, CAST(g.wall_seconds AS float) AS wall_seconds, g.cpu_seconds, g.peak_memory, g.found,
+       n.usage, n.names,
        (SELECT count(*) FROM found) <= :most_runs AS is_whole, (SELECT min(created_at) FROM looked) AS oldest
 FROM listed g LEFT JOIN named n ON n.key IS NOT DISTINCT FROM g.key ORDER BY g.runs DESC, g.key
 """
@@ -68,6 +71,8 @@ class UsageStore:
                 runs=row.runs,
                 attempts=row.attempts,
                 wall_seconds=row.wall_seconds,
+                cpu_seconds=row.cpu_seconds,
+                peak_memory_bytes=row.peak_memory,
                 usage=row.usage or {},
                 unlisted_names=max(0, (row.names or 0) - MOST_LISTED),
             )

@@ -68,7 +68,15 @@ def test_usage_is_added_up_by_a_label(client: TestClient, saying: Any) -> None:
     assert (found["by"], found["complete"], found["unlisted_groups"]) == ("label:team", True, 0)
     (group,) = found["groups"]
     assert group.pop("wall_seconds") >= 0
-    assert group == {"group": "data", "runs": 1, "attempts": 1, "usage": {"tokens": 12}, "unlisted_names": 0}
+    assert group == {
+        "group": "data",
+        "runs": 1,
+        "attempts": 1,
+        "cpu_seconds": None,
+        "peak_memory_bytes": None,
+        "usage": {"tokens": 12},
+        "unlisted_names": 0,
+    }
     early = client.get("/v1/usage", params={"since": "0001-01-02T00:00:00Z"}).json()
     assert early["groups"][0]["group"] == "remote"
     assert client.get("/v1/usage", params={"since": "2999-01-01T00:00:00Z"}).json()["groups"] == []

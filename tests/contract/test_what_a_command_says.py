@@ -1,7 +1,12 @@
 """What a command says of itself in the file that it is given, whichever adapter runs it."""
 
+import errno
 import json
+import os
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,7 @@ from reprieve.adapters.process import ProcessAdapter
 from reprieve.adapters.protocol import Keeping
 from reprieve.models.saying import MAX_LINE, report_of
 from reprieve.models.work import Work
-from reprieve.testing.contexts import RecordingContext, carry_out, following, work
+from reprieve.testing.contexts import RecordingContext, carry_out, follow_on, following, work
 from tests.support.waiting import eventually
 
 Adapter = ProcessAdapter | DetachedAdapter
@@ -69,6 +74,62 @@ def test_it_is_taken_while_the_command_runs_and_half_a_line_waits(
         (here / "end").touch()
         assert run.outcome().detail == {"exit_status": 0}
     assert run.context.notes == []
+
+
+def test_what_could_not_be_read_at_one_look_is_read_at_the_next_though_it_says_nothing_more(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(report_files, "LOOK_INTERVAL", 0.05)
+    read, troubles = report_files.ReportFile._read, [OSError(errno.EMFILE, "Too many open files")] * 2
+
+    async def read_with_trouble(self: report_files.ReportFile) -> bytes:
+        if troubles:
+            raise troubles.pop()
+        return await read(self)
+
+    monkeypatch.setattr(report_files.ReportFile, "_read", read_with_trouble)
+    script = """
+        echo '{"progress": 0.5}' >> "$REPRIEVE_REPORT"; while ! [ -e end ]; do sleep 0.05; done
+    """
+    with following(adapter, shell(script, cwd=str(tmp_path))) as run:
+        eventually(lambda: run.context.said.report.progress == 0.5)
+        (tmp_path / "end").touch()
+        run.outcome()
+
+
+def test_a_command_whose_file_goes_as_it_is_looked_at_keeps_no_other_from_being_heard(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(report_files, "LOOK_INTERVAL", 0.05)
+    scandir = os.scandir
+
+    class Gone:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def stat(self, **_: object) -> None:
+            raise FileNotFoundError(self.name)
+
+    @contextmanager
+    def with_one_that_goes(folder: Path) -> Iterator[list[object]]:
+        with scandir(folder) as entries:
+            yield [Gone(f"{one.run_id}.{one.attempt}"), *entries]
+
+    monkeypatch.setattr(report_files.os, "scandir", with_one_that_goes)
+    one = shell("while ! [ -e end ]; do sleep 0.05; done", cwd=str(tmp_path))
+    other = shell(
+        'echo \'{"progress": 0.5}\' >> "$REPRIEVE_REPORT"; until [ -e end ]; do sleep 0.05; done', cwd=str(tmp_path)
+    )
+    with following(adapter, one), following(adapter, other) as heard:
+        eventually(lambda: heard.context.said.report.progress == 0.5)
+        monkeypatch.undo()
+        (tmp_path / "end").touch()
+
+
+@pytest.mark.parametrize("result", ["{}", "[]", "0", "false", '""'])
+def test_a_result_that_holds_nothing_is_a_result(adapter: Adapter, result: str) -> None:
+    context = told(adapter, shell(f'echo \'{{"result": {result}}}\' >> "$REPRIEVE_REPORT"'))
+    assert (context.said.report.result, context.notes) == (result, [])
 
 
 def test_many_processes_at_once_lose_nothing_and_count_nothing_twice(adapter: Adapter) -> None:
@@ -242,3 +303,37 @@ def test_who_goes_on_with_a_command_counts_what_was_not_taken_yet_and_nothing_ag
         (tmp_path / "go").touch()
         second.outcome()
     assert (second.context.reported, second.context.said.report.usage) == (4, {"calls": 4})
+
+
+def test_who_goes_on_with_a_command_that_has_cut_its_file_counts_what_comes_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_files, "LOOK_INTERVAL", 0.05)
+    adapter = DetachedAdapter(tmp_path / "adapter", "here")
+    script = """
+        for n in 1 2 3; do echo '{"usage": {"calls": 1}}' >> "$REPRIEVE_REPORT"; done
+        echo up; while ! [ -e cut ]; do sleep 0.05; done
+        echo '{"usage": {"calls": 1}}' > "$REPRIEVE_REPORT"
+        echo cut; while ! [ -e go ]; do sleep 0.05; done
+        echo '{"usage": {"calls": 1}}' >> "$REPRIEVE_REPORT"
+    """
+    run = shell(script, cwd=str(tmp_path))
+    with following(adapter, run) as first:
+        eventually(lambda: first.context.reported == 3)
+        first.context.release()
+        with pytest.raises(Exception, match="leave"):
+            first.outcome()
+    (tmp_path / "cut").touch()
+    report = tmp_path / "adapter" / "reports" / f"{run.run_id}.{run.attempt}"
+    eventually(lambda: report.read_text().count("\n") == 1)
+    context = RecordingContext(run.run_id, run.attempt)
+    context.said = first.context.said
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(follow_on, adapter, run, first.context.handle, context)
+        try:
+            eventually(lambda: context.notes)
+        finally:
+            (tmp_path / "go").touch()
+        second.result(timeout=60)
+    assert (context.reported, context.said.report.usage) == (4, {"calls": 4})
+    assert "has 1 lines, and 3 of it were taken before" in context.notes[0]

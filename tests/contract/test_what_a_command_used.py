@@ -112,6 +112,8 @@ def test_a_command_that_cannot_be_started_used_nothing(adapter: Adapter) -> None
         ('{"returncode": 0, "cpu_seconds": 1.5}', Used(1.5)),
         ('{"returncode": 0, "cpu_seconds": "much", "peak_memory_bytes": -1, "oom_kills": 1e9}', Used()),
         ('{"returncode": 0, "cpu_seconds": Infinity, "peak_memory_bytes": true}', Used()),
+        ('{"returncode": 0, "cpu_seconds": 1e15}', Used(1e15)),
+        ('{"returncode": 0, "cpu_seconds": 1.1e15}', Used()),
         ('{"returncode": 0, "peak_memory_bytes": 99999999999999999999, "more": {}}', Used()),
     ],
 )

@@ -14,9 +14,12 @@ from typer.testing import CliRunner
 
 from reprieve.cli.main import app
 from reprieve.models.errors import InvalidRequest
-from reprieve.models.saying import report_of, report_of_line
+from reprieve.models.saying import MAX_FILE, report_of, report_of_line
+from reprieve.models.used import Used
+from reprieve.models.work import End, Outcome
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
+from reprieve.workers.finish import finish
 from tests.support.rows import running
 from tests.support.shipping import direct_shipper
 
@@ -84,6 +87,23 @@ def test_a_line_that_a_full_disk_has_cut_spoils_no_other(file: Path) -> None:
     assert file.read_bytes().splitlines()[1:] == [b'{"progr', b'{"progress":1.0}']
 
 
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_report_beyond_what_is_read_of_the_file_is_refused(file: Path, over: int) -> None:
+    with file.open("wb") as opened:
+        opened.seek(MAX_FILE - len('{"progress":1.0}\n') - 1 + over)
+        opened.write(b"\n")
+    if over:
+        assert "no more than 16777216 bytes of it are read" in refused("--progress", "1")
+    else:
+        assert told("report", "--progress", "1").exit_code == 0
+    assert file.stat().st_size == (MAX_FILE if not over else MAX_FILE - len('{"progress":1.0}\n') + 1)
+
+
+def test_an_empty_object_is_a_result(file: Path) -> None:
+    assert told("report", "--result", "{}").exit_code == 0
+    assert report_of_line(file.read_bytes()).result == "{}"
+
+
 def test_many_at_once_do_not_mix(file: Path) -> None:
     large = json.dumps("x" * 60_000)
     one = [str(REPRIEVE), "report", "--result", large, "--usage", "calls=1"]
@@ -146,11 +166,15 @@ def test_usage_is_a_table_or_json(services: Services) -> None:
     assert told("usage").stdout.startswith("No run was asked for since")
     for _ in range(2):
         say(services, usage={"tokens": 1200, "cost_usd": 0.25})
-    running(services)
+    measured = running(services)
     head, data, none = told("usage", "--by", "label:team").stdout.splitlines()
-    assert head.split() == ["GROUP", "RUNS", "ATTEMPTS", "TIME", "USED"]
+    assert head.split() == ["GROUP", "RUNS", "ATTEMPTS", "TIME", "CPU", "MEMORY", "USED"]
     assert data.split()[:3] == ["data", "2", "2"]
+    assert data.split()[5:7] == ["-", "-"]
     assert data.endswith("cost_usd 0.5, tokens 2,400")
+    finish(services, [End.by_result(measured.fence, Outcome(used=Used(90, 240 * 1024**2)), 0)])
+    *_, none = told("usage", "--by", "label:team").stdout.splitlines()
+    assert "1 min 30 s  240 MiB" in none
     assert (none.split()[:2], none.split()[-1]) == (["-", "1"], "-")
     found = json.loads(told("usage", "--by", "lane", "--since", "1h", "--json").stdout)
     assert found["groups"][0]["usage"] == {"tokens": 2400, "cost_usd": 0.5}

@@ -3,23 +3,28 @@
 And a transaction that was committed though nobody was told so.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, event, text
 
 from reprieve.models.chunks import blocks_of
 from reprieve.models.faults import is_row_held
 from reprieve.models.rows import RunAttempt
+from reprieve.models.samples import Sample, Series
+from reprieve.models.saying import Report, Said
+from reprieve.models.status import Proof
 from reprieve.models.work import Work
 from reprieve.stores.adoptions import Adoption
 from reprieve.stores.runs.claims import Claimed
+from reprieve.stores.runs.reports import News
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
+from reprieve.workers.refresh import give_proof
 from reprieve.workers.supervision.adopting import Adopting
 from reprieve.workers.supervision.burying import Burying
 from reprieve.workers.supervisor import Supervisor
@@ -98,7 +103,68 @@ def test_work_whose_attempt_is_held_is_orphaned_by_the_next_sweep_and_the_others
         assert connection.execute(text("SELECT count(*) FROM workers")).scalar() == 0
 
 
+def test_a_worker_that_is_held_in_the_middle_of_its_heartbeat_keeps_nobodys_work_from_being_orphaned(
+    services: Services,
+) -> None:
+    watch_for(services, 3600)
+    works = dispatched(services)
+    with services.database.begin() as connection:
+        for work in works:
+            worker_id = uuid4()
+            services.workers.seen(worker_id, "runs@here", a_node("here"))
+            values = {"worker": worker_id, "id": work.run_id}
+            connection.execute(text("UPDATE run_attempts SET worker_id = :worker WHERE run_id = :id"), values)
+        connection.execute(text("UPDATE workers SET seen_at = clock_timestamp() - interval '100 s'"))
+    with impatient_services(services) as impatient:
+        with services.database.engine.connect() as stopped:
+            values = {"id": services.runs.get_attempt(works[0].run_id, 1).worker_id}
+            stopped.execute(text("SELECT FROM workers WHERE id = :id FOR UPDATE"), values)
+            assert sweep(impatient, by_hand=True)["orphaned"] == 3
+            stopped.rollback()
+        assert [row.count for row in services.database.run("SELECT count(*) FROM workers")] == [1]
+        sweep(impatient, by_hand=True)
+    assert owed_adoption(services) == [work.run_id for work in works]
+    assert services.database.run("SELECT FROM workers") == []
+
+
 # -- workers
+
+
+def series() -> Series:
+    one = Series()
+    one.add(Sample(0, 1.0, 1))
+    return one
+
+
+@pytest.mark.parametrize(
+    ("write", "tables"),
+    [
+        (lambda services, _: services.workers.seen(uuid4(), "runs@here", services.node), ["workers", "nodes"]),
+        (lambda services, work: give_proof(services, [work.fence], Proof.KEEPALIVE), ["runs"]),
+        (
+            lambda services, work: services.reports.write([News(work.fence, 1, Said(1, Report(0.5)), 0)]),
+            ["run_reports", "runs"],
+        ),
+        (lambda services, work: services.samples.write({work.fence: series()}), ["attempt_samples", "runs"]),
+    ],
+    ids=["that it is there", "that its runs live", "what they say", "what they use"],
+)
+def test_a_worker_that_is_stopped_as_it_has_written_something_holds_no_row_that_its_successor_needs(
+    services: Services, write: Callable[[Services, Work], object], tables: list[str]
+) -> None:
+    """The server has committed it: nobody waits for another word of a worker that may be stopped by now."""
+    work, free = running(services), list[str]()
+
+    def somebody_else_asks(connection: Connection, _: Any, statement: str, *__: Any) -> None:
+        if any(word in statement for word in ("INSERT", "UPDATE ")) and not free:
+            for table in tables:
+                free.append(table)
+                with services.database.begin() as other:
+                    assert other.execute(text(f"SELECT * FROM {table} FOR UPDATE NOWAIT")).all()
+
+    event.listen(services.database.engine, "after_cursor_execute", somebody_else_asks)
+    write(services, work)
+    assert free == tables
 
 
 def test_work_whose_log_is_held_is_adopted_later_and_hides_nothing_that_can_be_adopted(

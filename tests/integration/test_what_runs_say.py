@@ -17,13 +17,15 @@ from reprieve.models.errors import InvalidRequest, Released
 from reprieve.models.records import Run
 from reprieve.models.saying import MOST_NAMES, NOTHING_SAID, Said
 from reprieve.models.status import Status
-from reprieve.models.work import Outcome
+from reprieve.models.used import Used
+from reprieve.models.work import End, Outcome
 from reprieve.stores.runs.usage import UsageStore
 from reprieve.testing.waiting import eventually
 from reprieve.workers import sayings
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.context import RunContext
 from reprieve.workers.explaining import explain
+from reprieve.workers.finish import finish
 from reprieve.workers.supervision.followed import Followed
 from reprieve.workers.supervision.saying import Saying
 from tests.support.following import follow_to_the_end
@@ -398,6 +400,21 @@ def test_usage_adds_up_by_what_runs_have_in_common(services: Services) -> None:
     assert (adapter.group, adapter.usage["tokens"]) == ("detached", 311)
     assert adapter.wall_seconds > 0
     assert services.usage.since(services.database.now() + timedelta(days=1), "lane").groups == []
+
+
+def test_what_was_measured_of_ended_attempts_adds_up_and_the_largest_peak_stands(services: Services) -> None:
+    for lane, measured in (
+        ("a", Used(1.5, 300)),
+        ("a", Used(2.0, 100)),
+        ("a", Used(None, None, 50)),
+        ("b", None),
+    ):
+        work = running(services, lane=lane)
+        assert finish(services, [End.by_result(work.fence, Outcome(used=measured), 0)])
+    running(services, lane="a")
+    found = services.usage.since(services.database.now() - timedelta(days=1), "lane")
+    sums = {one.group: (one.runs, one.cpu_seconds, one.peak_memory_bytes) for one in found.groups}
+    assert sums == {"a": (4, 3.5, 300), "b": (1, None, None)}
 
 
 def test_usage_of_more_runs_than_are_read_says_so(services: Services) -> None:

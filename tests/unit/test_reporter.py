@@ -5,7 +5,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -13,6 +13,7 @@ from reprieve.adapters.reporter import BATCH_CHUNKS, Away, HttpTransport, Refuse
 from reprieve.adapters.spool import Spool
 from reprieve.models.chunks import MAX_CHUNK_BYTES
 from reprieve.models.errors import InvalidRequest
+from reprieve.models.saying import MOST_NAMES, Report, report_of
 from reprieve.models.work import Outcome
 from tests.support.waiting import eventually
 
@@ -123,6 +124,52 @@ def test_heartbeats_are_given_while_output_is_not_taken(server: Server, spool: S
     back.set()
     assert reporter.send_result(DONE) is None
     assert server.stored == [b"a"]
+
+
+def taking_reports(server: Server) -> list[Report]:
+    """Has the server take what is said as the real one does, which refuses what one report may not say."""
+    taken: list[Report] = []
+
+    def take(operation: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        if operation != "report":
+            return None
+        said = {name: value for name, value in body.items() if name != "number"}
+        if said:
+            try:
+                taken.append(report_of(said))
+            except InvalidRequest as problem:
+                raise Refused(str(problem)) from None
+        return {"number": len(taken), "stop": False}
+
+    server.before = take
+    return taken
+
+
+@pytest.mark.parametrize(("each", "reports"), [(5e14, 1), (6e14, 2)])
+def test_what_was_said_at_once_is_sent_in_reports_that_the_server_takes(
+    server: Server, spool: Spool, each: float, reports: int
+) -> None:
+    reporter, taken = Reporter(server, spool, uuid4()), taking_reports(server)
+    for _ in range(2):
+        reporter.say(report_of({"usage": {"ns": each}}))
+    reporter.start()
+    assert reporter.send_result(DONE) is None
+    assert len(taken) == reports
+    assert sum(report.usage["ns"] for report in taken) == 2 * each
+
+
+def test_a_name_too_many_is_refused_where_it_is_said_and_holds_up_nothing_that_is_said_later(
+    server: Server, spool: Spool
+) -> None:
+    reporter, taken = Reporter(server, spool, uuid4()), taking_reports(server)
+    reporter.say(report_of({"usage": {f"n{number}": 1 for number in range(MOST_NAMES)}}))
+    reporter.start()
+    eventually(lambda: taken)
+    with pytest.raises(InvalidRequest, match="more than 50 names"):
+        reporter.say(report_of({"usage": {"another": 1}}))
+    reporter.say(report_of({"progress": 1, "usage": {"n0": 1}}))
+    assert reporter.send_result(DONE) is None
+    assert [report.progress for report in taken] == [None, 1]
 
 
 def test_the_work_is_told_to_stop_once_even_if_it_is_silent(server: Server, spool: Spool) -> None:

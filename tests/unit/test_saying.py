@@ -113,6 +113,10 @@ def test_what_is_no_name_is_refused(name: str) -> None:
     assert "is no name" in refused({"usage": {name: 1}})
 
 
+def test_names_that_are_one_when_they_are_masked_add_up() -> None:
+    assert report_of({"usage": {"one": 1, "two": 2}}, lambda _: "***").usage == {"***": 3}
+
+
 @pytest.mark.parametrize("given", [[], "progress", 4, None])
 def test_what_is_no_object_is_refused(given: object) -> None:
     assert refused(given).startswith("a report is an object with any of progress, say, result, usage")

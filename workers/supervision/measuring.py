@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterable
 
-from reprieve.adapters import kills, usage
+from reprieve.adapters import kills, sampling
 from reprieve.models.samples import FEWEST, Sample, Series
 from reprieve.models.used import Used
 from reprieve.models.work import Fence
@@ -57,7 +57,7 @@ class Measuring:
     def _look(self, contexts: Contexts) -> None:
         processes = {fence: one for fence in self._series if fence in contexts and (one := contexts[fence].process)}
         now = time.monotonic()
-        for fence, seen in usage.look(processes).items():
+        for fence, seen in sampling.look(processes).items():
             series = self._series[fence]
             if series.add(Sample(now, seen.cpu_seconds, seen.memory_bytes)):
                 self._changed.add(fence)

@@ -20,8 +20,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _READ_SIZE = 4096
 
 
-class Usage(NamedTuple):
-    """What one process and its descendants use."""
+class InUse(NamedTuple):
+    """What one process and its descendants use, or have used so far."""
 
     cpu_seconds: float
     memory_bytes: int
@@ -34,7 +34,7 @@ class _Process(NamedTuple):
     memory_bytes: int
 
 
-def look(roots: Mapping[K, ProcessIdentity]) -> dict[K, Usage]:
+def look(roots: Mapping[K, ProcessIdentity]) -> dict[K, InUse]:
     """What each of these that is here uses. One with a marker is a launcher: it is itself no part of the work."""
     here = {key: root for key, root in roots.items() if root.namespace == host.namespace()}
     if not here:
@@ -51,7 +51,7 @@ def look(roots: Mapping[K, ProcessIdentity]) -> dict[K, Usage]:
     }
 
 
-def _of_tree(root: ProcessIdentity, processes: Mapping[int, _Process], children: Mapping[int, list[int]]) -> Usage:
+def _of_tree(root: ProcessIdentity, processes: Mapping[int, _Process], children: Mapping[int, list[int]]) -> InUse:
     first = processes[root.pid]
     ticks = first.waited_ticks if root.marker else first.waited_ticks + first.own_ticks
     memory = 0 if root.marker else first.memory_bytes
@@ -65,7 +65,7 @@ def _of_tree(root: ProcessIdentity, processes: Mapping[int, _Process], children:
         ticks += one.own_ticks + one.waited_ticks
         memory += one.memory_bytes
         waiting += children.get(pid, ())
-    return Usage(ticks / _TICKS, memory)
+    return InUse(ticks / _TICKS, memory)
 
 
 def _all() -> Iterator[tuple[int, int, _Process]]:
