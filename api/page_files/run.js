@@ -95,7 +95,6 @@ async function showWhatRuns(at, id) {
   } catch {
     return; // It is not for everybody; and whatever else is the matter, the view says anyhow.
   }
-  if (!at("asked")) return; // The view was left meanwhile.
   at("run-what").hidden = !asked.what;
   at("run-what").firstElementChild.textContent = asked.what;
   at("config").textContent = JSON.stringify(asked.config, null, 2);

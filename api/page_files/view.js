@@ -36,9 +36,15 @@ export function made(tag, properties = {}, ...children) {
   return element;
 }
 
+/**
+ * Show a view; returns its elements by their ids. They are those of this view and of no later one: what was asked for here
+ * may be answered when another run is shown, and is not shown as that of the other.
+ */
 export function view(name) {
-  main.replaceChildren(document.getElementById(name).content.cloneNode(true));
-  return (id) => document.getElementById(id);
+  const content = document.getElementById(name).content.cloneNode(true);
+  const elements = new Map([...content.querySelectorAll("[id]")].map((element) => [element.id, element]));
+  main.replaceChildren(content);
+  return (id) => elements.get(id);
 }
 
 /** A row of a table, of texts, numbers and elements. */

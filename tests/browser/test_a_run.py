@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from reprieve import cancel_run, enqueue_run
 from reprieve.models.access import Scope
@@ -18,6 +18,7 @@ from reprieve.workers.sweep import sweep
 from tests.browser.views import open_run
 from tests.support.rows import age, happened, new_run, running, watch_for
 from tests.support.served import Served
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
@@ -106,6 +107,33 @@ def test_a_moment_is_exact_where_one_points_at_it(services: Services, page: Page
     finished = services.records.get(work.run_id).finished_at
     assert finished is not None
     assert abs(said - finished) < timedelta(milliseconds=1)
+
+
+def test_what_was_asked_of_one_run_and_answered_late_is_not_shown_as_that_of_another(
+    services: Services, page: Page
+) -> None:
+    work = running(services, config={"command": ["echo", "of the first"]})
+    assert finish(services, [End.by_result(work.fence, Outcome.of_exit(3), 0)])
+    other = ended(services, Outcome()).run_id
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(re.compile(f"{work.run_id}/(explain|request)"), hold)
+    open_run(page, work.run_id)
+    eventually(lambda: page.title() and len(held) == 2)
+    open_run(page, other)
+    expect(page.locator("#run-why")).to_contain_text("Succeeded")
+    expect(page.locator("#run-what")).to_be_visible()
+    for late in held:
+        with page.expect_response(late.request.url):
+            late.continue_()
+    with page.expect_response(f"**/v1/runs/{other}"):
+        pass
+    expect(page.locator("#run-why")).to_contain_text("Succeeded")
+    expect(page.locator("#run-what")).to_have_text("true")
+    assert "exit_status" not in page.locator("main").inner_text()
 
 
 SAMPLES = [
