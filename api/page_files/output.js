@@ -5,7 +5,7 @@ import { KIND, Lines } from "./lines.js";
 import { follow } from "./live.js";
 import { LogView } from "./log.js";
 import { ERROR, Search, expressionOf } from "./search.js";
-import { made } from "./view.js";
+import { made, put } from "./view.js";
 
 /** Why chunks cannot be read, as models/gaps.py has it. */
 const WHY = {
@@ -58,7 +58,7 @@ class Output {
   }
 
   say(sentence) {
-    this.at("log-state").textContent = sentence;
+    put(this.at("log-state"), sentence);
   }
 
   /** Show it from the start, all attempts or one, with some lines marked and the first of them gone to once it is there. */

@@ -6,7 +6,7 @@ import { isActive, quiet } from "./life.js";
 import { output } from "./output.js";
 import { drawn, moment } from "./timeline.js";
 import { pictured, words } from "./used.js";
-import { made, repeat, showHealth, told, view } from "./view.js";
+import { made, put, repeat, showHealth, told, view } from "./view.js";
 
 const EVERY_SAMPLE = 20_000; // Milliseconds between two looks at what it uses: a worker looks as often.
 
@@ -37,9 +37,9 @@ export function showRun(id) {
 
   const say = (told_, status) => {
     at("run-why").className = status;
-    at("run-why").textContent = told_.why;
+    put(at("run-why"), told_.why);
     at("run-next").hidden = !told_.next;
-    at("run-next").textContent = told_.next ?? "";
+    put(at("run-next"), told_.next);
     // The first names the run; the cause and where to look next stand above.
     const rest = told_.sentences.slice(1).filter((sentence) => ![told_.why, told_.next].includes(sentence));
     at("why").replaceChildren(...rest.map((sentence) => made("li", { textContent: sentence })));
@@ -96,8 +96,8 @@ async function showWhatRuns(at, id) {
     return; // It is not for everybody; and whatever else is the matter, the view says anyhow.
   }
   at("run-what").hidden = !asked.what;
-  at("run-what").firstElementChild.textContent = asked.what;
-  at("config").textContent = JSON.stringify(asked.config, null, 2);
+  put(at("run-what").firstElementChild, asked.what);
+  put(at("config"), JSON.stringify(asked.config, null, 2));
   at("asked").hidden = false;
 }
 

@@ -1,7 +1,7 @@
 // What all views share: an element made, a view shown, a look that is repeated, the health, what went wrong.
 
 import { ask } from "./asking.js";
-import { clock, day, exact, grouped, setClock, span } from "./words.js";
+import { clock, day, exact, grouped, setClock, shown, span } from "./words.js";
 
 const EVERY = 2000; // Milliseconds between two looks.
 const OLD = 7000; // Milliseconds after which what is shown is called old: three looks in vain.
@@ -30,10 +30,17 @@ export function route(show) {
   showAgain();
 }
 
+/** An element; the text in it, beside it and below the pointer does nothing, whoever it is from. */
 export function made(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
+  for (const name of ["textContent", "title"]) if (name in properties) element[name] = shown(properties[name] ?? "");
+  element.append(...children.map((child) => (child instanceof Node ? child : shown(child))));
   return element;
+}
+
+/** The text of an element that is there already, likewise. */
+export function put(element, text) {
+  element.textContent = shown(text ?? "");
 }
 
 /**
@@ -108,7 +115,7 @@ export function repeat(look, every = EVERY) {
 export function told(problem) {
   if (problem.status === 401) return askForToken();
   refusal.hidden = false;
-  refusal.querySelector("p").textContent = problem.status ? problem.message : "The API did not answer; it may be done, or not.";
+  put(refusal.querySelector("p"), problem.status ? problem.message : "The API did not answer; it may be done, or not.");
   return undefined;
 }
 
@@ -128,10 +135,10 @@ function unanswered(problem) {
 /** Says how the fleet is; a reader of screens hears of it where that changes, and not of each second. */
 function said(className, words, key = words) {
   health.className = className;
-  health.textContent = words;
+  put(health, words);
   if (key === saidLast) return;
   saidLast = key;
-  aloud.textContent = words;
+  put(aloud, words);
 }
 
 /** What is shown is not true any more, perhaps: it says from when it is, and turns grey. */
@@ -147,7 +154,7 @@ document.addEventListener("visibilitychange", mark);
 function showProblem(sentence) {
   leaveView();
   leaveView = () => {};
-  view("problem-view")("problem").textContent = sentence;
+  put(view("problem-view")("problem"), sentence);
 }
 
 function askForToken() {
@@ -164,7 +171,7 @@ function askForToken() {
       await ask("session", { method: "POST", body: JSON.stringify({ token: at("token").value }) });
       showAgain();
     } catch (problem) {
-      at("token-problem").textContent = problem.status ? problem.message : "The API does not answer.";
+      put(at("token-problem"), problem.status ? problem.message : "The API does not answer.");
     }
   });
 }

@@ -1,4 +1,20 @@
-// Lengths of time, moments and ids, as a person reads them.
+// Text of others, lengths of time, moments, numbers and ids, as a person reads them.
+
+/**
+ * What is not seen as itself, as models/text.py has it. A line end and a tab are left: in a page they are blanks, and forge
+ * nothing.
+ */
+const ACTS = /(?![ \t\n])[\p{C}\p{Z}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0e\uffa0\u{e0100}-\u{e01ef}]/gu;
+
+/** Text from elsewhere as what does nothing but stand there, escaped as `shown` of models/text.py does it. */
+export function shown(text) {
+  return String(text).replace(ACTS, (character) => {
+    if (character === "\r") return "\\r";
+    const number = character.codePointAt(0);
+    const [sign, length] = number < 0x100 ? ["x", 2] : number < 0x10000 ? ["u", 4] : ["U", 8];
+    return `\\${sign}${number.toString(16).padStart(length, "0")}`;
+  });
+}
 
 let ahead = 0; // What the database's clock is ahead of ours, in milliseconds.
 
