@@ -1,8 +1,7 @@
 // What is known of a run, as names and values.
 
-import { life, quiet } from "./life.js";
-import { moment } from "./timeline.js";
-import { made } from "./view.js";
+import { life, state } from "./life.js";
+import { labels, made, when } from "./view.js";
 import { ago, grouped, inMemory, short, span, volume } from "./words.js";
 
 /** Pairs of a name and a value, text or element; what is not known is left out. */
@@ -10,11 +9,11 @@ export function facts(run) {
   const last = run.attempts.at(-1);
   const used = last?.used;
   return [
-    ["Status", made("span", { id: "run-state", className: `chip ${run.status}`, textContent: run.status + quiet(run) })],
-    ["Asked for", moments([moment(run.created_at), run.asked_by && ` by ${run.asked_by}`])],
+    ["Status", Object.assign(state(run), { id: "run-state" })],
+    ["Asked for", together([when(run.created_at), run.asked_by && ` by ${run.asked_by}`])],
     ["Does again", run.again_of && link(run.again_of)],
-    ["Began", run.started_at && moment(run.started_at)],
-    ["Ended", run.finished_at && moment(run.finished_at)],
+    ["Began", run.started_at && when(run.started_at)],
+    ["Ended", run.finished_at && when(run.finished_at)],
     ["Took", took(run)],
     ["Attempt", `${run.attempt} of ${run.max_attempts}`],
     ["Followed by", last && last.worker_node],
@@ -28,11 +27,11 @@ export function facts(run) {
     ["Memory", used?.peak_memory_bytes != null && memory(used)],
     ["Adapter", run.adapter],
     ["Lane", run.lane],
-    ["Labels", Object.entries(run.labels).map(([name, value]) => `${name}=${value}`).join(" ")],
+    ["Labels", Object.keys(run.labels).length > 0 && together(labels(run).flatMap((one) => [one, " "]))],
   ].filter(([, value]) => value);
 }
 
-function moments(parts) {
+function together(parts) {
   return made("span", {}, ...parts.filter(Boolean));
 }
 

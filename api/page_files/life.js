@@ -1,6 +1,6 @@
 // How a run lives: how old its last sign of life is, against the window.
 
-import { made, silence } from "./view.js";
+import { chip, made, silence } from "./view.js";
 import { ago, span } from "./words.js";
 
 /** A bar: how old the last proof of life is, against the window. */
@@ -16,6 +16,12 @@ export function life(run) {
 /** Marked where a run that lives gives no output. */
 export function quiet(run) {
   return run.status === "running" && run.quiet_at ? `, quiet ${span(ago(run.output_at ?? run.started_at))}` : "";
+}
+
+/** Its state, as a word with its sign and colour, and for how long it has been quiet. */
+export function state(run) {
+  const mark = quiet(run);
+  return chip(run.status + mark, mark ? "quiet" : run.status);
 }
 
 export function isActive(run) {

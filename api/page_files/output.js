@@ -6,6 +6,7 @@ import { follow } from "./live.js";
 import { LogView } from "./log.js";
 import { ERROR, Search, expressionOf } from "./search.js";
 import { made, put } from "./view.js";
+import { grouped } from "./words.js";
 
 /** Why chunks cannot be read, as models/gaps.py has it. */
 const WHY = {
@@ -378,8 +379,8 @@ class Output {
       if (place !== null || (search.isDone && search.count === 0)) this.wants = 0;
     }
     view.draw();
-    const count = search.count.toLocaleString("en");
-    const which = view.current < 0 ? counted(search.count) : `${search.ordinal(view.current).toLocaleString("en")} of ${count}`;
+    const count = grouped(search.count);
+    const which = view.current < 0 ? counted(search.count) : `${grouped(search.ordinal(view.current))} of ${count}`;
     const none = search.isDone ? `“${this.words.slice(0, 50)}” is not in it.` : "Searching …";
     this.at("log-matches").textContent = search.count ? `${which}${search.isDone ? "" : " so far"}` : none;
   }
@@ -449,7 +450,7 @@ function asked(address) {
 }
 
 function counted(count) {
-  return count === 1 ? "1 line" : `${count.toLocaleString("en")} lines`;
+  return count === 1 ? "1 line" : `${grouped(count)} lines`;
 }
 
 function press(button, isPressed) {

@@ -4,9 +4,9 @@ import { ask, change, newKey } from "./asking.js";
 import { facts } from "./facts.js";
 import { isActive, quiet } from "./life.js";
 import { output } from "./output.js";
-import { drawn, moment } from "./timeline.js";
+import { drawn } from "./timeline.js";
 import { pictured, words } from "./used.js";
-import { made, put, repeat, showHealth, told, view } from "./view.js";
+import { made, put, repeat, showHealth, told, view, when } from "./view.js";
 
 const EVERY_SAMPLE = 20_000; // Milliseconds between two looks at what it uses: a worker looks as often.
 
@@ -104,6 +104,6 @@ async function showWhatRuns(at, id) {
 function happened(event) {
   const detail = Object.entries(event.detail).filter(([, value]) => value !== null && typeof value !== "object");
   const said = event.kind === "reaped" ? [["as", event.detail.error_code]] : detail;
-  return made("li", {}, moment(event.at),
+  return made("li", {}, when(event.at),
     ` attempt ${event.attempt}: ${event.kind} ${said.map(([name, value]) => `${name} ${value}`).join(", ")}`);
 }

@@ -64,14 +64,21 @@ export function figure(value) {
   return made("span", { className: "figure", textContent: typeof value === "number" ? grouped(value) : value ?? "–" });
 }
 
-/** A moment, exact when it is pointed at; a dash for none. */
+/** A moment, in milliseconds or as the API writes it, exact when it is pointed at; a dash for none. */
 export function when(moment) {
-  return moment ? made("time", { dateTime: moment, title: exact(moment), textContent: day(moment) }) : "–";
+  if (!moment) return "–";
+  return made("time", { dateTime: new Date(moment).toISOString(), title: exact(moment), textContent: day(moment) });
 }
 
 /** A state as a word with its sign and colour. */
 export function chip(state, className = state) {
   return made("span", { className: `chip ${className}`, textContent: state });
+}
+
+/** The labels of a run. */
+export function labels(run) {
+  const words = Object.entries(run.labels).map(([name, value]) => `${name}=${value}`);
+  return words.map((one) => made("span", { className: "label", textContent: one, title: one }));
 }
 
 /**

@@ -119,7 +119,7 @@ def test_a_quiet_run_is_marked_and_snoozed_for_an_hour(services: Services, page:
     page.goto("/")
     expect(page.get_by_role("row").filter(has_text="running, quiet 2 h")).to_have_count(1)
     open_run(page, work.run_id)
-    expect(page.locator("#run-state")).to_contain_text("running, quiet 2 h")
+    expect(page.locator("#run-state.quiet")).to_contain_text("running, quiet 2 h")
     expect(page.locator("#why")).to_contain_text("Quiet for 2 h 0 min: it has given no output yet")
     page.get_by_role("button", name="Snooze for an hour").click()
     expect(page.locator("#run-state")).not_to_contain_text("quiet")
