@@ -1,8 +1,8 @@
 // What is known of a run, as names and values.
 
-import { life, state } from "./life.js";
+import { began, life, progress, state, took } from "./life.js";
 import { labels, made, when } from "./view.js";
-import { ago, grouped, inMemory, short, span, volume } from "./words.js";
+import { ago, amount, inMemory, short, span, volume } from "./words.js";
 
 /** Pairs of a name and a value, text or element; what is not known is left out. */
 export function facts(run) {
@@ -12,14 +12,14 @@ export function facts(run) {
     ["Status", Object.assign(state(run), { id: "run-state" })],
     ["Asked for", together([when(run.created_at), run.asked_by && ` by ${run.asked_by}`])],
     ["Does again", run.again_of && link(run.again_of)],
-    ["Began", run.started_at && when(run.started_at)],
+    ["Began", began(run) && when(began(run))],
     ["Ended", run.finished_at && when(run.finished_at)],
-    ["Took", took(run)],
+    ["Took", took(run) !== null && span(took(run))],
     ["Attempt", `${run.attempt} of ${run.max_attempts}`],
     ["Followed by", last && last.worker_node],
     ["Last sign of life", run.status === "running" && life(run)],
     ["Last output", run.status === "running" && run.output_at && `${span(ago(run.output_at))} ago`],
-    ["Progress", progress(run.report)],
+    ["Progress", run.report?.progress != null && made("span", { className: "life" }, ...progress(run))],
     ["Says", run.report?.sentence],
     ["Result", run.report?.result_bytes && result(run)],
     ["Usage", usage(run.report)],
@@ -39,27 +39,13 @@ function link(id) {
   return made("a", { href: `#/runs/${id}`, textContent: short(id), title: id });
 }
 
-function took(run) {
-  if (!run.started_at) return "";
-  const end = run.finished_at ? (Date.parse(run.finished_at) - Date.parse(run.started_at)) / 1000 : ago(run.started_at);
-  return span(end);
-}
-
-function progress(report) {
-  if (report?.progress == null) return "";
-  const words = `${Math.floor(100 * report.progress)} %`;
-  const bar = made("progress", { max: 1, value: report.progress });
-  bar.setAttribute("aria-label", `Progress: ${words}`);
-  return made("span", { className: "life" }, bar, words);
-}
-
 function result(run) {
   const address = `v1/runs/${run.id}/result`;
   return made("a", { href: address, download: `${run.id}-result.json`, textContent: volume(run.report.result_bytes) });
 }
 
 function usage(report) {
-  return Object.entries(report?.usage ?? {}).map(([name, sum]) => `${name} ${grouped(sum)}`).join(", ");
+  return Object.entries(report?.usage ?? {}).sort().map(([name, sum]) => `${name} ${amount(sum)}`).join(", ");
 }
 
 function memory(used) {

@@ -79,6 +79,17 @@ export function grouped(count) {
   return count.toLocaleString("en");
 }
 
+/** What a run says that it used, as models/saying.py shows it: a small sum is none that is nothing. */
+export function amount(sum) {
+  if (Number.isInteger(sum)) return grouped(sum);
+  return sum.toLocaleString("en", sum < 1e6 ? { maximumSignificantDigits: 6 } : { maximumFractionDigits: 0 });
+}
+
+/** How far a run is, from 0 to 1, likewise: whole percents, and 100 % for what is done alone. */
+export function percent(progress) {
+  return `${Math.floor(100 * progress + 1e-9)} %`;
+}
+
 /** Bytes in words, in powers of 1000, as `volume` of models/text.py has them: `1.2 MB`. */
 export function volume(size) {
   return sized(size, 1000, ["B", "kB", "MB", "GB", "TB"]);

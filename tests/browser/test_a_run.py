@@ -10,8 +10,10 @@ from playwright.sync_api import Locator, Page, Route, expect
 from reprieve import cancel_run, enqueue_run
 from reprieve.models.access import Scope
 from reprieve.models.retrying import with_retry
+from reprieve.models.saying import Report, Said, in_numbers, percent
 from reprieve.models.status import ErrorCode, EventKind
 from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.runs.reports import News
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
@@ -134,6 +136,28 @@ def test_what_was_asked_of_one_run_and_answered_late_is_not_shown_as_that_of_ano
     expect(page.locator("#run-why")).to_contain_text("Succeeded")
     expect(page.locator("#run-what")).to_have_text("true")
     assert "exit_status" not in page.locator("main").inner_text()
+
+
+def test_what_a_run_says_is_told_in_the_numbers_that_a_terminal_tells_it_in(services: Services, page: Page) -> None:
+    work = running(services)
+    usage: dict[str, int | float] = {"usd": 0.0004, "b": 1_234_567, "c": 1_234_567.8, "d": 0.1 + 0.2, "e": 12.5}
+    services.reports.write([News(work.fence, 1, Said(1, Report(progress=0.29, usage=usage)), 0.0)])
+    open_run(page, work.run_id)
+    expect(fact(page, "Usage")).to_have_text(in_numbers(usage))
+    expect(fact(page, "Usage")).to_contain_text("usd 0.0004")
+    expect(fact(page, "Progress")).to_have_text(percent(0.29))
+    page.goto("/")
+    expect(page.locator("#runs")).to_contain_text("29 %")
+
+
+def test_a_run_took_as_long_as_all_its_attempts_in_the_list_and_in_its_view(services: Services, page: Page) -> None:
+    run = ended(services, Outcome()).run_id
+    services.database.run("UPDATE run_attempts SET started_at = clock_timestamp() - interval '3 h 30 s'")
+    age(services, run, 3600, "started_at")
+    open_run(page, run)
+    expect(fact(page, "Took")).to_have_text("3 h")
+    page.goto("/")
+    expect(page.locator("#runs")).to_contain_text("3 h")
 
 
 SAMPLES = [
