@@ -18,7 +18,7 @@ export function facts(run) {
     ["Attempt", `${run.attempt} of ${run.max_attempts}`],
     ["Followed by", last && last.worker_node],
     ["Last sign of life", run.status === "running" && life(run)],
-    ["Last output", run.status === "running" && run.output_at && `${span(ago(run.output_at))} ago`],
+    ["Last output", run.status === "running" && (run.output_at ? `${span(ago(run.output_at))} ago` : "none yet")],
     ["Progress", run.report?.progress != null && made("span", { className: "life" }, ...progress(run))],
     ["Says", run.report?.sentence],
     ["Result", run.report?.result_bytes && result(run)],

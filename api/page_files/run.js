@@ -17,12 +17,14 @@ export function showRun(id) {
   let explained = "";
   let why = null;
   let run = null;
+  let isTold = false;
 
   const stopLooking = repeat(async () => {
     await showHealth();
     run = await ask(`v1/runs/${id}`);
     at("snooze").hidden = !quiet(run);
     at("cancel").hidden = !isActive(run);
+    at("broke").hidden = run.status !== "failed" || !run.attempt;
     at("facts").replaceChildren(...facts(run).map(([name, value]) => made("div", {}, made("dt", { textContent: name }), made("dd", {}, value))));
     printed.of(run);
     const state = `${run.status} ${run.epoch} ${run.updated_at} ${run.quiet_at} ${run.snoozed_until}`;
@@ -36,6 +38,9 @@ export function showRun(id) {
   });
 
   const say = (told_, status) => {
+    // Of what went well, nobody asks why.
+    if (!isTold && status === "succeeded") at("why-all").open = false;
+    isTold = true;
     at("run-why").className = status;
     put(at("run-why"), told_.why);
     at("run-next").hidden = !told_.next;
@@ -66,6 +71,7 @@ export function showRun(id) {
     await ask(`v1/runs/${id}/snooze`, { method: "POST", body: JSON.stringify({ seconds: 3600 }) }).catch(told);
     at("snooze").hidden = true;
   });
+  at("broke").addEventListener("click", () => printed.toBroken());
   at("cancel").addEventListener("click", () => at("sure").showModal());
   at("sure").addEventListener("close", async () => {
     if (at("sure").returnValue === "yes") await ask(`v1/runs/${id}/cancel`, { method: "POST" }).catch(told);

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from reprieve import cancel_run, enqueue_run
 from reprieve.models.access import Scope
@@ -17,17 +17,12 @@ from reprieve.stores.runs.reports import News
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
-from tests.browser.views import open_run
+from tests.browser.views import fact, open_run
 from tests.support.rows import age, happened, new_run, running, watch_for
 from tests.support.served import Served
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
-
-
-def fact(page: Page, name: str) -> Locator:
-    """What stands beside this name."""
-    return page.locator("#facts div").filter(has=page.get_by_text(name, exact=True)).locator("dd")
 
 
 def ended(services: Services, outcome: Outcome) -> Work:
