@@ -174,6 +174,27 @@ def test_the_end_of_an_id_opens_its_run_and_anything_else_is_looked_for(services
     assert ids(page) == [str(run)] != [str(other)]
 
 
+def test_a_label_that_is_none_is_refused_in_a_sentence_and_the_list_stays(services: Services, page: Page) -> None:
+    new_run(services, labels={"team": "data"})
+    new_run(services)
+    page.goto("/")
+    expect(page.locator("#runs tr")).to_have_count(2)
+    field = page.get_by_label("Label")
+    field.fill("team")
+    page.keyboard.press("Tab")
+    expect(field).to_be_focused()
+    assert field.evaluate("field => field.validationMessage")
+    assert "label" not in page.url
+    field.fill("team=data")
+    page.keyboard.press("Tab")
+    expect(page.locator("#runs tr")).to_have_count(1)
+    # Of an address, too, nothing is shown that is not asked for.
+    page.goto("about:blank")
+    page.goto("/#/?label=team")
+    expect(page.locator("#runs tr")).to_have_count(2)
+    expect(field).to_have_value("")
+
+
 def test_notices_have_a_view(services: Services, page: Page) -> None:
     services.notices.put_rule(checked_rule("ops", "https://hooks.example.com/T0/secret", None, {"team": "data"}, None))
     run = failed(services, labels={"team": "data"})
