@@ -17,7 +17,7 @@ export function showRun(id) {
   let explained = "";
   let why = null;
   let run = null;
-  let isTold = false;
+  let toldOf = "";
 
   const stopLooking = repeat(async () => {
     await showHealth();
@@ -38,9 +38,9 @@ export function showRun(id) {
   });
 
   const say = (told_, status) => {
-    // Of what went well, nobody asks why.
-    if (!isTold && status === "succeeded") at("why-all").open = false;
-    isTold = true;
+    // Of what goes well, or went well, nobody asks why.
+    if (status !== toldOf) at("why-all").open = !["running", "succeeded"].includes(status);
+    toldOf = status;
     at("run-why").className = status;
     put(at("run-why"), told_.why);
     at("run-next").hidden = !told_.next;

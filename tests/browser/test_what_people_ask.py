@@ -171,14 +171,21 @@ def test_only_what_has_failed_and_had_begun_has_a_place_where_it_broke(services:
     expect(broke).to_be_visible()
 
 
-def test_why_it_is_as_it_is_is_folded_where_it_went_well(services: Services, page: Page) -> None:
-    well, ill = running(services), running(services)
+def test_why_it_is_as_it_is_is_folded_where_it_goes_well(services: Services, page: Page) -> None:
+    well, ill, lives = running(services), running(services), running(services)
     assert finish(services, [End.by_result(well.fence, Outcome(), 0)])
     fails(services, ill)
-    for work, is_open in ((ill, True), (well, False)):
+    for work, is_open in ((ill, True), (lives, False), (well, False)):
         open_run(page, work.run_id)
         expect(page.locator("#why li")).not_to_have_count(0)
         expect(page.locator("#why")).to_be_visible(visible=is_open)
+    # One that fails while somebody looks at it is explained.
+    open_run(page, lives.run_id)
+    expect(page.locator("#why li")).not_to_have_count(0)
+    fails(services, lives)
+    expect(page.locator("#why")).to_be_visible()
+    page.get_by_text("Why it is as it is").click()
+    expect(page.locator("#why")).to_be_hidden()
     page.get_by_text("Why it is as it is").click()
     expect(page.locator("#why")).to_be_visible()
     # It stays as somebody has it, however often the page looks at the run.
