@@ -76,6 +76,11 @@ def _page(wired: Services, asked: WantedLines) -> FoundLines:
     matches = compiled(asked.grep, ignore_case=asked.ignore_case)
     with closing(search(wired, asked.wanted, matches, before=asked.before, stream=asked.stream)) as runs:
         for one in runs:
+            if isinstance(one, UUID):
+                if time.monotonic() > until:
+                    found.next = one
+                    break
+                continue
             run_id = one.run.id
             found.lines += [
                 FoundLine(

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TypedDict, Unpack
 from uuid import UUID
@@ -164,9 +164,15 @@ def _error(given: ErrorCode | str | None) -> ErrorCode | None:
 
 
 def _moment(name: str, given: datetime | None) -> datetime | None:
-    if given is not None and (not isinstance(given, datetime) or given.tzinfo is None):
+    """In UTC: PostgreSQL knows no zones that are more than 16 hours away, and years that no `datetime` holds."""
+    if given is None:
+        return None
+    if not isinstance(given, datetime) or given.utcoffset() is None:
         raise InvalidRequest(f"{name} is {as_given(given, 100)}; give a datetime with a time zone.")
-    return given
+    try:
+        return given.astimezone(UTC)
+    except OverflowError:
+        raise InvalidRequest(f"{name} is {as_given(given.isoformat())}; give one of the years 1 to 9999.") from None
 
 
 def _words(given: str | None) -> str | None:

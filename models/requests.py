@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Self, TypedDict
 from uuid import UUID
@@ -302,7 +302,7 @@ def _checked_start(moment: datetime | None) -> datetime | None:
     if moment.year not in START_YEARS:
         first, last = START_YEARS[0], START_YEARS[-1]
         raise InvalidRequest(f"start_at is {as_given(moment)}; give a moment of the years {first} to {last}.")
-    return moment
+    return moment.astimezone(UTC)  # PostgreSQL knows no zones that are more than 16 hours away.
 
 
 def _checked_causes(

@@ -85,29 +85,42 @@ def search(
     *,
     before: UUID | None = None,
     stream: str | None = None,
-) -> Generator[OfRun]:
-    """What matches in the logs of these runs, run by run, the newest first. Ends its threads when it is closed."""
+) -> Generator[OfRun | UUID]:
+    """What matches in the logs of these runs, run by run, the newest first. Ends its threads when it is closed.
+
+    Where none of thousands of runs is one of these, it gives the id up to which it has come: whoever has no more time
+    may go on from there (`before`).
+    """
     told_to_stop = threading.Event()
-    waiting: deque[Future[OfRun]] = deque()
+    waiting: deque[Future[OfRun] | UUID] = deque()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="search") as pool:
         try:
             for run in _runs(services, wanted, before):
-                waiting.append(pool.submit(_of_run, services, run, matches, stream, told_to_stop))
+                if isinstance(run, UUID):
+                    waiting.append(run)
+                else:
+                    waiting.append(pool.submit(_of_run, services, run, matches, stream, told_to_stop))
                 if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
+                    yield _had(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield _had(waiting.popleft())
         finally:
             told_to_stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _runs(services: Services, wanted: RunFilter, before: UUID | None) -> Iterator[Run]:
+def _had(one: Future[OfRun] | UUID) -> OfRun | UUID:
+    return one if isinstance(one, UUID) else one.result()
+
+
+def _runs(services: Services, wanted: RunFilter, before: UUID | None) -> Iterator[Run | UUID]:
     while True:
         page = services.records.page(wanted, before=before, limit=PAGE)
         yield from page.runs
         if (before := page.next) is None:
             return
+        if not page.runs:
+            yield before
 
 
 def _of_run(services: Services, run: Run, matches: Matches, stream: str | None, told_to_stop: threading.Event) -> OfRun:

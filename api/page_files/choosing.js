@@ -1,9 +1,9 @@
 // The table of runs, with a box for each, and what is done to those that are chosen.
 
 import { change, newKey } from "./asking.js";
-import { isActive, life, quiet } from "./life.js";
-import { figure, made, told, when } from "./view.js";
-import { ago, many, short, span } from "./words.js";
+import { began, isActive, life, progress, state, took } from "./life.js";
+import { figure, labels, made, told, when } from "./view.js";
+import { many, short, span } from "./words.js";
 
 /** The table of runs, with a box for each, and what is done to those that are chosen. */
 export function chooser(at) {
@@ -87,37 +87,27 @@ function runRow(run) {
   box.dataset.held = `box ${run.id}`; // By which the focus is found again when the rows are made anew.
   link.dataset.held = `link ${run.id}`;
   const late = run.attempts.some((one) => one.late_output_at || one.late_result_at) ? " (gave signs of life later)" : "";
-  const mark = quiet(run);
-  const state = made("span", { className: `chip ${mark ? "quiet" : run.status}`, textContent: run.status + mark });
   const error = run.error_code ? made("span", { className: "error", textContent: run.error_code + late, title: run.error_message ?? "" }) : "";
-  const began = run.attempts[0]?.started_at ?? run.started_at;
-  const took = began ? (run.finished_at ? (Date.parse(run.finished_at) - Date.parse(began)) / 1000 : ago(began)) : null;
+  const [start, seconds] = [began(run), took(run)];
   return made("tr", {},
     made("td", {}, box),
     made("td", {}, link),
-    made("td", {}, state, error && " ", error),
+    made("td", {}, state(run), error && " ", error),
     made("td", { className: "about" }, ...about(run)),
     made("td", { textContent: run.adapter }),
     made("td", {}, figure(`${run.attempt}/${run.max_attempts}`)),
-    made("td", {}, began ? when(began) : run.not_before ? made("span", {}, "not before ", when(run.not_before)) : "–"),
-    made("td", {}, figure(took === null ? null : span(Math.max(0, took)))),
+    made("td", {}, start ? when(start) : run.not_before ? made("span", {}, "not before ", when(run.not_before)) : "–"),
+    made("td", {}, figure(seconds === null ? null : span(seconds))),
     made("td", {}, run.status === "running" ? life(run) : when(run.finished_at)));
 }
 
 /** Its labels, who asked for it, and what it says of itself. */
 function about(run) {
-  const labels = Object.entries(run.labels).map(([name, value]) => made("span", { className: "label", textContent: `${name}=${value}`, title: `${name}=${value}` }));
   const lane = run.lane === "default" ? [] : [made("span", { className: "label lane", textContent: `lane ${run.lane}` })];
   const asked = run.asked_by ? [made("span", { className: "by", textContent: `by ${run.asked_by}` })] : [];
-  const { progress = null, sentence = null } = run.report ?? {};
-  const said = [];
-  if (progress !== null) {
-    const bar = made("progress", { max: 1, value: progress });
-    bar.setAttribute("aria-label", "Progress, as it says itself");
-    said.push(bar, made("span", { textContent: `${Math.floor(progress * 100)} %` }));
-  }
-  const words = run.error_message ?? sentence; // Of what has failed, why.
+  const said = progress(run);
+  const words = run.error_message ?? run.report?.sentence; // Of what has failed, why.
   if (words) said.push(made("span", { className: "sentence", textContent: words, title: words }));
-  const parts = [...lane, ...labels, ...asked].flatMap((one) => [one, " "]);
+  const parts = [...lane, ...labels(run), ...asked].flatMap((one) => [one, " "]);
   return said.length ? [...parts, made("div", { className: "said" }, ...said)] : parts;
 }

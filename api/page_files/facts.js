@@ -1,26 +1,25 @@
 // What is known of a run, as names and values.
 
-import { life, quiet } from "./life.js";
-import { moment } from "./timeline.js";
-import { made } from "./view.js";
-import { ago, grouped, inMemory, short, span, volume } from "./words.js";
+import { began, life, progress, state, took } from "./life.js";
+import { labels, made, when } from "./view.js";
+import { ago, amount, inMemory, short, span, volume } from "./words.js";
 
 /** Pairs of a name and a value, text or element; what is not known is left out. */
 export function facts(run) {
   const last = run.attempts.at(-1);
   const used = last?.used;
   return [
-    ["Status", made("span", { id: "run-state", className: `chip ${run.status}`, textContent: run.status + quiet(run) })],
-    ["Asked for", moments([moment(run.created_at), run.asked_by && ` by ${run.asked_by}`])],
+    ["Status", Object.assign(state(run), { id: "run-state" })],
+    ["Asked for", together([when(run.created_at), run.asked_by && ` by ${run.asked_by}`])],
     ["Does again", run.again_of && link(run.again_of)],
-    ["Began", run.started_at && moment(run.started_at)],
-    ["Ended", run.finished_at && moment(run.finished_at)],
-    ["Took", took(run)],
+    ["Began", began(run) && when(began(run))],
+    ["Ended", run.finished_at && when(run.finished_at)],
+    ["Took", took(run) !== null && span(took(run))],
     ["Attempt", `${run.attempt} of ${run.max_attempts}`],
     ["Followed by", last && last.worker_node],
     ["Last sign of life", run.status === "running" && life(run)],
-    ["Last output", run.status === "running" && run.output_at && `${span(ago(run.output_at))} ago`],
-    ["Progress", progress(run.report)],
+    ["Last output", run.status === "running" && (run.output_at ? `${span(ago(run.output_at))} ago` : "none yet")],
+    ["Progress", run.report?.progress != null && made("span", { className: "life" }, ...progress(run))],
     ["Says", run.report?.sentence],
     ["Result", run.report?.result_bytes && result(run)],
     ["Usage", usage(run.report)],
@@ -28,30 +27,16 @@ export function facts(run) {
     ["Memory", used?.peak_memory_bytes != null && memory(used)],
     ["Adapter", run.adapter],
     ["Lane", run.lane],
-    ["Labels", Object.entries(run.labels).map(([name, value]) => `${name}=${value}`).join(" ")],
+    ["Labels", Object.keys(run.labels).length > 0 && together(labels(run).flatMap((one) => [one, " "]))],
   ].filter(([, value]) => value);
 }
 
-function moments(parts) {
+function together(parts) {
   return made("span", {}, ...parts.filter(Boolean));
 }
 
 function link(id) {
   return made("a", { href: `#/runs/${id}`, textContent: short(id), title: id });
-}
-
-function took(run) {
-  if (!run.started_at) return "";
-  const end = run.finished_at ? (Date.parse(run.finished_at) - Date.parse(run.started_at)) / 1000 : ago(run.started_at);
-  return span(end);
-}
-
-function progress(report) {
-  if (report?.progress == null) return "";
-  const words = `${Math.floor(100 * report.progress)} %`;
-  const bar = made("progress", { max: 1, value: report.progress });
-  bar.setAttribute("aria-label", `Progress: ${words}`);
-  return made("span", { className: "life" }, bar, words);
 }
 
 function result(run) {
@@ -60,7 +45,7 @@ function result(run) {
 }
 
 function usage(report) {
-  return Object.entries(report?.usage ?? {}).map(([name, sum]) => `${name} ${grouped(sum)}`).join(", ");
+  return Object.entries(report?.usage ?? {}).sort().map(([name, sum]) => `${name} ${amount(sum)}`).join(", ");
 }
 
 function memory(used) {

@@ -19,7 +19,10 @@ const AN_ID = /^[0-9a-f-]{4,36}$/i; // What may be the end of an id, or its begi
 export function showFleet() {
   const at = view("fleet-view");
   const kept = new URLSearchParams(location.hash.split("?")[1] ?? "");
-  for (const name of FILTERS) at(name).value = kept.get(name) ?? "";
+  for (const name of FILTERS) {
+    at(name).value = kept.get(name) ?? "";
+    if (!at(name).checkValidity()) at(name).value = ""; // What is not asked for is not shown as if it were.
+  }
   const choosing = chooser(at);
   let older = [];
   let next = null;
@@ -78,6 +81,7 @@ export function showFleet() {
   };
   at("filter").addEventListener("submit", (event) => event.preventDefault());
   at("filter").addEventListener("change", (event) => {
+    if (!event.target.reportValidity()) return; // The browser says what would do; the list is as it was.
     // A status that has no such order: the newest of it.
     if (event.target === at("status") && OF_RUNNING.includes(at("sort").value)) at("sort").value = "";
     anew();

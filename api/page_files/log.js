@@ -52,8 +52,9 @@ export class LogView {
     this.draw();
   }
 
-  /** Have a line in the midst of what is seen. */
+  /** Have a line in the midst of what is seen, wherever the page stood. */
   goTo(place) {
+    this.box.scrollIntoView({ block: "nearest" });
     this.atEnd = false;
     this.held = { place, within: HEIGHT / 2 - this.box.clientHeight / 2 };
     this.draw();

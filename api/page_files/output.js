@@ -1,11 +1,13 @@
 // What a run prints, as a part of its view: the log as it comes, searched, held, linked to, downloaded.
 
 import { Feeder } from "./feeding.js";
+import { isActive } from "./life.js";
 import { KIND, Lines } from "./lines.js";
 import { follow } from "./live.js";
 import { LogView } from "./log.js";
 import { ERROR, Search, expressionOf } from "./search.js";
-import { made } from "./view.js";
+import { made, put } from "./view.js";
+import { grouped } from "./words.js";
 
 /** Why chunks cannot be read, as models/gaps.py has it. */
 const WHY = {
@@ -19,10 +21,10 @@ const SOON = 700; // Milliseconds after which a log that has begun to come, and 
 const TYPED = 200; // Milliseconds after the last key before what is typed is looked for.
 const SETTINGS = "reprieve.log"; // Where the browser keeps how logs are looked at.
 
-/** Show a run's output. Returns `of`, to be told of the run as it changes, and `leave`. */
+/** Show a run's output. Returns `of`, to be told of the run as it changes, `toBroken`, and `leave`. */
 export function output(at, id) {
   const shown = new Output(at, id);
-  return { of: (run) => shown.of(run), leave: () => shown.leave() };
+  return { of: (run) => shown.of(run), toBroken: () => shown.toBroken(), leave: () => shown.leave() };
 }
 
 class Output {
@@ -58,7 +60,7 @@ class Output {
   }
 
   say(sentence) {
-    this.at("log-state").textContent = sentence;
+    put(this.at("log-state"), sentence);
   }
 
   /** Show it from the start, all attempts or one, with some lines marked and the first of them gone to once it is there. */
@@ -66,7 +68,8 @@ class Output {
     this.closeAll();
     this.chosen = attempt;
     this.place = { attempt: attempt ?? 1, after: 0 };
-    this.isOver = false;
+    this.isOver = false; // Whether no more comes,
+    this.isWhole = false; // and all of it is here.
     this.lines = new Lines();
     this.lines.attempt = this.place.attempt;
     if (marked) this.lines.holdsFrom = marked.to;
@@ -195,6 +198,7 @@ class Output {
     if (this.feeder.size < MUCH / 2) this.connect();
     if (this.wanted) this.seek();
     this.search?.grown();
+    this.errors?.grown();
     this.view.draw();
     this.showWhatThereIs();
   }
@@ -378,19 +382,37 @@ class Output {
       if (place !== null || (search.isDone && search.count === 0)) this.wants = 0;
     }
     view.draw();
-    const count = search.count.toLocaleString("en");
-    const which = view.current < 0 ? counted(search.count) : `${search.ordinal(view.current).toLocaleString("en")} of ${count}`;
+    const count = grouped(search.count);
+    const which = view.current < 0 ? counted(search.count) : `${grouped(search.ordinal(view.current))} of ${count}`;
     const none = search.isDone ? `“${this.words.slice(0, 50)}” is not in it.` : "Searching …";
     this.at("log-matches").textContent = search.count ? `${which}${search.isDone ? "" : " so far"}` : none;
+  }
+
+  /** To where it broke: the first line of its last attempt that tells of an error. */
+  toBroken() {
+    const { attempt } = this.run;
+    if (attempt > 1 && this.chosen !== attempt) this.choose(attempt);
+    this.at("log").scrollIntoView({ block: "nearest" });
+    this.toError();
+  }
+
+  /** Whether more of a log that has ended is on its way. */
+  get isComing() {
+    return !this.isWhole && this.run !== null && !isActive(this.run) && (this.isOver || this.stream !== null);
   }
 
   /** To the first line that tells of an error, or, where none does, to the first of stderr. */
   toError() {
     this.errors?.close();
+    this.at("log-matches").textContent = "Searching …";
     const errors = this.searchFor(ERROR, () => {
-      const place = errors.next(-1, false) ?? (errors.isDone ? this.firstOfStderr() : undefined);
+      const isAll = errors.isDone && !this.isComing;
+      const place = errors.next(-1, false) ?? (isAll ? this.firstOfStderr() : undefined);
       if (place === undefined) return;
       errors.close();
+      this.errors = null;
+      if (this.search) this.searched(); // What is looked for besides is told again.
+      else this.at("log-matches").textContent = "";
       if (place === null) {
         this.at("log-matches").textContent = "No line tells of an error, and none is of stderr.";
         return;
@@ -449,7 +471,7 @@ function asked(address) {
 }
 
 function counted(count) {
-  return count === 1 ? "1 line" : `${count.toLocaleString("en")} lines`;
+  return count === 1 ? "1 line" : `${grouped(count)} lines`;
 }
 
 function press(button, isPressed) {

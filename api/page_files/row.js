@@ -4,6 +4,7 @@ import { colour, readable, written } from "./colours.js";
 import { KIND } from "./lines.js";
 import { FLAGS, PLAIN } from "./terminal.js";
 import { made } from "./view.js";
+import { clock, exact, grouped } from "./words.js";
 
 const CLASSES = { bold: "b", dim: "d", italic: "i", underline: "u", strike: "s" };
 /** An address ends where it can no longer be one, and before the mark that ends its sentence. */
@@ -39,14 +40,13 @@ function number(line, href) {
 
 function time(line) {
   const at = new Date(line.time);
-  const element = made("time", { className: "time", dateTime: at.toISOString(), title: at.toLocaleString() });
-  element.dataset.time = [at.getHours(), at.getMinutes(), at.getSeconds()].map((part) => String(part).padStart(2, "0")).join(":")
-    + `.${String(at.getMilliseconds()).padStart(3, "0")}`;
+  const element = made("time", { className: "time", dateTime: at.toISOString(), title: exact(line.time) });
+  element.dataset.time = `${clock(line.time)}.${String(at.getMilliseconds()).padStart(3, "0")}`;
   return element;
 }
 
 function cut(line, download) {
-  const size = (line.text.length + line.beyond).toLocaleString("en");
+  const size = grouped(line.text.length + line.beyond);
   return made("span", { className: "cut" }, ` … cut: the line has ${size} characters; `,
     made("a", { href: download(line), download: "", textContent: "download it" }));
 }

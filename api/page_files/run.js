@@ -4,9 +4,9 @@ import { ask, change, newKey } from "./asking.js";
 import { facts } from "./facts.js";
 import { isActive, quiet } from "./life.js";
 import { output } from "./output.js";
-import { drawn, moment } from "./timeline.js";
+import { drawn } from "./timeline.js";
 import { pictured, words } from "./used.js";
-import { made, repeat, showHealth, told, view } from "./view.js";
+import { made, put, repeat, showHealth, told, view, when } from "./view.js";
 
 const EVERY_SAMPLE = 20_000; // Milliseconds between two looks at what it uses: a worker looks as often.
 
@@ -17,12 +17,14 @@ export function showRun(id) {
   let explained = "";
   let why = null;
   let run = null;
+  let toldOf = "";
 
   const stopLooking = repeat(async () => {
     await showHealth();
     run = await ask(`v1/runs/${id}`);
     at("snooze").hidden = !quiet(run);
     at("cancel").hidden = !isActive(run);
+    at("broke").hidden = run.status !== "failed" || !run.attempt;
     at("facts").replaceChildren(...facts(run).map(([name, value]) => made("div", {}, made("dt", { textContent: name }), made("dd", {}, value))));
     printed.of(run);
     const state = `${run.status} ${run.epoch} ${run.updated_at} ${run.quiet_at} ${run.snoozed_until}`;
@@ -36,10 +38,13 @@ export function showRun(id) {
   });
 
   const say = (told_, status) => {
+    // Of what goes well, or went well, nobody asks why.
+    if (status !== toldOf) at("why-all").open = !["running", "succeeded"].includes(status);
+    toldOf = status;
     at("run-why").className = status;
-    at("run-why").textContent = told_.why;
+    put(at("run-why"), told_.why);
     at("run-next").hidden = !told_.next;
-    at("run-next").textContent = told_.next ?? "";
+    put(at("run-next"), told_.next);
     // The first names the run; the cause and where to look next stand above.
     const rest = told_.sentences.slice(1).filter((sentence) => ![told_.why, told_.next].includes(sentence));
     at("why").replaceChildren(...rest.map((sentence) => made("li", { textContent: sentence })));
@@ -66,6 +71,7 @@ export function showRun(id) {
     await ask(`v1/runs/${id}/snooze`, { method: "POST", body: JSON.stringify({ seconds: 3600 }) }).catch(told);
     at("snooze").hidden = true;
   });
+  at("broke").addEventListener("click", () => printed.toBroken());
   at("cancel").addEventListener("click", () => at("sure").showModal());
   at("sure").addEventListener("close", async () => {
     if (at("sure").returnValue === "yes") await ask(`v1/runs/${id}/cancel`, { method: "POST" }).catch(told);
@@ -95,16 +101,15 @@ async function showWhatRuns(at, id) {
   } catch {
     return; // It is not for everybody; and whatever else is the matter, the view says anyhow.
   }
-  if (!at("asked")) return; // The view was left meanwhile.
   at("run-what").hidden = !asked.what;
-  at("run-what").firstElementChild.textContent = asked.what;
-  at("config").textContent = JSON.stringify(asked.config, null, 2);
+  put(at("run-what").firstElementChild, asked.what);
+  put(at("config"), JSON.stringify(asked.config, null, 2));
   at("asked").hidden = false;
 }
 
 function happened(event) {
   const detail = Object.entries(event.detail).filter(([, value]) => value !== null && typeof value !== "object");
   const said = event.kind === "reaped" ? [["as", event.detail.error_code]] : detail;
-  return made("li", {}, moment(event.at),
+  return made("li", {}, when(event.at),
     ` attempt ${event.attempt}: ${event.kind} ${said.map(([name, value]) => `${name} ${value}`).join(", ")}`);
 }

@@ -1,7 +1,7 @@
 // The attempts of a run over its life: how long each waited, ran and was quiet, who followed it, and how it ended.
 
-import { made } from "./view.js";
-import { day, exact, now, span } from "./words.js";
+import { made, when } from "./view.js";
+import { exact, now, span } from "./words.js";
 
 /** What happened to an attempt that is marked on its bar, and is not its end. */
 const MARKED = { attached: "followed by another worker", quiet: "quiet", late_output: "output came late", late_result: "a result came late" };
@@ -70,13 +70,7 @@ function marked(mark, at) {
 
 function words(row, at) {
   const waited = `waited ${span(((row.began ?? at) - row.waits) / 1000)}`;
-  const ran = row.began ? [" · ", `ran ${span(((row.ended ?? at) - row.began) / 1000)}`, " from ", moment(row.began)] : [];
+  const ran = row.began ? [" · ", `ran ${span(((row.ended ?? at) - row.began) / 1000)}`, " from ", when(row.began)] : [];
   const rest = [row.worker && `on ${row.worker}`, row.how, ...row.marks.map((mark) => mark.what)].filter(Boolean);
   return made("span", { className: "words" }, waited, ...ran, ...rest.map((one) => ` · ${one}`));
-}
-
-/** A moment as a person reads it, exact where one points at it. */
-export function moment(at) {
-  const iso = new Date(at).toISOString();
-  return made("time", { dateTime: iso, title: exact(at), textContent: day(at) });
 }

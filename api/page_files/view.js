@@ -1,7 +1,7 @@
 // What all views share: an element made, a view shown, a look that is repeated, the health, what went wrong.
 
 import { ask } from "./asking.js";
-import { clock, day, exact, grouped, setClock, span } from "./words.js";
+import { clock, day, exact, grouped, setClock, shown, span } from "./words.js";
 
 const EVERY = 2000; // Milliseconds between two looks.
 const OLD = 7000; // Milliseconds after which what is shown is called old: three looks in vain.
@@ -30,15 +30,28 @@ export function route(show) {
   showAgain();
 }
 
+/** An element; the text in it, beside it and below the pointer does nothing, whoever it is from. */
 export function made(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
+  for (const name of ["textContent", "title"]) if (name in properties) element[name] = shown(properties[name] ?? "");
+  element.append(...children.map((child) => (child instanceof Node ? child : shown(child))));
   return element;
 }
 
+/** The text of an element that is there already, likewise. */
+export function put(element, text) {
+  element.textContent = shown(text ?? "");
+}
+
+/**
+ * Show a view; returns its elements by their ids. They are those of this view and of no later one: what was asked for here
+ * may be answered when another run is shown, and is not shown as that of the other.
+ */
 export function view(name) {
-  main.replaceChildren(document.getElementById(name).content.cloneNode(true));
-  return (id) => document.getElementById(id);
+  const content = document.getElementById(name).content.cloneNode(true);
+  const elements = new Map([...content.querySelectorAll("[id]")].map((element) => [element.id, element]));
+  main.replaceChildren(content);
+  return (id) => elements.get(id);
 }
 
 /** A row of a table, of texts, numbers and elements. */
@@ -51,14 +64,21 @@ export function figure(value) {
   return made("span", { className: "figure", textContent: typeof value === "number" ? grouped(value) : value ?? "–" });
 }
 
-/** A moment, exact when it is pointed at; a dash for none. */
+/** A moment, in milliseconds or as the API writes it, exact when it is pointed at; a dash for none. */
 export function when(moment) {
-  return moment ? made("time", { dateTime: moment, title: exact(moment), textContent: day(moment) }) : "–";
+  if (!moment) return "–";
+  return made("time", { dateTime: new Date(moment).toISOString(), title: exact(moment), textContent: day(moment) });
 }
 
 /** A state as a word with its sign and colour. */
 export function chip(state, className = state) {
   return made("span", { className: `chip ${className}`, textContent: state });
+}
+
+/** The labels of a run. */
+export function labels(run) {
+  const words = Object.entries(run.labels).map(([name, value]) => `${name}=${value}`);
+  return words.map((one) => made("span", { className: "label", textContent: one, title: one }));
 }
 
 /**
@@ -102,7 +122,7 @@ export function repeat(look, every = EVERY) {
 export function told(problem) {
   if (problem.status === 401) return askForToken();
   refusal.hidden = false;
-  refusal.querySelector("p").textContent = problem.status ? problem.message : "The API did not answer; it may be done, or not.";
+  put(refusal.querySelector("p"), problem.status ? problem.message : "The API did not answer; it may be done, or not.");
   return undefined;
 }
 
@@ -122,10 +142,10 @@ function unanswered(problem) {
 /** Says how the fleet is; a reader of screens hears of it where that changes, and not of each second. */
 function said(className, words, key = words) {
   health.className = className;
-  health.textContent = words;
+  put(health, words);
   if (key === saidLast) return;
   saidLast = key;
-  aloud.textContent = words;
+  put(aloud, words);
 }
 
 /** What is shown is not true any more, perhaps: it says from when it is, and turns grey. */
@@ -141,7 +161,7 @@ document.addEventListener("visibilitychange", mark);
 function showProblem(sentence) {
   leaveView();
   leaveView = () => {};
-  view("problem-view")("problem").textContent = sentence;
+  put(view("problem-view")("problem"), sentence);
 }
 
 function askForToken() {
@@ -158,7 +178,7 @@ function askForToken() {
       await ask("session", { method: "POST", body: JSON.stringify({ token: at("token").value }) });
       showAgain();
     } catch (problem) {
-      at("token-problem").textContent = problem.status ? problem.message : "The API does not answer.";
+      put(at("token-problem"), problem.status ? problem.message : "The API does not answer.");
     }
   });
 }

@@ -1,4 +1,20 @@
-// Lengths of time, moments and ids, as a person reads them.
+// Text of others, lengths of time, moments, numbers and ids, as a person reads them.
+
+/**
+ * What is not seen as itself, as models/text.py has it. A line end and a tab are left: in a page they are blanks, and forge
+ * nothing.
+ */
+const ACTS = /(?![ \t\n])[\p{C}\p{Z}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0e\uffa0\u{e0100}-\u{e01ef}]/gu;
+
+/** Text from elsewhere as what does nothing but stand there, escaped as `shown` of models/text.py does it. */
+export function shown(text) {
+  return String(text).replace(ACTS, (character) => {
+    if (character === "\r") return "\\r";
+    const number = character.codePointAt(0);
+    const [sign, length] = number < 0x100 ? ["x", 2] : number < 0x10000 ? ["u", 4] : ["U", 8];
+    return `\\${sign}${number.toString(16).padStart(length, "0")}`;
+  });
+}
 
 let ahead = 0; // What the database's clock is ahead of ours, in milliseconds.
 
@@ -61,6 +77,17 @@ export function many(count) {
 /** A number as a person reads it: 1,000,000. */
 export function grouped(count) {
   return count.toLocaleString("en");
+}
+
+/** What a run says that it used, as models/saying.py shows it: a small sum is none that is nothing. */
+export function amount(sum) {
+  if (Number.isInteger(sum)) return grouped(sum);
+  return sum.toLocaleString("en", sum < 1e6 ? { maximumSignificantDigits: 6 } : { maximumFractionDigits: 0 });
+}
+
+/** How far a run is, from 0 to 1, likewise: whole percents, and 100 % for what is done alone. */
+export function percent(progress) {
+  return `${Math.floor(100 * progress + 1e-9)} %`;
 }
 
 /** Bytes in words, in powers of 1000, as `volume` of models/text.py has them: `1.2 MB`. */

@@ -3,6 +3,7 @@
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
@@ -100,6 +101,8 @@ def _search(wanted: RunFilter, pattern: str, stream: str | None, most: int, *, i
     try:
         with closing(search(services(), wanted, compiled(pattern, ignore_case=ignore_case), stream=stream)) as each:
             for one in each:
+                if isinstance(one, UUID):
+                    continue
                 runs, size = runs + 1, size + one.size
                 found += _print(one)
                 if runs % SAY_AFTER == 0:

@@ -5,26 +5,24 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from reprieve import cancel_run, enqueue_run
 from reprieve.models.access import Scope
 from reprieve.models.retrying import with_retry
+from reprieve.models.saying import Report, Said, in_numbers, percent
 from reprieve.models.status import ErrorCode, EventKind
 from reprieve.models.work import End, Outcome, Work
+from reprieve.stores.runs.reports import News
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
-from tests.browser.views import open_run
+from tests.browser.views import fact, open_run
 from tests.support.rows import age, happened, new_run, running, watch_for
 from tests.support.served import Served
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
-
-
-def fact(page: Page, name: str) -> Locator:
-    """What stands beside this name."""
-    return page.locator("#facts div").filter(has=page.get_by_text(name, exact=True)).locator("dd")
 
 
 def ended(services: Services, outcome: Outcome) -> Work:
@@ -106,6 +104,55 @@ def test_a_moment_is_exact_where_one_points_at_it(services: Services, page: Page
     finished = services.records.get(work.run_id).finished_at
     assert finished is not None
     assert abs(said - finished) < timedelta(milliseconds=1)
+
+
+def test_what_was_asked_of_one_run_and_answered_late_is_not_shown_as_that_of_another(
+    services: Services, page: Page
+) -> None:
+    work = running(services, config={"command": ["echo", "of the first"]})
+    assert finish(services, [End.by_result(work.fence, Outcome.of_exit(3), 0)])
+    other = ended(services, Outcome()).run_id
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(re.compile(f"{work.run_id}/(explain|request)"), hold)
+    open_run(page, work.run_id)
+    eventually(lambda: page.title() and len(held) == 2)
+    open_run(page, other)
+    expect(page.locator("#run-why")).to_contain_text("Succeeded")
+    expect(page.locator("#run-what")).to_be_visible()
+    for late in held:
+        with page.expect_response(late.request.url):
+            late.continue_()
+    with page.expect_response(f"**/v1/runs/{other}"):
+        pass
+    expect(page.locator("#run-why")).to_contain_text("Succeeded")
+    expect(page.locator("#run-what")).to_have_text("true")
+    assert "exit_status" not in page.locator("main").inner_text()
+
+
+def test_what_a_run_says_is_told_in_the_numbers_that_a_terminal_tells_it_in(services: Services, page: Page) -> None:
+    work = running(services)
+    usage: dict[str, int | float] = {"usd": 0.0004, "b": 1_234_567, "c": 1_234_567.8, "d": 0.1 + 0.2, "e": 12.5}
+    services.reports.write([News(work.fence, 1, Said(1, Report(progress=0.29, usage=usage)), 0.0)])
+    open_run(page, work.run_id)
+    expect(fact(page, "Usage")).to_have_text(in_numbers(usage))
+    expect(fact(page, "Usage")).to_contain_text("usd 0.0004")
+    expect(fact(page, "Progress")).to_have_text(percent(0.29))
+    page.goto("/")
+    expect(page.locator("#runs")).to_contain_text("29 %")
+
+
+def test_a_run_took_as_long_as_all_its_attempts_in_the_list_and_in_its_view(services: Services, page: Page) -> None:
+    run = ended(services, Outcome()).run_id
+    services.database.run("UPDATE run_attempts SET started_at = clock_timestamp() - interval '3 h 30 s'")
+    age(services, run, 3600, "started_at")
+    open_run(page, run)
+    expect(fact(page, "Took")).to_have_text("3 h")
+    page.goto("/")
+    expect(page.locator("#runs")).to_contain_text("3 h")
 
 
 SAMPLES = [

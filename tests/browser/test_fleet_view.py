@@ -24,7 +24,7 @@ from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
 from tests.support.nodes import a_node
-from tests.support.rows import age, chunk, ingest, new_run, running, watch_for
+from tests.support.rows import age, chunk, claim, in_process, ingest, new_run, running, settle, watch_for
 from tests.support.served import Served
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
@@ -56,8 +56,8 @@ def end_of(run: UUID) -> str:
     return str(run).rsplit("-", 1)[-1]
 
 
-def a_busy_fleet(services: Services) -> UUID:
-    """Some of everything, with names as strangers choose them; returns a run that prints."""
+def a_busy_fleet(services: Services) -> tuple[UUID, UUID]:
+    """Some of everything, with names as strangers choose them; returns a run that prints, and one that was reaped."""
     for number in range(3):
         failed(
             services, "The disk is full: 0 bytes are left of 40 GB, and nothing was written.", labels={"team": "data"}
@@ -73,8 +73,15 @@ def a_busy_fleet(services: Services) -> UUID:
     )
     services.lanes.put("night", 1, paused=True)
     watch_for(services, 3600)
-    sweep(services)
-    return lively.run_id
+    dead = in_process(services, labels={"team": "data"}, max_attempts=2)
+    ingest(services, [chunk(dead, 1, b"hello\n")])
+    age(services, dead.run_id, 400)
+    assert sweep(services)["reaped"] == 1
+    settle(services, dead)
+    again = claim(services, dead.run_id, "worker@nowhere")
+    assert again is not None
+    assert finish(services, [End.by_result(again.fence, Outcome.of_exit(3), 0)])
+    return lively.run_id, dead.run_id
 
 
 def test_failures_are_counted_and_a_click_shows_them(services: Services, page: Page) -> None:
@@ -167,6 +174,27 @@ def test_the_end_of_an_id_opens_its_run_and_anything_else_is_looked_for(services
     assert ids(page) == [str(run)] != [str(other)]
 
 
+def test_a_label_that_is_none_is_refused_in_a_sentence_and_the_list_stays(services: Services, page: Page) -> None:
+    new_run(services, labels={"team": "data"})
+    new_run(services)
+    page.goto("/")
+    expect(page.locator("#runs tr")).to_have_count(2)
+    field = page.get_by_label("Label")
+    field.fill("team")
+    page.keyboard.press("Tab")
+    expect(field).to_be_focused()
+    assert field.evaluate("field => field.validationMessage")
+    assert "label" not in page.url
+    field.fill("team=data")
+    page.keyboard.press("Tab")
+    expect(page.locator("#runs tr")).to_have_count(1)
+    # Of an address, too, nothing is shown that is not asked for.
+    page.goto("about:blank")
+    page.goto("/#/?label=team")
+    expect(page.locator("#runs tr")).to_have_count(2)
+    expect(field).to_have_value("")
+
+
 def test_notices_have_a_view(services: Services, page: Page) -> None:
     services.notices.put_rule(checked_rule("ops", "https://hooks.example.com/T0/secret", None, {"team": "data"}, None))
     run = failed(services, labels={"team": "data"})
@@ -197,29 +225,33 @@ def test_a_paused_lane_says_so_with_its_limit(services: Services, page: Page) ->
     assert DEFAULT_LANE != "night"
 
 
-VIEWS: dict[str, Callable[[UUID], str]] = {
-    "fleet": lambda _: "/",
-    "fleet of nothing": lambda _: "/#/?text=nothing-fits-this",
-    "run": lambda run: f"/#/runs/{run}",
-    "workers": lambda _: "/#/workers",
-    "notices": lambda _: "/#/notices",
+VIEWS: dict[str, Callable[[UUID, UUID], str]] = {
+    "fleet": lambda *_: "/",
+    "fleet of nothing": lambda *_: "/#/?text=nothing-fits-this",
+    "run": lambda run, _: f"/#/runs/{run}",
+    "run that failed": lambda _, run: f"/#/runs/{run}",
+    "workers": lambda *_: "/#/workers",
+    "notices": lambda *_: "/#/notices",
 }
 
 
 @pytest.mark.parametrize("width", [375, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_has_nothing_against_any_view(services: Services, page: Page, scheme: Any, width: int) -> None:
-    run = a_busy_fleet(services)
+    runs = a_busy_fleet(services)
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 900})
     found = {}
     for name, address in VIEWS.items():
         page.goto("about:blank")
-        page.goto(address(run))
+        page.goto(address(*runs))
         expect(page.locator("#health")).not_to_be_empty()
         with page.expect_response("**/v1/fleet"):
             pass
-        expect(page.locator("#lines" if name == "run" else "h2").first).to_be_attached()
+        if name.startswith("run"):
+            expect(page.locator("#lines")).to_contain_text("hello")
+            page.get_by_text("What it was asked for with").click()
+            expect(page.locator("#config")).to_contain_text("command")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
         found[name] = violations(page)
         if folder := os.environ.get("SCREENSHOTS"):

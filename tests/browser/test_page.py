@@ -1,7 +1,6 @@
 """The page in a real Chromium: as somebody uses it who watches a run, is cut off, and ends it."""
 
 import json
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,13 @@ from playwright.sync_api import Locator, Page, expect
 
 from reprieve import cancel_run, enqueue_run
 from reprieve.models.access import Scope
+from reprieve.models.saying import Report, Said
 from reprieve.models.status import ErrorCode, EventKind
 from reprieve.models.work import End, Outcome
 from reprieve.models.workers import Presence
 from reprieve.stores.runs import lists
+from reprieve.stores.runs.insertion import By
+from reprieve.stores.runs.reports import News
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.finish import finish
 from reprieve.workers.sweep import sweep
@@ -23,7 +25,7 @@ from tests.browser.views import open_run, screenshot
 from tests.conftest import StartWorker
 from tests.faults.helpers_abf import enqueueing
 from tests.support.nodes import a_node
-from tests.support.rows import age, chunk, happened, ingest, new_run, running, status_of, watch_for
+from tests.support.rows import age, chunk, claim, happened, ingest, new_run, running, status_of, watch_for
 from tests.support.served import Served
 from tests.support.waiting import eventually
 
@@ -31,13 +33,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 #: Prints so many lines, slowly, and ends when a file is there.
 PRINTER = """
-import pathlib, sys, time
-for number in range(20):
-    print(f"line {number}", flush=True)
-    time.sleep(0.3)
-while not pathlib.Path(sys.argv[1]).exists():
-    time.sleep(0.1)
-print("\\x1b[32mall done\\x1b[0m", flush=True)
+for number in $(seq 0 19); do echo "line $number"; sleep 0.3; done
+while [ ! -e told ]; do sleep 0.1; done
+printf '\\033[32mall done\\033[0m\\n'
 """
 
 
@@ -57,9 +55,13 @@ def test_a_run_is_watched_through_a_cut_and_its_lines_are_there_once(
     services: Services, served: Served, page: Page, tmp_path: Path
 ) -> None:
     told = tmp_path / "told"
-    command = [sys.executable, "-I", "-S", "-c", PRINTER, str(told)]
+    (tmp_path / "train.sh").write_text(PRINTER)
     with enqueueing(services) as enqueue:
-        run = enqueue("detached", {"command": command}, labels={"team": "data"})
+        run = enqueue(
+            "detached",
+            {"command": ["sh", "-c", 'cd "$HERE" && sh train.sh'], "env": {"HERE": str(tmp_path)}},
+            labels={"team": "data"},
+        )
         page.goto("/")
         row = page.get_by_role("row").filter(has_text="team=data")
         expect(row).to_contain_text("running", timeout=30_000)
@@ -74,6 +76,9 @@ def test_a_run_is_watched_through_a_cut_and_its_lines_are_there_once(
         told.touch()
         expect(page.locator("#log-state")).to_have_text("This is all of it.", timeout=60_000)
         expect(page.locator("#run-state")).to_contain_text("succeeded")
+        page.reload()
+        expect(page.locator("#run-why")).to_contain_text("Succeeded")
+        expect(page.locator("#log-state")).to_have_text("This is all of it.", timeout=60_000)
         screenshot(page, "run")
     assert [line for line in shown(page) if line] == [*(f"line {number}" for number in range(20)), "all done"]
     assert page.locator(".row span", has_text="all done").last.evaluate("it => it.style.color") == "rgb(127, 217, 154)"
@@ -96,8 +101,13 @@ def test_a_run_is_cancelled_once_that_is_confirmed(services: Services, page: Pag
 
 
 def test_a_reaped_run_says_why_in_words(services: Services, page: Page) -> None:
-    dead = running(services)
+    run = new_run(services, By("nightly (run)"), labels={"team": "data", "job": "import"})
+    dead = claim(services, run.id, "runs@host-3")
+    assert dead is not None
+    ingest(services, [chunk(dead, 1, b"connecting to the ledger\nreading 2025-11-29\n")])
+    _began(services, dead.run_id, 2400)
     age(services, dead.run_id, 400)
+    age(services, dead.run_id, 420, "output_at")
     watch_for(services, 3600)
     assert sweep(services)["reaped"] == 1
     page.goto("/")
@@ -119,7 +129,7 @@ def test_a_quiet_run_is_marked_and_snoozed_for_an_hour(services: Services, page:
     page.goto("/")
     expect(page.get_by_role("row").filter(has_text="running, quiet 2 h")).to_have_count(1)
     open_run(page, work.run_id)
-    expect(page.locator("#run-state")).to_contain_text("running, quiet 2 h")
+    expect(page.locator("#run-state.quiet")).to_contain_text("running, quiet 2 h")
     expect(page.locator("#why")).to_contain_text("Quiet for 2 h 0 min: it has given no output yet")
     page.get_by_role("button", name="Snooze for an hour").click()
     expect(page.locator("#run-state")).not_to_contain_text("quiet")
@@ -157,7 +167,51 @@ def test_the_last_hour_is_a_picture_with_the_same_in_words(services: Services, p
     assert sum(heights["ended"]) == pytest.approx(sum(heights["reaped"]), abs=1)
 
 
+def _some_of_last_night(services: Services) -> None:
+    """Runs as they are asked for in the evening, of which some go on still; no sign of life is older than its run."""
+    anna, nightly = By("anna@laptop"), By("nightly (run)")
+    for asked, (job, outcome, by, began, took) in enumerate(
+        [
+            ("import", Outcome(), nightly, 14_400, 1260),
+            ("train", Outcome.failed("It used more than 4 GiB.", ErrorCode.OOM_KILLED), anna, 9_000, 6_300),
+            ("import", Outcome.failed("No space is left on /srv.", ErrorCode.EXIT_STATUS), nightly, 7_400, 4_900),
+        ]
+    ):
+        run = new_run(services, by, labels={"team": "data", "job": job})
+        work = claim(services, run.id, f"runs@host-{asked}")
+        assert work is not None
+        assert finish(services, [End.by_result(work.fence, outcome, 0)])
+        _began(services, run.id, began)
+        age(services, run.id, began - took, "finished_at")
+    for asked, (adapter, job, began, silent, report) in enumerate(
+        [
+            ("remote", "crawl", 7300, 270, None),
+            ("kubernetes", "train", 5400, 31, Report(0.62, "epoch 31 of 50")),
+            ("detached", "report", 2400, 55, Report(0.15, "reading the ledger of 2025")),
+            ("process", "agent", 660, 12, Report(sentence="tests pass; writing the summary")),
+        ]
+    ):
+        run = new_run(services, anna if asked % 2 else nightly, adapter=adapter, labels={"team": "web", "job": job})
+        work = claim(services, run.id, f"runs@host-{asked}")
+        assert work is not None
+        if report:
+            services.reports.write([News(work.fence, 1, Said(1, report), 0.0)])
+        _began(services, run.id, began)
+        age(services, run.id, silent)
+    new_run(services, nightly, labels={"team": "data", "job": "export"})
+
+
+def _began(services: Services, run: UUID, ago: float) -> None:
+    """Have a run, which has one attempt, been asked for and begun so many seconds ago."""
+    age(services, run, ago + 2, "created_at")
+    age(services, run, ago, "started_at")
+    services.database.run(
+        "UPDATE run_attempts SET started_at = r.started_at FROM runs r WHERE r.id = run_id AND r.started_at IS NOT NULL"
+    )
+
+
 def test_a_busy_fleet_is_seen_at_a_glance(services: Services, page: Page) -> None:
+    _some_of_last_night(services)
     past = new_run(services).id
     cancel_run(past)
     for minute in range(60):
@@ -165,16 +219,14 @@ def test_a_busy_fleet_is_seen_at_a_glance(services: Services, page: Page) -> Non
         happened(services, past, EventKind.CLAIMED, *[60 * minute + 5] * busy)
         happened(services, past, EventKind.SUCCEEDED, *[60 * minute + 5] * (busy - minute % 2))
     happened(services, past, EventKind.REAPED, *[60 * 17 + 5] * 3)
-    for number, (adapter, seconds) in enumerate(
-        [("process", 12), ("kubernetes", 31), ("detached", 55), ("remote", 270)]
-    ):
-        work = running(services, adapter=adapter, labels={"team": "data" if number % 2 else "web"})
-        age(services, work.run_id, seconds)
+    page.set_viewport_size({"width": 1400, "height": 860})
     watch_for(services, 3600)
     sweep(services)
     page.goto("/#/?status=running")
     expect(page.locator("#runs tr")).to_have_count(4)
     expect(page.locator(".life.old")).to_have_count(1)
+    page.goto("/")
+    expect(page.locator("#runs tr")).to_have_count(9)
     expect(page.locator("#history .reaped")).to_have_count(1)
     expect(page.locator("#history .started")).to_have_count(60)
     screenshot(page, "fleet")

@@ -3,7 +3,6 @@
 import ast
 import json
 import logging
-import re
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,48 +12,24 @@ from uuid import UUID, uuid4
 
 import pytest
 from rich.cells import cell_len
-from sqlalchemy import text
 from typer.testing import CliRunner
 
-from reprieve import enqueue_run
 from reprieve.cli import render, sentences
 from reprieve.cli.main import app, main
-from reprieve.models.access import Scope
 from reprieve.models.errors import ReprieveError
 from reprieve.models.records import ReportRecord
-from reprieve.models.saying import Report, Said
-from reprieve.models.status import EventKind, Status
+from reprieve.models.status import Status
 from reprieve.models.text import shown
-from reprieve.models.work import End, Outcome
-from reprieve.stores.runs.reports import News
 from reprieve.workers.bootstrap import Services
-from reprieve.workers.finish import finish
 from reprieve.workers.journal import Lines
-from tests.support.rows import running
+from tests.support.text_of_others import ACTS, HOSTILE, rows_with
 
 pytestmark = pytest.mark.row("G11")
 
 ROOT = Path(__file__).parents[2]
 
-#: By name, what a label, a path, an error or a name may hold. None of it may reach a terminal as it is.
-HOSTILE = {
-    "an escape sequence": "\x1b[2J\x1b]0;title\x07\x1b]8;;http://evil.example\x1b\\link",
-    "C1 controls": "a\x9b31mred\x90q\x9c",
-    "line ends of all kinds": "a\nRUN forged\r\nb\rc\vd\fe\x85f\u2028g\u2029h\x1c\x1d\x1e",
-    "bidirectional controls": "\u202egnp.exe\u202c \u2066x\u2069 \u200f\u061c",
-    "what has no width": "a\u200bb\u200c\u200d\u2060\ufeff\u00ad\u034f\U000e0041\u180e",
-    "blanks that are none": "\u3164\u115f\u1160\uffa0\u2800\u00a0\u3000",
-    "backspace and delete": "good\b\b\b\bevil\x7f",
-    "markup": "[red]alarm[/] [/] [link=http://evil.example]x[/link] [bold]:smile: {0} %s %(name)s",
-    "brackets that open nothing": "[/] ]] [[ [/not-open]",
-}
 #: Columns at the least that ten thousand characters, and wide ones, would take.
 LONG = {"long": "x" * 10_000, "wide": "漢字" * 5_000, "combining": "e\u0301" * 5_000}
-
-ACTS = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
-    "\ud800-\udfff\U000e0000-\U000e0fff]"
-)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -75,21 +50,6 @@ def test_every_character_is_shown_as_itself_or_escaped_and_words_of_any_script_s
     assert shown("\ud800\x1b\n") == "\\ud800\\x1b\\n"
 
 
-def _rows_with(services: Services, evil: str, number: int) -> str:
-    """Rows that hold such text wherever rows take it; the run that has ended."""
-    enqueue_run("process", {"command": ["true", evil], "cwd": f"/{evil}", "env": {"A": evil}}, labels={evil: evil})
-    failed = running(services, labels={"team": evil})
-    services.runs.tell_once(failed.run_id, 1, EventKind.NOTED, {"note": evil, evil: evil})
-    finish(services, [End.by_result(failed.fence, Outcome.failed(evil), 3)])
-    services.tokens.create(f"{number}{evil}"[:60], Scope.READ)
-    with services.database.begin() as connection:
-        names = {"evil": evil, "id": failed.run_id}
-        connection.execute(text("UPDATE run_attempts SET worker_node = :evil, host = :evil WHERE run_id = :id"), names)
-    said = Report(0.5, evil, json.dumps({evil: evil}), {evil: 1})
-    services.reports.write([News(failed.fence, failed.attempt, Said(1, said), 0.0)])
-    return str(failed.run_id)
-
-
 COMMANDS: list[list[str]] = [
     ["ps"],
     ["ps", "--json"],
@@ -108,7 +68,7 @@ COMMANDS: list[list[str]] = [
 
 
 def test_no_command_writes_what_acts_whatever_the_rows_hold(services: Services) -> None:
-    runs = [_rows_with(services, evil, number) for number, evil in enumerate(HOSTILE.values())]
+    runs = [rows_with(services, evil, number) for number, evil in enumerate(HOSTILE.values())]
     for words in COMMANDS:
         for run in runs if "RUN" in words else [""]:
             command = [run if word == "RUN" else word for word in words]

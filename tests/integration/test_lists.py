@@ -1,7 +1,7 @@
 """Lists of runs: what fits each filter, page by page, each of which looks at a bounded number of runs."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
+from reprieve import enqueue_run
 from reprieve.models.errors import InvalidRequest, RunNotFound
 from reprieve.models.filters import MAX_WORDS, RunFilter, Sort
 from reprieve.models.requests import NewRun
@@ -339,6 +340,24 @@ def test_a_moment_before_or_after_all_time_ends_a_list_too(services: Services, u
     run = new_run(services).id
     wanted = RunFilter.of(until=until.replace(tzinfo=UTC))
     assert [each.id for each in services.records.page(wanted).runs] == ([run] if until == datetime.max else [])
+
+
+@pytest.mark.parametrize("hours", [-23, -16, 15, 16, 23])
+def test_a_moment_of_any_zone_is_that_moment(services: Services, hours: int) -> None:
+    zone = timezone(timedelta(hours=hours))
+    run = new_run(services).id
+    now = services.records.now().astimezone(zone)
+    an_hour = timedelta(hours=1)
+    assert all_of(services, since=now - an_hour, until=now + an_hour) == [run]
+    assert all_of(services, since=now + an_hour) == []
+    assert enqueue_run("process", {"command": ["true"]}, start_at=now + an_hour).not_before == now + an_hour
+
+
+@pytest.mark.parametrize(("year", "hours"), [(1, 1), (9999, -1)])
+def test_a_moment_beyond_all_time_is_refused_in_a_sentence(year: int, hours: int) -> None:
+    edge = datetime.min if year == 1 else datetime.max
+    with pytest.raises(InvalidRequest, match=r"until is .*; give one of the years 1 to 9999"):
+        RunFilter.of(until=edge.replace(tzinfo=timezone(timedelta(hours=hours))))
 
 
 def test_an_id_is_found_by_its_end_and_all_that_fit_are_told(services: Services) -> None:

@@ -17,13 +17,14 @@ from reprieve.models.errors import LogUnavailable
 from reprieve.models.filters import RunFilter
 from reprieve.models.work import End, Outcome, Work
 from reprieve.stores.logs import PostgresLogStore
+from reprieve.stores.runs import lists
 from reprieve.workers import searching
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.closing import close_log
 from reprieve.workers.finish import finish
 from reprieve.workers.searching import compiled, search
 from tests.support.http import calling
-from tests.support.rows import chunk, ingest, running
+from tests.support.rows import chunk, ingest, new_run, running
 
 ANY = RunFilter()
 
@@ -44,8 +45,12 @@ def that_printed(services: Services, *lines: str, **changes: Any) -> Work:
     return work
 
 
+def of_runs(services: Services, pattern: str, wanted: RunFilter = ANY) -> list[searching.OfRun]:
+    return [one for one in search(services, wanted, compiled(pattern)) if isinstance(one, searching.OfRun)]
+
+
 def found(services: Services, pattern: str, wanted: RunFilter = ANY) -> list[tuple[UUID, int, str]]:
-    runs = search(services, wanted, compiled(pattern))
+    runs = of_runs(services, pattern, wanted)
     return [(one.run.id, line.number, line.text) for one in runs for line in one.lines]
 
 
@@ -175,6 +180,29 @@ def test_a_page_looks_for_so_long_and_says_where_to_go_on(
 def test_what_cannot_be_looked_for_is_refused(client: TestClient, asked: dict[str, Any]) -> None:
     answer = client.get("/v1/logs", params=asked)
     assert (answer.status_code, bool(answer.json()["detail"])) == (422, True)
+
+
+def test_a_page_looks_no_longer_where_no_run_is_one_of_those_that_are_chosen(
+    services: Services, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many runs in a row that none fits would be looked at by one request, for as long as that takes."""
+    monkeypatch.setattr(lists, "LOOKS_FIRST", 10)
+    monkeypatch.setattr(lists, "LOOKS_MOST", 20)
+    monkeypatch.setattr(searching, "PAGE", 10)
+    monkeypatch.setattr(searching, "AHEAD", 1)
+    old = that_printed(services, "disk full", labels={"team": "data"})
+    for _ in range(120):
+        new_run(services)
+    asked: dict[str, Any] = {"grep": "disk", "text": "team=data"}
+    assert [line["run_id"] for line in client.get("/v1/logs", params=asked).json()["lines"]] == [str(old.run_id)]
+    monkeypatch.setattr(searching_api, "LONGEST_LOOK", 0.0)
+    pages = [client.get("/v1/logs", params=asked).json()]
+    while pages[-1]["next"] is not None:
+        pages.append(client.get("/v1/logs", params=asked | {"before": pages[-1]["next"]}).json())
+    assert pages[0]["runs"] == 0
+    assert len(pages) > 2
+    assert [line["run_id"] for page in pages for line in page["lines"]] == [str(old.run_id)]
+    assert reprieve("logs", "--grep", "disk", "--text", "team=data").stdout == f"{old.run_id}:1:1: disk full\n"
 
 
 def test_the_command_prints_the_run_the_attempt_the_line_and_its_text_as_one_line(services: Services) -> None:
