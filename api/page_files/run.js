@@ -8,13 +8,15 @@ import { drawn } from "./timeline.js";
 import { pictured, words } from "./used.js";
 import { made, put, repeat, showHealth, told, view, when } from "./view.js";
 
-const EVERY_SAMPLE = 20_000; // Milliseconds between two looks at what it uses: a worker looks as often.
+const EVERY_WHY = 10_000; // Milliseconds after which sentences that speak of the time are asked for again, …
+const EVERY_SAMPLE = 20_000; // … and between two looks at what it uses: a worker looks as often.
 
 export function showRun(id) {
   const at = view("run-view");
   at("run-title").textContent = `Run ${id}`;
   const printed = output(at, id);
   let explained = "";
+  let explainedAt = 0;
   let why = null;
   let run = null;
   let toldOf = "";
@@ -28,7 +30,8 @@ export function showRun(id) {
     at("facts").replaceChildren(...facts(run).map(([name, value]) => made("div", {}, made("dt", { textContent: name }), made("dd", {}, value))));
     printed.of(run);
     const state = `${run.status} ${run.epoch} ${run.updated_at} ${run.quiet_at} ${run.snoozed_until}`;
-    if (state !== explained || run.status === "queued") {
+    if (state !== explained || (isActive(run) && Date.now() > explainedAt + EVERY_WHY)) {
+      explainedAt = Date.now();
       why = await ask(`v1/runs/${id}/explain`);
       // What is owed is soon sent, and that changes nothing of the run itself.
       explained = why.notices?.some((notice) => notice.state === "owed") ? "" : state;
