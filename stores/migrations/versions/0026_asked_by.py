@@ -1,7 +1,8 @@
 """Who asked for a run."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from reprieve.stores.migrations.online import add_columns
 
 revision = "0026"
 down_revision = "0025"
@@ -10,4 +11,4 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("run_specs", sa.Column("asked_by", sa.Text(), nullable=True))
+    add_columns("run_specs", sa.Column("asked_by", sa.Text(), nullable=True))
