@@ -285,10 +285,11 @@ def cut_off(services: Services, limit: float) -> Iterator[Supervisor]:
 
 
 def _cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    def begin(self: Database) -> None:
+    def connect(self: Database) -> None:
         raise ConnectionError("out of reach")
 
-    monkeypatch.setattr(Database, "begin", begin)
+    for way in ("begin", "at_once"):
+        monkeypatch.setattr(Database, way, connect)
 
 
 @pytest.mark.parametrize(("limit", "ended"), [(3600, False), (0.05, True)])
