@@ -69,7 +69,7 @@ test-browser: setup ## The page in a real Chromium, which is installed if it is 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-browser.lock
 	@command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| { echo "Install Chromium as root (Debian: apt-get install chromium), then run this again." >&2; exit 1; }
-	$(BIN)/python -m pytest -q -m browser $(ARGS) tests/browser
+	$(BIN)/python -m pytest -q -m browser -n 2 $(ARGS) tests/browser
 
 test-servers: setup ## Over RabbitMQ, PgBouncer, Redis with TLS and Sentinels, which are installed if they are not there
 	@{ command -v pgbouncer redis-server && test -e /usr/lib/rabbitmq/bin/rabbitmq-server; } > /dev/null \

@@ -166,7 +166,7 @@ export class LogView {
       made.push(rowOf(line, { ...look, match, current, marked: this.isMarked(line), href: this.of.href(line) }));
       at += rows * HEIGHT;
     }
-    this.rows.replaceChildren(...made);
+    renew(this.rows, made);
     // What is wrapped may be taller than was reckoned: the last line is at the bottom then, wherever the first is.
     this.rows.style.top = isAtEnd ? "auto" : `${this.box.scrollTop + from - top}px`;
     this.rows.style.bottom = isAtEnd ? "0" : "auto";
@@ -176,6 +176,21 @@ export class LogView {
     const { marked } = this;
     return marked !== null && kind !== KIND.told && attempt === marked.attempt && number >= marked.from && number <= marked.to;
   }
+}
+
+/** Show these rows. Those that are as they were stay: nobody's press, or choice, is taken from under their hand. */
+function renew(parent, rows) {
+  const key = (row) => row.firstElementChild.getAttribute("href") ?? row.textContent;
+  const there = new Map([...parent.children].map((row) => [key(row), row]));
+  const shown = rows.map((row) => {
+    const before = there.get(key(row));
+    return before?.isEqualNode(row) && there.delete(key(row)) ? before : row;
+  });
+  const kept = new Set(shown);
+  for (const row of [...parent.children]) if (!kept.has(row)) row.remove();
+  shown.forEach((row, place) => {
+    if (parent.children[place] !== row) parent.insertBefore(row, parent.children[place] ?? null);
+  });
 }
 
 /** The width of a character, in pixels. */

@@ -275,6 +275,18 @@ def test_a_run_that_prints_more_than_a_page_can_take_in_waits_at_the_server(serv
 # -- lines and their addresses
 
 
+def test_a_number_is_clicked_while_more_is_printed(services: Services, page: Page) -> None:
+    work = a_log(services, *numbered(10), ended=False)
+    open_log(page, work.run_id)
+    expect(page.locator("#lines .row").last).to_have_text("line 10")
+    page.get_by_label("Line 3", exact=True).hover()
+    page.mouse.down()
+    ingest(services, [chunk(work, 2, b"line 11\n")])
+    expect(page.locator("#lines .row").last).to_have_text("line 11")
+    page.mouse.up()
+    expect(page.locator(".row.marked")).to_have_text("line 3")
+
+
 def test_lines_are_numbered_and_a_range_of_them_has_an_address(services: Services, page: Page) -> None:
     work = a_log(services, *numbered(3000))
     open_log(page, work.run_id)
