@@ -284,8 +284,8 @@ def _checked_priority(priority: int) -> int:
 def _checked_memory(size: int | None) -> int | None:
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size not in MEMORY):
         raise InvalidRequest(
-            f"max_memory is {as_given(size, 100)}; give bytes as a whole number from {MEMORY[0]:,} (1 MiB), or None "
-            "for no limit."
+            f"max_memory is {as_given(size, 100)}; give bytes as a whole number from {MEMORY[0]:,} (1 MiB) to "
+            f"{MEMORY[-1]:,}, or None for no limit."
         )
     return size
 
