@@ -1,6 +1,6 @@
 // What the page asks of the API, by addresses relative to the page: it may stand below a path of somebody's proxy.
 
-export class Problem extends Error {
+class Problem extends Error {
   constructor(status, detail) {
     super(detail);
     this.status = status;

@@ -371,7 +371,7 @@ function erasePart(line, part) {
 }
 
 /** A style after a sequence of SGR: parameters apart by `;`, the parts of one by `:`. */
-export function styled(style, parameters) {
+function styled(style, parameters) {
   const asked = parameters.split(";", MOST_PARAMETERS).map((one) => one.split(":").map(Number));
   let { fore, ground, flags } = style;
   for (let place = 0; place < asked.length; place += 1) {

@@ -7,7 +7,7 @@ const HEIGHT = 60;
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Between each two samples, how many processors were at work. */
-export function rates(samples) {
+function rates(samples) {
   return samples.slice(1).map((one, place) => {
     const seconds = (Date.parse(one.at) - Date.parse(samples[place].at)) / 1000;
     return seconds > 0 ? Math.max(0, (one.cpu_seconds - samples[place].cpu_seconds) / seconds) : 0;

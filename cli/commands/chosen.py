@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Annotated
+from functools import wraps
+from inspect import signature
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import typer
@@ -30,13 +32,15 @@ Words = Annotated[str | None, typer.Option("--text", help="Only those with this 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without it, only say how many there are.")]
 Key = Annotated[str | None, typer.Option("--idempotency-key", help="The same key gives the same new runs.")]
 
+#: What no option chooses from.
+ANY = RunFilter()
 #: Runs that are counted at once, …
 COUNTED_AT_ONCE = 10_000
 #: … and that something is done to at once.
 DONE_AT_ONCE = 100
 
 
-def ps(
+def chosen(
     status: Statuses = None,
     adapter: Adapter = None,
     label: Labels = None,
@@ -46,6 +50,43 @@ def ps(
     until: Until = None,
     ended_since: EndedSince = None,
     text: Words = None,
+) -> RunFilter:
+    """The runs that these options choose. Raises `InvalidRequest`."""
+    return RunFilter.of(
+        statuses=status or (),
+        adapter=adapter,
+        labels=labels(label),
+        error=error,
+        lane=lane,
+        since=None if since is None else moment_of("--since", since),
+        until=None if until is None else moment_of("--until", until),
+        ended_since=None if ended_since is None else moment_of("--ended-since", ended_since),
+        text=text,
+    )
+
+
+def choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose runs, in the place of its argument `wanted`, which is what they choose."""
+    options = signature(chosen).parameters
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        choice = {name: given.pop(name) for name in options}
+        command(**given, wanted=chosen(**choice))
+
+    own = signature(command)
+    parameters = [
+        one for name, each in own.parameters.items() for one in (options.values() if name == "wanted" else [each])
+    ]
+    # By these, Typer knows what a command takes.
+    called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in parameters}
+    return called
+
+
+@choosing
+def ps(
+    wanted: RunFilter = ANY,
     sort: Annotated[
         Sort, typer.Option(help="With --status running also: the longest running, or the longest silent, first.")
     ] = Sort.NEWEST,
@@ -55,7 +96,6 @@ def ps(
     """List runs, the newest first unless --sort says otherwise."""
     from reprieve.client.link import link
 
-    wanted = chosen(status, adapter, label, error, lane, since, until, ended_since, text)
     runs = link().records.first(wanted, limit, sort)
     if as_json:
         say_json([each.model_dump(mode="json") for each in runs])
@@ -69,24 +109,16 @@ def ps(
         say("No runs. Start one with `reprieve run -- COMMAND`." if wanted.is_any else "No run fits.")
 
 
+@choosing
 def cancel(
     run_id: RunIfOne = None,
-    status: Statuses = None,
-    adapter: Adapter = None,
-    label: Labels = None,
-    error: Error = None,
-    lane: Lane = None,
-    since: Since = None,
-    until: Until = None,
-    ended_since: EndedSince = None,
-    text: Words = None,
+    wanted: RunFilter = ANY,
     yes: Yes = False,
 ) -> None:
     """End a run and its work; or all that are chosen and have not ended, with --yes."""
     from reprieve.workers.bootstrap import services
     from reprieve.workers.cancel import cancel_each, cancel_run
 
-    wanted = chosen(status, adapter, label, error, lane, since, until, ended_since, text)
     if run_id is not None:
         _refuse_both(wanted)
         before = services().records.get(services().records.resolve(run_id))
@@ -106,17 +138,10 @@ def cancel(
     _do_to_all(Deed.CANCEL, wanted, act, rest=rest, yes=yes, done="cancelled", if_cut_off="The others go on.")
 
 
+@choosing
 def again(
     run_id: RunIfOne = None,
-    status: Statuses = None,
-    adapter: Adapter = None,
-    label: Labels = None,
-    error: Error = None,
-    lane: Lane = None,
-    since: Since = None,
-    until: Until = None,
-    ended_since: EndedSince = None,
-    text: Words = None,
+    wanted: RunFilter = ANY,
     yes: Yes = False,
     idempotency_key: Key = None,
 ) -> None:
@@ -125,7 +150,6 @@ def again(
     from reprieve.client.link import link
     from reprieve.stores.runs.again import not_made_with
 
-    wanted = chosen(status, adapter, label, error, lane, since, until, ended_since, text)
     if run_id is not None:
         _refuse_both(wanted)
         say(run_again(link().records.resolve(run_id), idempotency_key=idempotency_key).id)
@@ -142,30 +166,6 @@ def again(
 
     goes_on = f"The same command with --idempotency-key {key} does the others, and none twice."
     _do_to_all(Deed.AGAIN, wanted, act, others, yes=yes, done="done again", if_cut_off=goes_on)
-
-
-def chosen(
-    status: list[Status] | None,
-    adapter: str | None,
-    label: list[str] | None,
-    error: ErrorCode | None,
-    lane: str | None,
-    since: str | None,
-    until: str | None,
-    ended_since: str | None,
-    text: str | None,
-) -> RunFilter:
-    return RunFilter.of(
-        statuses=status or (),
-        adapter=adapter,
-        labels=labels(label),
-        error=error,
-        lane=lane,
-        since=None if since is None else moment_of("--since", since),
-        until=None if until is None else moment_of("--until", until),
-        ended_since=None if ended_since is None else moment_of("--ended-since", ended_since),
-        text=text,
-    )
 
 
 def moment_of(option: str, given: str) -> datetime:

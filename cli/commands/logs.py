@@ -7,18 +7,7 @@ from uuid import UUID
 
 import typer
 
-from reprieve.cli.commands.chosen import (
-    Adapter,
-    EndedSince,
-    Error,
-    Labels,
-    Lane,
-    Since,
-    Statuses,
-    Until,
-    Words,
-    chosen,
-)
+from reprieve.cli.commands.chosen import ANY, choosing
 from reprieve.cli.commands.runs import find
 from reprieve.cli.sentences import say
 from reprieve.models.errors import InvalidRequest
@@ -35,6 +24,7 @@ Run = Annotated[
 SAY_AFTER = 1_000
 
 
+@choosing
 def logs(
     run_id: Run = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
@@ -49,18 +39,9 @@ def logs(
     ] = None,
     ignore_case: Annotated[bool, typer.Option("--ignore-case", "-i", help="With --grep: in capitals or not.")] = False,
     most: Annotated[int, typer.Option("--limit", min=1, help="With --grep: lines after which it stops.")] = 1_000,
-    status: Statuses = None,
-    adapter: Adapter = None,
-    label: Labels = None,
-    error: Error = None,
-    lane: Lane = None,
-    since: Since = None,
-    until: Until = None,
-    ended_since: EndedSince = None,
-    text: Words = None,
+    wanted: RunFilter = ANY,
 ) -> None:
     """Show what a run has printed, byte for byte. Exit status 1 if some of it is missing, or no line matches."""
-    wanted = chosen(status, adapter, label, error, lane, since, until, ended_since, text)
     if grep is not None:
         if run_id is not None or follow or attempt or after or raw:
             raise InvalidRequest("--grep looks through the logs of many runs: choose them by --label, --since, ….")
