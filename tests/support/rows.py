@@ -19,30 +19,33 @@ from reprieve.stores.runs.attempts import Start
 from reprieve.stores.runs.claims import CLAIM, OF_CLAIMED, work_of
 from reprieve.stores.runs.conditions import CLAIMABLE
 from reprieve.stores.runs.insertion import NOBODY, By, insert
+from reprieve.stores.statements import Executor
 from reprieve.stores.throttle import proof_key
 from reprieve.testing.waiting import eventually
 from reprieve.workers import ingest as ingesting
 from reprieve.workers.bootstrap import Services
 
 
-def new_run(services: Services, by: By = NOBODY, **changes: Any) -> Run:
-    """A queued run, written without sending any message."""
+def wanted(**changes: Any) -> NewRun:
     values: dict[str, Any] = {
         "adapter": "detached",
         "out_of_process_liveness": True,
         "config": {"command": ["true"]},
     }
-    ((run, _),) = insert(services.database, [NewRun(uuid7(), **values | changes)], by)
+    return NewRun(uuid7(), **values | changes)
+
+
+def new_run(services: Services, by: By = NOBODY, **changes: Any) -> Run:
+    """A queued run, written without sending any message."""
+    ((run, _),) = insert(services.database, [wanted(**changes)], by)
     return run
 
 
-CLAIM_ONE = text(
-    CLAIM.format(
-        more=OF_CLAIMED,
-        chosen="chosen AS MATERIALIZED (SELECT r.id FROM runs r "
-        f"WHERE r.id = :run_id AND {CLAIMABLE} AND r.attempt < r.max_attempts "
-        "AND (CAST(:adapters AS text[]) IS NULL OR r.adapter = ANY(CAST(:adapters AS text[]))) FOR NO KEY UPDATE)",
-    )
+CLAIM_ONE = CLAIM.format(
+    more=OF_CLAIMED,
+    chosen="chosen AS MATERIALIZED (SELECT r.id FROM runs r "
+    f"WHERE r.id = :run_id AND {CLAIMABLE} AND r.attempt < r.max_attempts "
+    "AND (CAST(:adapters AS text[]) IS NULL OR r.adapter = ANY(CAST(:adapters AS text[]))) FOR NO KEY UPDATE)",
 )
 
 
@@ -54,14 +57,26 @@ def claim(
     adapters: Sequence[str] | None = None,
 ) -> Work | None:
     """Claim this very run, which a worker does not: it takes those that were asked for first."""
+    return _claim(services.database, run_id, worker_node, worker_id, adapters)
+
+
+def _claim(
+    executor: Executor,
+    run_id: uuid.UUID,
+    worker_node: str,
+    worker_id: uuid.UUID | None = None,
+    adapters: Sequence[str] | None = None,
+) -> Work | None:
     ours = None if adapters is None else list(adapters)
     values = {"run_id": run_id, "worker_node": worker_node, "worker_id": worker_id, "adapters": ours}
-    return next((work_of(row, row.max_runtime) for row in services.database.run(CLAIM_ONE, values)), None)
+    return next((work_of(row, row.max_runtime) for row in executor.run(CLAIM_ONE, values)), None)
 
 
 def running(services: Services, **changes: Any) -> Work:
-    """A run that a worker, which does not exist, has claimed."""
-    work = claim(services, new_run(services, **changes).id, "worker@nowhere")
+    """A run that a worker, which does not exist, has claimed; those that exist never saw it queued."""
+    with services.database.together() as transaction:
+        ((run, _),) = insert(transaction, [wanted(**changes)])
+        work = _claim(transaction, run.id, "worker@nowhere")
     assert work is not None
     return work
 
