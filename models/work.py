@@ -195,6 +195,12 @@ class End:
         said = {} if self.error_code is None else {"error_code": self.error_code.value, "error_message": message}
         return replace(self, error_message=message, outcome=said, detail=said)
 
+    @property
+    def in_words(self) -> str:
+        """What a log says of it, behind the names of the run and the attempt."""
+        what = "ended, and another is to follow" if self.status is Status.QUEUED else self.status.value
+        return what if self.error_code is None else f"{what} ({self.error_code.value}): {self.error_message}"
+
     @classmethod
     def by_cancel(cls, fence: Fence, from_status: Status, by: str | None = None) -> "End":
         """The end that somebody asked for: `by` says who."""

@@ -189,8 +189,9 @@ def start_worker(environment: dict[str, str], tmp_path: Path) -> Iterator[StartW
         extra: Mapping[str, str] = {},
         wait: bool = True,
         forked: bool = True,
+        level: str = "INFO",
     ) -> Process:
-        options = ("-Q", queues, "-P", "threads", "-c", str(concurrency), "-n", f"{name}@test", "-l", "INFO")
+        options = ("-Q", queues, "-P", "threads", "-c", str(concurrency), "-n", f"{name}@test", "-l", level)
         command = celery("worker", "--without-gossip", "--without-mingle", *options, application=application)
         process = spawn(f"{name}-{len(started)}", command, {**environment, **extra}, tmp_path, forked=forked)
         started.append(process)

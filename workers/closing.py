@@ -127,7 +127,8 @@ def _archive(services: Services, lease: Lease, run_id: UUID, attempt: int) -> No
     written = services.archives.write(run_id, attempt, chunks)
     gaps = replace(log, stored=written.held).gaps_until_now
     if services.archives.record(run_id, attempt, written, gaps):
-        logger.info("Run %s attempt %d: log archived, missing: %s", run_id, attempt, gaps)
+        level = logging.WARNING if gaps else logging.DEBUG
+        logger.log(level, "Run %s attempt %d: log archived, missing: %s", run_id, attempt, gaps)
 
 
 def send_close(services: Services) -> None:

@@ -26,7 +26,7 @@ def finish(services: Services, ends: Sequence[End], *, by_follower: bool = False
         return []
     with services.database.begin() as connection:
         ended = write_ends(connection, ends)
-    _announce(services, ended, by_follower)
+    _announce(services, ends, ended, by_follower)
     return ended
 
 
@@ -42,20 +42,26 @@ def finish_free(
     with services.database.begin() as connection:
         free = free_runs(connection, [end.fence.run_id for end in ends])
         ended = write_ends(connection, [end for end in ends if end.fence.run_id in free])
-    _announce(services, ended, by_follower)
+    _announce(services, ends, ended, by_follower)
     held = {end.fence for end in ends if end.fence.run_id not in free}
     for fence in held:
         logger.warning("Run %s is not ended yet: another transaction holds it.", fence.run_id)
     return ended, held
 
 
-def _announce(services: Services, ended: Sequence[Ended], by_follower: bool) -> None:
-    """After the commit: release the throttle, and signal the followers of these runs to stop."""
+def _announce(services: Services, ends: Sequence[End], ended: Sequence[Ended], by_follower: bool) -> None:
+    """After the commit: release the throttle, signal the followers of these runs to stop, and say how each ended."""
     if not ended:
         return
     services.throttle.forget([run.run_id for run in ended])
     if not by_follower:
         services.stops.send([Fence(run.run_id, run.epoch) for run in ended])
+    how = {end.fence: end for end in reversed(ends)}
     for run in ended:
+        end = how[Fence(run.run_id, run.epoch)]
         with about(run.run_id, run.attempt):
-            logger.info("Run %s attempt %d: %s", run.run_id, run.attempt, run.status.value)
+            logger.info("Run %s attempt %d %s", run.run_id, run.attempt, end.in_words, extra=_code_of(end))
+
+
+def _code_of(end: End) -> dict[str, str]:
+    return {} if end.error_code is None else {"error_code": end.error_code.value}

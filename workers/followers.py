@@ -124,7 +124,7 @@ class Followers:
         teller().began(work.run_id)
         try:
             with about(work.run_id, work.attempt):
-                logger.info("Run %s attempt %d: followed here.", work.run_id, work.attempt)
+                logger.info("Run %s attempt %d is followed here: %s.", work.run_id, work.attempt, work.adapter)
                 came_to = await self._following.to_the_end(context, follow, name)
                 result = str(came_to.result)
                 if came_to.end is None:

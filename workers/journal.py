@@ -17,6 +17,9 @@ from reprieve.workers import current
 
 TEXT = "[%(asctime)s: %(levelname)s] %(message)s"
 
+#: Celery's loggers that say, at INFO, that a message came, and that its task succeeded.
+OF_EACH_MESSAGE = ("celery.worker.strategy", "celery.app.trace")
+
 ABOUT: ContextVar[tuple[UUID, int | None] | None] = ContextVar("about", default=None)
 
 
@@ -67,8 +70,14 @@ def formatter() -> logging.Formatter:
     return Journal(settings.host_name)
 
 
-def keep(logger: logging.Logger, **_: Any) -> None:
-    """Celery has set up its own format for people: it is kept to lines, or another is put in its place."""
+def keep(logger: logging.Logger, loglevel: int | str | None = None, **_: Any) -> None:
+    """Celery has set up its own format for people: it is kept to lines, or another is put in its place.
+
+    What it says of each message is for whoever asks for everything: a fleet has hundreds in a second.
+    """
+    if loglevel == logging.INFO:
+        for name in OF_EACH_MESSAGE:
+            logging.getLogger(name).setLevel(logging.WARNING)
     as_json = current.settings().log_format == "json"
     for handler in logger.handlers:
         if as_json:

@@ -34,7 +34,7 @@ def _lasting_keys(redis: Redis) -> set[bytes]:
 def test_the_number_of_keys_stays_flat_over_hundreds_of_log_messages(
     services: Services, redis: Redis, start_worker
 ) -> None:
-    worker = start_worker("logs")
+    worker = start_worker("logs", level="DEBUG")
     works = [running(services) for _ in range(3)]
     _send(services, works, 1, 20)
     before = _lasting_keys(redis)

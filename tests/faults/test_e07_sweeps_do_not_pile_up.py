@@ -28,7 +28,7 @@ def _completed_sweep(services: Services):
 def test_of_thirty_sweeps_sent_while_no_worker_ran_one_is_executed(services: Services, start_worker) -> None:
     for _ in range(30):
         app.send_task("reaper.sweep")
-    worker = start_worker("control", extra={"REPRIEVE_TIME_SCALE": "1"})
+    worker = start_worker("control", extra={"REPRIEVE_TIME_SCALE": "1"}, level="DEBUG")
     # One more is sent by the worker itself, when it begins.
     eventually(lambda: worker.output.count("succeeded in") == 31, what="all sweeps to be worked off")
     assert worker.output.count("'judged'") == 1

@@ -186,7 +186,7 @@ def test_a_real_worker_holds_the_place_of_a_run_until_its_result_comes(
     token = services.tokens.issue(run.id)
     running = start(run.id, token, "sh", "-c", "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo over")
     eventually(lambda: len(services.logs.read(run.id, 1)) == 1)
-    assert f"Run {run.id} attempt 1: followed here." in worker.output
+    assert f"Run {run.id} attempt 1 is followed here: remote." in worker.output
     (running.folder / "go").touch()
     assert running.wait() == 0, running.stderr
     assert kinds(services, run.id) == ["enqueued", "claimed", "dispatched", "succeeded"]
