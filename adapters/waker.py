@@ -1,6 +1,7 @@
 """What wakes the launcher: a child that ends, a signal, or a descriptor that can be read. Standard library only."""
 
 import os
+import resource  # noqa: F401 - `os.wait4` answers in its terms, and would load it in each fork anew.
 import select
 
 TYPE_CHECKING = False  # As `typing` has it.

@@ -171,6 +171,18 @@ def test_neither_the_server_nor_a_launcher_holds_what_another_command_writes_to(
         assert of_the_server == ["/dev/null", "anon_inode", "socket"]
 
 
+def libraries_of(pid: int) -> set[str]:
+    return {line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if ".so" in line}
+
+
+def test_a_launcher_loads_nothing_that_its_server_has_not_loaded(adapter: AnyAdapter, server: psutil.Process) -> None:
+    with following(adapter, shell("(exit 0 & exit 0); echo begun; exec sleep 100")) as followed:
+        followed.wait_for(b"begun\n")
+        launcher = psutil.Process(followed.context.pid)
+        eventually(lambda: len(launcher.children(recursive=True)) == 1, what="what was left behind to be collected")
+        assert libraries_of(launcher.pid) <= libraries_of(server_pid())
+
+
 def files_of(pid: int) -> set[str]:
     return {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
 
