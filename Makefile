@@ -9,7 +9,7 @@ READY := .venv/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-containers test-schema failures reference docs bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-containers image test-schema failures reference docs bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -81,6 +81,9 @@ test-containers: setup ## The image and the whole stack in containers, on an eng
 	@sh tests/containers/install.sh build/containers || { echo "Start an engine with Compose 2, or run this as root." >&2; exit 1; }
 	$(BIN)/python -m pytest -q -m containers $(ARGS) tests/containers
 
+image: ## Build the container image, with the same id whenever the same commit is built (ARGS="--tag NAME --no-cache")
+	@$(PYTHON) deploy/image/build.py $(ARGS)
+
 test-schema: setup ## Schemathesis against the HTTP API for ten minutes (ARGS="--minutes 60")
 	$(BIN)/python -m tests.schema $(ARGS)
 
@@ -125,6 +128,8 @@ lock: setup ## Write the lock files anew from the ranges in pyproject.toml
 		--group mutation -c requirements.lock -o requirements-mutation.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--group rivals -o requirements-rivals.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+		--group image -o requirements-image.lock
 
 clean: ## Remove what setup and the tools made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
