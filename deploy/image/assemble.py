@@ -104,6 +104,7 @@ def write_inventory(cyclonedx: str, path: str, packages: Path, target: Path) -> 
     environment = {**os.environ, "PYTHONPATH": path}
     told = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     inventory: dict[str, Any] = json.loads(told)
+    del inventory["metadata"]["timestamp"]  # That of the files, and so nobody's.
     inventory["components"] += [python(), *debian(packages.read_text())]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(inventory, indent=1, sort_keys=True) + "\n")

@@ -196,6 +196,7 @@ def test_the_inventory_lists_every_distribution_and_every_package_and_nothing_el
     packages = engine.docker("run", "--rm", image, "dpkg-query", "-W", "-f", "${Package} ${Version}\\n").stdout
     inventory = json.loads(engine.docker("run", "--rm", image, "cat", INVENTORY).stdout)
     assert inventory["bomFormat"] == "CycloneDX"
+    assert "timestamp" not in inventory["metadata"], "it would be another with each build, or nobody's"
     listed: dict[str, set[tuple[str, str]]] = {"pypi": set(), "deb": set(), "generic": set()}
     for one in inventory["components"]:
         listed[one["purl"].partition("/")[0].removeprefix("pkg:")].add(
