@@ -123,7 +123,7 @@ def test_a_role_is_no_root_and_writes_to_its_data_and_to_tmp_only(role: str) -> 
     assert OURS[role]["read_only"] is True
     assert OURS[role]["tmpfs"] == ["/tmp"]
     assert OURS[role]["cap_drop"] == ["ALL"]
-    assert "USER reprieve" in (ROOT / "Dockerfile").read_text()
+    assert "USER 10001" in (ROOT / "Dockerfile").read_text()
     pod, container = PODS[role]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
