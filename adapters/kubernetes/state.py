@@ -76,6 +76,25 @@ def is_terminal(job: Json) -> bool:
     return any(_condition(job, kind) is not None for kind in ("Complete", "Failed"))
 
 
+def is_given_up(job: Json, pods: Sequence[Json]) -> bool:
+    """Whether the Job is to fail as soon as its Pods are gone, and each of them is to go.
+
+    Since Kubernetes 1.31 it is `Failed` then only (`enactJobFinished` of its Job controller); on a node that is away no
+    Pod ever goes.
+    """
+    return (
+        not is_terminal(job)
+        and _condition(job, "FailureTarget") is not None
+        and bool(pods)
+        and all("deletionTimestamp" in pod["metadata"] for pod in pods)
+    )
+
+
+def grace_of(pods: Iterable[Json]) -> float:
+    """Seconds that the Pods which are being deleted may still run: the longest of them."""
+    return max((float(pod["metadata"].get("deletionGracePeriodSeconds") or 0) for pod in pods), default=0.0)
+
+
 def logs_of(pods: Iterable[Json]) -> list[PodLog]:
     """The Pods whose main container has begun, oldest first: a replaced Pod is read before the one that replaced it."""
     begun = [pod for pod in _in_order(pods) if _state(pod).keys() & {"running", "terminated"}]
