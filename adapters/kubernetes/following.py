@@ -246,13 +246,15 @@ class Following:
             return None
         await self._notice()
         logs = state.logs_of(pods)
+        have_ended = all(log.ended for log in logs)
         if is_terminal:
-            is_over = self._is_over(all(log.ended for log in logs) and not self._may_learn_more(pods))
+            is_over = self._is_over(have_ended and not self._may_learn_more(pods))
         else:
             is_over = state.is_given_up(job, pods) and self._has_had_its_grace(pods)
         if is_over:
             seen = self.handle.seen
-            self._outcome = state.outcome_of(job, pods, seen)
+            # On a node that is away, its command may be running: no other attempt begins before it is gone.
+            self._outcome = replace(state.outcome_of(job, pods, seen), work_ended=is_terminal and have_ended)
             self._log.read_rest(logs)
             if not pods and not self._log.has_read and (seen or self._outcome.error_code is None):
                 self._unread = "The Pod was gone before the end of its log was read."

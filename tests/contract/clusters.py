@@ -1,7 +1,7 @@
 """A cluster for tests that need no misbehaviour: the stand-in, or a real one where `TEST_KUBECONFIG` leads to it.
 
-On a real one, the Jobs are run with `busybox` in the namespace `TEST_NAMESPACE` (`default` without it). What is done to
-a node or to the API server is done by commands of the user's there: `tests/real_cluster.sh` has their names.
+On a real one, the Jobs are run with `busybox` in the namespace `TEST_NAMESPACE` (`default` without it). What is done
+to a node or to the API server is done by commands of the user there: `tests/real_cluster.sh` has their names.
 """
 
 import asyncio

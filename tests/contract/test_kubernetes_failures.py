@@ -313,6 +313,7 @@ def test_a_job_that_has_ended_is_not_waited_for_for_ever_when_its_node_does_not_
         outcome = following.outcome()
     assert (outcome.detail["reason"], following.context.output()) == ("DeadlineExceeded", b"one\n")
     assert "log" not in outcome.detail
+    assert not outcome.work_ended
 
 
 @pytest.mark.parametrize("grace", [0.3, 2.0])
@@ -330,6 +331,7 @@ def test_a_pod_that_never_goes_from_a_lost_node_does_not_keep_its_run_for_ever(c
         outcome = following.outcome()
     assert outcome.error_code is ErrorCode.ADAPTER_ERROR
     assert (outcome.detail["reason"], outcome.detail["node"]) == ("NodeLost", "node-1")
+    assert not outcome.work_ended, "another attempt would begin beside it"
     assert time.monotonic() - begin >= grace + cluster.timings.end_grace
     assert following.context.output() == b"one\n"
 
