@@ -307,6 +307,7 @@ def test_the_page_is_where_the_ingress_has_it() -> None:
         (["secret.values.A=b"], "Give either secret.name, of a Secret that is there, or secret.values"),
         (["config.REPRIEVE_LOG_ARCHIVE_URL="], "Where closed logs go is not given"),
         (["ingress.enabled=true"], "ingress.enabled needs ingress.host"),
+        (["serviceAccount.create=false"], "serviceAccount.create is false, so give serviceAccount.name"),
         (["monitoring.enabled=true"], "monitoring.enabled needs monitoring.token.secret"),
         (["autoscaling.enabled=true", "autoscaling.maxReplicas=1"], "autoscaling.maxReplicas (1) is less than"),
         (["roles.worker-runs.replicas=two"], "at '/roles/worker-runs/replicas': got string, want integer"),

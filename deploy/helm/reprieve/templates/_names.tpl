@@ -48,6 +48,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{/* The service account of a `role`: those that follow and end Jobs have one of their own. */}}
 {{- define "reprieve.serviceAccount" -}}
+{{- if not (or .root.Values.serviceAccount.create .root.Values.serviceAccount.name) -}}
+{{- fail "serviceAccount.create is false, so give serviceAccount.name: that account must be there, and one with -worker behind the name." -}}
+{{- end -}}
 {{- $name := default (include "reprieve.fullname" .root) .root.Values.serviceAccount.name -}}
 {{- if has .role (list "worker-runs" "worker-control") -}}
 {{- printf "%s-worker" $name -}}
