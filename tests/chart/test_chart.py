@@ -101,10 +101,11 @@ def test_two_releases_of_one_name_may_share_a_namespace_of_jobs() -> None:
     assert not roles[0] & roles[1]
 
 
-@pytest.mark.parametrize("release", [LONGEST, "1st", "with.dots", "r", "reprieve"])
+@pytest.mark.parametrize("release", [LONGEST, "1st", "with.dots", "r", "123", "1e3", "reprieve"])
 def test_every_name_is_one_that_kubernetes_takes(release: str) -> None:
     assert len(LONGEST) == 53
     for manifest in rendered(EVERYTHING, release=release):
+        check(manifest)
         name = manifest["metadata"]["name"]
         if manifest["kind"] == "Service":
             assert len(name) <= 63

@@ -61,6 +61,7 @@ def to_the_end(cluster: Cluster, run: Work) -> tuple[Outcome, RecordingContext]:
 # -- a Pod that is taken away
 
 
+@pytest.mark.row("B15")
 def test_a_run_whose_pod_is_evicted_says_so_and_keeps_what_it_printed(cluster: Cluster) -> None:
     with up(cluster) as (following, pod):
         cluster.evict(pod)
@@ -70,6 +71,7 @@ def test_a_run_whose_pod_is_evicted_says_so_and_keeps_what_it_printed(cluster: C
     assert following.context.output() == b"up\n"
 
 
+@pytest.mark.row("B15")
 def test_a_run_whose_node_gets_a_taint_has_lost_it(cluster: Cluster) -> None:
     with up(cluster) as (following, pod), cluster.interventions.tainted(pod["spec"]["nodeName"]):
         outcome = ended(following)
@@ -77,6 +79,7 @@ def test_a_run_whose_node_gets_a_taint_has_lost_it(cluster: Cluster) -> None:
     assert following.context.output() == b"up\n"
 
 
+@pytest.mark.row("B15")
 def test_a_run_on_a_node_that_nobody_hears_of_ends_though_its_pod_never_goes(cluster: Cluster) -> None:
     tolerations = [
         {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
@@ -89,6 +92,7 @@ def test_a_run_on_a_node_that_nobody_hears_of_ends_though_its_pod_never_goes(clu
     assert following.context.output() == b"up\n"
 
 
+@pytest.mark.row("A23")
 def test_a_run_that_is_asked_for_while_the_api_server_is_away_waits_for_it(cluster: Cluster) -> None:
     run = cluster.work("echo at last")
     with cluster.interventions.without_api_server():
@@ -109,6 +113,7 @@ def test_a_run_that_is_asked_for_while_the_api_server_is_away_waits_for_it(clust
 # -- a log of more than one file
 
 
+@pytest.mark.row("A04")
 def test_of_a_log_of_several_files_nothing_comes_twice_and_nothing_is_missing_without_a_word(cluster: Cluster) -> None:
     """Read while it is written, it is whole as a rule; where the node was faster, a note says so.
 

@@ -316,6 +316,7 @@ def test_a_job_that_has_ended_is_not_waited_for_for_ever_when_its_node_does_not_
     assert not outcome.work_ended
 
 
+@pytest.mark.row("B15")
 @pytest.mark.parametrize("grace", [0.3, 2.0])
 def test_a_pod_that_never_goes_from_a_lost_node_does_not_keep_its_run_for_ever(cluster: Scripted, grace: float) -> None:
     """Since Kubernetes 1.31 the Job fails once its Pods are gone, which on a node that is away they never are."""

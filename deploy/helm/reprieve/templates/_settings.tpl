@@ -59,6 +59,6 @@
 {{- if not .host -}}
 {{- fail "ingress.enabled needs ingress.host, the name that people reach the page by." -}}
 {{- end -}}
-{{- printf "%s://%s%s" (ternary "https" "http" (ne .tlsSecret "")) .host (trimSuffix "/" .path) -}}
+{{- printf "%s://%s%s" (empty .tlsSecret | ternary "http" "https") .host (trimSuffix "/" .path) -}}
 {{- end -}}
 {{- end -}}
