@@ -1,4 +1,4 @@
-"""What the manifests for Kubernetes start, on an engine: each Pod as its manifest has it, but for what makes it a Pod."""
+"""What the manifests for Kubernetes start, on an engine: the container of each Pod, as its manifest has it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +46,7 @@ class Cluster:
         self.engine.docker("network", "create", self.name)
         owner = {"POSTGRES_USER": "reprieve", "POSTGRES_DB": "reprieve", "POSTGRES_PASSWORD": PASSWORD}
         self._run("postgres", "postgres:18", owner)
-        self._run("redis", "redis:7", {})
+        self._run("redis", "redis:7", {}, [], ["redis-server", "--protected-mode", "no"])
         ready = ["pg_isready", "--host=127.0.0.1", "--username=reprieve"]
         eventually(lambda: self.succeeds("postgres", *ready), timeout=120)
 
@@ -66,9 +66,9 @@ class Cluster:
         limits = {volume["name"]: volume.get("emptyDir", {}).get("sizeLimit") for volume in pod["volumes"]}
         for mount in container["volumeMounts"]:
             size = limits.get(mount["name"])
-            limit = f",tmpfs-size={size.removesuffix('i').lower()}" if size else ""
-            # As an emptyDir is, and a volume with an fsGroup: whoever it is may write.
-            options.append(f"--mount=type=tmpfs,destination={mount['mountPath']},tmpfs-mode=1777{limit}")
+            limit = f",size={size.removesuffix('i').lower()}" if size else ""
+            # What an emptyDir is, and a volume with an fsGroup: the Pod's user may write there, and nowhere else.
+            options.append(f"--tmpfs={mount['mountPath']}:uid={pod['securityContext']['runAsUser']}{limit}")
         settings: dict[str, str] = {}
         for source in container["envFrom"]:
             settings |= SETTINGS[source["configMapRef"]["name"]] if "configMapRef" in source else SECRET
@@ -138,8 +138,8 @@ def test_a_pod_starts_as_its_manifest_has_it_gets_ready_and_ends_when_it_is_told
 def test_the_health_that_helm_asks_for_needs_no_more_than_its_pod_has(cluster: Cluster) -> None:
     template = (Path(ROOT) / "deploy/helm/reprieve/templates/tests/health.yaml").read_text()
     assert "args: [reprieve, health]" in template
-    options = ["--rm", "--read-only", "--user=10001", f"--network={cluster.name}", "--cap-drop=ALL"]
+    options = ["--rm", "--read-only", "--user=10001", f"--network={cluster.name}", "--cap-drop=ALL", "--tmpfs=/tmp"]
     given = [f"--env={name}={value}" for name, value in (SETTINGS["reprieve"] | SECRET).items()]
-    done = cluster.engine.docker("run", *options, *given, "--tmpfs=/tmp", IMAGE, "reprieve", "health", check=False)
+    done = cluster.engine.docker("run", *options, *given, IMAGE, "reprieve", "health", check=False)
     # Nothing swept yet, which it says; it came as far as that.
     assert "sweep" in done.stdout + done.stderr
