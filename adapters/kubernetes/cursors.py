@@ -111,6 +111,9 @@ class Resumption:
 
     def __init__(self, cursor: LogCursor) -> None:
         self.cursor = cursor
+        self.rotated_at: int | None = None
+        """When the first line was written that is there in place of lines that were given before; None while all that
+        was given is there. What was written in between may be lost."""
         self._start = cursor
         #: Whether all that was given before has been passed, and how many lines are still to be.
         self._passed = not cursor.newest
@@ -162,7 +165,9 @@ class Resumption:
         if self._passed:
             return True
         if at > self._start.newest:
-            # What was given before is not there any more: the log was rotated.
+            if self._same_seen < self._start.same:
+                # What was given before is not there any more: the log was rotated.
+                self.rotated_at = at
             self._passed = True
         elif at == self._start.newest and self._same_seen < self._start.same:
             self._same_seen += 1

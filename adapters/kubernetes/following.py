@@ -125,6 +125,8 @@ class Following:
         self._proof_at = 0.0
         self._blocked_since: float | None = None
         self._grace_until: float | None = None
+        #: Until when the Pods of a Job that is given up are waited for.
+        self._given_up_until: float | None = None
         self._events: list[Json] = []
         #: When the Job was first seen to have ended.
         self._ended_at: float | None = None
@@ -244,9 +246,15 @@ class Following:
             return None
         await self._notice()
         logs = state.logs_of(pods)
-        if is_terminal and self._is_over(all(log.ended for log in logs) and not self._may_learn_more(pods)):
+        have_ended = all(log.ended for log in logs)
+        if is_terminal:
+            is_over = self._is_over(have_ended and not self._may_learn_more(pods))
+        else:
+            is_over = state.is_given_up(job, pods) and self._has_had_its_grace(pods)
+        if is_over:
             seen = self.handle.seen
-            self._outcome = state.outcome_of(job, pods, seen)
+            # On a node that is away, its command may be running: no other attempt begins before it is gone.
+            self._outcome = replace(state.outcome_of(job, pods, seen), work_ended=is_terminal and have_ended)
             self._log.read_rest(logs)
             if not pods and not self._log.has_read and (seen or self._outcome.error_code is None):
                 self._unread = "The Pod was gone before the end of its log was read."
@@ -280,6 +288,11 @@ class Following:
         """Whether all that is to come has come; a lost node never says that its Pods have ended."""
         self._grace_until = self._grace_until or _now() + self._timings.end_grace
         return have_ended or _now() > self._grace_until
+
+    def _has_had_its_grace(self, pods: list[Json]) -> bool:
+        """Whether Pods that are to go should have gone, by the time that they are given: their node is away."""
+        self._given_up_until = self._given_up_until or _now() + state.grace_of(pods) + self._timings.end_grace
+        return _now() > self._given_up_until
 
     def _may_learn_more(self, pods: list[Json]) -> bool:
         """Whether why its Pods are gone may be in what their watch has not told yet."""

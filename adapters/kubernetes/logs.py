@@ -13,7 +13,7 @@ from reprieve.adapters.descriptors import raise_files
 from reprieve.adapters.kubernetes.answers import ApiError, path_of
 from reprieve.adapters.kubernetes.api import Api, pieces
 from reprieve.adapters.kubernetes.connection import NotConnected
-from reprieve.adapters.kubernetes.cursors import LogCursor, Resumption
+from reprieve.adapters.kubernetes.cursors import LogCursor, Resumption, format_timestamp
 from reprieve.adapters.kubernetes.job import CONTAINER
 from reprieve.adapters.kubernetes.state import PodLog
 from reprieve.adapters.protocol import AsyncContext
@@ -127,6 +127,8 @@ class PodLogReader:
         self._news = asyncio.Event()
         self._pods: Sequence[PodLog] = ()
         self._read: set[str] = set()
+        #: The Pods of which was said that output of theirs may be lost.
+        self._rotated: set[str] = set()
         self._finishing = self._closed = self._done = False
         #: While a stream is open and is waited for; `_is_shut` says that it is not to be read on.
         self._waiting: asyncio.Timeout | None = None
@@ -280,7 +282,7 @@ class PodLogReader:
         self._is_shut = self._closed
         self._streams.add(self)
         try:
-            await self._read_stream(path_of(self._namespace, "pods", pod.name, "/log"), query, Resumption(before))
+            await self._read_stream(pod, path_of(self._namespace, "pods", pod.name, "/log"), query, Resumption(before))
         except ApiError:
             # Cut, with something new: that was worth it, and is asked for again at once.
             if self._cursor is before:
@@ -289,14 +291,19 @@ class PodLogReader:
             self._streams.remove(self)
         return self._cursor is not before
 
-    async def _read_stream(self, path: str, query: dict[str, str], reading: Resumption) -> None:
+    async def _read_stream(self, pod: PodLog, path: str, query: dict[str, str], reading: Resumption) -> None:
+        given = reading.cursor.newest
         options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)]
         async with AsyncExitStack() as stack:
             stream = self._api.stream(path, query, None, options)
             response = await self._while_heard(lambda: stack.enter_async_context(stream))
             incoming = await stack.enter_async_context(aclosing(pieces(response)))
             while (piece := await self._while_heard(lambda: anext(incoming, None))) is not None:
-                if new := reading.feed(piece):
+                new = reading.feed(piece)
+                if reading.rotated_at is not None and pod.uid not in self._rotated:
+                    self._rotated.add(pod.uid)
+                    await self._context.note(_rotated(pod, given, reading.rotated_at))
+                if new:
                     # Never broken off: of a piece that is handed over in part, the rest could not be told from it.
                     await self._context.on_log(STREAM, new, reading.cursor.encode())
                     self._cursor = reading.cursor
@@ -313,3 +320,11 @@ class PodLogReader:
             raise ApiError("the stream was ended by us") from None
         finally:
             self._waiting = None
+
+
+def _rotated(pod: PodLog, given: int, begins: int) -> str:
+    """The node keeps more than one file, and gives the newest alone: what is between two is not known."""
+    return (
+        f"The node has put the log of the Pod {pod.name} into another file since it was read: what was printed between "
+        f"{format_timestamp(given)} and {format_timestamp(begins)} may be lost."
+    )

@@ -76,6 +76,25 @@ def is_terminal(job: Json) -> bool:
     return any(_condition(job, kind) is not None for kind in ("Complete", "Failed"))
 
 
+def is_given_up(job: Json, pods: Sequence[Json]) -> bool:
+    """Whether the Job is to fail as soon as its Pods are gone, and each of them is to go.
+
+    Since Kubernetes 1.31 it is `Failed` then only (`enactJobFinished` of its Job controller); on a node that is away no
+    Pod ever goes.
+    """
+    return (
+        not is_terminal(job)
+        and _condition(job, "FailureTarget") is not None
+        and bool(pods)
+        and all("deletionTimestamp" in pod["metadata"] for pod in pods)
+    )
+
+
+def grace_of(pods: Iterable[Json]) -> float:
+    """Seconds that the Pods which are being deleted may still run: the longest of them."""
+    return max((float(pod["metadata"].get("deletionGracePeriodSeconds") or 0) for pod in pods), default=0.0)
+
+
 def logs_of(pods: Iterable[Json]) -> list[PodLog]:
     """The Pods whose main container has begun, oldest first: a replaced Pod is read before the one that replaced it."""
     begun = [pod for pod in _in_order(pods) if _state(pod).keys() & {"running", "terminated"}]
@@ -172,7 +191,7 @@ def _seen_of_pod(pod: Json) -> Seen | None:
     name, where = pod["metadata"]["name"], _where(pod)
     for weight, judged in (
         (Weight.CAUSE, _by_disruption(pod)),
-        (Weight.ENDED, _by_container(pod) or _by_phase(pod)),
+        (Weight.ENDED, _by_helper(pod) or _by_container(pod) or _by_phase(pod)),
         (Weight.LEAVING, _by_deletion(pod)),
         (Weight.UNDER_WAY, _by_running(pod)),
     ):
@@ -265,6 +284,22 @@ def _by_container(pod: Json) -> Outcome | None:
         return None
     told_by_code = _of_exit(code, reason) if code else Outcome.of_exit(0)
     return replace(told_by_code, detail=told_by_code.detail | at, used=used)
+
+
+def _by_helper(pod: Json) -> Outcome | None:
+    """A Pod that failed by another of its containers: one that is run before the main one, or beside it."""
+    status = pod.get("status", {})
+    ended = _state(pod).get("terminated")
+    if status.get("phase") != "Failed" or "running" in _state(pod) or (ended and ended.get("exitCode")):
+        return None
+    for helper in status.get("initContainerStatuses" if ended is None else "containerStatuses") or []:
+        its_end = (helper.get("state") or {}).get("terminated") or {}
+        if its_end.get("exitCode"):
+            how = "The command was not begun, since" if ended is None else "The command ended with exit status 0, but"
+            told = f"{how} the container {helper['name']!r} of its Pod failed with exit status {its_end['exitCode']}."
+            outcome = _failed(its_end.get("reason") or "Error", told, its_end, its_end.get("finishedAt"))
+            return replace(outcome, detail=outcome.detail | {"container": helper["name"]})
+    return None
 
 
 def _of_exit(code: int, reason: str | None) -> Outcome:

@@ -3,6 +3,7 @@
 import asyncio
 import builtins
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -312,6 +313,40 @@ def test_a_job_that_has_ended_is_not_waited_for_for_ever_when_its_node_does_not_
         outcome = following.outcome()
     assert (outcome.detail["reason"], following.context.output()) == ("DeadlineExceeded", b"one\n")
     assert "log" not in outcome.detail
+    assert not outcome.work_ended
+
+
+@pytest.mark.row("B15")
+@pytest.mark.parametrize("grace", [0.3, 2.0])
+def test_a_pod_that_never_goes_from_a_lost_node_does_not_keep_its_run_for_ever(cluster: Scripted, grace: float) -> None:
+    """Since Kubernetes 1.31 the Job fails once its Pods are gone, which on a node that is away they never are."""
+    with followed(cluster, cluster.work("true")) as following:
+        pod = begun(cluster, following)
+        cluster.fake.write(pod, b"one\n")
+        following.wait_for(b"one\n")
+        cluster.fake.holds_deletions, cluster.fake.grace = True, grace
+        begin = time.monotonic()
+        cluster.fake.taint("node-1")
+        cluster.fake.misbehave("GET", "/log", times=float("inf"), status=500, reason="InternalError")
+        heartbeats_more(following)
+        outcome = following.outcome()
+    assert outcome.error_code is ErrorCode.ADAPTER_ERROR
+    assert (outcome.detail["reason"], outcome.detail["node"]) == ("NodeLost", "node-1")
+    assert not outcome.work_ended, "another attempt would begin beside it"
+    assert time.monotonic() - begin >= grace + cluster.timings.end_grace
+    assert following.context.output() == b"one\n"
+
+
+def test_a_pod_that_is_deleted_and_whose_job_does_not_fail_for_that_is_waited_for(cluster: Scripted) -> None:
+    """Nothing says that the attempt is over: the Job may be one that is to have another Pod."""
+    with followed(cluster, cluster.work("true")) as following:
+        pod = begun(cluster, following)
+        cluster.fake.holds_deletions = True
+        pod["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z"
+        heartbeats_more(following, 40)
+        assert not following.result.done()
+        cluster.fake.finish(pod, 3)
+        assert following.outcome().detail["exit_status"] == 3
 
 
 def test_a_pod_that_is_deleted_at_the_end_leaves_a_sentence_about_its_log(cluster: Scripted) -> None:

@@ -1,4 +1,4 @@
-"""Compose, Kubernetes and systemd without any of them: the files are valid, and what they start works as written."""
+"""Compose and systemd without either of them: the files are valid, and what they start works as written."""
 
 import os
 import re
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import psutil
 import pytest
 import yaml
@@ -29,25 +28,12 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 OURS = {name: service for name, service in COMPOSE["services"].items() if service.get("image") == "reprieve"}
-KUBERNETES = ROOT / "deploy" / "kubernetes"
 SYSTEMD = ROOT / "deploy" / "systemd"
 STARTS = {name: ["reprieve", "start", name] for name in ROLES} | {"migrate": ["reprieve", "migrate"]}
 KNOWN = {f"REPRIEVE_{name.upper()}" for name in Settings.model_fields}
 
 #: The setting, in seconds, that a worker of runs must have had time for before it is killed.
 DRAIN = Settings.model_fields["drain_seconds"].default
-
-
-MANIFESTS: list[dict[str, Any]] = [
-    manifest for file in sorted(KUBERNETES.glob("*.yaml")) for manifest in yaml.safe_load_all(file.read_text())
-]
-#: Role by role, what Kubernetes is told of its pods.
-PODS = {
-    container["name"]: (manifest["spec"]["template"]["spec"], container)
-    for manifest in MANIFESTS
-    if "template" in manifest.get("spec", {})
-    for container in manifest["spec"]["template"]["spec"]["containers"]
-}
 
 
 # -- the files
@@ -57,11 +43,6 @@ def test_the_compose_file_is_one() -> None:
     command = [PROGRAMS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda one: f"{one['kind']}-{one['metadata']['name']}")
-def test_a_manifest_is_what_kubernetes_takes(manifest: dict[str, Any]) -> None:
-    kubernetes_validate.validate(manifest, "1.37", strict=True)
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
@@ -80,7 +61,6 @@ def test_a_unit_is_what_systemd_takes(tmp_path: Path) -> None:
 
 def test_every_role_is_everywhere_with_the_same_command() -> None:
     assert {name: service["command"] for name, service in OURS.items()} == STARTS
-    assert {name: container["command"] for name, (_, container) in PODS.items()} == STARTS
     unit = (SYSTEMD / "reprieve@.service").read_text()
     assert "ExecStart=/opt/reprieve/bin/reprieve start %i\n" in unit
     assert set(re.findall(r"reprieve@([a-z-]+)", unit)) == set(ROLES)
@@ -96,10 +76,9 @@ def test_every_variable_is_a_setting_and_no_secret_has_a_value() -> None:
         assert {name for name in service["environment"] if name.startswith("REPRIEVE_")} <= KNOWN
     text = (ROOT / "docker-compose.yml").read_text()
     assert re.findall(r"\$\{(\w*(?:PASSWORD|TOKENS))(?!:\?)", text) == []
-    told = {name for one in MANIFESTS if one["kind"] == "ConfigMap" for name in one["data"]}
-    told |= set(re.findall(r"REPRIEVE_\w+", (SYSTEMD / "reprieve@.service").read_text())) - {"REPRIEVE_"}
+    told = set(re.findall(r"REPRIEVE_\w+", (SYSTEMD / "reprieve@.service").read_text())) - {"REPRIEVE_"}
     assert {name for name in told if name.startswith("REPRIEVE_")} <= KNOWN
-    assert not {name for name in told if name.endswith(("_URL", "PASSWORD", "TOKENS"))} - {"REPRIEVE_LOG_ARCHIVE_URL"}
+    assert not {name for name in told if name.endswith(("_URL", "PASSWORD", "TOKENS"))}
 
 
 def test_what_is_published_is_published_on_loopback() -> None:
@@ -112,7 +91,6 @@ def test_a_worker_of_runs_has_longer_to_end_than_it_drains() -> None:
     minutes = re.fullmatch(r"(\d+)m", OURS["worker-runs"]["stop_grace_period"])
     assert minutes is not None
     assert int(minutes[1]) * 60 > DRAIN
-    assert PODS["worker-runs"][0]["terminationGracePeriodSeconds"] > DRAIN
     drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "work.conf").read_text()
     assert "TimeoutStopSec=11min" in drop_in
     assert "KillMode=process" in drop_in, "work that outlives its worker is in the same control group"
@@ -124,21 +102,6 @@ def test_a_role_is_no_root_and_writes_to_its_data_and_to_tmp_only(role: str) -> 
     assert OURS[role]["tmpfs"] == ["/tmp"]
     assert OURS[role]["cap_drop"] == ["ALL"]
     assert "USER 10001" in (ROOT / "Dockerfile").read_text()
-    pod, container = PODS[role]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/data"}
-
-
-@pytest.mark.parametrize("role", sorted(ROLES))
-def test_a_role_has_the_same_health_check_in_both_and_none_that_ends_it(role: str) -> None:
-    _, container = PODS[role]
-    check, probe = OURS[role]["healthcheck"]["test"], container["readinessProbe"]
-    assert "livenessProbe" not in container
-    if "exec" in probe:
-        assert ["sh", "-c", check[1].replace("$$", "$")] == probe["exec"]["command"]
-    else:
-        assert f":{probe['httpGet']['port']}{probe['httpGet']['path']}" in check[-1]
 
 
 # -- what they start

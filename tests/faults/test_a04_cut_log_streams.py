@@ -70,18 +70,37 @@ def test_a_log_stream_that_is_cut_again_and_again_in_the_middle_of_lines_loses_a
     assert following.context.output() == written
 
 
-def test_a_rotated_log_goes_on_with_what_is_newer(cluster: Scripted) -> None:
+def test_a_log_that_was_rotated_while_nobody_read_it_goes_on_with_what_is_newer_and_the_run_says_so(
+    cluster: Scripted,
+) -> None:
     with followed_pod(cluster, cluster.work("true")) as (following, pod):
         with cluster.fake.changed:
-            cluster.fake.misbehave("GET", "/log", how="cut", after=31 + 8 + 31 + 8)
+            cluster.fake.misbehave("GET", "/log", how="cut", after=2 * (31 + 9))
+            cluster.fake.misbehave("GET", "/log", times=float("inf"), status=500)
             cluster.fake.write(pod, b"before 1\nbefore 2\n")
         following.wait_for(b"before 2\n")
         cluster.fake.rotate(pod)
         cluster.fake.write(pod, b"after 1\n")
+        cluster.fake.behave()
         following.wait_for(b"after 1\n")
         cluster.fake.finish(pod)
         following.outcome()
     assert following.context.output() == b"before 1\nbefore 2\nafter 1\n"
+    (note,) = following.context.notes
+    assert "into another file since it was read" in note
+
+
+def test_a_log_that_is_rotated_while_it_is_read_loses_nothing_and_nothing_is_said(cluster: Scripted) -> None:
+    with followed_pod(cluster, cluster.work("true")) as (following, pod):
+        cluster.fake.write(pod, b"before\n")
+        following.wait_for(b"before\n")
+        cluster.fake.rotate(pod)
+        cluster.fake.write(pod, b"after\n")
+        following.wait_for(b"after\n")
+        cluster.fake.finish(pod)
+        following.outcome()
+    assert following.context.output() == b"before\nafter\n"
+    assert following.context.notes == []
 
 
 def test_a_long_line_that_is_cut_is_read_on_within_it(cluster: Scripted) -> None:

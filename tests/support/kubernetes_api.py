@@ -105,6 +105,8 @@ class FakeCluster:
         self.holds_deletions = False
         self.grace = 0.0
         """Seconds that a deleted Pod may still run."""
+        self.max_log: int | None = None
+        """Bytes of a log file, at most, before it is rotated; None for no limit. (`containerLogMaxSize`.)"""
         self.passed = 0.0
         """Seconds by which its clock is ahead."""
         self.is_away = False
@@ -376,6 +378,8 @@ class FakeCluster:
             entries += [line[start : start + PART_SIZE] for start in range(0, len(line), PART_SIZE)]
         with self.changed:
             log = self.logs[pod["metadata"]["uid"]]
+            if self.max_log is not None and sum(len(entry.text) for entry in log.entries[log.first :]) > self.max_log:
+                self.rotate(pod)
             log.entries += [Entry(time.time_ns() if at is None else at, entry) for entry in entries]
             self.changed.notify_all()
 
@@ -385,16 +389,24 @@ class FakeCluster:
             log = self.logs[pod["metadata"]["uid"]]
             log.first = len(log.entries)
 
-    def finish(self, pod: Json, exit_code: int = 0, reason: str | None = None, **status: Any) -> None:
-        """Its container ends, and the Job with it. `status` is added to the Pod's."""
-        reason = reason or ("Completed" if exit_code == 0 else "Error")
-        ended = {"exitCode": exit_code, "reason": reason, "finishedAt": now()}
+    def finish(
+        self,
+        pod: Json,
+        exit_code: int = 0,
+        reason: str | None = None,
+        helpers: Mapping[str, int] | None = None,
+        **status: Any,
+    ) -> None:
+        """Its containers end, and the Job with them. `helpers` are those beside the main one; `status` is the Pod's."""
+        is_well = exit_code == 0 and not any((helpers or {}).values())
         with self.changed:
             pod["status"] |= status
-            self._state(pod, {"terminated": ended}, "Succeeded" if exit_code == 0 else "Failed")
+            for name, code in (helpers or {}).items():
+                self._state(pod, {"terminated": _ended(code)}, "Running", name)
+            self._state(pod, {"terminated": _ended(exit_code, reason)}, "Succeeded" if is_well else "Failed")
             self.logs[pod["metadata"]["uid"]].ended = True
             self.changed.notify_all()
-            if exit_code == 0:
+            if is_well:
                 self.end_job(pod, "Complete", "CompletionsReached")
             else:
                 self.end_job(pod, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
@@ -453,7 +465,7 @@ class FakeCluster:
 
     def _end_pod(self, pod: Json) -> None:
         """A deleted Pod is gone; its Job, if it has not ended, fails."""
-        self._end_process(pod)
+        self._end_processes(pod)
         self.remove(pod)
         metadata = pod["metadata"]
         job = self.things.get(("jobs", metadata["namespace"], metadata["labels"]["job-name"]))
@@ -513,45 +525,74 @@ class FakeCluster:
         uid = job["metadata"]["uid"]
         return [one for one in self.of_kind("pods") if one["metadata"]["ownerReferences"][0]["uid"] == uid]
 
-    def _state(self, pod: Json, state: Json, phase: str) -> None:
+    def _state(self, pod: Json, state: Json, phase: str, name: str = "run", of: str = "containerStatuses") -> None:
         with self.changed:
-            pod["status"] |= {"phase": phase, "containerStatuses": [{"name": "run", "state": state}]}
+            others = [one for one in pod["status"].get(of, []) if one["name"] != name]
+            pod["status"] |= {"phase": phase, of: [*others, {"name": name, "state": state}]}
             self.has_changed(pod)
 
     # -- a kubelet
 
     def _run(self, pod: Json) -> None:
-        (container,) = pod["spec"]["containers"]
-        if container["image"] == NO_SUCH_IMAGE:
+        """Its containers on this host, as a kubelet does it: those before the main one in turn, others beside it."""
+        (main,) = (one for one in pod["spec"]["containers"] if one["name"] == "run")
+        if main["image"] == NO_SUCH_IMAGE:
             self.wait(pod, "ImagePullBackOff", f'Back-off pulling image "{NO_SUCH_IMAGE}"')
             return
+        threading.Thread(target=self._live, args=(pod, main), daemon=True).start()
+
+    def _live(self, pod: Json, main: Json) -> None:
+        before = pod["spec"].get("initContainers", [])
+        sidecars = [self._begin(pod, one) for one in before if one.get("restartPolicy") == "Always"]
+        for one in (one for one in before if one.get("restartPolicy") != "Always"):
+            if code := self._begin(pod, one).wait():
+                self._state(pod, {"terminated": _ended(code)}, "Failed", one["name"], "initContainerStatuses")
+                self.end_job(pod, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+                return
+        beside = {one["name"]: self._begin(pod, one) for one in pod["spec"]["containers"] if one is not main}
+        process = self._begin(pod, main, stdout=subprocess.PIPE)
+        self.start(pod)
+        with process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                self.write(pod, line)
+        code = _exit_code(process.returncode)
+        if beside:
+            self._state(pod, {"terminated": _ended(code)}, "Running")
+        helpers = {name: _exit_code(one.wait()) for name, one in beside.items()}
+        for sidecar in sidecars:
+            _end(sidecar)
+        self.finish(pod, code, helpers=helpers)
+
+    def _begin(self, pod: Json, container: Json, stdout: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
         env: dict[str, str] = {}
-        for one in container["env"]:
+        for one in container.get("env", []):
             env[one["name"]] = expanded(one["value"], env)
         process = subprocess.Popen(
             [expanded(one, env) for one in (*container.get("command", []), *container.get("args", []))],
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={"PATH": "/usr/bin:/bin"} | env,
             start_new_session=True,
         )
-        pod["_process"] = len(self._processes)
-        self._processes.append(process)
-        self.start(pod)
-        threading.Thread(target=self._pump, args=(pod, process), daemon=True).start()
+        with self.changed:
+            pod.setdefault("_processes", []).append(len(self._processes))
+            self._processes.append(process)
+        return process
 
-    def _pump(self, pod: Json, process: subprocess.Popen[bytes]) -> None:
-        with process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                self.write(pod, line)
-        returncode = process.returncode
-        self.finish(pod, 128 - returncode if returncode < 0 else returncode)
+    def _end_processes(self, pod: Json) -> None:
+        for number in pod.get("_processes", []):
+            _end(self._processes[number])
 
-    def _end_process(self, pod: Json) -> None:
-        if "_process" in pod:
-            _end(self._processes[pod["_process"]])
+
+def _ended(code: int, reason: str | None = None) -> Json:
+    """The state of a container that has ended."""
+    return {"exitCode": code, "reason": reason or ("Error" if code else "Completed"), "finishedAt": now()}
+
+
+def _exit_code(returncode: int) -> int:
+    return 128 - returncode if returncode < 0 else returncode
 
 
 def expanded(text: str, env: Mapping[str, str]) -> str:
@@ -581,6 +622,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 class _Server(ThreadingHTTPServer):
@@ -683,7 +725,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, method: str, match: re.Match[str], query: dict[str, str], body: Json) -> tuple[int, Json]:
         if match["eviction"]:
             self.cluster.evict(self._find(match))
-            return 201, body
+            return 201, {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
         if method == "POST":
             return 201, self._create(match, body)
         if match["name"] is None:

@@ -93,6 +93,25 @@ def test_after_a_rotation_all_that_is_newer_is_new() -> None:
     assert read(cursor, answer([(START + 2, b"c\n"), (START + 2, b"d\n")], cursor.since))[0] == b"c\nd\n"
 
 
+def test_a_rotation_is_noticed_by_what_was_given_and_is_not_there_any_more() -> None:
+    _, cursor = read(BEGIN, answer([(START, b"a\n"), (START, b"b\n")], None))
+    reading = Resumption(cursor)
+    reading.feed(answer([(START, b"b\n"), (START + 2, b"c\n")], cursor.since))
+    assert reading.rotated_at == START + 2
+    reading = Resumption(cursor)
+    reading.feed(answer([(START, b"a\n"), (START, b"b\n"), (START + 2, b"c\n")], cursor.since))
+    assert reading.rotated_at is None
+
+
+def test_lines_that_are_too_old_to_be_asked_for_are_no_sign_of_a_rotation() -> None:
+    late = START - 3 * SECOND
+    _, cursor = read(BEGIN, answer([(START, b"a\n"), (late, b"late\n")], None))
+    assert cursor.after == 1
+    reading = Resumption(cursor)
+    assert reading.feed(answer([(START, b"a\n"), (late, b"late\n"), (START + 1, b"b\n")], cursor.since)) == b"b\n"
+    assert reading.rotated_at is None
+
+
 def test_a_line_that_was_given_in_part_is_read_on_within_it() -> None:
     data = answer([(START, b"0123456789\n"), (START + 1, b"next\n")], None)
     new, cursor = read(BEGIN, data[: len(format_timestamp(START)) + 1 + 4])
