@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "undrain": workers.undrain,
     "sweep": checks.sweep,
     "health": checks.health,
+    "healthcheck": checks.healthcheck,
     "whatif": checks.whatif,
     "doctor": checks.doctor,
     "migrate": servers.migrate,

@@ -17,8 +17,9 @@ from reprieve.cli.sentences import say
 from reprieve.models.access import Scope
 from reprieve.models.connections import FILES_OF_THE_API, WANTED, most_connections, most_readers
 from reprieve.models.errors import SettingsError
+from reprieve.models.pulse import asked_at
 from reprieve.stores.tokens import OWN_TOKEN, make_own_token, own_token
-from reprieve.workers import journal, tracing
+from reprieve.workers import journal, pulse, tracing
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.settings import host_and_port
 from reprieve.workers.waiting import until_fit
@@ -51,6 +52,7 @@ def serve(services: Services) -> None:
         # uvicorn would believe any process of this machine; whom to believe is ours to be told (`api.proxies`).
         proxy_headers=not services.settings.api_trusted_proxies,
     )
+    pulse.answers(services.settings.pulse_file, asked_at(*host_and_port(services.settings.api_address), "/health/live"))
     run(config, listening, most)
 
 

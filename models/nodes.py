@@ -6,11 +6,11 @@ process means something in one boot and one PID namespace only (`adapters.host.n
 """
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import count
+from itertools import count, dropwhile
 
 from reprieve.models.liveness import Timing
 from reprieve.models.watching import Watch
@@ -23,6 +23,9 @@ _OF_THE_MACHINE = "pid:[4026531836]"
 
 #: Programs that run as PID 1 and go on when one of their children ends.
 _KEEP_RUNNING = frozenset({"systemd", "init", "supervisord", "s6-svscan", "runsvdir", "openrc-init"})
+
+#: Inits that have one child, and end when it does.
+_END_WITH_THEIR_CHILD = frozenset({"tini", "tini-static", "docker-init", "podman-init", "catatonit", "dumb-init"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +106,18 @@ def _numbered(base: str) -> Iterator[str]:
     yield from (f"{base}-{number}" for number in count(2))
 
 
-def ends_with_us(namespace: str, pid: int, parent: int, first: str) -> bool:
+def ends_with_us(namespace: str, above: Sequence[tuple[int, str]]) -> bool:
     """Whether the end of this process ends all others of its PID namespace, as that of a container's main process does.
 
-    It does when it is PID 1, or the one child of an init like tini (`first` is the name of what runs as PID 1), or was
-    started from outside (its parent is 0), beside an init of somebody else's.
+    `above` holds the number and the name of its parent, of whose parent, and so on, as far as its namespace shows them.
+    An init that ends with its one child stands for it: the image brings one, and the engine may put another above that.
+    It does when nothing else is above it (it is PID 1, or was started from outside, beside an init of somebody else's),
+    or only a PID 1 that is not known to go on.
     """
     if "/" not in namespace or _is_the_machines(namespace):
         return False
-    return pid == 1 or parent == 0 or (parent == 1 and first not in _KEEP_RUNNING)
+    others = list(dropwhile(lambda one: one[1] in _END_WITH_THEIR_CHILD, above))
+    return all(pid == 1 and name not in _KEEP_RUNNING for pid, name in others)
 
 
 def may_waive(watch: Watch, now: datetime, timing: Timing) -> bool:

@@ -5,10 +5,10 @@ they speak for the host's processes where the node is theirs too. The API, the c
 take none, and write nothing to the data folder for it.
 """
 
-import os
 import threading
 from collections.abc import Collection
-from pathlib import Path
+
+import psutil
 
 from reprieve.adapters.host import namespace
 from reprieve.adapters.slots import Lease, Slots
@@ -62,7 +62,7 @@ class Identity:
 def ends_container() -> bool:
     """Whether the end of this process ends all that runs in its PID namespace."""
     try:
-        first = Path("/proc/1/comm").read_text().strip()
-    except OSError:
-        first = ""
-    return ends_with_us(namespace(), os.getpid(), os.getppid(), first)
+        above = [(one.pid, one.name()) for one in psutil.Process().parents()]
+    except psutil.Error:
+        above = []  # Hidden from us, as whatever is outside.
+    return ends_with_us(namespace(), above)

@@ -1,10 +1,12 @@
 """A file that a worker, or beat, touches for as long as it turns: what a container's health check looks at.
 
 To look at a file's age costs a worker nothing, and says what it should: its loop turns and has its broker. It is no
-reason to end a worker: that would end the work of all its runs, over a broker that is down.
+reason to end a worker: that would end the work of all its runs, over a broker that is down. The API and Flower write
+into it where they answer (`models.pulse`).
 """
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,18 @@ BEAT_TURN = 20
 
 def pulse(**_: Any) -> None:
     """Touch the file, if one is set; a folder that is missing or full costs the file only."""
-    path: Path | None = current.settings().pulse_file
+    _keep(current.settings().pulse_file, Path.touch)
+
+
+def answers(path: Path | None, address: str) -> None:
+    """Write into the file at which URL this process answers, or will."""
+    _keep(path, lambda file: file.write_text(address))
+
+
+def _keep(path: Path | None, write: Callable[[Path], object]) -> None:
     if path is not None:
         try:
-            path.touch()
+            write(path)
         except OSError as error:
             logger.error("The pulse cannot be written to %s: %s.", path, error.strerror)
 

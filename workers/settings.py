@@ -184,7 +184,8 @@ class Settings(BaseSettings):
     )
     pulse_file: Path | None = Field(
         default=None,
-        description="A file that a worker, or beat, touches while it turns, for health checks; none by default.",
+        description="A file for `reprieve healthcheck`: workers and beat touch it while they turn, the API and Flower "
+        "write into it where they answer; none by default.",
     )
     flower_password: SecretStr | None = Field(default=None, description="For Flower's user `reprieve`.")
 

@@ -42,6 +42,13 @@ def health(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+def healthcheck() -> None:
+    """Say whether the process of this container turns, or answers; exit status 1 if it does not. For health checks."""
+    from reprieve.cli.__main__ import check
+
+    check()
+
+
 def whatif(
     window: Annotated[
         list[float] | None, typer.Option(metavar="SECONDS", help="A window to ask about; may be repeated.")

@@ -10,6 +10,7 @@ from reprieve.cli.roles import ROLES, start
 from reprieve.cli.sentences import say
 from reprieve.models.errors import InvalidRequest, SettingsError
 from reprieve.models.lanes import served
+from reprieve.models.pulse import asked_at
 
 
 def up() -> None:
@@ -59,15 +60,19 @@ def flower() -> None:
     """Start Flower on loopback behind a password, unless FLOWER_ADDRESS and REPRIEVE_FLOWER_PASSWORD say otherwise."""
     need("flower", "`reprieve flower`")
     from reprieve.cli.stack import flower_port
+    from reprieve.workers import pulse
     from reprieve.workers.current import resolve_settings
 
-    secret = resolve_settings().flower_password
+    settings = resolve_settings()
+    secret = settings.flower_password
     if secret is None and not os.environ.get("FLOWER_BASIC_AUTH"):
         raise SettingsError("REPRIEVE_FLOWER_PASSWORD is not set; without a password Flower is open to everyone.")
     if secret is not None:
         os.environ["FLOWER_BASIC_AUTH"] = f"reprieve:{secret.get_secret_value()}"
     os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
-    flower_port()
+    prefix = os.environ.get("FLOWER_URL_PREFIX", "").strip("/")
+    path, tls = f"/{prefix}/healthcheck".replace("//", "/"), bool(os.environ.get("FLOWER_CERTFILE"))
+    pulse.answers(settings.pulse_file, asked_at(os.environ["FLOWER_ADDRESS"], flower_port(), path, tls=tls))
     # To look at. Its buttons cancel runs (a task's id is its run's), and shut workers down as well.
     os.environ.setdefault("FLOWER_READ_ONLY", "True")
     from reprieve.workers.__main__ import main as celery

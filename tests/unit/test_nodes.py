@@ -75,25 +75,31 @@ def test_a_free_slot_is_inherited_unless_its_work_may_still_run(holder: str | No
 
 
 @pytest.mark.parametrize(
-    ("namespace", "pid", "parent", "first", "ends"),
+    ("namespace", "above", "ends"),
     [
-        (HERE, 1, 0, "celery", True),
-        (HERE, 7, 1, "tini", True),
-        (HERE, 7, 1, "docker-init", True),
-        (HERE, 7, 0, "pause", True),
-        (HERE, 7, 1, "systemd", False),
-        (HERE, 2, 1, "systemd", False),
-        (HERE, 7, 1, "supervisord", False),
-        (HERE, 7, 5, "tini", False),
-        (MACHINE, 7, 1, "systemd", False),
-        (MACHINE, 7, 1, "tini", False),
-        ("no-boot-id", 7, 1, "launchd", False),
+        # PID 1 itself, or started from outside beside a `pause`.
+        (HERE, [], True),
+        (HERE, [(1, "tini")], True),
+        (HERE, [(1, "docker-init")], True),
+        (HERE, [(1, "an-init-we-never-heard-of")], True),
+        # The image's own init, below the engine's; beside a `pause`; or where a process was started from outside.
+        (HERE, [(7, "tini"), (1, "docker-init")], True),
+        (HERE, [(7, "tini")], True),
+        (HERE, [(7, "tini"), (1, "systemd")], False),
+        (HERE, [(1, "systemd")], False),
+        (HERE, [(1, "supervisord")], False),
+        (HERE, [(5, "sh"), (1, "tini")], False),
+        (HERE, [(5, "sh")], False),
+        (HERE, [(7, "tini"), (5, "supervisord"), (1, "tini")], False),
+        (MACHINE, [(1, "systemd")], False),
+        (MACHINE, [(1, "tini")], False),
+        ("no-boot-id", [(1, "launchd")], False),
     ],
 )
 def test_a_worker_takes_detached_work_with_it_where_its_end_is_its_containers(
-    namespace: str, pid: int, parent: int, first: str, ends: bool
+    namespace: str, above: list[tuple[int, str]], ends: bool
 ) -> None:
-    assert ends_with_us(namespace, pid, parent, first) is ends
+    assert ends_with_us(namespace, above) is ends
 
 
 @pytest.mark.parametrize("name", ["a", "host", "réseau-1", "a.b-c_d", "x" * LONGEST_NAME])
