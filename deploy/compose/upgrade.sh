@@ -47,7 +47,9 @@ interrupted() {
 trap interrupted INT TERM HUP
 
 leave_if_asked() {
-    [ -z "$stopped" ] || fail "Stopped. What runs goes on. Left: $left. deploy/compose/upgrade.sh does that."
+    [ -n "$stopped" ] || return 0
+    say "Stopped. What runs goes on. Left: $left. deploy/compose/upgrade.sh does that." >&2
+    exit 130
 }
 
 # run COMMAND: in a process group of its own, so that Ctrl-C reaches this script and not the command.
@@ -213,7 +215,8 @@ drain() {
         [ "$there" -gt 0 ] || break
         if [ -n "$stopped" ]; then
             say "Stopped. $there old workers of $service end by themselves, and new ones take the runs." >&2
-            fail "Left: to remove those old containers, which deploy/compose/upgrade.sh does."
+            say "Left: to remove those old containers, which deploy/compose/upgrade.sh does." >&2
+            exit 130
         fi
         waited=$((waited + 1))
         [ $((waited % PATIENCE)) -ne 0 ] || say "$service: $there old still have runs"
