@@ -22,7 +22,7 @@ from tests.containers.engine import ROOT, Engine
 from tests.soak.account import OWED
 from tests.support.waiting import answers, eventually
 
-#: The image of all stacks of the tests, and what divides their timings: a window of 30 s, a sweep every 6.
+#: The image that each stack of the tests has a name of its own for, and what divides their timings: a window of 30 s, a sweep every 6.
 IMAGE = "reprieve-test-stack"
 SCALE = 10
 #: In the order in which an upgrade replaces them, and those that are there beside them.
@@ -89,6 +89,7 @@ class Stack:
     def remove(self) -> None:
         """With all that it has: containers, networks, volumes."""
         self.compose("down", "--timeout", "0", "--volumes", "--remove-orphans", check=False)
+        self.engine.docker("rmi", "--force", self.project, check=False)
 
     def another_version(self) -> None:
         """The files of another one, so that the image that is built of them is another."""
@@ -202,31 +203,33 @@ def wrong(stack: Stack, runs: Sequence[Numbered], may_be_lost: Sequence[str] = (
 
     Those that may be lost were in a container that was killed: they have another attempt, and end as they should.
     """
-    told = []
     with stack.client() as client:
-        for one in runs:
-            run = client.get_run(one.id)
-            status = "failed" if one.end else "succeeded"
-            if run.status != status:
-                told.append(f"{one.id} ended as {run.status} ({run.error_code}): {run.error_message}")
-            if run.attempt != 1 and one.id not in may_be_lost:
-                told.append(f"{one.id} was started {run.attempt} times, and nothing had ended its container")
-            found = numbers_of(client, one.id)
-            if found != list(range(len(found))) or len(found) < one.lines:
-                told.append(f"{one.id} printed {one.lines} lines or more, and {len(found)} are there: {found[-3:]}")
+        told = [sentence for one in runs for sentence in _wrong_run(client, one, may_be_lost)]
+    return [*told, *_left_over(stack)]
+
+
+def _wrong_run(client: Client, one: Numbered, may_be_lost: Sequence[str]) -> Iterator[str]:
+    run = client.get_run(one.id)
+    if run.status != ("failed" if one.end else "succeeded"):
+        yield f"{one.id} ended as {run.status} ({run.error_code}): {run.error_message}"
+    if run.attempt != 1 and one.id not in may_be_lost:
+        yield f"{one.id} was started {run.attempt} times, and nothing had ended its container"
+    found = numbers_of(client, one.id)
+    if found != list(range(len(found))) or len(found) < one.lines:
+        yield f"{one.id} printed {one.lines} lines or more, and {len(found)} are there: {found[-3:]}"
+
+
+def _left_over(stack: Stack) -> Iterator[str]:
     for what, where in OWED.items():
-        owed = stack.sql(f"SELECT count(*) FROM run_attempts WHERE {where}")
-        if owed != "0":
-            told.append(f"{owed} attempts are still owed {what}")
-    left = ""
-    for _ in range(60):
-        left = stack.execute("worker-runs", "find", "/data/spool", "-name", "*.spool", "-ls").stdout
-        if not left:
-            break
+        if (owed := stack.sql(f"SELECT count(*) FROM run_attempts WHERE {where}")) != "0":
+            yield f"{owed} attempts are still owed {what}"
+    spools = ("find", "/data/spool", "-name", "*.spool")
+    # The shipper looks after a log that has ended for a while.
+    until = time.monotonic() + 60
+    while (left := stack.execute("worker-runs", *spools).stdout) and time.monotonic() < until:
         time.sleep(1)
-    else:
-        told.append(f"files are left in spools: {left}")
-    return told
+    if left:
+        yield f"files are left in spools: {left}"
 
 
 def until_ended(stack: Stack, runs: Sequence[Numbered], timeout: float = 240) -> None:
@@ -284,7 +287,8 @@ def stack(engine: Engine, folder: Path, *, override: dict[str, Any] | None = Non
     made = Stack(engine, folder, f"reprieve-test-{uuid4().hex[:8]}", {})
     made.ports |= {"API_PORT": choose_port(), "FLOWER_PORT": choose_port()}
     (folder / ".env").write_text("")
-    made.set(COMPOSE_PROJECT_NAME=made.project, IMAGE_OF_REPRIEVE=IMAGE, **made.ports)
+    made.set(COMPOSE_PROJECT_NAME=made.project, IMAGE_OF_REPRIEVE=made.project, **made.ports)
+    engine.docker("tag", IMAGE, made.project)
     told = {"REPRIEVE_TIME_SCALE": str(SCALE)}
     services = {name: {"environment": told} for name in (*ROLES, "migrate")}
     for name, more in (override or {}).items():

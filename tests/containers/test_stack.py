@@ -20,13 +20,17 @@ class Reader(Thread):
     def __init__(self, stack: Stack, run: Numbered) -> None:
         super().__init__(daemon=True)
         self._stack, self._run, self._data = stack, run, b""
+        self.error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
-        with self._stack.client() as client:
-            for item in client.follow_log(self._run.id):
-                if isinstance(item, Output):
-                    self._data += item.data
+        try:
+            with self._stack.client() as client:
+                for item in client.follow_log(self._run.id):
+                    if isinstance(item, Output):
+                        self._data += item.data
+        except Exception as error:
+            self.error = error
 
     @property
     def numbers(self) -> list[int]:
@@ -78,6 +82,7 @@ def test_a_stack_comes_through_kills_restarts_recreation_scaling_and_a_night_tha
     eventually(lambda: stack.execute("api", "reprieve", "workers").stdout.count("@") >= 3, timeout=60, interval=1)
     until_ended(stack, runs)
     eventually(lambda: not reader.is_alive(), timeout=60)
+    assert reader.error is None
     # Of each attempt, the reader has what the log has: a beginning, and the last one whole.
     assert reader.numbers[-200:] == list(range(200))
 

@@ -202,7 +202,7 @@ def test_a_stack_of_the_version_before_with_its_passwords_in_env_comes_over(stac
     """Its Redis was root's, its health checks and its settings were others."""
     new = (ROOT / "docker-compose.yml").read_text()
     old = (ROOT / "tests" / "containers" / "before" / "docker-compose.yml").read_text()
-    old = old.replace("image: reprieve\n", f"image: {stacks.IMAGE}\n")
+    old = old.replace("image: reprieve\n", f"image: {stack.project}\n")
     for port, name in ((8000, "API_PORT"), (5555, "FLOWER_PORT")):
         old = old.replace(f"127.0.0.1:{port}:{port}", f"127.0.0.1:{stack.ports[name]}:{port}")
     (stack.folder / "docker-compose.yml").write_text(old)
