@@ -9,7 +9,7 @@ READY := .venv/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-containers test-schema failures reference docs bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-containers image audit test-schema failures reference docs bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -81,6 +81,25 @@ test-containers: setup ## The image and the whole stack in containers, on an eng
 	@sh tests/containers/install.sh build/containers || { echo "Start an engine with Compose 2, or run this as root." >&2; exit 1; }
 	$(BIN)/python -m pytest -q -m containers $(ARGS) tests/containers
 
+image: ## Build the container image, with the same id whenever the same commit is built (ARGS="--tag NAME --no-cache")
+	@$(PYTHON) deploy/image/build.py $(ARGS)
+
+AUDIT := build/audit
+$(AUDIT)/.ready: requirements-audit.lock
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# What has been read and may stay: `--ignore-vuln ID`, each with the reason and the date in a comment here.
+IGNORED :=
+PIP_AUDIT := $(AUDIT)/bin/pip-audit --strict --disable-pip --progress-spinner off $(IGNORED)
+# A service that knows no release calls none vulnerable: so it is first asked about one that is.
+audit: $(AUDIT)/.ready ## Look in the lock files for releases with known vulnerabilities, at PyPI
+	@echo "requests==2.19.0" > $(AUDIT)/vulnerable
+	@$(PIP_AUDIT) --no-deps -r $(AUDIT)/vulnerable 2>&1 | grep -qE "CVE-|GHSA-|PYSEC-" \
+		|| { echo "PyPI's list of vulnerabilities cannot be asked from here; nothing was audited." >&2; exit 1; }
+	@for lock in requirements*.lock; do echo "$$lock:"; $(PIP_AUDIT) --require-hashes -r $$lock || failed=1; done; exit $${failed:-0}
+
 test-schema: setup ## Schemathesis against the HTTP API for ten minutes (ARGS="--minutes 60")
 	$(BIN)/python -m tests.schema $(ARGS)
 
@@ -125,6 +144,10 @@ lock: setup ## Write the lock files anew from the ranges in pyproject.toml
 		--group mutation -c requirements.lock -o requirements-mutation.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
 		--group rivals -o requirements-rivals.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+		--group image -o requirements-image.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 \
+		--group audit -o requirements-audit.lock
 
 clean: ## Remove what setup and the tools made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -20,6 +20,9 @@ NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 logger = logging.getLogger(__name__)
 
+#: What cannot be written, and was said to be: once, and not every two seconds.
+_lacking: set[Path] = set()
+
 #: Seconds between two turns of beat, at most; a worker sends a heartbeat every 2.
 BEAT_TURN = 20
 
@@ -38,8 +41,11 @@ def _keep(path: Path | None, write: Callable[[Path], object]) -> None:
     if path is not None:
         try:
             write(path)
+            _lacking.discard(path)
         except OSError as error:
-            logger.error("The pulse cannot be written to %s: %s.", path, error.strerror)
+            if path not in _lacking:
+                logger.error("The pulse cannot be written to %s: %s.", path, error.strerror)
+            _lacking.add(path)
 
 
 def be_due(sender: Any, **_: Any) -> None:

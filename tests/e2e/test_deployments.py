@@ -145,7 +145,7 @@ def test_a_worker_of_runs_has_longer_to_end_than_it_drains() -> None:
 def test_a_role_is_no_root_and_writes_to_its_data_and_to_tmp_only(role: str) -> None:
     assert OURS[role]["read_only"] is True
     assert [tmpfs.partition(":")[0] for tmpfs in OURS[role]["tmpfs"]] == ["/tmp"]
-    assert "USER reprieve" in (ROOT / "Dockerfile").read_text()
+    assert "USER 10001" in (ROOT / "Dockerfile").read_text()
     pod, container = PODS[role]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert container["securityContext"]["readOnlyRootFilesystem"] is True

@@ -1,6 +1,7 @@
 """`reprieve healthcheck`: what it takes from the file that a process keeps, and how little it needs for that."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -121,9 +122,20 @@ def test_who_does_not_listen_is_seen(pulse: Path, address: str) -> None:
     assert "does not answer" in sentence
 
 
-def test_a_folder_that_is_missing_costs_the_file_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    answers(tmp_path / "missing" / "pulse", "http://127.0.0.1:1/")
-    assert "The pulse cannot be written to" in caplog.text
+def test_a_folder_that_is_missing_costs_the_file_only_and_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "missing"
+
+    def write() -> int:
+        answers(folder / "pulse", "http://127.0.0.1:1/")
+        return caplog.text.count("The pulse cannot be written to")
+
+    assert [write(), write()] == [1, 1]
+    folder.mkdir()
+    assert write() == 1
+    shutil.rmtree(folder)
+    assert write() == 2, "it was there in between"
     answers(None, "http://127.0.0.1:1/")
 
 
