@@ -47,7 +47,7 @@ class Load(Thread):
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(daemon=True)
-        self._stack, self._stop = stack, Event()
+        self._stack, self._over = stack, Event()
         self.runs: list[Numbered] = []
 
     def __enter__(self) -> "Load":
@@ -55,12 +55,12 @@ class Load(Thread):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._over.set()
         self.join()
 
     def run(self) -> None:
         with self._stack.client() as client:
-            while not self._stop.wait(1.5):
+            while not self._over.wait(1.5):
                 adapter = ("process", "detached")[len(self.runs) % 2]
                 self.runs.append(start(client, adapter, lines=8, pause=0.25))
 
