@@ -144,7 +144,8 @@ class Stack:
         return (self.folder / "secrets" / "api_tokens").read_text().strip().partition("=")[2]
 
     def client(self) -> Client:
-        return Client(self.address, self.token, timeout=60)
+        # A machine that tests much at once takes its time to bring an API back.
+        return Client(self.address, self.token, timeout=300)
 
     @property
     def answers(self) -> bool:
