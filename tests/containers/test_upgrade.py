@@ -76,8 +76,9 @@ class Upgrade:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said += line
+        with self.process.stdout as output:
+            for line in output:
+                self.said += line
 
     def until(self, words: str, timeout: float = 300) -> None:
         def said() -> bool:
