@@ -1,6 +1,7 @@
 """`reprieve doctor`: what is set up, what is not, and what to do, a line each.
 
-The checks are in `cli/checks/`. One that raises has found something wrong, and costs no other.
+The checks are in `cli/checks/`. One that raises has found something wrong, and costs no other. In a container of one
+role, what only other roles need is not looked at: it may well not be there.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from reprieve.cli.checks import Found
 from reprieve.cli.checks.access import flower, http_api
-from reprieve.cli.checks.fleet import archive, archiving, hosts, lanes, notices, reaper
+from reprieve.cli.checks.fleet import archive, archiving, closed_logs, hosts, lanes, notice_secret, notices, reaper
 from reprieve.cli.checks.machine import open_files, plug_ins, settings, space, versions
 from reprieve.cli.checks.messaging import broker, queues, redis
 from reprieve.cli.checks.postgres import (
@@ -47,6 +48,7 @@ CHECKS: tuple[Callable[[Services], Found], ...] = (
     tables,
     retention,
     archive,
+    closed_logs,
     archiving,
     redis,
     broker,
@@ -55,6 +57,7 @@ CHECKS: tuple[Callable[[Services], Found], ...] = (
     hosts,
     lanes,
     notices,
+    notice_secret,
     clocks,
     space,
     open_files,
@@ -66,10 +69,21 @@ CHECKS: tuple[Callable[[Services], Found], ...] = (
 #: What can be looked at only where there is a database: one that is down is reported once.
 OF_DATABASE = frozenset(
     {
-        *(encryption, migrations, timeouts, hot_updates, standbys, tables, retention, archiving),
-        *(reaper, hosts, lanes, notices, clocks, http_api),
+        *(encryption, migrations, timeouts, hot_updates, standbys, tables, retention, closed_logs, archiving),
+        *(reaper, hosts, lanes, notices, notice_secret, clocks, http_api),
     }
 )
+#: What is looked at for the sake of some roles only. Everything else is of the whole fleet, or of every process.
+NEEDED_BY: dict[Callable[[Services], Found], frozenset[str]] = {
+    archive: frozenset({"worker-archive", "api"}),
+    closed_logs: frozenset({"worker-archive", "api"}),
+    notice_secret: frozenset({"worker-control"}),
+    space: frozenset({"worker-runs", "worker-archive"}),
+    open_files: frozenset({"worker-runs"}),
+    plug_ins: frozenset({"worker-runs", "worker-control", "api"}),
+    flower: frozenset({"flower"}),
+    http_api: frozenset({"api"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +95,15 @@ class Finding:
     told: str
 
 
-def findings(wired: Services) -> Iterator[Finding]:
+def checks_for(role: str | None) -> tuple[Callable[[Services], Found], ...]:
+    """What is looked at where that role runs; everything where it is None."""
+    return tuple(check for check in CHECKS if role is None or role in NEEDED_BY.get(check, {role}))
+
+
+def findings(wired: Services, role: str | None = None) -> Iterator[Finding]:
     """What each check found, as soon as it has."""
     down = False
-    for check in CHECKS:
+    for check in checks_for(role):
         if down and check in OF_DATABASE:
             continue
         try:
@@ -125,11 +144,11 @@ def _cause(error: Exception) -> str:
     return next(iter(str(cause).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
-def examine(*, as_json: bool) -> int:
+def examine(role: str | None, *, as_json: bool) -> int:
     """Print what is found; 1 if something is wrong."""
     found = []
     console = terminal()
-    for finding in findings(_wired()):
+    for finding in findings(_wired(), role):
         found.append(finding)
         if not as_json:
             mark = ("ok  ", "green") if finding.well else ("BAD ", "red")

@@ -25,6 +25,24 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 
 
+def role_of(command: Sequence[str]) -> str | None:
+    """The role that a command line starts, behind an init or not, or has become; None where it is none of ours."""
+    if not {word.rpartition("/")[2] for word in command} & {"reprieve", "reprieve.workers"}:
+        return None
+    for role, (_, *words) in ROLES.items():
+        if role in command or set(words) <= set(command):
+            return role
+    return None
+
+
+def role_of_this_container() -> str | None:
+    """The role for which the first process here was started; None on a machine, and where it runs something else."""
+    try:
+        return role_of(Path("/proc/1/cmdline").read_text(errors="replace").split("\0"))
+    except OSError:
+        return None
+
+
 def start(role: str, more: Sequence[str] = ()) -> NoReturn:
     """Become that role's process, with more arguments behind its own.
 

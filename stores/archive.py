@@ -128,6 +128,12 @@ class LogArchives:
             row.object_key, row.size, row.sha256, row.frames, held, gaps, lost, row.written_at, row.removed_at
         )
 
+    def any_object(self) -> bool:
+        """Whether a log lies in the store, as far as the rows say."""
+        query = text("SELECT EXISTS (SELECT FROM log_archives WHERE object_key IS NOT NULL)")
+        with self._database.begin() as connection:
+            return bool(connection.execute(query).scalar_one())
+
     # -- written
 
     def write(self, run_id: UUID, attempt: int, chunks: Iterable[Chunk]) -> Written:

@@ -34,6 +34,17 @@ def archive(wired: Services) -> Found:
     return True, f"An object was written, read, listed and removed in {wired.settings.archive_url}."
 
 
+def closed_logs(wired: Services) -> Found:
+    """Whether the archive of this place can be the one that logs were closed into."""
+    folder = folder_of(wired.settings.archive_url)
+    if folder is not None and not folder.exists() and wired.archives.any_object():
+        return False, (
+            f"Logs were closed into an archive, and the folder {folder} is not here: have it be the same folder, or "
+            "the same volume, wherever logs are closed and read, or set REPRIEVE_LOG_ARCHIVE_URL to an object store."
+        )
+    return True, "No closed log lies where this place would not look."
+
+
 def archiving(wired: Services) -> Found:
     """Whether the workers are refused what they ask of the archive, wherever they are."""
     reasons = refused(wired.archives.refusals())
@@ -44,9 +55,14 @@ def notices(wired: Services) -> Found:
     """Whether whoever is to be told is: that workers have the secret, only their tries say."""
     if reasons := wired.notices.outbox().complaints:
         return False, " ".join(reasons)
+    return True, f"No notice is late ({len(wired.notices.rules())} rules)."
+
+
+def notice_secret(wired: Services) -> Found:
+    """Whether notices could be sent from here."""
     if (rules := len(wired.notices.rules())) and not wired.settings.notice_secrets:
         return False, (
             f"There are {rules} rules of notices, and REPRIEVE_NOTICE_SECRET is not set here: without it no worker of "
             "the queue control sends any. `reprieve notices secret` makes one."
         )
-    return True, f"No notice is late ({rules} rules)."
+    return True, "Notices would be signed." if wired.settings.notice_secrets else "There is no notice to sign."

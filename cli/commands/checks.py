@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from reprieve.cli.commands import AsJson
+from reprieve.cli.roles import ROLES, role_of_this_container
 from reprieve.cli.sentences import say, say_json
+from reprieve.models.errors import InvalidRequest
 
 
 def sweep() -> None:
@@ -78,11 +80,26 @@ def whatif(
     )
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    role: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLE",
+            help=f"What that role needs: {', '.join(ROLES)}, or all; that of this container, or else all, by default.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what is set up, what is not, and what to do, a line each; exit status 1 if something is wrong."""
     from reprieve.cli.doctor import examine
 
-    raise typer.Exit(examine(as_json=as_json))
+    if role is None:
+        role = role_of_this_container()
+    elif role == "all":
+        role = None
+    elif role not in ROLES:
+        raise InvalidRequest(f"There is no role {role!r}; there are {', '.join(ROLES)}, and all of them: all.")
+    raise typer.Exit(examine(role, as_json=as_json))
 
 
 def simulate(

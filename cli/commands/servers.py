@@ -80,15 +80,26 @@ def flower() -> None:
     celery(["flower"])
 
 
-def migrate() -> None:
+def migrate(
+    wait: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for a database that is away.")
+    ] = 60.0,
+) -> None:
     """Bring the database to the form that this version expects, beside a fleet at work; repeat it if interrupted."""
     from reprieve.stores.database import let_interrupt
     from reprieve.stores.migrate import migrate as migrate_database
     from reprieve.workers.bootstrap import services
+    from reprieve.workers.waiting import until_fit
+
+    def tell(tries: int, why: str) -> None:
+        if tries == 1:
+            say(f"The database is not there yet; waiting {wait:g} s for it: {why}", problem=True)
 
     let_interrupt()
+    database = services().database
     try:
-        revision = migrate_database(services().database, lambda line: say(line, problem=True))
+        until_fit(database.now, tell, longest=2.0, stop=lambda waited: waited >= wait)
+        revision = migrate_database(database, lambda line: say(line, problem=True))
     except KeyboardInterrupt:
         say("the migration was stopped; `reprieve migrate` goes on with it.", problem=True)
         raise typer.Exit(130) from None

@@ -27,10 +27,17 @@ from tests.support.waiting import eventually
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-OURS = {name: service for name, service in COMPOSE["services"].items() if service.get("image") == "reprieve"}
+OURS = {name: service for name, service in COMPOSE["services"].items() if ":-reprieve}" in service["image"]}
 SYSTEMD = ROOT / "deploy" / "systemd"
 STARTS = {name: ["reprieve", "start", name] for name in ROLES} | {"migrate": ["reprieve", "migrate"]}
-KNOWN = {f"REPRIEVE_{name.upper()}" for name in Settings.model_fields}
+KNOWN = {f"REPRIEVE_{name.upper()}{file}" for name in Settings.model_fields for file in ("", "_FILE")}
+
+#: What the files hold that the compose file mounts; the servers are reached by URL here.
+SECRETS = {
+    "flower_password": "for-this-test",
+    "api_tokens": "read=for-this-test-only",
+    "notice_secret": f"whsec_{'QUFB' * 12}",
+}
 
 #: The setting, in seconds, that a worker of runs must have had time for before it is killed.
 DRAIN = Settings.model_fields["drain_seconds"].default
@@ -75,7 +82,8 @@ def test_every_variable_is_a_setting_and_no_secret_has_a_value() -> None:
     for service in OURS.values():
         assert {name for name in service["environment"] if name.startswith("REPRIEVE_")} <= KNOWN
     text = (ROOT / "docker-compose.yml").read_text()
-    assert re.findall(r"\$\{(\w*(?:PASSWORD|TOKENS))(?!:\?)", text) == []
+    assert re.findall(r"\$\{\w*(?:PASSWORD|TOKENS|SECRET)\b", text) == []
+    assert all(set(secret) == {"file"} for secret in COMPOSE["secrets"].values())
     told = set(re.findall(r"REPRIEVE_\w+", (SYSTEMD / "reprieve@.service").read_text())) - {"REPRIEVE_"}
     assert {name for name in told if name.startswith("REPRIEVE_")} <= KNOWN
     assert not {name for name in told if name.endswith(("_URL", "PASSWORD", "TOKENS"))}
@@ -84,7 +92,22 @@ def test_every_variable_is_a_setting_and_no_secret_has_a_value() -> None:
 def test_what_is_published_is_published_on_loopback() -> None:
     published = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
     assert published
-    assert all(port.startswith("127.0.0.1:") for port in published)
+    assert all(re.match(r"\$\{\w+_BIND:-127\.0\.0\.1\}:", port) for port in published)
+
+
+@pytest.mark.parametrize("name", sorted(COMPOSE["services"]))
+def test_a_service_has_no_rights_and_its_log_has_an_end(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"max-size", "max-file"} <= set(service["logging"]["options"])
+    assert all("size=" in tmpfs for tmpfs in service["tmpfs"])
+    assert service["restart"] == ("no" if name == "migrate" else "unless-stopped")
+    assert name in OURS or service["user"] == name, "ours are no root by the image"
+
+
+def test_one_service_builds_the_image() -> None:
+    assert [name for name, service in COMPOSE["services"].items() if "build" in service] == ["migrate"]
 
 
 def test_a_worker_of_runs_has_longer_to_end_than_it_drains() -> None:
@@ -99,9 +122,13 @@ def test_a_worker_of_runs_has_longer_to_end_than_it_drains() -> None:
 @pytest.mark.parametrize("role", sorted(ROLES))
 def test_a_role_is_no_root_and_writes_to_its_data_and_to_tmp_only(role: str) -> None:
     assert OURS[role]["read_only"] is True
-    assert OURS[role]["tmpfs"] == ["/tmp"]
-    assert OURS[role]["cap_drop"] == ["ALL"]
+    assert [tmpfs.partition(":")[0] for tmpfs in OURS[role]["tmpfs"]] == ["/tmp"]
     assert "USER 10001" in (ROOT / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_a_role_is_looked_after_by_one_command(role: str) -> None:
+    assert OURS[role]["healthcheck"]["test"] == ["CMD", "reprieve", "healthcheck"]
 
 
 # -- what they start
@@ -115,26 +142,27 @@ class Started:
         redis: EmbeddedRedis = servers.redis
         port = str(choose_port())
         self.pulse = folder / "pulse"
+        secrets = folder / "secrets"
         self._places = {"/tmp/pulse": str(self.pulse), "0.0.0.0": "127.0.0.1", ":8000": f":{port}", ":5555": f":{port}"}
+        self._places["/run/secrets"] = str(secrets)
+        secrets.mkdir(exist_ok=True)
+        for secret, value in SECRETS.items():
+            (secrets / secret).write_text(f"{value}\n")
         service = COMPOSE["services"][name]
         self.environment = {key: self._here(str(value)) for key, value in service["environment"].items()} | {
             "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
             "PYTHONWARNINGS": "ignore",
             # By URL here, and so by nothing else.
-            **{f"REPRIEVE_{server}_{part}".upper(): "" for server in SERVERS for part in PARTS},
+            **{f"REPRIEVE_{server}_{part}".upper(): "" for server in SERVERS for part in (*PARTS, "password_file")},
             "REPRIEVE_DATABASE_URL": postgres.url,
             "REPRIEVE_REDIS_URL": redis.url,
             "REPRIEVE_DATA_DIR": str(folder),
             "REPRIEVE_LOG_ARCHIVE_URL": "",
-            "REPRIEVE_FLOWER_PASSWORD": "for-this-test",
-            "REPRIEVE_API_TOKENS": "read=for-this-test-only",
             "FLOWER_PORT": port,
         }
         where = hostile_folder(folder)
         self.process: Process = spawn(name, service["command"], self.environment, folder, cwd=where)
-        kind, *check = service.get("healthcheck", {"test": ["NONE"]})["test"]
-        check = [self._here(part) for part in check]
-        self._check = ["sh", "-c", check[0].replace("$$", "$")] if kind == "CMD-SHELL" else check
+        self._check = service["healthcheck"].get("test", ["NONE"])[1:]
 
     def _here(self, text: str) -> str:
         for there, here in self._places.items():

@@ -140,3 +140,24 @@ def test_the_api_waits_for_a_database_that_is_away_as_it_starts(
         api.wait_for("The API waits for the database")
         postgres.start()
         eventually(lambda: answers(f"http://{address}/health/live"), timeout=60, what=lambda: api.output)
+
+
+def test_a_migration_waits_for_a_database_that_is_away_for_as_long_as_it_is_told(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    with ExitStack() as ending:
+        postgres = EmbeddedPostgres(tmp_path / "postgres")
+        ending.callback(postgres.remove)
+        postgres.start()
+        postgres.stop()
+        there = {**environment, "REPRIEVE_DATABASE_URL": postgres.url}
+        done = run_command([REPRIEVE, "migrate", "--wait=0"], env={**os.environ, **there}, text=True)
+        assert done.returncode != 0
+        assert "waiting" not in done.stderr
+        assert "Traceback" not in done.stderr
+        migration = spawn("migration", [REPRIEVE, "migrate"], there, tmp_path)
+        ending.callback(migration.stop)
+        migration.wait_for("The database is not there yet; waiting 60 s for it: ")
+        postgres.start()
+        assert migration.popen.wait(60) == 0, migration.output
+        assert "The database is at revision" in migration.output

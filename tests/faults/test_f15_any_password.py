@@ -247,9 +247,10 @@ def test_neither_the_log_nor_the_command_line_of_a_worker_shows_a_part_of_its_pa
 def test_the_compose_file_keeps_passwords_out_of_urls_and_of_command_lines() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     for service in compose["services"].values():
-        holding = {name for name, value in service["environment"].items() if "PASSWORD" in str(value)}
-        assert all(name.endswith("PASSWORD") for name in holding)
-        told = yaml.safe_dump(service.get("command", ""))
+        holding = {name: value for name, value in service.get("environment", {}).items() if "PASSWORD" in name}
+        assert all(name.endswith("PASSWORD_FILE") for name in holding)
+        assert all(value.startswith("/run/secrets/") for value in holding.values())
+        told = yaml.safe_dump([service.get("command", ""), service.get("healthcheck", "")])
         assert re.findall(r"\$\{\w*PASSWORD", told) == []
 
 
@@ -270,10 +271,11 @@ def redis_of_compose(tmp_path: Path) -> Iterator[Callable[[str], int]]:
         port = choose_port()
         compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
         shell, option, script = compose["services"]["redis"]["command"]
-        script = script.replace("$$", "$").replace(
-            "exec redis-server -", f"exec {find_program()} - --port {port} --dir {tmp_path}"
-        )
-        process = spawn("redis", [shell, option, script], {"REDIS_PASSWORD": password}, tmp_path)
+        secret = tmp_path / "secret"
+        secret.write_text(f"{password}\n")
+        script = script.replace("$$", "$").replace("/run/secrets/redis_password", str(secret))
+        script = script.replace("exec redis-server -", f"exec {find_program()} - --port {port} --dir {tmp_path}")
+        process = spawn("redis", [shell, option, script], {}, tmp_path, cwd=tmp_path)
         started.append(process)
         process.wait_for("eady to accept connections")
         return port

@@ -13,9 +13,10 @@ from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
 from reprieve.adapters import registry
-from reprieve.cli import doctor
+from reprieve.cli import doctor, roles
 from reprieve.cli.main import app
 from reprieve.models.access import Scope
+from reprieve.models.notice_rules import Rule
 from reprieve.stores.database import Database
 from reprieve.stores.embedded.address import choose_port
 from reprieve.stores.migrate import head_revision
@@ -23,6 +24,9 @@ from reprieve.workers import bootstrap
 from reprieve.workers.bootstrap import Services
 from reprieve.workers.sweep import sweep
 from tests.conftest import StartWorker
+from tests.support.forking import REPRIEVE
+from tests.support.processes import run_command
+from tests.support.rows import new_run
 from tests.support.waiting import eventually
 
 
@@ -160,3 +164,57 @@ def test_an_api_for_a_network_needs_a_token(services: Services) -> None:
 def test_an_api_that_is_open_is_for_loopback(services: Services) -> None:
     assert doctor.http_api(changed(services, api_open=True))[0]
     assert bad(doctor.http_api(changed(services, api_open=True, api_address="0.0.0.0:8000")), "for loopback only")
+
+
+# -- in a container of one role
+
+
+@pytest.mark.parametrize(
+    ("command", "role"),
+    [
+        (["/sbin/docker-init", "--", "reprieve", "start", "api"], "api"),
+        (["/usr/bin/tini", "-s", "--", "reprieve", "start", "worker-runs", "--lanes=gpu"], "worker-runs"),
+        (["python", "/usr/local/bin/reprieve", "api"], "api"),
+        (["python", "-P", "-m", *roles.ROLES["worker-control"][3:]], "worker-control"),
+        (["python", "-P", "-m", *roles.ROLES["beat"][3:]], "beat"),
+        (["/usr/bin/tini", "--", "reprieve", "migrate"], None),
+        (["reprieve", "up"], None),
+        (["/sbin/init"], None),
+        (["somebodys", "api"], None),
+    ],
+)
+def test_the_role_of_a_container_is_that_which_its_first_process_starts_or_has_become(
+    command: list[str], role: str | None
+) -> None:
+    assert roles.role_of(command) == role
+
+
+@pytest.mark.parametrize("role", roles.ROLES)
+def test_a_role_is_spared_what_others_need_and_told_what_it_lacks_itself(services: Services, role: str) -> None:
+    bare = changed(services, spool_bytes=2**60, api_address="0.0.0.0:8000")
+    services.notices.put_rule(Rule("someone", "https://example.com/"))
+    lacking = {one.what for one in doctor.findings(bare, role) if not one.well}
+    own = {"api": {"http api"}, "flower": {"flower"}, "worker-control": {"notice secret"}}
+    own |= {"worker-runs": {"space"}, "worker-archive": {"space"}}
+    local = {"http api", "flower", "notice secret", "space", "open files", "archive"}
+    assert lacking & local == own.get(role, set())
+
+
+def test_an_archive_that_lies_elsewhere_is_told_to_those_who_read_it(services: Services) -> None:
+    assert doctor.closed_logs(services)[0]
+    run_id = new_run(services).id
+    with services.database.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO log_archives (run_id, attempt, object_key, size, frames, held, gaps) "
+                "VALUES (:run, 1, 'some/key', 1, '[]', '{}', '{}')"
+            ),
+            {"run": run_id},
+        )
+    assert bad(doctor.closed_logs(services), "is not here")
+
+
+def test_a_role_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    done = run_command([REPRIEVE, "doctor", "--role=worker"], text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "There is no role 'worker'; there are worker-runs, " in done.stderr
