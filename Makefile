@@ -9,7 +9,7 @@ READY := .venv/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-containers test-schema failures reference docs bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-containers test-systemd test-schema failures reference docs bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,7 +33,7 @@ demo: $(DEMO) ## Show live runs survive and dead ones found (about a minute; REA
 	$(BIN)/reprieve demo $(if $(REAL_TIME),--real-time)
 
 test: setup ## Run the tests, on real PostgreSQL, Redis and Celery workers of their own
-	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers and not containers" -n 6 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers and not containers and not systemd" -n 6 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: lint types imports test ## Everything that a change must pass
 
@@ -80,6 +80,10 @@ test-servers: setup ## Over RabbitMQ, PgBouncer, Redis with TLS and Sentinels, w
 test-containers: setup ## The image and the whole stack in containers, on an engine that is installed if none is there (as root)
 	@sh tests/containers/install.sh build/containers || { echo "Start an engine with Compose 2, or run this as root." >&2; exit 1; }
 	$(BIN)/python -m pytest -q -m containers $(ARGS) tests/containers
+
+test-systemd: setup ## The systemd units on a machine of their own, made of what is installed if it is not there (as root; 15 minutes)
+	@sh tests/systemd/install.sh || { echo "Run this as root, on a Debian." >&2; exit 1; }
+	$(BIN)/python -m pytest -q -m systemd $(ARGS) tests/systemd
 
 test-schema: setup ## Schemathesis against the HTTP API for ten minutes (ARGS="--minutes 60")
 	$(BIN)/python -m tests.schema $(ARGS)
