@@ -9,8 +9,10 @@ from tests.support.waiting import eventually
 from tests.systemd.machine import Machine
 from tests.systemd.page import commands
 
-#: Redis of Debian with the password that the page has made, and a token for us, before the machine is switched on.
+#: Redis of Debian with the password that the page has made, a token for us, and a window of 100 seconds, before the
+#: machine is switched on.
 SERVERS = """
+echo REPRIEVE_TIME_SCALE=3 >> /etc/reprieve/environment
 printf 'requirepass %s\\n' "$(cat /etc/reprieve/credentials/REDIS_PASSWORD)" >> /etc/redis/redis.conf
 printf 'admin=%s\\n' "$(openssl rand -hex 16)" > /etc/reprieve/credentials/API_TOKENS
 chmod 600 /etc/reprieve/credentials/API_TOKENS
