@@ -273,7 +273,10 @@ def _lock(folder: Path) -> IO[bytes] | None:
 
 
 def _allocate(fd: int, size: int) -> None:
-    """Have room on the disk now: a map on a file with holes would end the process where that is full. Raises `OSError`."""
+    """Have room on the disk now: a map on a file with holes would end the process where that is full.
+
+    Raises `OSError`.
+    """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, 0, size)
         return
