@@ -232,7 +232,7 @@ def test_a_second_worker_of_runs_stands_beside_the_first_with_a_name_and_lanes_o
 
 def test_a_release_is_replaced_while_runs_go_on_and_its_folder_is_free_when_they_have_ended(host: Host) -> None:
     old = host.said("readlink -f /opt/reprieve")
-    used = f"grep -l {old} /proc/[0-9]*/maps"
+    used = f"pgrep -f {old.replace('/r', '/[r]')}/"  # As the page says, but not of the shell that asks.
     run = host.start(COUNT.format(300))
     host.wait_for_output(run, "line 3")
     host.run("\n".join(commands("Upgrade").splitlines()[2:]), timeout=400)
