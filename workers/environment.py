@@ -46,6 +46,8 @@ def _of_credentials() -> dict[str, str]:
         return {}
     try:
         files = sorted(Path(folder).iterdir())
+    except FileNotFoundError:  # That of a unit which has ended, and left us behind.
+        return {}
     except OSError as error:
         raise SettingsError(f"{CREDENTIALS} names a folder that cannot be read ({error.strerror}): {folder}.") from None
     return {(file.name + FILE).upper(): str(file) for file in files if file.name.upper().startswith(PREFIX)}
