@@ -262,9 +262,13 @@ def test_a_credential_that_is_misspelt_is_refused(credentials: Path, name: str) 
     assert "REPRIEVE_DATABASE_PASSWORD_FILE?" in refusal()
 
 
+def test_a_folder_of_credentials_that_is_gone_with_its_unit_gives_none(credentials: Path) -> None:
+    credentials.rmdir()
+    assert load_settings().database_url is None
+
+
 def test_a_folder_of_credentials_that_cannot_be_read_is_named(credentials: Path) -> None:
     credentials.rmdir()
-    assert (
-        refusal()
-        == f"CREDENTIALS_DIRECTORY names a folder that cannot be read (No such file or directory): {credentials}."
-    )
+    credentials.touch()
+    said = "CREDENTIALS_DIRECTORY names a folder that cannot be read (Not a directory)"
+    assert refusal() == f"{said}: {credentials}."
