@@ -118,16 +118,20 @@ def test_the_target_stops_and_starts_all_roles(host: Host) -> None:
     host.wait_until_green(["flower"])
 
 
-def test_what_was_cut_off_by_a_power_cut_is_started_again_when_the_machine_is_on(host: Host) -> None:
-    run = host.start("echo begun; test $REPRIEVE_ATTEMPT = 2 || sleep 3600", max_attempts=2)
-    host.wait_for_output(run, "begun")
+def test_after_a_power_cut_all_is_started_again_and_what_was_cut_off_is_found_lost(host: Host) -> None:
+    script = "echo begun; test $REPRIEVE_ATTEMPT = 2 || sleep 3600"
+    own, detached = (host.start(script, adapter=adapter, max_attempts=2) for adapter in ("process", "detached"))
+    for run in (own, detached):
+        host.wait_for_output(run, "begun")
     host.run("sync")
     host.machine.pull_the_plug()
     host.machine.switch_on()
     host.wait_until_green()
-    ended = host.wait_for(run, timeout=600)
-    assert (ended["status"], ended["attempt"]) == ("succeeded", 2)
-    assert (host.output(run, 1), host.output(run, 2)) == ("begun\n", "begun\n")
+    again, lost = host.wait_for(own, timeout=600), host.wait_for(detached, timeout=600)
+    assert (again["status"], again["attempt"]) == ("succeeded", 2)
+    # That work which lived elsewhere is started again is for its run to ask for (`retry_on`).
+    assert (lost["status"], lost["error_code"], lost["attempt"]) == ("failed", "adapter_liveness_lost", 1)
+    assert (host.output(own, 1), host.output(detached, 1)) == ("begun\n", "begun\n")
 
 
 # -- what nobody sees
