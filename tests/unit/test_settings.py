@@ -225,3 +225,50 @@ def test_no_password_of_an_embedded_server_shows_in_the_settings(tmp_path: Path)
     settings = resolve_settings()
     assert PASSWORD in settings.require_redis_url()
     assert PASSWORD not in f"{settings!r} {settings}"
+
+
+# -- credentials of systemd
+
+
+@pytest.fixture
+def credentials(environment: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder in which systemd puts them."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    environment.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    return folder
+
+
+def test_a_credential_with_our_prefix_is_the_secret_of_that_name_without_the_newline_at_its_end(
+    environment: pytest.MonkeyPatch, credentials: Path
+) -> None:
+    environment.setenv("REPRIEVE_DATABASE_HOST", "db")
+    (credentials / "REPRIEVE_DATABASE_PASSWORD").write_text(f"{PASSWORD}\n")
+    (credentials / "SOMEBODY_ELSES").write_bytes(b"\xff")
+    assert load_settings().require_database_url() == f"postgresql+psycopg2://:{PASSWORD}@db/"
+
+
+def test_a_secret_in_the_environment_and_as_a_credential_is_refused(
+    environment: pytest.MonkeyPatch, credentials: Path
+) -> None:
+    environment.setenv("REPRIEVE_REDIS_PASSWORD", PASSWORD)
+    (credentials / "REPRIEVE_REDIS_PASSWORD").write_text(PASSWORD)
+    assert refusal().startswith("REPRIEVE_REDIS_PASSWORD_FILE and REPRIEVE_REDIS_PASSWORD are both set")
+
+
+@pytest.mark.parametrize("name", ["REPRIEVE_DATABASE_PASWORD", "REPRIEVE_REPRIEVE_DATABASE_PASSWORD"])
+def test_a_credential_that_is_misspelt_is_refused(credentials: Path, name: str) -> None:
+    (credentials / name).write_text(PASSWORD)
+    assert "REPRIEVE_DATABASE_PASSWORD_FILE?" in refusal()
+
+
+def test_a_folder_of_credentials_that_is_gone_with_its_unit_gives_none(credentials: Path) -> None:
+    credentials.rmdir()
+    assert load_settings().database_url is None
+
+
+def test_a_folder_of_credentials_that_cannot_be_read_is_named(credentials: Path) -> None:
+    credentials.rmdir()
+    credentials.touch()
+    said = "CREDENTIALS_DIRECTORY names a folder that cannot be read (Not a directory)"
+    assert refusal() == f"{said}: {credentials}."

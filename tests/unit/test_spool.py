@@ -107,6 +107,28 @@ def test_files_are_filled_one_after_the_other_and_given_back_one_by_one(tmp_path
     assert len(list(tmp_path.rglob("*.spool"))) == 3
 
 
+def test_where_the_system_cannot_allocate_files_they_are_written_so_that_they_have_no_holes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(module, "BLOCK_BYTES", 3000)
+    with (tmp_path / "file").open("w+b") as file:
+        module._allocate(file.fileno(), 8192)
+    found = (tmp_path / "file").stat()
+    assert (found.st_size, found.st_blocks * 512 >= 8192) == (8192, True)
+
+
+def test_where_the_disk_is_full_that_is_said_as_it_is_by_the_call_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: len(data) - 1)
+    with (tmp_path / "file").open("w+b") as file, pytest.raises(OSError, match="No space left") as refused:
+        module._allocate(file.fileno(), 8192)
+    assert refused.value.errno == errno.ENOSPC
+
+
 def test_a_full_spool_blocks_until_a_file_is_given_back_and_says_so_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
