@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,9 @@ from tests.containers.stack import Numbered, Stack, start, until_ended, wrong
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1500)]
+
+#: Of work that outlives its worker, it is for the run to say that it is to be started again after its container is lost.
+AGAIN: dict[str, Any] = {"max_attempts": 4, "retry_on": {"error_code": ["adapter_liveness_lost"]}}
 
 
 class Reader(Thread):
@@ -46,9 +50,9 @@ def test_a_stack_comes_through_kills_restarts_recreation_scaling_and_a_night_tha
     runs: list[Numbered] = []
     lost: list[str] = []
 
-    def some(lines: int = 40, **more: object) -> None:
+    def some(lines: int = 40) -> None:
         with stack.client() as client:
-            runs.extend(start(client, adapter, lines, max_attempts=4, **more) for adapter in ("process", "detached"))  # type: ignore[arg-type]
+            runs.extend(start(client, adapter, lines, **AGAIN) for adapter in ("process", "detached"))
             runs.append(start(client, "process", 5, end=3))
 
     some(lines=200)
@@ -84,8 +88,7 @@ def test_a_stack_comes_through_kills_restarts_recreation_scaling_and_a_night_tha
     eventually(lambda: not reader.is_alive(), timeout=60)
     assert reader.error is None
     # Of each attempt, the reader has what the log has: a beginning, and the last one whole.
-    explained = stack.execute("api", "reprieve", "explain", runs[1].id).stdout
-    assert reader.numbers[-200:] == list(range(200)), explained
+    assert reader.numbers[-200:] == list(range(200)), stack.execute("api", "reprieve", "explain", runs[1].id).stdout
 
     # Down in mid-run, and up again: the volumes stay, and so does what is owed.
     some(lines=60)

@@ -20,7 +20,7 @@ HEAD = """\
 
 How systems that run jobs, keep their logs and reap the dead ones have failed, as their users reported it. A row is
 closed when the invariant holds in the code and a test marked with the row would fail if it stopped holding; below each
-table are those tests. `make test ARGS='-k A06'` runs those of a row.
+table are those tests. `make test ARGS='-k A06'` runs those of a row, and for F14 it is `make test-containers`.
 
 Written by `make failures` from `tests/faults/catalogue.toml` and the tests; a test fails when this page is not up to
 date.
