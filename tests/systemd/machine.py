@@ -22,7 +22,6 @@ from types import MappingProxyType
 ROOT = Path(__file__).parents[2]
 #: Where a Debian is kept between two calls: it takes a minute to make.
 KEPT = ROOT / "build" / "systemd"
-MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
     "systemd,systemd-sysv,dbus,procps,python3,python3-venv,postgresql,redis-server,ca-certificates,curl,util-linux"
 )
@@ -186,7 +185,7 @@ def _debian(suite: str) -> Path:
     KEPT.mkdir(parents=True, exist_ok=True)
     making = KEPT / f"{suite}.new"
     shutil.rmtree(making, ignore_errors=True)
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, str(making), MIRROR]
+    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, str(making)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:]
     for name in OF_THIS_MACHINE:
