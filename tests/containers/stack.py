@@ -237,11 +237,13 @@ def _left_over(stack: Stack) -> Iterator[str]:
 def until_ended(stack: Stack, runs: Sequence[Numbered], timeout: float = 240) -> None:
     with stack.client() as client:
 
-        def ended() -> bool:
-            states = [client.get_run(one.id).status for one in runs]
-            return all(state in ("succeeded", "failed", "cancelled") for state in states)
+        def unfinished() -> list[str]:
+            return [one.id for one in runs if client.get_run(one.id).status in ("queued", "running")]
 
-        eventually(ended, timeout=timeout, interval=1, what="that all runs end")
+        def why() -> str:
+            return "\n".join(stack.execute("api", "reprieve", "explain", one).stdout for one in unfinished()[:3])
+
+        eventually(lambda: not unfinished(), timeout=timeout, interval=1, what=why)
         nothing = " AND ".join(f"NOT EXISTS (SELECT FROM run_attempts WHERE {where})" for where in OWED.values())
         eventually(lambda: stack.sql(f"SELECT {nothing}") == "t", timeout=120, interval=1, what="that nothing is owed")
 
