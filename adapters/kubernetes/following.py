@@ -248,7 +248,7 @@ class Following:
         logs = state.logs_of(pods)
         have_ended = all(log.ended for log in logs)
         if is_terminal:
-            is_over = self._is_over(have_ended and not self._may_learn_more(pods))
+            is_over = self._is_over(pods, have_ended and not self._may_learn_more(pods))
         else:
             is_over = state.is_given_up(job, pods) and self._has_had_its_grace(pods)
         if is_over:
@@ -284,9 +284,12 @@ class Following:
             return None
         return End(state.outcome_of_gone(self.handle.name, seen), False)
 
-    def _is_over(self, have_ended: bool) -> bool:
-        """Whether all that is to come has come; a lost node never says that its Pods have ended."""
-        self._grace_until = self._grace_until or _now() + self._timings.end_grace
+    def _is_over(self, pods: list[Json], have_ended: bool) -> bool:
+        """Whether all that is to come has come; a lost node never says that its Pods have ended.
+
+        Before Kubernetes 1.31 a Job fails as soon as its Pods are to go, while their commands still have their grace.
+        """
+        self._grace_until = self._grace_until or _now() + state.grace_of(pods) + self._timings.end_grace
         return have_ended or _now() > self._grace_until
 
     def _has_had_its_grace(self, pods: list[Json]) -> bool:

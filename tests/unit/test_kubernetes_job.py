@@ -240,6 +240,27 @@ def test_a_job_that_failed_without_a_pod_gives_its_own_reason() -> None:
     assert "BackoffLimitExceeded" in str(outcome.error_message)
 
 
+def test_a_job_that_is_given_up_for_its_deadline_says_so_though_its_pod_is_merely_deleted() -> None:
+    """On a node that is away, the Pod never goes, so that the Job is never more than about to fail."""
+    leaving = pod({"running": {}})
+    leaving["metadata"] |= {"deletionTimestamp": "2026-11-24T10:01:00Z", "deletionGracePeriodSeconds": 30}
+    failing = job("FailureTarget", "DeadlineExceeded", "Job was active longer than specified deadline")
+    assert outcome_of(failing, [leaving]).detail["reason"] == "DeadlineExceeded"
+    assert outcome_of(job("FailureTarget"), [leaving]).detail["reason"] == "Deleted"
+
+
+def test_a_proxy_that_is_ended_with_its_pod_is_not_what_kept_the_command_from_beginning() -> None:
+    failed = pod({"waiting": {"reason": "PodInitializing"}}, phase="Failed")
+    failed["spec"]["initContainers"] = [{"name": "proxy", "restartPolicy": "Always"}, {"name": "fetch"}]
+    failed["status"]["initContainerStatuses"] = [
+        {"name": "proxy", "state": ended(143)},
+        {"name": "fetch", "state": ended(3)},
+    ]
+    outcome = outcome_of(job(), [failed])
+    assert outcome.detail["container"] == "fetch"
+    assert "exit status 3." in str(outcome.error_message)
+
+
 def test_the_newest_pod_says_how_it_ended_and_logs_are_read_oldest_first() -> None:
     old, new = pod(ended(1), "z-old"), pod(ended(7), "a-new")
     new["metadata"]["creationTimestamp"] = "2026-11-24T11:00:00Z"
