@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1500)]
 
-#: Of work that outlives its worker, it is for the run to say that it is to be started again after its container is lost.
+#: Of work that outlives its worker, its run says whether it is to be started again after its container is lost.
 AGAIN: dict[str, Any] = {"max_attempts": 4, "retry_on": {"error_code": ["adapter_liveness_lost"]}}
 
 
