@@ -250,7 +250,7 @@ def test_hostile_values_arrive_as_they_were_written() -> None:
     }
     assert secret["REPRIEVE_REDIS_PASSWORD"] == "{{ .Release.Name }} \"'`$(HOME) $$ \\ # : - |"
     assert secret["REPRIEVE_DATABASE_PASSWORD"] == "two\nlines\n"
-    assert secret["NUMBER"] == "10000000"
+    assert secret["NUMBER"] == "0123"
     worker = found(release, "StatefulSet", "reprieve-worker-runs")
     assert container_of(worker)["args"] == ["reprieve", "start", "worker-runs", "--hostname={{x}}\"'", "no"]
     assert (
@@ -275,6 +275,25 @@ def test_what_a_role_has_of_its_own_counts_before_what_all_have() -> None:
     assert logs["tolerations"][0]["key"] == "dedicated"
     assert [one["name"] for one in runs["containers"][0]["env"]] == ["HTTPS_PROXY", "DEMO"]
     assert runs["topologySpreadConstraints"][0]["labelSelector"] == {"matchLabels": {"mine": "yes"}}
+    of_runs, of_logs = (
+        found(release, kind, f"reprieve-fleet-{role}")["spec"]["template"]["metadata"]
+        for kind, role in (("StatefulSet", "worker-runs"), ("Deployment", "worker-logs"))
+    )
+    assert (of_runs["labels"]["team"], of_logs["labels"]["team"]) == ("runs", "platform")
+    assert "example.com/owner" in of_logs["annotations"]
+    assert "example.com/owner" not in of_runs["annotations"]
+
+
+def test_what_all_pods_have_those_of_the_migration_and_the_test_have_as_well() -> None:
+    """Without it a policy may refuse them, no node take them, or a mesh keep the migration from ever ending."""
+    release = rendered(EVERYTHING)
+    migration = found(release, "Job", "reprieve-fleet-migrate")["spec"]["template"]
+    for pod in (migration, found(release, "Pod", "reprieve-fleet-health")):
+        assert pod["metadata"]["annotations"]["example.com/owner"] == "platform"
+        assert pod["metadata"]["labels"]["team"] == "platform"
+        assert pod["metadata"]["labels"]["app.kubernetes.io/component"] in ("migrate", "health")
+        assert (pod["spec"]["nodeSelector"], pod["spec"]["priorityClassName"]) == ({"pool": "general"}, "high")
+        assert pod["spec"]["tolerations"][0]["key"] == "dedicated"
 
 
 def test_a_digest_counts_before_a_tag() -> None:
@@ -315,10 +334,48 @@ def test_the_page_is_where_the_ingress_has_it() -> None:
         (["roles.worker-run.replicas=2"], "additional properties 'worker-run' not allowed"),
         (["image.digest=latest"], "'latest' does not match pattern"),
         (["config.lower=1"], "'lower' does not match pattern"),
+        (["config.REPRIEVE_API_ADDRESS=0.0.0.0:9000"], "config.REPRIEVE_API_ADDRESS must end in :8000"),
+        (["config.REPRIEVE_API_ADDRESS="], "config.REPRIEVE_API_ADDRESS must end in :8000"),
+        (["config.REPRIEVE_METRICS_ADDRESS=0.0.0.0:80"], "config.REPRIEVE_METRICS_ADDRESS must end in :9808"),
+        (["secret.name=", "secret.values.A=123"], "at '/secret/values/A': got number, want string"),
+        (["drainSeconds=null"], "missing property 'drainSeconds'"),
+        (["roles.flower=null"], "missing property 'flower'"),
+        (["roles.worker-archive.replicas=null"], "missing property 'replicas'"),
+        (["roles.worker-runs.storage.size=null"], "missing property 'size'"),
+        (["autoscaling=null"], "missing property 'autoscaling'"),
     ],
 )
 def test_a_wrong_value_gets_a_sentence(arguments: list[str], told: str) -> None:
     assert told in refusal(*(part for one in arguments for part in ("--set", one)))
+
+
+@pytest.mark.parametrize(
+    "emptied",
+    [
+        *(
+            "pods.labels",
+            "pods.annotations",
+            "pods.env",
+            "pods.volumes",
+            "pods.affinity",
+            "pods.topologySpreadConstraints",
+        ),
+        *(
+            "roles.api.resources",
+            "migrate.resources",
+            "jobs.namespaces",
+            "imagePullSecrets",
+            "image.tag",
+            "nameOverride",
+        ),
+        "monitoring.labels",
+    ],
+)
+def test_null_is_as_good_as_nothing_where_nothing_will_do(emptied: str) -> None:
+    monitoring = ("monitoring.enabled=true", "monitoring.token.secret=prometheus")
+    arguments = (part for one in (*monitoring, f"{emptied}=null") for part in ("--set", one))
+    for manifest in rendered(LEAST, *arguments):
+        check(manifest)
 
 
 def test_logs_that_stay_in_the_database_need_no_archive() -> None:
