@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.chart.helm import CHART, HelmFailed, helm, manifests, rendered
+from tests.chart.server import holding
 from tests.support.manifests import breaches, check, pods_of, unchangeable
 
 pytestmark = pytest.mark.chart
@@ -198,6 +199,21 @@ def test_who_sets_the_drain_elsewhere_is_told_where() -> None:
 def test_an_upgrade_does_not_undo_what_the_autoscaler_did() -> None:
     release = rendered(LEAST, "--set", "autoscaling.enabled=true")
     assert "replicas" not in found(release, "StatefulSet", "reprieve-worker-runs")["spec"]
+
+
+def test_to_turn_the_autoscaler_on_ends_no_worker(tmp_path: Path) -> None:
+    """A number that is taken out of a release counts as 1, until the autoscaler comes to it."""
+    on = ("--set", "autoscaling.enabled=true")
+    workers = found(rendered(LEAST), "StatefulSet", "reprieve-worker-runs")
+    owner = {"meta.helm.sh/release-name": "reprieve", "meta.helm.sh/release-namespace": "fleet"}
+    workers["metadata"] |= {"namespace": "fleet", "annotations": owner}
+    workers["spec"]["replicas"] = 17
+    made = {(one["apiVersion"], one["kind"]) for one in rendered(LEAST, *on)}
+    with holding([workers], made, tmp_path) as config:
+        asking = ("--kubeconfig", str(config), "--dry-run=server", "--disable-openapi-validation")
+        release = rendered(LEAST, *on, *asking)
+        assert found(release, "StatefulSet", "reprieve-worker-runs")["spec"]["replicas"] == 17
+        assert found(rendered(LEAST, *asking), "StatefulSet", "reprieve-worker-runs")["spec"]["replicas"] == 2
     assert found(rendered(LEAST), "StatefulSet", "reprieve-worker-runs")["spec"]["replicas"] == 2
 
 
