@@ -9,6 +9,7 @@ from reprieve.adapters.kinds import validate_config
 from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
 from reprieve.adapters.kubernetes.config import KubernetesConfig
 from reprieve.adapters.kubernetes.job import job_name, labels_of_name, manifest, merged
+from reprieve.adapters.kubernetes.sights import trimmed
 from reprieve.adapters.kubernetes.state import blocked, logs_of, outcome_of
 from reprieve.adapters.registry import find_adapter
 from reprieve.models.errors import InvalidRequest
@@ -256,7 +257,7 @@ def test_a_proxy_that_is_ended_with_its_pod_is_not_what_kept_the_command_from_be
         {"name": "proxy", "state": ended(143)},
         {"name": "fetch", "state": ended(3)},
     ]
-    outcome = outcome_of(job(), [failed])
+    outcome = outcome_of(job(), [trimmed(failed)])
     assert outcome.detail["container"] == "fetch"
     assert "exit status 3." in str(outcome.error_message)
 
