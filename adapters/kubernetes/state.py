@@ -123,6 +123,9 @@ def blocked(job: Json, pods: Sequence[Json], events: Iterable[Json]) -> Blocked 
     if not pods:
         return _not_created(events)
     pod = _in_order(pods)[-1]
+    if "running" in _state(pod):
+        # Whatever a container beside it lacks: who waits for its start does not end a command that runs.
+        return None
     return _unschedulable(pod) or _not_startable(pod)
 
 

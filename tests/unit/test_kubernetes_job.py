@@ -300,3 +300,15 @@ def test_what_is_on_its_way_or_running_or_has_ended_is_not_kept_from_beginning()
     assert blocked({}, [pod({"waiting": {"reason": "ContainerCreating"}})], []) is None
     assert blocked({}, [pod({"running": {}})], []) is None
     assert blocked(job(), [pod(conditions=[UNSCHEDULABLE])], []) is None
+
+
+@pytest.mark.parametrize("beside", ["initContainerStatuses", "containerStatuses"])
+def test_a_container_beside_a_command_that_runs_is_no_reason_to_end_it(beside: str) -> None:
+    """Ten minutes later the Job would be deleted, with work that is alive and well."""
+    cannot = {"name": "proxy", "state": {"waiting": {"reason": "CreateContainerError"}}}
+    waiting, running, over = (pod(state) for state in ({"waiting": {}}, {"running": {}}, ended(0)))
+    for one in (waiting, running, over):
+        one["status"].setdefault(beside, []).append(cannot)
+    assert blocked({}, [running], []) is None
+    assert blocked({}, [waiting], []) is not None
+    assert blocked({}, [over], []) is not None, "its Pod would never end"
