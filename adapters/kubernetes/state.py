@@ -199,7 +199,7 @@ def _seen_of_pod(pod: Json) -> Seen | None:
         (Weight.UNDER_WAY, _by_running(pod)),
     ):
         if judged is not None:
-            return Seen(name, weight, replace(judged, detail=judged.detail | where))
+            return Seen(name, weight, replace(judged, detail=judged.detail | where), calls_off=_is_called_off(pod))
     return None
 
 
@@ -266,6 +266,12 @@ def _by_disruption(pod: Json) -> Outcome | None:
     reason = disrupted.get("reason") or "DisruptionTarget"
     told = f"Its Pod was taken from {_node(pod)}{_bracketed(disrupted, reason)}"
     return _failed(reason, told, disrupted, disrupted.get("lastTransitionTime"))
+
+
+def _is_called_off(pod: Json) -> bool:
+    """Whether the Pod was to be disrupted and then was not, for two minutes: `syncStalePodDisruption` of Kubernetes."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any((one.get("type"), one.get("status")) == ("DisruptionTarget", "False") for one in conditions)
 
 
 def _by_container(pod: Json) -> Outcome | None:

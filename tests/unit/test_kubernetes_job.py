@@ -9,8 +9,9 @@ from reprieve.adapters.kinds import validate_config
 from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
 from reprieve.adapters.kubernetes.config import KubernetesConfig
 from reprieve.adapters.kubernetes.job import job_name, labels_of_name, manifest, merged
+from reprieve.adapters.kubernetes.seen import Seen, later
 from reprieve.adapters.kubernetes.sights import trimmed
-from reprieve.adapters.kubernetes.state import blocked, logs_of, outcome_of
+from reprieve.adapters.kubernetes.state import blocked, logs_of, outcome_of, seen_of
 from reprieve.adapters.registry import find_adapter
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.status import ErrorCode
@@ -260,6 +261,19 @@ def test_a_proxy_that_is_ended_with_its_pod_is_not_what_kept_the_command_from_be
     outcome = outcome_of(job(), [trimmed(failed)])
     assert outcome.detail["container"] == "fetch"
     assert "exit status 3." in str(outcome.error_message)
+
+
+def test_a_disruption_that_was_called_off_is_not_why_a_run_failed_later() -> None:
+    """Its condition becomes False after two minutes in which nobody deleted the Pod (`syncStalePodDisruption`)."""
+    announced = pod({"running": {}}, **disrupted("EvictionByEvictionAPI", "Eviction API: evicting"))
+    before = Seen.of_json(seen_of({}, [announced]).as_json())  # type: ignore[union-attr]
+    assert outcome_of(job(), [pod(ended(3))], before).detail["reason"] == "Evicted"
+    called_off = disrupted("EvictionByEvictionAPI", "")
+    called_off["conditions"][0]["status"] = "False"
+    assert outcome_of(job(), [pod(ended(3), **called_off)], before).detail["exit_status"] == 3
+    running = later(before, seen_of({}, [pod({"running": {}}, **called_off)]))
+    assert running is not None
+    assert not running.tells_an_end, "a Job that is gone would have ended by it"
 
 
 def test_the_newest_pod_says_how_it_ended_and_logs_are_read_oldest_first() -> None:
