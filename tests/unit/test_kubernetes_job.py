@@ -89,7 +89,10 @@ def test_a_patch_reaches_everything_but_what_holds_the_run_and_its_job_together(
                     "spec": {
                         "restartPolicy": "Always",
                         "nodeSelector": {"gpu": "yes"},
-                        "containers": [{"name": "run", "tty": True}, {"name": "helper", "image": "helper"}],
+                        "containers": [
+                            {"name": "run", "tty": True, "restartPolicy": "OnFailure", "restartPolicyRules": []},
+                            {"name": "helper", "image": "helper", "restartPolicy": "OnFailure"},
+                        ],
                     },
                 },
             },
@@ -106,7 +109,9 @@ def test_a_patch_reaches_everything_but_what_holds_the_run_and_its_job_together(
     assert template["metadata"] == {"labels": LABELS, "annotations": {"a": "b"}}
     assert (template["spec"]["restartPolicy"], template["spec"]["nodeSelector"]) == ("Never", {"gpu": "yes"})
     run, helper = template["spec"]["containers"]
-    assert (run["image"], run["tty"], helper) == ("busybox", True, {"name": "helper", "image": "helper"})
+    assert (run["image"], run["tty"]) == ("busybox", True)
+    assert not run.keys() & {"restartPolicy", "restartPolicyRules"}
+    assert helper == {"name": "helper", "image": "helper", "restartPolicy": "OnFailure"}
 
 
 def test_a_patch_merges_by_key_and_by_name_and_null_removes() -> None:
