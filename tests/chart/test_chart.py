@@ -226,6 +226,19 @@ def test_no_autoscaler_ends_a_worker_unless_it_is_told_to_and_then_one_at_a_time
     assert down["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 660}]
 
 
+def test_runs_may_write_more_to_tmp_than_a_role_of_ours_needs() -> None:
+    release = rendered(LEAST)
+    sizes = {
+        volume["emptyDir"]["sizeLimit"]: one["metadata"]["name"]
+        for one in release
+        for pod in pods_of(one)
+        for volume in pod["volumes"]
+        if volume["name"] == "tmp"
+    }
+    assert sizes.keys() == {"64Mi", "1Gi"}
+    assert sizes["1Gi"] == "reprieve-worker-runs"
+
+
 def test_no_volume_is_deleted_with_its_pod() -> None:
     policy = found(rendered(LEAST), "StatefulSet", "reprieve-worker-runs")["spec"][
         "persistentVolumeClaimRetentionPolicy"
@@ -354,6 +367,7 @@ def test_the_page_is_where_the_ingress_has_it() -> None:
         (["config.REPRIEVE_API_ADDRESS="], "config.REPRIEVE_API_ADDRESS must end in :8000"),
         (["config.REPRIEVE_METRICS_ADDRESS=0.0.0.0:80"], "config.REPRIEVE_METRICS_ADDRESS must end in :9808"),
         (["secret.name=", "secret.values.A=123"], "at '/secret/values/A': got number, want string"),
+        (["roles.worker-runs.tmpSize=much"], "'much' does not match pattern"),
         (["drainSeconds=null"], "missing property 'drainSeconds'"),
         (["roles.flower=null"], "missing property 'flower'"),
         (["roles.worker-archive.replicas=null"], "missing property 'replicas'"),

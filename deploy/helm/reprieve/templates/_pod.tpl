@@ -48,7 +48,7 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
   volumes:
-    - {name: tmp, emptyDir: {medium: Memory, sizeLimit: 64Mi}}
+    - {name: tmp, emptyDir: {medium: Memory, sizeLimit: {{ $role.tmpSize | default "64Mi" }}}}
     {{- if .volumes }}
     - {name: data, emptyDir: {}}
     {{- end }}
