@@ -293,9 +293,11 @@ class Following:
         return have_ended or _now() > self._grace_until
 
     def _has_had_its_grace(self, pods: list[Json]) -> bool:
-        """Whether Pods that are to go should have gone, by the time that they are given: their node is away."""
+        """Whether Pods that should have gone by now are there, as the watches have shown since: their node is away."""
         self._given_up_until = self._given_up_until or _now() + state.grace_of(pods) + self._timings.end_grace
-        return _now() > self._given_up_until
+        # A Job that is not watched was asked for just now.
+        watches = [self._watched.pods] if self._is_unwatched else [self._watched.jobs, self._watched.pods]
+        return min(watch.current_at or 0.0 for watch in watches) > self._given_up_until
 
     def _may_learn_more(self, pods: list[Json]) -> bool:
         """Whether why its Pods are gone may be in what their watch has not told yet."""

@@ -355,6 +355,21 @@ def test_a_pod_that_never_goes_from_a_lost_node_does_not_keep_its_run_for_ever(c
     assert following.context.output() == b"one\n"
 
 
+def test_a_node_is_not_taken_for_lost_while_nobody_can_say_how_its_pod_is(cluster: Scripted) -> None:
+    """The API server is away for longer than the Pod has to end in, which then has ended as it should."""
+    with followed(cluster, cluster.work("true")) as following:
+        pod = begun(cluster, following)
+        cluster.fake.holds_deletions, cluster.fake.grace = True, 0.3
+        cluster.fake.evict(pod)
+        eventually(lambda: any("evicted" in note for note in following.context.notes))
+        cluster.fake.go_away()
+        time.sleep(cluster.fake.grace + cluster.timings.end_grace + 0.5)
+        cluster.fake.finish(pod, 143)
+        cluster.fake.come_back()
+        outcome = following.outcome()
+    assert (outcome.detail["reason"], outcome.work_ended) == ("Evicted", True)
+
+
 def test_a_pod_that_is_deleted_and_whose_job_does_not_fail_for_that_is_waited_for(cluster: Scripted) -> None:
     """Nothing says that the attempt is over: the Job may be one that is to have another Pod."""
     with followed(cluster, cluster.work("true")) as following:
