@@ -113,7 +113,7 @@ def with_secrets_from_files(given: Mapping[str, str], names: Iterable[str]) -> d
         if field in given:
             raise SettingsError(f"{setting} and {(PREFIX + field).upper()} are both set; leave one out.")
         try:
-            whole[field] = Path(file).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+            whole[field] = Path(file).read_text(encoding="utf-8").removesuffix("\n")
         except UnicodeDecodeError:
             raise SettingsError(f"{setting} names a file that is not UTF-8 text: {file}.") from None
         except (OSError, ValueError) as error:

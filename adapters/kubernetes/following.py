@@ -248,7 +248,7 @@ class Following:
         logs = state.logs_of(pods)
         have_ended = all(log.ended for log in logs)
         if is_terminal:
-            is_over = self._is_over(have_ended and not self._may_learn_more(pods))
+            is_over = self._is_over(pods, have_ended and not self._may_learn_more(pods))
         else:
             is_over = state.is_given_up(job, pods) and self._has_had_its_grace(pods)
         if is_over:
@@ -284,15 +284,20 @@ class Following:
             return None
         return End(state.outcome_of_gone(self.handle.name, seen), False)
 
-    def _is_over(self, have_ended: bool) -> bool:
-        """Whether all that is to come has come; a lost node never says that its Pods have ended."""
-        self._grace_until = self._grace_until or _now() + self._timings.end_grace
+    def _is_over(self, pods: list[Json], have_ended: bool) -> bool:
+        """Whether all that is to come has come; a lost node never says that its Pods have ended.
+
+        Before Kubernetes 1.31 a Job fails as soon as its Pods are to go, while their commands still have their grace.
+        """
+        self._grace_until = self._grace_until or _now() + state.grace_of(pods) + self._timings.end_grace
         return have_ended or _now() > self._grace_until
 
     def _has_had_its_grace(self, pods: list[Json]) -> bool:
-        """Whether Pods that are to go should have gone, by the time that they are given: their node is away."""
+        """Whether Pods that should have gone by now are there, as the watches have shown since: their node is away."""
         self._given_up_until = self._given_up_until or _now() + state.grace_of(pods) + self._timings.end_grace
-        return _now() > self._given_up_until
+        # A Job that is not watched was asked for just now.
+        watches = [self._watched.pods] if self._is_unwatched else [self._watched.jobs, self._watched.pods]
+        return min(watch.current_at or 0.0 for watch in watches) > self._given_up_until
 
     def _may_learn_more(self, pods: list[Json]) -> bool:
         """Whether why its Pods are gone may be in what their watch has not told yet."""

@@ -59,6 +59,11 @@ def manifest(run: Work, config: KubernetesConfig) -> Json:
     job["spec"] |= {"backoffLimit": 0, "completions": 1, "parallelism": 1}
     template = job["spec"]["template"]
     template["spec"]["restartPolicy"] = "Never"
+    for container in template["spec"]["containers"]:
+        if container["name"] == CONTAINER:
+            # Kubernetes 1.34 and later would start it again in its Pod: unseen, and without the log of before.
+            container.pop("restartPolicy", None)
+            container.pop("restartPolicyRules", None)
     for metadata in (job["metadata"], template["metadata"]):
         metadata["labels"] = (metadata.get("labels") or {}) | labels
     return job

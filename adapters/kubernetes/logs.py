@@ -61,6 +61,8 @@ def overdue(streams: Collection[H], now: float, timings: LogTimings) -> list[H]:
     return silent[: max(1, round(timings.look_interval / timings.spacing))]
 
 
+#: So many gaps in a log are told, each by an event: a log that floods while its streams break has one at each.
+MAX_GAPS = 20
 #: By how many descriptors the worker's limit is raised at once.
 FILES_STEP = 100
 
@@ -127,8 +129,8 @@ class PodLogReader:
         self._news = asyncio.Event()
         self._pods: Sequence[PodLog] = ()
         self._read: set[str] = set()
-        #: The Pods of which was said that output of theirs may be lost.
-        self._rotated: set[str] = set()
+        #: How often was said that output may be lost.
+        self._gaps = 0
         self._finishing = self._closed = self._done = False
         #: While a stream is open and is waited for; `_is_shut` says that it is not to be read on.
         self._waiting: asyncio.Timeout | None = None
@@ -292,7 +294,7 @@ class PodLogReader:
         return self._cursor is not before
 
     async def _read_stream(self, pod: PodLog, path: str, query: dict[str, str], reading: Resumption) -> None:
-        given = reading.cursor.newest
+        given, is_told = reading.cursor.newest, self._gaps >= MAX_GAPS
         options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)]
         async with AsyncExitStack() as stack:
             stream = self._api.stream(path, query, None, options)
@@ -300,8 +302,8 @@ class PodLogReader:
             incoming = await stack.enter_async_context(aclosing(pieces(response)))
             while (piece := await self._while_heard(lambda: anext(incoming, None))) is not None:
                 new = reading.feed(piece)
-                if reading.rotated_at is not None and pod.uid not in self._rotated:
-                    self._rotated.add(pod.uid)
+                if reading.rotated_at is not None and not is_told:
+                    is_told, self._gaps = True, self._gaps + 1
                     await self._context.note(_rotated(pod, given, reading.rotated_at))
                 if new:
                     # Never broken off: of a piece that is handed over in part, the rest could not be told from it.

@@ -12,7 +12,7 @@ from reprieve.models.work import Outcome, storable
 
 
 class Weight(IntEnum):
-    """How much a state says about the end; for the same Pod, more is never replaced by less."""
+    """How much a state says about the end; for the same Pod, more is replaced by less only if it was taken back."""
 
     UNDER_WAY = 0
     """It was running; nothing says that it ended."""
@@ -33,6 +33,8 @@ class Seen:
     weight: Weight
     end: Outcome
     """What is reported if this stays the last that was seen."""
+    calls_off: bool = False
+    """Whether the platform has taken back that it ends the Pod: a `CAUSE` of before is none. Not kept in the handle."""
 
     @property
     def tells_an_end(self) -> bool:
@@ -61,5 +63,7 @@ def later(before: Seen | None, now: Seen | None) -> Seen | None:
     if before is None or now is None:
         return now or before
     if now.pod and before.pod and now.pod != before.pod:
+        return now
+    if now.calls_off and before.weight is Weight.CAUSE:
         return now
     return now if (now.weight, bool(now.pod)) >= (before.weight, bool(before.pod)) else before

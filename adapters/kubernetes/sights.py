@@ -35,10 +35,13 @@ def trimmed(thing: Json) -> Json:
         {"name": one.get("name"), "resources": {"limits": (one.get("resources") or {}).get("limits")}}
         for one in spec.get("containers") or []
     ]
+    before = [
+        {"name": one.get("name"), "restartPolicy": one.get("restartPolicy")} for one in spec.get("initContainers") or []
+    ]
     where = {"nodeName": spec["nodeName"]} if "nodeName" in spec else {}
     return {
         "metadata": {name: thing["metadata"][name] for name in _METADATA if name in thing["metadata"]},
-        "spec": where | ({"containers": containers} if containers else {}),
+        "spec": where | {key: some for key, some in (("containers", containers), ("initContainers", before)) if some},
         "status": {name: status[name] for name in _STATUS if name in status},
     }
 

@@ -123,6 +123,9 @@ def blocked(job: Json, pods: Sequence[Json], events: Iterable[Json]) -> Blocked 
     if not pods:
         return _not_created(events)
     pod = _in_order(pods)[-1]
+    if "running" in _state(pod):
+        # Whatever a container beside it lacks: who waits for its start does not end a command that runs.
+        return None
     return _unschedulable(pod) or _not_startable(pod)
 
 
@@ -196,7 +199,7 @@ def _seen_of_pod(pod: Json) -> Seen | None:
         (Weight.UNDER_WAY, _by_running(pod)),
     ):
         if judged is not None:
-            return Seen(name, weight, replace(judged, detail=judged.detail | where))
+            return Seen(name, weight, replace(judged, detail=judged.detail | where), calls_off=_is_called_off(pod))
     return None
 
 
@@ -215,12 +218,12 @@ def _seen_of_job(job: Json) -> Seen | None:
 
 
 def outcome_of(job: Json, pods: Sequence[Json], before: Seen | None = None) -> Outcome:
-    """How a Job that `is_terminal` has ended; `before` is what was seen of its Pods until now."""
+    """How a Job that `is_terminal`, or `is_given_up`, has ended; `before` is what was seen of its Pods until now."""
     seen = later(before, seen_of(job, pods))
     where = {name: seen.end.detail[name] for name in ("pod", "node") if name in seen.end.detail} if seen else {}
     if _condition(job, "Complete") is not None:
         return Outcome(detail={"exit_status": 0} | where)
-    failed = _condition(job, "Failed") or {}
+    failed = _condition(job, "Failed") or _condition(job, "FailureTarget") or {}
     ended = _by_deadline(failed) or _by_seen(seen) or _by_job(failed, seen)
     return replace(ended, detail=ended.detail | where)
 
@@ -265,6 +268,12 @@ def _by_disruption(pod: Json) -> Outcome | None:
     return _failed(reason, told, disrupted, disrupted.get("lastTransitionTime"))
 
 
+def _is_called_off(pod: Json) -> bool:
+    """Whether the Pod was to be disrupted and then was not, for two minutes: `syncStalePodDisruption` of Kubernetes."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any((one.get("type"), one.get("status")) == ("DisruptionTarget", "False") for one in conditions)
+
+
 def _by_container(pod: Json) -> Outcome | None:
     """None as well when it was ended because its Pod was deleted."""
     ended = _state(pod).get("terminated")
@@ -292,9 +301,11 @@ def _by_helper(pod: Json) -> Outcome | None:
     ended = _state(pod).get("terminated")
     if status.get("phase") != "Failed" or "running" in _state(pod) or (ended and ended.get("exitCode")):
         return None
+    # Those beside the command that are among the init containers end with their Pod, and fail none.
+    beside = {one["name"] for one in pod["spec"].get("initContainers") or [] if one.get("restartPolicy") == "Always"}
     for helper in status.get("initContainerStatuses" if ended is None else "containerStatuses") or []:
         its_end = (helper.get("state") or {}).get("terminated") or {}
-        if its_end.get("exitCode"):
+        if its_end.get("exitCode") and helper["name"] not in beside:
             how = "The command was not begun, since" if ended is None else "The command ended with exit status 0, but"
             told = f"{how} the container {helper['name']!r} of its Pod failed with exit status {its_end['exitCode']}."
             outcome = _failed(its_end.get("reason") or "Error", told, its_end, its_end.get("finishedAt"))

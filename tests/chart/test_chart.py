@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.chart.helm import CHART, HelmFailed, helm, manifests, rendered
+from tests.chart.server import holding
 from tests.support.manifests import breaches, check, pods_of, unchangeable
 
 pytestmark = pytest.mark.chart
@@ -198,6 +199,21 @@ def test_who_sets_the_drain_elsewhere_is_told_where() -> None:
 def test_an_upgrade_does_not_undo_what_the_autoscaler_did() -> None:
     release = rendered(LEAST, "--set", "autoscaling.enabled=true")
     assert "replicas" not in found(release, "StatefulSet", "reprieve-worker-runs")["spec"]
+
+
+def test_to_turn_the_autoscaler_on_ends_no_worker(tmp_path: Path) -> None:
+    """A number that is taken out of a release counts as 1, until the autoscaler comes to it."""
+    on = ("--set", "autoscaling.enabled=true")
+    workers = found(rendered(LEAST), "StatefulSet", "reprieve-worker-runs")
+    owner = {"meta.helm.sh/release-name": "reprieve", "meta.helm.sh/release-namespace": "fleet"}
+    workers["metadata"] |= {"namespace": "fleet", "annotations": owner}
+    workers["spec"]["replicas"] = 17
+    made = {(one["apiVersion"], one["kind"]) for one in rendered(LEAST, *on)}
+    with holding([workers], made, tmp_path) as config:
+        asking = ("--kubeconfig", str(config), "--dry-run=server", "--disable-openapi-validation")
+        release = rendered(LEAST, *on, *asking)
+        assert found(release, "StatefulSet", "reprieve-worker-runs")["spec"]["replicas"] == 17
+        assert found(rendered(LEAST, *asking), "StatefulSet", "reprieve-worker-runs")["spec"]["replicas"] == 2
     assert found(rendered(LEAST), "StatefulSet", "reprieve-worker-runs")["spec"]["replicas"] == 2
 
 
@@ -208,6 +224,19 @@ def test_no_autoscaler_ends_a_worker_unless_it_is_told_to_and_then_one_at_a_time
     asked += ["--set", "autoscaling.scaleDown=true"]
     down = found(rendered(LEAST, *asked), "HorizontalPodAutoscaler", "reprieve-worker-runs")["spec"]["behavior"]
     assert down["scaleDown"]["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 660}]
+
+
+def test_runs_may_write_more_to_tmp_than_a_role_of_ours_needs() -> None:
+    release = rendered(LEAST)
+    sizes = {
+        volume["emptyDir"]["sizeLimit"]: one["metadata"]["name"]
+        for one in release
+        for pod in pods_of(one)
+        for volume in pod["volumes"]
+        if volume["name"] == "tmp"
+    }
+    assert sizes.keys() == {"64Mi", "1Gi"}
+    assert sizes["1Gi"] == "reprieve-worker-runs"
 
 
 def test_no_volume_is_deleted_with_its_pod() -> None:
@@ -250,7 +279,7 @@ def test_hostile_values_arrive_as_they_were_written() -> None:
     }
     assert secret["REPRIEVE_REDIS_PASSWORD"] == "{{ .Release.Name }} \"'`$(HOME) $$ \\ # : - |"
     assert secret["REPRIEVE_DATABASE_PASSWORD"] == "two\nlines\n"
-    assert secret["NUMBER"] == "10000000"
+    assert secret["NUMBER"] == "0123"
     worker = found(release, "StatefulSet", "reprieve-worker-runs")
     assert container_of(worker)["args"] == ["reprieve", "start", "worker-runs", "--hostname={{x}}\"'", "no"]
     assert (
@@ -275,6 +304,25 @@ def test_what_a_role_has_of_its_own_counts_before_what_all_have() -> None:
     assert logs["tolerations"][0]["key"] == "dedicated"
     assert [one["name"] for one in runs["containers"][0]["env"]] == ["HTTPS_PROXY", "DEMO"]
     assert runs["topologySpreadConstraints"][0]["labelSelector"] == {"matchLabels": {"mine": "yes"}}
+    of_runs, of_logs = (
+        found(release, kind, f"reprieve-fleet-{role}")["spec"]["template"]["metadata"]
+        for kind, role in (("StatefulSet", "worker-runs"), ("Deployment", "worker-logs"))
+    )
+    assert (of_runs["labels"]["team"], of_logs["labels"]["team"]) == ("runs", "platform")
+    assert "example.com/owner" in of_logs["annotations"]
+    assert "example.com/owner" not in of_runs["annotations"]
+
+
+def test_what_all_pods_have_those_of_the_migration_and_the_test_have_as_well() -> None:
+    """Without it a policy may refuse them, no node take them, or a mesh keep the migration from ever ending."""
+    release = rendered(EVERYTHING)
+    migration = found(release, "Job", "reprieve-fleet-migrate")["spec"]["template"]
+    for pod in (migration, found(release, "Pod", "reprieve-fleet-health")):
+        assert pod["metadata"]["annotations"]["example.com/owner"] == "platform"
+        assert pod["metadata"]["labels"]["team"] == "platform"
+        assert pod["metadata"]["labels"]["app.kubernetes.io/component"] in ("migrate", "health")
+        assert (pod["spec"]["nodeSelector"], pod["spec"]["priorityClassName"]) == ({"pool": "general"}, "high")
+        assert pod["spec"]["tolerations"][0]["key"] == "dedicated"
 
 
 def test_a_digest_counts_before_a_tag() -> None:
@@ -315,10 +363,49 @@ def test_the_page_is_where_the_ingress_has_it() -> None:
         (["roles.worker-run.replicas=2"], "additional properties 'worker-run' not allowed"),
         (["image.digest=latest"], "'latest' does not match pattern"),
         (["config.lower=1"], "'lower' does not match pattern"),
+        (["config.REPRIEVE_API_ADDRESS=0.0.0.0:9000"], "config.REPRIEVE_API_ADDRESS must end in :8000"),
+        (["config.REPRIEVE_API_ADDRESS="], "config.REPRIEVE_API_ADDRESS must end in :8000"),
+        (["config.REPRIEVE_METRICS_ADDRESS=0.0.0.0:80"], "config.REPRIEVE_METRICS_ADDRESS must end in :9808"),
+        (["secret.name=", "secret.values.A=123"], "at '/secret/values/A': got number, want string"),
+        (["roles.worker-runs.tmpSize=much"], "'much' does not match pattern"),
+        (["drainSeconds=null"], "missing property 'drainSeconds'"),
+        (["roles.flower=null"], "missing property 'flower'"),
+        (["roles.worker-archive.replicas=null"], "missing property 'replicas'"),
+        (["roles.worker-runs.storage.size=null"], "missing property 'size'"),
+        (["autoscaling=null"], "missing property 'autoscaling'"),
     ],
 )
 def test_a_wrong_value_gets_a_sentence(arguments: list[str], told: str) -> None:
     assert told in refusal(*(part for one in arguments for part in ("--set", one)))
+
+
+@pytest.mark.parametrize(
+    "emptied",
+    [
+        *(
+            "pods.labels",
+            "pods.annotations",
+            "pods.env",
+            "pods.volumes",
+            "pods.affinity",
+            "pods.topologySpreadConstraints",
+        ),
+        *(
+            "roles.api.resources",
+            "migrate.resources",
+            "jobs.namespaces",
+            "imagePullSecrets",
+            "image.tag",
+            "nameOverride",
+        ),
+        "monitoring.labels",
+    ],
+)
+def test_null_is_as_good_as_nothing_where_nothing_will_do(emptied: str) -> None:
+    monitoring = ("monitoring.enabled=true", "monitoring.token.secret=prometheus")
+    arguments = (part for one in (*monitoring, f"{emptied}=null") for part in ("--set", one))
+    for manifest in rendered(LEAST, *arguments):
+        check(manifest)
 
 
 def test_logs_that_stay_in_the_database_need_no_archive() -> None:

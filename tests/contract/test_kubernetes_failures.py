@@ -316,6 +316,24 @@ def test_a_job_that_has_ended_is_not_waited_for_for_ever_when_its_node_does_not_
     assert not outcome.work_ended
 
 
+def test_a_job_that_has_failed_before_its_pods_grace_was_over_is_read_until_then(cluster: Scripted) -> None:
+    """Before Kubernetes 1.31, a Job is `Failed` as soon as its Pod is to go; the command may still say its last."""
+    with followed(cluster, cluster.work("true")) as following:
+        pod = begun(cluster, following)
+        with cluster.fake.changed:
+            pod["metadata"] |= {"deletionTimestamp": "2027-01-15T08:00:00Z", "deletionGracePeriodSeconds": 30}
+            cluster.fake.disrupt(pod, "EvictionByEvictionAPI", "Eviction API: evicting")
+            cluster.fake.end_job(pod, "Failed", "BackoffLimitExceeded")
+        time.sleep(cluster.timings.end_grace + 0.5)
+        assert not following.result.done()
+        cluster.fake.write(pod, b"checkpoint written\n")
+        following.wait_for(b"checkpoint written\n")
+        cluster.fake.finish(pod, 143)
+        outcome = following.outcome()
+    assert (outcome.detail["reason"], outcome.work_ended) == ("Evicted", True)
+    assert following.context.output() == b"checkpoint written\n"
+
+
 @pytest.mark.row("B15")
 @pytest.mark.parametrize("grace", [0.3, 2.0])
 def test_a_pod_that_never_goes_from_a_lost_node_does_not_keep_its_run_for_ever(cluster: Scripted, grace: float) -> None:
@@ -335,6 +353,21 @@ def test_a_pod_that_never_goes_from_a_lost_node_does_not_keep_its_run_for_ever(c
     assert not outcome.work_ended, "another attempt would begin beside it"
     assert time.monotonic() - begin >= grace + cluster.timings.end_grace
     assert following.context.output() == b"one\n"
+
+
+def test_a_node_is_not_taken_for_lost_while_nobody_can_say_how_its_pod_is(cluster: Scripted) -> None:
+    """The API server is away for longer than the Pod has to end in, which then has ended as it should."""
+    with followed(cluster, cluster.work("true")) as following:
+        pod = begun(cluster, following)
+        cluster.fake.holds_deletions, cluster.fake.grace = True, 0.3
+        cluster.fake.evict(pod)
+        eventually(lambda: any("evicted" in note for note in following.context.notes))
+        cluster.fake.go_away()
+        time.sleep(cluster.fake.grace + cluster.timings.end_grace + 0.5)
+        cluster.fake.finish(pod, 143)
+        cluster.fake.come_back()
+        outcome = following.outcome()
+    assert (outcome.detail["reason"], outcome.work_ended) == ("Evicted", True)
 
 
 def test_a_pod_that_is_deleted_and_whose_job_does_not_fail_for_that_is_waited_for(cluster: Scripted) -> None:

@@ -62,11 +62,25 @@ def test_a_unit_is_what_systemd_takes(tmp_path: Path) -> None:
         tmp_path / name for name in ("reprieve@worker-runs.service", "reprieve-migrate.service", "reprieve.target")
     ]
     shutil.copy(tmp_path / "reprieve@.service", units[0])
-    drop_in = tmp_path / "reprieve@worker-runs.service.d" / "work.conf"
+    drop_in = tmp_path / "reprieve@worker-runs.service.d" / "10-work.conf"
     # This needs systemd 254, and one before it goes on without; that program is where the page says to put it.
     drop_in.write_text(re.sub(r"DelegateSubgroup=.*|ExecStartPre=.*", "", drop_in.read_text()))
     done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_what_an_administrator_sets_of_the_worker_of_runs_counts(tmp_path: Path) -> None:
+    """`systemctl edit` writes override.conf, and systemd reads drop-ins by their names, the last of which counts."""
+    units, program = tmp_path / "etc/systemd/system", tmp_path / "opt/reprieve/bin/reprieve"
+    shutil.copytree(SYSTEMD, units)
+    program.parent.mkdir(parents=True)
+    shutil.copy(shutil.which("true") or "", program)
+    unit = "reprieve@worker-runs.service"
+    (units / f"{unit}.d" / "override.conf").write_text("[Service]\nProtectHome=yes\n")
+    command = ["systemd-analyze", "security", "--no-pager", "--offline=yes", f"--root={tmp_path}", unit]
+    said = subprocess.run(command, capture_output=True, text=True).stdout
+    assert "Service has no access to home directories" in said
 
 
 # -- what they say
@@ -120,20 +134,20 @@ def test_a_worker_of_runs_has_longer_to_end_than_it_drains() -> None:
     minutes = re.fullmatch(r"(\d+)m", OURS["worker-runs"]["stop_grace_period"])
     assert minutes is not None
     assert int(minutes[1]) * 60 > DRAIN
-    drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "work.conf").read_text()
+    drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "10-work.conf").read_text()
     assert "TimeoutStopSec=11min" in drop_in
     assert "KillMode=process" in drop_in, "work that outlives its worker is in the same control group"
 
 
 def test_a_worker_of_runs_has_a_cgroup_to_divide_and_what_ends_a_run_for_memory_does_not_end_it() -> None:
-    drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "work.conf").read_text()
+    drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "10-work.conf").read_text()
     assert {"Delegate=yes", f"DelegateSubgroup={cgroup.WORKERS}", "OOMPolicy=continue"} <= set(drop_in.splitlines())
 
 
 def test_what_every_unit_narrows_is_taken_back_for_the_work_of_others() -> None:
     """But for what would give a run more rights than its worker has."""
     unit = (SYSTEMD / "reprieve@.service").read_text()
-    drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "work.conf").read_text()
+    drop_in = (SYSTEMD / "reprieve@worker-runs.service.d" / "10-work.conf").read_text()
     narrowed = re.findall(r"^(Private\w+|Protect\w+|Restrict\w+|SystemCallFilter|Lock\w+|Memory\w+|UMask)=", unit, re.M)
     assert [name for name in narrowed if not re.search(rf"^{name}=", drop_in, re.M)] == []
     assert "NoNewPrivileges" not in drop_in

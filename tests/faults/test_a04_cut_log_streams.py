@@ -81,13 +81,22 @@ def test_a_log_that_was_rotated_while_nobody_read_it_goes_on_with_what_is_newer_
         following.wait_for(b"before 2\n")
         cluster.fake.rotate(pod)
         cluster.fake.write(pod, b"after 1\n")
-        cluster.fake.behave()
+        with cluster.fake.changed:
+            cluster.fake.behave()
+            cluster.fake.misbehave("GET", "/log", how="cut", after=31 + 8)
+            cluster.fake.misbehave("GET", "/log", times=float("inf"), status=500)
         following.wait_for(b"after 1\n")
+        # And once more, between two other times.
+        cluster.fake.write(pod, b"lost\n")
+        cluster.fake.rotate(pod)
+        cluster.fake.write(pod, b"after 2\n")
+        cluster.fake.behave()
+        following.wait_for(b"after 2\n")
         cluster.fake.finish(pod)
         following.outcome()
-    assert following.context.output() == b"before 1\nbefore 2\nafter 1\n"
-    (note,) = following.context.notes
-    assert "into another file since it was read" in note
+    assert following.context.output() == b"before 1\nbefore 2\nafter 1\nafter 2\n"
+    assert ["into another file since it was read" in note for note in following.context.notes] == [True, True]
+    assert len(set(following.context.notes)) == 2
 
 
 def test_a_log_that_is_rotated_while_it_is_read_loses_nothing_and_nothing_is_said(cluster: Scripted) -> None:

@@ -9,7 +9,9 @@ from reprieve.adapters.kinds import validate_config
 from reprieve.adapters.kubernetes.adapter import KubernetesAdapter
 from reprieve.adapters.kubernetes.config import KubernetesConfig
 from reprieve.adapters.kubernetes.job import job_name, labels_of_name, manifest, merged
-from reprieve.adapters.kubernetes.state import blocked, logs_of, outcome_of
+from reprieve.adapters.kubernetes.seen import Seen, later
+from reprieve.adapters.kubernetes.sights import trimmed
+from reprieve.adapters.kubernetes.state import blocked, logs_of, outcome_of, seen_of
 from reprieve.adapters.registry import find_adapter
 from reprieve.models.errors import InvalidRequest
 from reprieve.models.status import ErrorCode
@@ -87,7 +89,10 @@ def test_a_patch_reaches_everything_but_what_holds_the_run_and_its_job_together(
                     "spec": {
                         "restartPolicy": "Always",
                         "nodeSelector": {"gpu": "yes"},
-                        "containers": [{"name": "run", "tty": True}, {"name": "helper", "image": "helper"}],
+                        "containers": [
+                            {"name": "run", "tty": True, "restartPolicy": "OnFailure", "restartPolicyRules": []},
+                            {"name": "helper", "image": "helper", "restartPolicy": "OnFailure"},
+                        ],
                     },
                 },
             },
@@ -104,7 +109,9 @@ def test_a_patch_reaches_everything_but_what_holds_the_run_and_its_job_together(
     assert template["metadata"] == {"labels": LABELS, "annotations": {"a": "b"}}
     assert (template["spec"]["restartPolicy"], template["spec"]["nodeSelector"]) == ("Never", {"gpu": "yes"})
     run, helper = template["spec"]["containers"]
-    assert (run["image"], run["tty"], helper) == ("busybox", True, {"name": "helper", "image": "helper"})
+    assert (run["image"], run["tty"]) == ("busybox", True)
+    assert not run.keys() & {"restartPolicy", "restartPolicyRules"}
+    assert helper == {"name": "helper", "image": "helper", "restartPolicy": "OnFailure"}
 
 
 def test_a_patch_merges_by_key_and_by_name_and_null_removes() -> None:
@@ -240,6 +247,40 @@ def test_a_job_that_failed_without_a_pod_gives_its_own_reason() -> None:
     assert "BackoffLimitExceeded" in str(outcome.error_message)
 
 
+def test_a_job_that_is_given_up_for_its_deadline_says_so_though_its_pod_is_merely_deleted() -> None:
+    """On a node that is away, the Pod never goes, so that the Job is never more than about to fail."""
+    leaving = pod({"running": {}})
+    leaving["metadata"] |= {"deletionTimestamp": "2026-11-24T10:01:00Z", "deletionGracePeriodSeconds": 30}
+    failing = job("FailureTarget", "DeadlineExceeded", "Job was active longer than specified deadline")
+    assert outcome_of(failing, [leaving]).detail["reason"] == "DeadlineExceeded"
+    assert outcome_of(job("FailureTarget"), [leaving]).detail["reason"] == "Deleted"
+
+
+def test_a_proxy_that_is_ended_with_its_pod_is_not_what_kept_the_command_from_beginning() -> None:
+    failed = pod({"waiting": {"reason": "PodInitializing"}}, phase="Failed")
+    failed["spec"]["initContainers"] = [{"name": "proxy", "restartPolicy": "Always"}, {"name": "fetch"}]
+    failed["status"]["initContainerStatuses"] = [
+        {"name": "proxy", "state": ended(143)},
+        {"name": "fetch", "state": ended(3)},
+    ]
+    outcome = outcome_of(job(), [trimmed(failed)])
+    assert outcome.detail["container"] == "fetch"
+    assert "exit status 3." in str(outcome.error_message)
+
+
+def test_a_disruption_that_was_called_off_is_not_why_a_run_failed_later() -> None:
+    """Its condition becomes False after two minutes in which nobody deleted the Pod (`syncStalePodDisruption`)."""
+    announced = pod({"running": {}}, **disrupted("EvictionByEvictionAPI", "Eviction API: evicting"))
+    before = Seen.of_json(seen_of({}, [announced]).as_json())  # type: ignore[union-attr]
+    assert outcome_of(job(), [pod(ended(3))], before).detail["reason"] == "Evicted"
+    called_off = disrupted("EvictionByEvictionAPI", "")
+    called_off["conditions"][0]["status"] = "False"
+    assert outcome_of(job(), [pod(ended(3), **called_off)], before).detail["exit_status"] == 3
+    running = later(before, seen_of({}, [pod({"running": {}}, **called_off)]))
+    assert running is not None
+    assert not running.tells_an_end, "a Job that is gone would have ended by it"
+
+
 def test_the_newest_pod_says_how_it_ended_and_logs_are_read_oldest_first() -> None:
     old, new = pod(ended(1), "z-old"), pod(ended(7), "a-new")
     new["metadata"]["creationTimestamp"] = "2026-11-24T11:00:00Z"
@@ -278,3 +319,15 @@ def test_what_is_on_its_way_or_running_or_has_ended_is_not_kept_from_beginning()
     assert blocked({}, [pod({"waiting": {"reason": "ContainerCreating"}})], []) is None
     assert blocked({}, [pod({"running": {}})], []) is None
     assert blocked(job(), [pod(conditions=[UNSCHEDULABLE])], []) is None
+
+
+@pytest.mark.parametrize("beside", ["initContainerStatuses", "containerStatuses"])
+def test_a_container_beside_a_command_that_runs_is_no_reason_to_end_it(beside: str) -> None:
+    """Ten minutes later the Job would be deleted, with work that is alive and well."""
+    cannot = {"name": "proxy", "state": {"waiting": {"reason": "CreateContainerError"}}}
+    waiting, running, over = (pod(state) for state in ({"waiting": {}}, {"running": {}}, ended(0)))
+    for one in (waiting, running, over):
+        one["status"].setdefault(beside, []).append(cannot)
+    assert blocked({}, [running], []) is None
+    assert blocked({}, [waiting], []) is not None
+    assert blocked({}, [over], []) is not None, "its Pod would never end"

@@ -10,15 +10,14 @@ holds back a rollout that does not work.
 {{- $values := .root.Values -}}
 {{- $role := index $values.roles .role -}}
 {{- $pods := $values.pods -}}
-{{- $selector := include "reprieve.selector" . | fromYaml -}}
 {{- $asks := has .role (list "worker-runs" "worker-control") -}}
 metadata:
   labels:
-    {{- merge (deepCopy $selector) (deepCopy ($role.labels | default $pods.labels)) | toYaml | nindent 4 }}
+    {{- include "reprieve.podLabels" . | nindent 4 }}
   annotations:
     checksum/settings: {{ printf "%s%s" (include "reprieve.config" .root) (toJson $values.secret.values) | sha256sum }}
-    {{- with $role.annotations | default $pods.annotations }}
-    {{- toYaml . | nindent 4 }}
+    {{- with include "reprieve.podAnnotations" . }}
+    {{- . | nindent 4 }}
     {{- end }}
 spec:
   serviceAccountName: {{ include "reprieve.serviceAccount" . }}
@@ -49,14 +48,33 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
   volumes:
-    - {name: tmp, emptyDir: {medium: Memory, sizeLimit: 64Mi}}
+    - {name: tmp, emptyDir: {medium: Memory, sizeLimit: {{ $role.tmpSize | default "64Mi" }}}}
     {{- if .volumes }}
     - {name: data, emptyDir: {}}
     {{- end }}
     {{- with concat ($pods.volumes | default list) ($role.volumes | default list) }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- include "reprieve.placement" . | trim | nindent 2 }}
+  {{- with include "reprieve.placement" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- with include "reprieve.spread" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* Labels and annotations of a `role`'s Pods, or of those that only come and go. Its own count before those of all. */}}
+{{- define "reprieve.podLabels" -}}
+{{- $own := index .root.Values.roles .role | default dict -}}
+{{- $labels := hasKey $own "labels" | ternary $own.labels .root.Values.pods.labels | default dict -}}
+{{- merge (include "reprieve.selector" . | fromYaml) (deepCopy $labels) | toYaml -}}
+{{- end -}}
+
+{{- define "reprieve.podAnnotations" -}}
+{{- $own := index .root.Values.roles .role | default dict -}}
+{{- with hasKey $own "annotations" | ternary $own.annotations .root.Values.pods.annotations -}}
+{{- toYaml . -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "reprieve.podSecurity" -}}
@@ -99,14 +117,19 @@ ports: [{name: metrics, containerPort: 9808}]
 {{/* Where its Pods may go. A role's own counts before that of all. */}}
 {{- define "reprieve.placement" -}}
 {{- $all := .root.Values.pods -}}
-{{- $own := index .root.Values.roles .role -}}
-{{- $selector := include "reprieve.selector" . | fromYaml -}}
+{{- $own := index .root.Values.roles .role | default dict -}}
 {{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
 {{- with (hasKey $own $key | ternary (get $own $key) (get $all $key)) }}
 {{ $key }}: {{ toJson . }}
 {{- end }}
 {{- end }}
-{{- with (hasKey $own "topologySpreadConstraints" | ternary (get $own "topologySpreadConstraints") $all.topologySpreadConstraints) }}
+{{- end -}}
+
+{{/* How they are spread. */}}
+{{- define "reprieve.spread" -}}
+{{- $own := index .root.Values.roles .role -}}
+{{- $selector := include "reprieve.selector" . | fromYaml -}}
+{{- with (hasKey $own "topologySpreadConstraints" | ternary (get $own "topologySpreadConstraints") .root.Values.pods.topologySpreadConstraints) -}}
 topologySpreadConstraints:
   {{- range . }}
   - {{ hasKey . "labelSelector" | ternary . (merge (dict "labelSelector" (dict "matchLabels" $selector)) .) | toJson }}

@@ -38,6 +38,13 @@
 {{- if and (not $archive) (gt (int (index .Values.roles "worker-archive").replicas) 0) -}}
 {{- fail "Where closed logs go is not given: in a Pod's own folder they would be lost with it. Set config.REPRIEVE_LOG_ARCHIVE_URL=s3://bucket/prefix, or keep them in the database with roles.worker-archive.replicas=0." -}}
 {{- end -}}
+{{- /* Services, probes and policies go by the ports. Without its address, the API would answer its own Pod alone. */}}
+{{- if not (hasSuffix ":8000" (get $config "REPRIEVE_API_ADDRESS")) -}}
+{{- fail "config.REPRIEVE_API_ADDRESS must end in :8000, the port of the Pod; the Service and the Ingress may have others." -}}
+{{- end -}}
+{{- if and (hasKey $config "REPRIEVE_METRICS_ADDRESS") (not (hasSuffix ":9808" $config.REPRIEVE_METRICS_ADDRESS)) -}}
+{{- fail "config.REPRIEVE_METRICS_ADDRESS must end in :9808, the port of the Pod." -}}
+{{- end -}}
 {{- $_ := set $config "REPRIEVE_DRAIN_SECONDS" (toJson .Values.drainSeconds) -}}
 {{- if .Values.ingress.enabled -}}
 {{- $path := trimSuffix "/" .Values.ingress.path -}}
