@@ -44,8 +44,7 @@ def test_any_password_opens_it_nothing_shows_one_nothing_is_root_and_doctor_is_c
         assert all("size=" in options for options in host["Tmpfs"].values()), service
     for file in secrets.iterdir():
         value = file.read_text().strip()
-        assert value not in told, file.name
-        assert value.rpartition("=")[2] not in told, file.name
+        assert value.removeprefix("admin=") not in told, file.name
     assert "it's" not in told
 
     with stack.client() as client:
