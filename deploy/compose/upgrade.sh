@@ -146,7 +146,7 @@ sorted() {
 
 # green SERVICE: wait until all that is current of it runs and is healthy.
 green() {
-    waited=0
+    began_to_wait=$SECONDS
     while :; do
         leave_if_asked
         sorted "$1"
@@ -156,8 +156,7 @@ green() {
                 || waiting=yes
         done
         [ -n "$waiting" ] || [ -z "$new" ] || return 0
-        waited=$((waited + 1))
-        [ "$waited" -le "$GREEN" ] || fail "$1 is not green after $GREEN seconds; 'docker compose logs $1' says why. Left: $left."
+        [ $((SECONDS - began_to_wait)) -le "$GREEN" ] || fail "$1 is not green after $GREEN seconds; 'docker compose logs $1' says why. Left: $left."
         pause
     done
 }
@@ -231,7 +230,7 @@ drain() {
     set -m
     docker stop "$@" < /dev/null > /dev/null 2>&1 9<&- &
     set +m
-    waited=0
+    said_at=$SECONDS
     while :; do
         there=0
         for one in "$@"; do [ "$(state '{{.State.Running}}' "$one")" != true ] || there=$((there + 1)); done
@@ -241,18 +240,19 @@ drain() {
             say "Left: to remove those old containers, which deploy/compose/upgrade.sh does." >&2
             exit 130
         fi
-        waited=$((waited + 1))
-        [ $((waited % PATIENCE)) -ne 0 ] || say "$service: $there old still have runs"
+        if [ $((SECONDS - said_at)) -ge "$PATIENCE" ]; then
+            say "$service: $there old still have runs"
+            said_at=$SECONDS
+        fi
         pause
     done
-    docker rm "$@" > /dev/null
+    docker rm "$@" > /dev/null || fail "That failed: docker rm $*. Left: to remove those old containers."
 }
 
 # -- all of it
 
 running=$(docker compose ps --quiet)
 [ -n "$running" ] || fail "Nothing of this project runs here: 'docker compose up -d' starts it."
-began=$(date +%s)
 rest="the workers of runs"
 left="everything"
 said=$(deploy/compose/secrets.sh) || exit 1
@@ -267,4 +267,4 @@ for role in $ROLES; do
 done
 left=$rest
 replace_workers_of_runs
-say "Done in $(($(date +%s) - began)) seconds."
+say "Done in $SECONDS seconds."
