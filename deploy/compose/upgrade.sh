@@ -205,7 +205,7 @@ replace_workers_of_runs() {
         # As many as there were: calls of this before may have begun, and each has started as many of its own.
         number=$(each "$MADE_OF" $old $new $ended | sort | uniq -c | sort -rn | awk '{ print $1; exit }')
         # Those that a call of this before has had end: Compose would start them again.
-        [ -z "$ended" ] || docker rm $ended > /dev/null
+        remove $ended
         if [ -z "$old$new$ended" ]; then
             say "$service: none runs, and none is started ('docker compose up -d' does)."
             continue
@@ -246,7 +246,18 @@ drain() {
         fi
         pause
     done
-    docker rm "$@" > /dev/null || fail "That failed: docker rm $*. Left: to remove those old containers."
+    remove "$@"
+}
+
+# remove CONTAINER…: a `docker compose up` beside this may have been first.
+remove() {
+    for one in "$@"; do
+        told=$(docker rm "$one" 2>&1) && continue
+        case "$told" in
+            *"No such container"* | *"already in progress"*) ;;
+            *) fail "That failed: docker rm $one: $told. Left: to remove those old containers." ;;
+        esac
+    done
 }
 
 # -- all of it

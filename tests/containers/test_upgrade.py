@@ -185,7 +185,7 @@ def test_it_may_be_interrupted_wherever_it_is_and_goes_on_when_it_is_called_agai
 
 
 def test_what_others_have_left_half_done_is_mended_and_none_is_there_twice_for_it(stack: Stack) -> None:
-    """A command that somebody works in, a drain that was left, a role that was being replaced, and a second call."""
+    """A command that somebody works in, a drain that was left, a role half replaced, a second call, and an `up`."""
     stack.script("secrets.sh")
     stack.up()
     beside = stack.compose("run", "--detach", "--no-deps", "api", "sleep", "900").stdout.strip()
@@ -207,8 +207,14 @@ def test_what_others_have_left_half_done_is_mended_and_none_is_there_twice_for_i
     third = stack.call("sh", str(link), check=False)
     assert (third.returncode, "Another call of this is under way" in third.stderr) == (1, True)
     second.until("take nothing new")
-    stack.execute("worker-runs", "touch", GO)
-    said = second.end()
+    with subprocess.Popen(
+        ["docker", "compose", "--progress", "quiet", "up", "--detach", "--no-build"],
+        cwd=stack.folder,
+        env=stack.engine.environment,
+    ) as habit:  # Stops and removes the same old workers.
+        stack.execute("worker-runs", "touch", GO)
+        said = second.end()
+        assert habit.wait(120) == 0
     assert "beat: 1 replaced" in said
     assert stack.is_green([one for one in (*stacks.SERVERS, *stacks.ROLES) if one != "api"])
     assert stack.inspect(beside)["State"]["Running"]
