@@ -2,18 +2,23 @@
 # Makes the secrets of docker-compose.yml, each a file: those that are not there yet, and never one that is.
 # What an earlier release had in .env is taken from there, as Compose reads it. Repeating it does no harm.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$(readlink -f "$0")")/../.."   # Where the script is, and not where a link to it is.
 if [ $# -gt 0 ]; then
     echo "usage: deploy/compose/secrets.sh, without arguments; SECRETS names another folder than ./secrets." >&2
     exit 2
 fi
 
-# What Compose would put into the file: the environment and .env.
-known=$(docker compose config --environment 2> /dev/null || true)
+# What Compose would put into the file: the environment and .env. Without that, nobody knows where the secrets belong, and
+# which of them somebody's data depends on.
+if ! known=$(docker compose config --environment); then
+    echo "Nothing was made: this needs Docker Compose 2.28 or later, and files that it can read." >&2
+    exit 1
+fi
 setting() { printf '%s\n' "$known" | sed -n "s/^$1=//p" | head -n 1; }
 
 folder=$(setting SECRETS)
-folder=${folder:-${SECRETS:-./secrets}}
+folder=${folder:-./secrets}
+case "$folder" in "~/"*) folder=$HOME/${folder#"~/"} ;; esac   # As Compose reads it.
 password() { head -c 24 /dev/urandom | base64; }
 token() { printf 'admin=%s' "$(head -c 24 /dev/urandom | base64 | tr '+/' '-_')"; }
 signature() { printf 'whsec_%s' "$(head -c 32 /dev/urandom | base64)"; }
@@ -24,14 +29,19 @@ chmod 700 "$folder"
 
 # One that somebody's data depends on cannot be made anew.
 in_use() {
-    project=$(docker compose config 2> /dev/null | sed -n 's/^name: //p')
-    [ -n "$project" ] && docker volume inspect "${project}_$1" > /dev/null 2>&1
+    project=$(docker compose config | sed -n 's/^name: "\{0,1\}\([^"]*\).*/\1/p')   # Quoted where it is a number.
+    docker volume inspect "${project}_$1" > /dev/null 2>&1
 }
 
 # make FILE VARIABLE VOLUME COMMAND: the file, of the variable, or else of what the command prints.
 make() {
     file=$folder/$1
-    if [ -s "$file" ]; then
+    if [ -d "$file" ]; then
+        echo "$file is a folder, as some engines make one in place of a file that is not there: remove it." >&2
+        exit 1
+    fi
+    # An empty line is none: with it, what needs the secret would not start.
+    if [ -f "$file" ] && grep -q '[^[:space:]]' "$file"; then
         echo "$file is there already."
         return
     fi

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -42,6 +43,8 @@ def test_any_password_opens_it_nothing_shows_one_nothing_is_root_and_doctor_is_c
         assert (host["ReadonlyRootfs"], host["RestartPolicy"]["Name"]) == (True, "unless-stopped"), service
         assert host["LogConfig"]["Config"]["max-size"] == "10m", service
         assert all("size=" in options for options in host["Tmpfs"].values()), service
+        volumes = [mount["Name"] for mount in found["Mounts"] if mount["Type"] == "volume"]
+        assert all(name.startswith(stack.project) for name in volumes), f"{service} would leave one behind"
     for file in secrets.iterdir():
         value = file.read_text().strip()
         assert value.removeprefix("admin=") not in told, file.name
@@ -139,6 +142,51 @@ def test_a_secret_that_is_there_stays_and_one_that_a_database_knows_is_not_made_
     assert refused.returncode == 1
     assert f"the volume {stack.project}_postgres is, whose password" in refused.stderr
     assert not (secrets / "database_password").exists()
+
+
+def test_a_folder_or_an_empty_line_in_a_secrets_place_is_no_secret(stack: Stack) -> None:
+    secrets = stack.folder / "secrets"
+    (secrets / "api_tokens").mkdir(parents=True)
+    (secrets / "redis_password").write_text("\r\n")
+    refused = stack.script("secrets.sh", check=False)
+    assert refused.returncode == 1
+    assert "secrets/api_tokens is a folder" in refused.stderr
+    (secrets / "api_tokens").rmdir()
+    stack.script("secrets.sh")
+    assert stack.token
+    assert (secrets / "redis_password").read_text().strip()
+
+
+def test_secrets_belong_to_the_files_beside_the_script_however_it_is_called(
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    link = tmp_path_factory.mktemp("bin") / "a" / "b" / "link"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(stack.folder / "deploy" / "compose" / "secrets.sh")
+    stack.set(SECRETS='"~/of a home"')
+    home = link.parents[2] / "home"
+    home.mkdir()
+    environment = {**stack.engine.environment, "HOME": str(home), "CDPATH": "/tmp:/"}
+    subprocess.run([link], cwd="/", env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert (home / "of a home" / "api_tokens").exists()
+    assert not (link.parents[2] / "secrets").exists()
+
+
+def test_no_secret_is_made_where_compose_does_not_say_which_are_in_use(stack: Stack, engine: Engine) -> None:
+    stack.set(COMPOSE_PROJECT_NAME=(number := str(uuid4().int % 10**12)))
+    engine.docker("volume", "create", f"{number}_postgres")
+    try:
+        refused = stack.script("secrets.sh", check=False)
+    finally:
+        engine.docker("volume", "rm", f"{number}_postgres")
+    assert refused.returncode == 1
+    assert f"the volume {number}_postgres is" in refused.stderr
+    (stack.folder / "docker-compose.override.yml").write_text("services: [")
+    refused = stack.script("secrets.sh", check=False)
+    assert refused.returncode == 1
+    assert "Nothing was made" in refused.stderr
+    assert list((stack.folder / "secrets").iterdir()) == []
+    (stack.folder / "docker-compose.override.yml").unlink()
 
 
 def test_a_wrong_argument_is_refused_with_what_would_do(stack: Stack) -> None:

@@ -184,6 +184,65 @@ def test_it_may_be_interrupted_wherever_it_is_and_goes_on_when_it_is_called_agai
     assert nothing.count("is current") == len(stacks.ROLES)
 
 
+def test_what_others_have_left_half_done_is_mended_and_none_is_there_twice_for_it(stack: Stack) -> None:
+    """A command that somebody works in, a drain that was left, a role half replaced, a second call, and an `up`."""
+    stack.script("secrets.sh")
+    stack.up()
+    beside = stack.compose("run", "--detach", "--no-deps", "api", "sleep", "900").stdout.strip()
+    with stack.client() as client:
+        long = start(client, lines=10, go=GO)
+        eventually(lambda: client.get_run(long.id).status == "running", timeout=60)
+    stack.set(TMP_SIZE="900m")
+    first = Upgrade(stack, "--no-build")
+    first.until("take nothing new")
+    first.interrupt()
+
+    stack.set(TMP_SIZE="800m")
+    half_replaced(stack, "beat")
+    stack.compose("create", "--no-build", "flower")
+    second = Upgrade(stack, "--no-build")
+    second.until("migrated")
+    link = stack.folder / "link"
+    link.symlink_to(stack.folder / "deploy" / "compose" / "upgrade.sh")
+    third = stack.call("sh", str(link), check=False)
+    assert (third.returncode, "Another call of this is under way" in third.stderr) == (1, True)
+    second.until("take nothing new")
+    with subprocess.Popen(
+        ["docker", "compose", "--progress", "quiet", "up", "--detach", "--no-build"],
+        cwd=stack.folder,
+        env=stack.engine.environment,
+    ) as habit:  # Stops and removes the same old workers.
+        stack.execute("worker-runs", "touch", GO)
+        said = second.end()
+        assert habit.wait(120) == 0
+    assert "beat: 1 replaced" in said
+    assert stack.is_green([one for one in (*stacks.SERVERS, *stacks.ROLES) if one != "api"])
+    assert stack.inspect(beside)["State"]["Running"]
+    stack.engine.docker("rm", "--force", beside)
+    assert {role: len(stack.containers(role, also_ended=True)) for role in stacks.ROLES} == dict.fromkeys(
+        stacks.ROLES, 1
+    )
+    until_ended(stack, [long])
+    assert wrong(stack, [long]) == []
+
+
+def half_replaced(stack: Stack, service: str) -> None:
+    """As by a `docker compose up` that is killed when it has made the new one, and the old one has ended."""
+    [old] = stack.containers(service)
+    stack.engine.docker("pause", old)  # It takes its time to end.
+    with subprocess.Popen(
+        ["docker", "compose", "--progress", "quiet", "up", "--detach", "--no-deps", "--no-build", service],
+        cwd=stack.folder,
+        env=stack.engine.environment,
+        stderr=subprocess.DEVNULL,
+    ) as replacing:
+        eventually(lambda: len(stack.containers(service, also_ended=True)) == 2, timeout=60)
+        replacing.kill()
+    stack.engine.docker("unpause", old, check=False)
+    stack.engine.docker("kill", old, check=False)
+    eventually(lambda: not stack.inspect(old)["State"]["Running"], timeout=60)
+
+
 def test_a_version_that_does_not_start_is_noticed_at_the_first_role_and_the_others_go_on(stack: Stack) -> None:
     stack.script("secrets.sh")
     stack.up()
