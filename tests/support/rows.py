@@ -57,18 +57,12 @@ def claim(
     adapters: Sequence[str] | None = None,
 ) -> Work | None:
     """Claim this very run, which a worker does not: it takes those that were asked for first."""
-    return _claim(services.database, run_id, worker_node, worker_id, adapters)
-
-
-def _claim(
-    executor: Executor,
-    run_id: uuid.UUID,
-    worker_node: str,
-    worker_id: uuid.UUID | None = None,
-    adapters: Sequence[str] | None = None,
-) -> Work | None:
     ours = None if adapters is None else list(adapters)
-    values = {"run_id": run_id, "worker_node": worker_node, "worker_id": worker_id, "adapters": ours}
+    return _claim(services.database, run_id, worker_node, worker_id=worker_id, adapters=ours)
+
+
+def _claim(executor: Executor, run_id: uuid.UUID, worker_node: str, **more: Any) -> Work | None:
+    values = {"run_id": run_id, "worker_node": worker_node, "worker_id": None, "adapters": None} | more
     return next((work_of(row, row.max_runtime) for row in executor.run(CLAIM_ONE, values)), None)
 
 
