@@ -26,9 +26,10 @@ def main() -> None:
 def check() -> NoReturn:
     """Say whether this container's process turns, or answers; exit status 1 if it does not."""
     from reprieve.cli.healthcheck import examine
+    from reprieve.cli.sentences import say
 
     well, sentence = examine(os.environ)
-    print(sentence)
+    say(sentence)
     sys.exit(0 if well else 1)
 
 

@@ -51,7 +51,7 @@ def in_hand(redis: Redis) -> int:
 def test_a_worker_that_waits_with_delayed_messages_outlives_its_connection_and_consumes_again(
     services: Services, redis: Redis, start_worker: StartWorker, kill_and_restart_redis: KillAndRestart
 ) -> None:
-    worker = start_worker("archive", name="archive", concurrency=2)
+    worker = start_worker("archive", name="archive", concurrency=2, level="DEBUG")
     for _ in range(10):
         app.send_task("logs.close", args=[str(uuid4()), 1], countdown=3600)
     eventually(lambda: in_hand(redis) == 10)

@@ -169,6 +169,9 @@ def test_it_imports_nothing_that_takes_long(pulse: Path, server: str) -> None:
         "reprieve.cli",
         "reprieve.cli.__main__",
         "reprieve.cli.healthcheck",
+        "reprieve.cli.sentences",
         "reprieve.models",
+        "reprieve.models.errors",
         "reprieve.models.pulse",
+        "reprieve.models.text",
     }
