@@ -156,7 +156,9 @@ def test_what_every_unit_narrows_is_taken_back_for_the_work_of_others() -> None:
 @pytest.mark.parametrize("role", sorted(ROLES))
 def test_a_role_is_no_root_and_writes_to_its_data_and_to_tmp_only(role: str) -> None:
     assert OURS[role]["read_only"] is True
-    assert [tmpfs.partition(":")[0] for tmpfs in OURS[role]["tmpfs"]] == ["/tmp"]
+    writable = [tmpfs.partition(":")[0] for tmpfs in OURS[role]["tmpfs"]]
+    writable += [volume.partition(":")[2] for volume in OURS[role].get("volumes", [])]
+    assert sorted(writable) == ["/data", "/tmp"]
     assert "USER 10001" in (ROOT / "Dockerfile").read_text()
 
 
