@@ -24,6 +24,13 @@ def shown(page: Page) -> list[str]:
 def open_log(page: Page, run_id: UUID, query: str = "") -> None:
     page.goto(f"/#/runs/{run_id}{query}")
     expect(page.get_by_role("heading", name=f"Run {run_id}")).to_be_visible()
+    is_in_place(page)
+
+
+def is_in_place(page: Page) -> None:
+    """All that is above the log has come: what comes between pressing and letting go has the pointer be elsewhere."""
+    for name in ("Attempts", "Why it is as it is"):
+        expect(page.get_by_role("region", name=name)).to_be_visible()
 
 
 def a_log(services: Services, *texts: bytes, ended: bool = True) -> Work:
@@ -299,6 +306,7 @@ def test_lines_are_numbered_and_a_range_of_them_has_an_address(services: Service
     expect(marked).to_have_text([f"line {number}" for number in range(1500, 1504)])
     assert page.url.endswith(f"#/runs/{work.run_id}?attempt=1&lines=1500-1503")
     page.reload()
+    is_in_place(page)
     expect(marked).to_have_text([f"line {number}" for number in range(1500, 1504)])
     expect(marked.first).to_be_in_viewport()
     page.get_by_label("Line 1505", exact=True).click()
