@@ -31,6 +31,9 @@ def is_in_place(page: Page) -> None:
     """All that is above the log has come: what comes between pressing and letting go has the pointer be elsewhere."""
     for name in ("Attempts", "Why it is as it is"):
         expect(page.get_by_role("region", name=name)).to_be_visible()
+    expect(page.get_by_role("term").filter(has_text="Adapter")).to_be_visible()
+    expect(page.get_by_role("button", name="Do it again")).to_be_visible()
+    expect(page.get_by_role("main").get_by_role("code").first).to_be_visible()
 
 
 def a_log(services: Services, *texts: bytes, ended: bool = True) -> Work:
