@@ -284,17 +284,21 @@ class Following:
             return None
         return End(state.outcome_of_gone(self.handle.name, seen), False)
 
+    def _end_of_grace(self, pods: list[Json]) -> float:
+        """When Pods that are to go from now on should have gone, and said so."""
+        return _now() + state.grace_of(pods) + self._timings.end_grace
+
     def _is_over(self, pods: list[Json], have_ended: bool) -> bool:
         """Whether all that is to come has come; a lost node never says that its Pods have ended.
 
         Before Kubernetes 1.31 a Job fails as soon as its Pods are to go, while their commands still have their grace.
         """
-        self._grace_until = self._grace_until or _now() + state.grace_of(pods) + self._timings.end_grace
+        self._grace_until = self._grace_until or self._end_of_grace(pods)
         return have_ended or _now() > self._grace_until
 
     def _has_had_its_grace(self, pods: list[Json]) -> bool:
         """Whether Pods that should have gone by now are there, as the watches have shown since: their node is away."""
-        self._given_up_until = self._given_up_until or _now() + state.grace_of(pods) + self._timings.end_grace
+        self._given_up_until = self._given_up_until or self._end_of_grace(pods)
         # A Job that is not watched was asked for just now.
         watches = [self._watched.pods] if self._is_unwatched else [self._watched.jobs, self._watched.pods]
         return min(watch.current_at or 0.0 for watch in watches) > self._given_up_until
